@@ -1,0 +1,9 @@
+#![no_main]
+//! Bytes to the classic decoder, whole and in pieces.
+
+use libfuzzer_sys::fuzz_target;
+use ringlane::protocol::Decoder;
+
+fuzz_target!(|input: &[u8]| {
+    ringlane_fuzz::check(|| Decoder::Classic(Default::default()), input);
+});

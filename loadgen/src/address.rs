@@ -1,0 +1,72 @@
+//! Where a server listens: `host:port`, or the path of a unix socket.
+
+use std::fmt;
+use std::net::ToSocketAddrs;
+use std::str::FromStr;
+
+use socket2::SockAddr;
+
+/// An address as given and as resolved.
+#[derive(Clone, Debug)]
+pub struct Address {
+    name: String,
+    socket: SockAddr,
+}
+
+impl Address {
+    /// What a socket connects to.
+    pub fn socket(&self) -> &SockAddr {
+        &self.socket
+    }
+}
+
+impl From<SockAddr> for Address {
+    /// An address that has no other name.
+    fn from(socket: SockAddr) -> Self {
+        let name = match (socket.as_socket(), socket.as_pathname()) {
+            (Some(address), _) => address.to_string(),
+            (None, Some(path)) => path.display().to_string(),
+            (None, None) => "an unnamed socket".into(),
+        };
+        Self { name, socket }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
+    }
+}
+
+impl FromStr for Address {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let path = text.strip_prefix("unix:").or(text.starts_with('/').then_some(text));
+        let socket = match path {
+            Some(path) => {
+                SockAddr::unix(path).map_err(|error| format!("no socket path {path}: {error}"))?
+            }
+            None => {
+                let mut found =
+                    text.to_socket_addrs().map_err(|error| format!("{text}: {error}"))?;
+                found.next().ok_or_else(|| format!("{text} has no address"))?.into()
+            }
+        };
+        Ok(Self { name: text.into(), socket })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_kinds_are_understood() {
+        assert!("127.0.0.1:11211".parse::<Address>().unwrap().socket().is_ipv4());
+        assert!("[::1]:11211".parse::<Address>().unwrap().socket().is_ipv6());
+        assert!("/tmp/socket".parse::<Address>().unwrap().socket().is_unix());
+        assert!("unix:socket".parse::<Address>().unwrap().socket().is_unix());
+        assert!("127.0.0.1".parse::<Address>().is_err());
+    }
+}

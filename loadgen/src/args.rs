@@ -1,0 +1,367 @@
+//! The command line.
+
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::address::Address;
+use crate::curve::Objective;
+use crate::plan::Refill;
+use crate::schedule::Arrival;
+use crate::wire::Protocol;
+use crate::workload::Verify;
+use crate::workload::mix::Mix;
+use crate::workload::popularity::Popularity;
+use crate::workload::sizes::{Sizes, amount};
+
+/// Load generator for memcached-compatible servers: open loop, every answer verified.
+#[derive(Debug, Parser)]
+#[command(name = "ringload", version, max_term_width = 100)]
+pub struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Load a server and report throughput, latency and CPU time.
+    Run(Run),
+    /// The same workload on two or more servers in alternating rounds: ratios with their spread.
+    Compare(Compare),
+    /// A run at each of several rates: latency against rate.
+    Sweep(Sweep),
+    /// The highest rate that holds an objective: climb, then bisect.
+    Saturate(Saturate),
+    /// Write every key once.
+    Populate(Whole),
+    /// Read every key once and check its value.
+    Verify(Verification),
+    /// Show results that were kept as JSON, also as one page of HTML.
+    Report(Report),
+}
+
+/// What all loading commands share.
+#[derive(Debug, Args)]
+pub struct Common {
+    #[command(flatten)]
+    pub target: Target,
+    #[command(flatten)]
+    pub workload: Workload,
+    #[command(flatten)]
+    pub load: Load,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// Flags of `run`.
+#[derive(Debug, Args)]
+pub struct Run {
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// Flags of `sweep`.
+#[derive(Debug, Args)]
+pub struct Sweep {
+    /// Requests per second, one run each. Default: tenths of what a closed loop reaches.
+    #[arg(long, value_delimiter = ',', value_parser = amount, value_name = "RATES")]
+    pub rates: Vec<u64>,
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// Flags of `saturate`.
+#[derive(Debug, Args)]
+pub struct Saturate {
+    /// What must hold: p99.9=1ms. Several may be given, also with commas.
+    #[arg(long, required = true, value_delimiter = ',', value_name = "PERCENTILE=TIME")]
+    pub slo: Vec<Objective>,
+    /// Ends when the rate is known this closely, in percent.
+    #[arg(long, default_value_t = 2.0)]
+    pub precision: f64,
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// Flags of `populate`.
+#[derive(Debug, Args)]
+pub struct Whole {
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// Flags of `verify`.
+#[derive(Debug, Args)]
+pub struct Verification {
+    /// A missing key is a failure too.
+    #[arg(long)]
+    pub complete: bool,
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// Flags of `report`.
+#[derive(Debug, Args)]
+pub struct Report {
+    /// JSON files that other commands have written.
+    #[arg(required = true)]
+    pub files: Vec<std::path::PathBuf>,
+    /// Write one page with all of them.
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<std::path::PathBuf>,
+}
+
+/// Flags of `compare`.
+#[derive(Debug, Args)]
+pub struct Compare {
+    /// Servers: ADDRESS, NAME=ADDRESS, or NAME='COMMAND {port}' ({socket} for a unix socket) to be
+    /// started here. The first one is compared with each of the others.
+    #[arg(required = true, num_args = 2.., value_name = "SERVER")]
+    pub servers: Vec<String>,
+    /// Rounds; every server is measured once in each.
+    #[arg(long, default_value_t = 5)]
+    pub rounds: usize,
+    /// CPUs for the servers started here.
+    #[arg(long, default_value = "0", value_name = "LIST")]
+    pub server_cpus: String,
+    /// Processes of the servers that run already, in their order: 123,456.
+    #[arg(long, value_name = "PIDS", value_delimiter = ',')]
+    pub pids: Vec<u32>,
+    /// A table of workloads to compare instead of the one the flags describe. See
+    /// benches/compare/rows.
+    #[arg(long, value_name = "FILE")]
+    pub rows: Option<std::path::PathBuf>,
+    /// Only rows whose name contains this.
+    #[arg(long, requires = "rows", value_name = "TEXT")]
+    pub only: Option<String>,
+    /// Write the table as Markdown.
+    #[arg(long, value_name = "FILE")]
+    pub markdown: Option<std::path::PathBuf>,
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// Where results go besides the terminal.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Output")]
+pub struct Output {
+    /// Write everything as JSON.
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<std::path::PathBuf>,
+    /// Write one self-contained page of HTML.
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<std::path::PathBuf>,
+    /// Write the histogram of latency for HdrHistogram's tools; numbered if there are several runs.
+    #[arg(long, value_name = "FILE")]
+    pub hgrm: Option<std::path::PathBuf>,
+    /// No line per second.
+    #[arg(long, short)]
+    pub quiet: bool,
+}
+
+/// Which server, and with which CPUs.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Server and generator")]
+pub struct Target {
+    /// Where the server listens: host:port, or the path of a unix socket.
+    #[arg(long, short, default_value = "127.0.0.1:11211")]
+    pub address: Address,
+    /// Several nodes instead, each key asked at the one that owns it on the ring:
+    /// ID=ADDRESS,ID=ADDRESS.
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = node)]
+    pub nodes: Vec<(String, Address)>,
+    /// Binary protocol: do not ask each core for its own keys, even if the server offers it.
+    #[arg(long)]
+    pub no_shard_ports: bool,
+    /// How to speak to it.
+    #[arg(long, value_enum, default_value = "text")]
+    pub protocol: Protocol,
+    /// Measure the CPU time of these processes together. Default: those that listen at the
+    /// addresses.
+    #[arg(long, value_name = "PIDS", value_delimiter = ',')]
+    pub server_pid: Vec<u32>,
+    /// CPUs for the generator, one thread each: 1 or 2-3,5. Default: the upper half of the allowed.
+    #[arg(long, visible_alias = "cpu", value_name = "LIST")]
+    pub cpus: Option<String>,
+    /// Poll instead of sleeping: shortest reaction, a whole CPU per thread.
+    #[arg(long)]
+    pub spin: bool,
+    /// Give up a request, and its connection, after this time.
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = span)]
+    pub timeout: Duration,
+}
+
+/// What is asked.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Workload")]
+pub struct Workload {
+    /// Shares of commands: get, set, delete, incr, multiget.
+    #[arg(long, default_value = "get=9,set=1")]
+    pub mix: Mix,
+    /// How many keys there are.
+    #[arg(long, default_value = "1M", value_parser = amount)]
+    pub keys: u64,
+    /// Length of a key.
+    #[arg(long, default_value_t = 16)]
+    pub key_bytes: usize,
+    /// What every key begins with.
+    #[arg(long, default_value = "key:")]
+    pub key_prefix: String,
+    /// How requests spread over keys: uniform, `zipf[:EXPONENT]`, hotspot[:KEYS%:REQUESTS%],
+    /// sequential.
+    #[arg(long, default_value = "uniform")]
+    pub popularity: Popularity,
+    /// Lengths of values: 32, 10-1000, or weighted 32:50,1KiB:30,100KiB:20.
+    #[arg(long, default_value = "32")]
+    pub value_bytes: Sizes,
+    /// Exptime of sets in seconds, in the same forms; 0 is never.
+    #[arg(long, default_value = "0")]
+    pub ttl: Sizes,
+    /// Keys in a multiget.
+    #[arg(long, default_value_t = 50)]
+    pub multiget_keys: usize,
+    /// Write a key that a get has missed.
+    #[arg(long)]
+    pub cache_aside: bool,
+    /// How closely answers are checked.
+    #[arg(long, value_enum, default_value = "full")]
+    pub verify: Verify,
+    /// Seed of everything random.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+}
+
+/// How it is asked.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Load")]
+pub struct Load {
+    /// Write every key before the load. Auto: if reads would miss, as a sample of keys shows.
+    #[arg(long, value_enum, default_value = "auto", num_args = 0..=1,
+        default_missing_value = "yes", require_equals = true)]
+    pub populate: Populate,
+    /// Closed loop: the next request when an answer has come.
+    #[arg(long, conflicts_with = "rate")]
+    pub closed: bool,
+    /// Open loop: requests per second, or a part of what a short closed loop reaches.
+    #[arg(long, default_value = "50%", value_name = "RATE|PERCENT%")]
+    pub rate: Rate,
+    /// How send times lie in the open loop.
+    #[arg(long, value_enum, default_value = "poisson")]
+    pub arrival: Arrival,
+    /// Connections, over all threads.
+    #[arg(long, short, default_value_t = 50)]
+    pub connections: usize,
+    /// Requests a connection may have unanswered.
+    #[arg(long, short, default_value_t = 1)]
+    pub pipeline: usize,
+    /// When a connection sends again in the closed loop.
+    #[arg(long, value_enum, default_value = "batch")]
+    pub refill: Refill,
+    /// How long to record.
+    #[arg(long, default_value_t = 10.0)]
+    pub seconds: f64,
+    /// How long to load before anything is recorded.
+    #[arg(long, default_value_t = 1.0)]
+    pub warmup: f64,
+    /// Close and make a connection anew after this many requests; 0 is never.
+    #[arg(long, value_name = "REQUESTS", default_value_t = 0)]
+    pub churn: u64,
+}
+
+/// When to write all keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Populate {
+    /// If keys are missing and the workload reads them.
+    Auto,
+    /// In any case.
+    Yes,
+    /// Not at all.
+    No,
+}
+
+/// The rate of an open loop.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Rate {
+    /// Requests per second.
+    Fixed(f64),
+    /// A part of the rate that a closed loop reaches.
+    OfPeak(f64),
+}
+
+impl std::str::FromStr for Rate {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.strip_suffix('%') {
+            Some(percent) => match percent.parse::<f64>() {
+                Ok(percent) if percent > 0.0 && percent <= 1000.0 => {
+                    Ok(Rate::OfPeak(percent / 100.0))
+                }
+                _ => Err(format!("no percentage above 0: {text:?}")),
+            },
+            None => match amount(text)? {
+                0 => Err("the rate must be above 0".into()),
+                rate => Ok(Rate::Fixed(rate as f64)),
+            },
+        }
+    }
+}
+
+/// A node as `ID=ADDRESS`.
+fn node(text: &str) -> Result<(String, Address), String> {
+    let (id, address) = text.split_once('=').ok_or_else(|| format!("no ID=ADDRESS: {text:?}"))?;
+    Ok((id.into(), address.parse()?))
+}
+
+/// A time with its unit: 500us, 20ms, 5s.
+pub fn span(text: &str) -> Result<Duration, String> {
+    let split = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
+    let number: f64 = text[..split].parse().map_err(|_| format!("no time: {text:?}"))?;
+    let unit = match &text[split..] {
+        "ns" => 1e-9,
+        "us" | "µs" => 1e-6,
+        "ms" => 1e-3,
+        "s" => 1.0,
+        "min" | "m" => 60.0,
+        unit => return Err(format!("no unit of time: {unit:?}; ns, us, ms, s or min")),
+    };
+    Duration::try_from_secs_f64(number * unit).map_err(|error| error.to_string())
+}
+
+/// CPUs named as `1` or `0,2-4`.
+pub fn cpu_list(text: &str) -> Result<Vec<usize>, String> {
+    let wrong = || format!("no list of CPUs: {text:?}");
+    let mut cpus = Vec::new();
+    for part in text.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let first: usize = first.trim().parse().map_err(|_| wrong())?;
+        let last: usize = last.trim().parse().map_err(|_| wrong())?;
+        if last < first || last > 4095 {
+            return Err(wrong());
+        }
+        cpus.extend(first..=last);
+    }
+    Ok(cpus)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn times_and_cpus_are_read() {
+        assert_eq!(span("1.5ms").unwrap(), Duration::from_micros(1500));
+        assert_eq!(span("2s").unwrap(), Duration::from_secs(2));
+        assert!(span("5").is_err() && span("ms").is_err() && span("1h").is_err());
+        assert_eq!(cpu_list("0,2-4").unwrap(), [0, 2, 3, 4]);
+        assert!(cpu_list("3-1").is_err() && cpu_list("").is_err());
+    }
+}

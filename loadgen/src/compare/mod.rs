@@ -1,0 +1,383 @@
+//! The command `compare`: servers under the same workload in alternating rounds.
+//!
+//! A machine drifts: clocks, caches, neighbours. Two figures taken minutes apart differ by more
+//! than many an improvement is worth, but the ratio of two figures taken in turn does not. So
+//! every round measures every server once, in an order that reverses from round to round, a ratio
+//! is formed within its round, and the median over rounds is reported with its extremes.
+
+pub mod markdown;
+pub mod rows;
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::args;
+use crate::phase::Failure;
+use crate::plan::{Pace, Plan};
+use crate::report::summary::{Document, Summary};
+use crate::report::{self, text};
+use crate::routes::Routes;
+use crate::run;
+use crate::server::{Server, Spec};
+use crate::wire::Protocol;
+use crate::workload::Workload;
+use rows::{Goal, Row};
+
+/// The result: a table of workloads by servers.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Comparison {
+    /// Rounds measured.
+    pub rounds: usize,
+    /// The servers, the one of interest first: name, and address or command.
+    pub servers: Vec<(String, String)>,
+    /// One workload each.
+    pub rows: Vec<RowResult>,
+}
+
+/// One workload on all servers.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RowResult {
+    /// The workload's name.
+    pub name: String,
+    /// Each server's figures.
+    pub servers: Vec<Figures>,
+    /// The first server against each other one.
+    pub ratios: Vec<Ratios>,
+    /// Why part of it cannot be judged.
+    pub withheld: Option<String>,
+    /// The goals that were set, and what became of them.
+    pub goals: Vec<GoalResult>,
+}
+
+/// Figures of one server in one workload.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Figures {
+    /// Whose.
+    pub server: String,
+    /// Requests per second.
+    pub requests_per_second: Spread,
+    /// CPU time of the server per request in microseconds.
+    pub cpu_micros: Option<Spread>,
+    /// The same per key, for multigets.
+    pub cpu_micros_per_key: Option<Spread>,
+    /// Latency in microseconds.
+    pub p50: Spread,
+    /// Latency in microseconds.
+    pub p99: Spread,
+    /// Latency in microseconds.
+    pub p99_9: Spread,
+}
+
+/// The first server's figures divided by another's, round by round.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Ratios {
+    /// The other server.
+    pub against: String,
+    /// Requests per second: more is better.
+    pub rate: Spread,
+    /// CPU time per request: less is better.
+    pub cpu: Option<Spread>,
+    /// Latency: less is better.
+    pub p50: Spread,
+    /// Latency: less is better.
+    pub p99: Spread,
+    /// Latency: less is better.
+    pub p99_9: Spread,
+}
+
+/// A median over rounds with its extremes.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Spread {
+    /// The middle one (the mean of the middle two).
+    pub median: f64,
+    /// The smallest.
+    pub low: f64,
+    /// The largest.
+    pub high: f64,
+}
+
+/// A goal and what became of it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct GoalResult {
+    /// The goal as written.
+    pub goal: String,
+    /// The ratio that counts.
+    pub ratio: f64,
+    /// `reached`, `missed` or `withheld`.
+    pub verdict: String,
+}
+
+impl Spread {
+    /// Of at least one value.
+    pub fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
+        let mut values: Vec<f64> = values.into_iter().collect();
+        values.sort_by(f64::total_cmp);
+        let (low, high) = (*values.first()?, *values.last()?);
+        let middle = values.len() / 2;
+        let median = match values.len() % 2 {
+            1 => values[middle],
+            _ => (values[middle - 1] + values[middle]) / 2.0,
+        };
+        Some(Self { median, low, high })
+    }
+
+    /// Of one figure, which every round has.
+    fn each<T>(rounds: &[T], figure: impl Fn(&T) -> f64) -> Self {
+        Self::of(rounds.iter().map(figure)).expect("there is at least one round")
+    }
+}
+
+/// Runs the command.
+pub fn run(compare: &args::Compare) -> Result<(), Failure> {
+    let mut document = Document::new("compare");
+    let specs: Vec<Spec> = compare.servers.iter().map(|text| Spec::parse(text)).collect();
+    if compare.rounds == 0 {
+        return Err(Failure::Impossible("a comparison has at least one round".into()));
+    }
+    let rows = match &compare.rows {
+        None => vec![Row::of(compare)],
+        Some(path) => rows::read(path, compare)?,
+    };
+    let mut comparison = Comparison {
+        rounds: compare.rounds,
+        servers: specs.iter().map(|spec| (spec.name.clone(), spec.text.clone())).collect(),
+        rows: Vec::new(),
+    };
+    for row in rows {
+        eprintln!("== {}", row.name);
+        let Some((result, runs)) = compare_row(compare, &specs, &row)? else { continue };
+        print!("{}", markdown::row_as_text(&result));
+        document.runs.extend(runs);
+        comparison.rows.push(result);
+        // After every row: a table takes long, and a machine may fail before its end.
+        document.comparison = Some(comparison.clone());
+        document.verdict = verdict(&comparison);
+        report::write(&compare.common.output, &document)?;
+        if let Some(path) = &compare.markdown {
+            report::file(path, &markdown::page(&document, &comparison))?;
+        }
+    }
+    document.verdict.iter().for_each(|sentence| println!("{sentence}"));
+    Ok(())
+}
+
+/// One server of one row, with the protocol it is asked in.
+struct Contender {
+    server: Server,
+    protocol: Protocol,
+    routes: Arc<Routes>,
+    /// Each server has one of its own: what reads may see depends on what was written there.
+    workload: Workload,
+}
+
+fn compare_row(
+    compare: &args::Compare,
+    specs: &[Spec],
+    row: &Row,
+) -> Result<Option<(RowResult, Vec<Summary>)>, Failure> {
+    let mut contenders = contenders(compare, specs, row)?;
+    if contenders.len() < 2 {
+        eprintln!("   skipped: fewer than two of the servers can do this");
+        return Ok(None);
+    }
+    // Address, routes and protocol are each contender's own.
+    let target = args::Target { protocol: Protocol::Text, ..row.target.clone() };
+    let plan = run::plan(&target, &row.load)?;
+    for (place, contender) in contenders.iter_mut().enumerate() {
+        let known = compare.pids.get(place).copied();
+        contender.server.pid = known.or(contender.server.pid);
+        run::prepare(&contender.plan(&plan), &contender.workload, row.load.populate)?;
+        contender.server.pause();
+    }
+    let pace = pace(&contenders, &plan, row)?;
+    let plan = Plan { pace, ..plan };
+    let mut measured: Vec<Vec<Summary>> = contenders.iter().map(|_| Vec::new()).collect();
+    for round in 0..compare.rounds {
+        let mut order: Vec<usize> = (0..contenders.len()).collect();
+        if round % 2 == 1 {
+            order.reverse();
+        }
+        for place in order {
+            let contender = &contenders[place];
+            contender.server.resume();
+            let name = contender.name(row);
+            let mut summary =
+                run::measure(&name, &contender.plan(&plan), &contender.workload, true)?;
+            contender.server.pause();
+            eprintln!(
+                "   round {} {name}: {:.0} requests/s, p99 {}{}",
+                round + 1,
+                summary.requests_per_second,
+                text::span(summary.latency.p99),
+                match &summary.server_cpu {
+                    Some(cpu) => format!(", server CPU {:.3} µs/request", cpu.micros_per_request),
+                    None => String::new(),
+                },
+            );
+            summary.group = row.name.clone();
+            measured[place].push(summary);
+        }
+    }
+    let result = judge(&row.name, &measured, &row.goals);
+    Ok(Some((result, measured.into_iter().flatten().collect())))
+}
+
+impl Contender {
+    fn plan(&self, plan: &Plan) -> Plan {
+        Plan {
+            address: self.server.address.clone(),
+            routes: self.routes.clone(),
+            server_pids: self.server.pid.into_iter().collect(),
+            protocol: self.protocol,
+            ..plan.clone()
+        }
+    }
+
+    fn name(&self, row: &Row) -> String {
+        match row.against_protocol {
+            Some(_) => format!("{} {}", self.server.name, self.protocol.name()),
+            None => self.server.name.clone(),
+        }
+    }
+}
+
+/// The servers of a row, started if need be.
+fn contenders(
+    compare: &args::Compare,
+    specs: &[Spec],
+    row: &Row,
+) -> Result<Vec<Contender>, Failure> {
+    let protocol = row.target.protocol;
+    let usable =
+        specs.iter().filter(|spec| compare.rows.is_none() || spec.is_unix() == row.over_unix);
+    let ready = |spec: &Spec, protocol: Protocol| -> Result<Contender, Failure> {
+        let workload = run::workload(&row.workload)?;
+        let server = Server::ready(spec, &compare.server_cpus)?;
+        let shard_ports = protocol == Protocol::Binary && !row.target.no_shard_ports;
+        let routes = run::route(&server.address, shard_ports).map_err(Failure::Impossible)?;
+        Ok(Contender { server, protocol, routes: Arc::new(routes), workload })
+    };
+    match row.against_protocol {
+        // The same server twice, so that the two need not share what they hold.
+        Some(other) => match usable.take(1).next() {
+            Some(spec) => Ok(vec![ready(spec, protocol)?, ready(spec, other)?]),
+            None => Ok(Vec::new()),
+        },
+        None => usable.map(|spec| ready(spec, protocol)).collect(),
+    }
+}
+
+/// The rate of an open loop: given, or a part of what one of the servers reaches.
+fn pace(contenders: &[Contender], plan: &Plan, row: &Row) -> Result<Pace, Failure> {
+    let of = match &row.peak_of {
+        Some(name) => contenders.iter().find(|contender| contender.server.name == *name),
+        None => contenders.last(),
+    };
+    // Without the server whose peak was meant, that of the last one serves.
+    let of = of.or(contenders.last()).expect("a row has at least two servers");
+    of.server.resume();
+    let paced = run::paced(of.plan(plan), &of.workload, &row.load);
+    of.server.pause();
+    Ok(paced?.pace)
+}
+
+/// Forms ratios and holds them against the goals.
+fn judge(name: &str, measured: &[Vec<Summary>], goals: &[Goal]) -> RowResult {
+    let servers: Vec<Figures> = measured.iter().map(|rounds| Figures::of(rounds)).collect();
+    let ratios: Vec<Ratios> =
+        measured[1..].iter().map(|rounds| Ratios::of(&measured[0], rounds)).collect();
+    let withheld = measured
+        .iter()
+        .flatten()
+        .find_map(|run| run.generator_limit.as_ref().map(|words| format!("{}: {words}", run.name)));
+    let mut results = Vec::new();
+    for goal in goals {
+        for ratio in ratios.iter().filter(|ratio| goal.is_about(&ratio.against)) {
+            let Some(spread) = goal.metric.of(ratio) else { continue };
+            let reached = goal.holds(spread.median);
+            let verdict = match (reached, &withheld) {
+                (true, _) => "reached",
+                (false, Some(_)) if goal.metric != rows::Metric::Cpu => "withheld",
+                (false, _) => "missed",
+            };
+            results.push(GoalResult {
+                goal: format!("{} against {}", goal.text, ratio.against),
+                ratio: spread.median,
+                verdict: verdict.into(),
+            });
+        }
+    }
+    RowResult { name: name.into(), servers, ratios, withheld, goals: results }
+}
+
+impl Figures {
+    fn of(rounds: &[Summary]) -> Self {
+        let cpu = rounds.iter().filter_map(|run| run.server_cpu);
+        let per_key = rounds.iter().filter_map(Summary::cpu_micros_per_key);
+        Self {
+            server: rounds[0].name.clone(),
+            requests_per_second: Spread::each(rounds, |run| run.requests_per_second),
+            cpu_micros: Spread::of(cpu.map(|cpu| cpu.micros_per_request)),
+            cpu_micros_per_key: Spread::of(per_key),
+            p50: Spread::each(rounds, |run| run.latency.p50),
+            p99: Spread::each(rounds, |run| run.latency.p99),
+            p99_9: Spread::each(rounds, |run| run.latency.p99_9),
+        }
+    }
+}
+
+impl Ratios {
+    fn of(ours: &[Summary], theirs: &[Summary]) -> Self {
+        let pairs: Vec<(&Summary, &Summary)> = ours.iter().zip(theirs).collect();
+        let each = |figure: &dyn Fn(&Summary) -> f64| {
+            Spread::each(&pairs, |(ours, theirs)| figure(ours) / figure(theirs))
+        };
+        let cpu = pairs.iter().filter_map(|(ours, theirs)| {
+            let (ours, theirs) = (ours.server_cpu?, theirs.server_cpu?);
+            Some(ours.micros_per_request / theirs.micros_per_request)
+        });
+        Self {
+            against: theirs[0].name.clone(),
+            rate: each(&|run| run.requests_per_second),
+            cpu: Spread::of(cpu),
+            p50: each(&|run| run.latency.p50),
+            p99: each(&|run| run.latency.p99),
+            p99_9: each(&|run| run.latency.p99_9),
+        }
+    }
+}
+
+/// What may be said: nothing about rates the generator limited.
+fn verdict(comparison: &Comparison) -> Vec<String> {
+    let mut sentences = Vec::new();
+    for row in &comparison.rows {
+        let ours = &row.servers[0].server;
+        for ratio in &row.ratios {
+            let cpu = match &ratio.cpu {
+                Some(cpu) => format!("{:.2} x the CPU per request", cpu.median),
+                None => "CPU unknown".into(),
+            };
+            let rate = match row.withheld {
+                None => format!("{:.2} x the requests/s", ratio.rate.median),
+                Some(_) => "no verdict on requests/s, the generator was the limit".into(),
+            };
+            sentences
+                .push(format!("{}: {ours} against {}: {cpu}, {rate}", row.name, ratio.against));
+        }
+    }
+    sentences
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_spread_is_median_and_extremes() {
+        let spread = |values: &[f64]| Spread::of(values.iter().copied());
+        assert_eq!(spread(&[3.0, 1.0, 2.0]), Some(Spread { median: 2.0, low: 1.0, high: 3.0 }));
+        assert_eq!(spread(&[4.0, 1.0]), Some(Spread { median: 2.5, low: 1.0, high: 4.0 }));
+        assert_eq!(spread(&[]), None);
+    }
+}

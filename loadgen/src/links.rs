@@ -1,0 +1,528 @@
+//! A thread's connections and what they carry, without the clock: issuing what is due, reading
+//! what came, making connections anew.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use crate::connection::{Connection, Pending};
+use crate::errors::{Fault, Faults};
+use crate::histogram::{Class, Recorder};
+use crate::net::{Event, Net};
+use crate::plan::{Pace, Plan, Refill};
+use crate::schedule::Schedule;
+use crate::source::{Draft, Source, endpoint_of};
+use crate::wire::{Outcome, Request, Trouble};
+use crate::worker::{Shared, Totals};
+use crate::workload::mix::Command;
+use crate::workload::{Wanted, Workload};
+
+/// Where a connection stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Not there; to be made at this time.
+    Down {
+        /// When.
+        retry_ns: u64,
+    },
+    /// Being made.
+    Connecting,
+    /// In use.
+    Open,
+    /// Waiting for the kernel to let go.
+    Closing {
+        /// Closed for churn, so that it is made anew at once and is no fault.
+        on_purpose: bool,
+    },
+}
+
+struct Link {
+    connection: Connection,
+    state: State,
+    backoff: Duration,
+    spare: Vec<u8>,
+    /// When something was last received, or the first request was sent after a pause.
+    progress_ns: u64,
+    /// Whether it is among those with output.
+    queued: bool,
+    /// Whether it is among those that take requests.
+    listed: bool,
+}
+
+/// The first pause before a connection is made anew; it doubles up to the last.
+pub const BACKOFF_FIRST: Duration = Duration::from_millis(10);
+const BACKOFF_LAST: Duration = Duration::from_secs(1);
+
+/// Most requests that are due and wait for a connection of their endpoint, each with its due time.
+const BACKLOG_MAX: usize = 1 << 20;
+
+/// Connections and requests of one thread.
+pub struct Links<'a> {
+    shared: &'a Shared,
+    links: Vec<Link>,
+    /// Connections that take requests now, by endpoint. Closed loop: those to be refilled.
+    takers: Vec<VecDeque<u32>>,
+    /// Requests that are due, by endpoint. Only with several endpoints: with one, what is due is
+    /// simply not drawn yet.
+    backlog: Vec<VecDeque<(u64, Draft)>>,
+    backlog_count: usize,
+    /// Connections with output to send.
+    dirty: Vec<u32>,
+    /// Connections to be closed after this turn's events.
+    doomed: Vec<(u32, bool)>,
+    /// Connections that are not open.
+    down: usize,
+    /// The requests to come.
+    pub source: Source,
+    /// When they are due; `None` in the closed loop.
+    pub schedule: Option<Schedule>,
+    keys: Vec<Wanted>,
+    /// Latencies.
+    pub recorder: Recorder,
+    /// Counts.
+    pub totals: Totals,
+    /// Faults.
+    pub faults: Faults,
+    /// Requests without an answer.
+    pub waiting: usize,
+    /// When load starts.
+    pub start_ns: u64,
+    /// When the last answer came.
+    pub answered_ns: u64,
+    /// Answers are recorded whose time (of the answer in the closed loop, due in the open) is in
+    /// here.
+    pub window_ns: Range<u64>,
+}
+
+impl<'a> Links<'a> {
+    /// The connections of thread `thread`, none of them made yet.
+    pub fn new(shared: &'a Shared, thread: usize, count: usize) -> Self {
+        let (plan, workload) = (&shared.plan, &shared.workload);
+        let (threads, endpoints) = (plan.cpus.len(), plan.routes.endpoints().len());
+        let schedule = match plan.pace {
+            Pace::Closed => None,
+            Pace::Open { rate, arrival } => {
+                Some(Schedule::new(arrival, rate, thread, threads, workload.seed))
+            }
+        };
+        let link = || Link {
+            connection: Connection::new(plan.protocol, workload, plan.pipeline),
+            state: State::Down { retry_ns: 0 },
+            backoff: BACKOFF_FIRST,
+            spare: Vec::new(),
+            progress_ns: 0,
+            queued: false,
+            listed: false,
+        };
+        Self {
+            shared,
+            links: (0..count).map(|_| link()).collect(),
+            takers: vec![VecDeque::new(); endpoints],
+            backlog: vec![VecDeque::new(); endpoints],
+            backlog_count: 0,
+            dirty: Vec::new(),
+            doomed: Vec::new(),
+            down: count,
+            source: Source::new(plan.job, workload, thread, threads, endpoints),
+            schedule,
+            keys: vec![Wanted::default(); workload.multiget_keys.max(1)],
+            recorder: Recorder::default(),
+            totals: Totals::default(),
+            faults: Faults::default(),
+            waiting: 0,
+            start_ns: 0,
+            answered_ns: 0,
+            window_ns: 0..0,
+        }
+    }
+
+    /// How many connections are in a state.
+    pub fn count(&self, wanted: impl Fn(State) -> bool) -> usize {
+        self.links.iter().filter(|link| wanted(link.state)).count()
+    }
+
+    /// Whether some connection is not open.
+    pub fn any_down(&self) -> bool {
+        self.down > 0
+    }
+
+    /// Whether every request was made and answered.
+    pub fn is_done(&self) -> bool {
+        self.source.is_empty() && self.waiting == 0
+    }
+
+    /// When the next request can be issued, if that does not depend on an answer.
+    pub fn next_due_ns(&self) -> Option<u64> {
+        let schedule = self.schedule.as_ref()?;
+        let taken = self.shared.plan.routes.is_single() && self.takers[0].is_empty();
+        (!taken).then(|| self.start_ns + schedule.due_ns())
+    }
+
+    /// Requests that were due before the end of the window and never sent.
+    pub fn unsent(&self) -> u64 {
+        let end_ns = self.window_ns.end - self.start_ns;
+        let undrawn = self.schedule.as_ref().map_or(0, |schedule| schedule.left_before(end_ns));
+        undrawn + self.backlog_count as u64
+    }
+
+    /// Writes the requests that are due.
+    pub fn issue(&mut self, now_ns: u64) {
+        match (self.schedule.is_some(), self.shared.plan.routes.is_single()) {
+            (false, _) => self.refill(now_ns),
+            (true, true) => self.issue_due(now_ns),
+            (true, false) => self.issue_due_by_endpoint(now_ns),
+        }
+    }
+
+    /// Closed loop: fills the connections that take requests.
+    fn refill(&mut self, now_ns: u64) {
+        let (workload, routes) = (&self.shared.workload, &*self.shared.plan.routes);
+        for endpoint in 0..self.takers.len() {
+            while let Some(slot) = self.next_taker(endpoint) {
+                while self.links[slot as usize].connection.has_room() {
+                    let Some(draft) = self.source.draw_for(workload, routes, endpoint) else {
+                        break;
+                    };
+                    self.issue_one(slot, draft, now_ns, now_ns);
+                }
+            }
+        }
+    }
+
+    /// Open loop, one endpoint: any connection with room takes the next request.
+    fn issue_due(&mut self, now_ns: u64) {
+        while let Some(due_ns) = self.due(now_ns) {
+            let Some(slot) = self.next_taker(0) else { return };
+            let Some(draft) = self.source.draw(&self.shared.workload) else { return };
+            self.advance();
+            self.issue_one(slot, draft, due_ns, now_ns);
+            self.list(slot);
+        }
+    }
+
+    /// Open loop, several endpoints: what is due is drawn, and waits if its endpoint has no room.
+    fn issue_due_by_endpoint(&mut self, now_ns: u64) {
+        let (workload, routes) = (&self.shared.workload, &*self.shared.plan.routes);
+        for endpoint in 0..self.takers.len() {
+            while !self.backlog[endpoint].is_empty() {
+                let Some(slot) = self.next_taker(endpoint) else { break };
+                let (due_ns, draft) = self.backlog[endpoint].pop_front().expect("seen above");
+                self.backlog_count -= 1;
+                self.issue_one(slot, draft, due_ns, now_ns);
+                self.list(slot);
+            }
+        }
+        while let Some(due_ns) = self.due(now_ns) {
+            if self.backlog_count >= BACKLOG_MAX {
+                return;
+            }
+            let Some(draft) = self.source.draw(workload) else { return };
+            self.advance();
+            let endpoint = endpoint_of(workload, routes, draft);
+            match self.next_taker(endpoint) {
+                Some(slot) => {
+                    self.issue_one(slot, draft, due_ns, now_ns);
+                    self.list(slot);
+                }
+                None => {
+                    self.backlog[endpoint].push_back((due_ns, draft));
+                    self.backlog_count += 1;
+                }
+            }
+        }
+    }
+
+    /// When the next request is due, if it is.
+    #[inline]
+    fn due(&self, now_ns: u64) -> Option<u64> {
+        let due_ns = self.start_ns + self.schedule.as_ref()?.due_ns();
+        (due_ns <= now_ns && due_ns < self.window_ns.end).then_some(due_ns)
+    }
+
+    fn advance(&mut self) {
+        if let Some(schedule) = &mut self.schedule {
+            schedule.advance();
+        }
+    }
+
+    /// Takes a connection that takes requests off the list.
+    #[inline]
+    fn next_taker(&mut self, endpoint: usize) -> Option<u32> {
+        while let Some(slot) = self.takers[endpoint].pop_front() {
+            let link = &mut self.links[slot as usize];
+            link.listed = false;
+            if link.state == State::Open && link.connection.has_room() {
+                return Some(slot);
+            }
+        }
+        None
+    }
+
+    #[inline]
+    fn issue_one(&mut self, slot: u32, draft: Draft, due_ns: u64, now_ns: u64) {
+        let (workload, routes) = (&self.shared.workload, &*self.shared.plan.routes);
+        let count = self.source.complete(workload, routes, draft, &mut self.keys);
+        let (command, _) = draft;
+        let ttl_seconds =
+            if command == Command::Set { self.source.ttl_seconds(workload) } else { 0 };
+        let request = Request { command, keys: &self.keys[..count], ttl_seconds };
+        let link = &mut self.links[slot as usize];
+        if link.connection.waiting() == 0 {
+            link.progress_ns = now_ns;
+        }
+        link.connection.push(workload, &request, due_ns, now_ns);
+        self.waiting += 1;
+        if !link.queued {
+            link.queued = true;
+            self.dirty.push(slot);
+        }
+    }
+
+    /// Lists a connection as one that takes requests, if it does; ends it if it has served its
+    /// time.
+    #[inline]
+    fn list(&mut self, slot: u32) {
+        let plan = &self.shared.plan;
+        let link = &mut self.links[slot as usize];
+        if link.state != State::Open {
+            return;
+        }
+        if plan.churn > 0 && link.connection.pushed() >= plan.churn {
+            if link.connection.waiting() == 0 {
+                link.state = State::Closing { on_purpose: true };
+                self.down += 1;
+                self.doomed.push((slot, true));
+            }
+            return;
+        }
+        let takes = match plan.pace {
+            Pace::Closed if plan.refill == Refill::Batch => link.connection.waiting() == 0,
+            _ => link.connection.has_room(),
+        };
+        if takes && !link.listed {
+            link.listed = true;
+            self.takers[slot as usize % plan.routes.endpoints().len()].push_back(slot);
+        }
+    }
+
+    /// Sends the output of every connection that has some and is not sending.
+    pub fn flush(&mut self, net: &mut Net) {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        dirty.retain(|&slot| {
+            let link = &mut self.links[slot as usize];
+            if link.state == State::Open && !link.connection.output.is_empty() {
+                if net.is_sending(slot as usize) {
+                    return true;
+                }
+                let spare = std::mem::take(&mut link.spare);
+                net.send(slot as usize, std::mem::replace(&mut link.connection.output, spare));
+            }
+            link.queued = false;
+            false
+        });
+        self.dirty = dirty;
+    }
+
+    /// Handles everything that happened; whether anything did.
+    pub fn events(&mut self, net: &mut Net, now_ns: u64) -> bool {
+        let mut any = false;
+        while let Some(event) = net.next() {
+            any = true;
+            match event {
+                Event::Received { slot, bytes } => self.received(slot as u32, bytes, now_ns),
+                Event::Sent { slot, buffer } => self.links[slot].spare = buffer,
+                Event::Connected { slot } => {
+                    let link = &mut self.links[slot];
+                    (link.state, link.backoff) = (State::Open, BACKOFF_FIRST);
+                    link.progress_ns = now_ns;
+                    self.down -= 1;
+                    self.list(slot as u32);
+                }
+                Event::Lost { slot, error } => {
+                    let address = self.shared.plan.endpoint(slot);
+                    self.faults.count(Fault::of(error.as_ref()), 1, || match error {
+                        Some(error) => format!("{address}: {error}"),
+                        None => format!("{address} closed the connection"),
+                    });
+                    self.doom(slot as u32);
+                }
+                Event::Closed { slot } => {
+                    let link = &mut self.links[slot];
+                    let on_purpose = link.state == State::Closing { on_purpose: true };
+                    let pause = if on_purpose { Duration::ZERO } else { link.back_off() };
+                    link.state = State::Down { retry_ns: now_ns + pause.as_nanos() as u64 };
+                }
+            }
+        }
+        while let Some((slot, on_purpose)) = self.doomed.pop() {
+            self.close(net, slot, on_purpose);
+        }
+        any
+    }
+
+    /// Has a connection closed after this turn's events, because of a fault.
+    fn doom(&mut self, slot: u32) {
+        let link = &mut self.links[slot as usize];
+        if !matches!(link.state, State::Closing { .. }) {
+            self.down += usize::from(link.state == State::Open);
+            link.state = State::Closing { on_purpose: false };
+            self.doomed.push((slot, false));
+        }
+    }
+
+    fn close(&mut self, net: &mut Net, slot: u32, on_purpose: bool) {
+        let link = &mut self.links[slot as usize];
+        for pending in link.connection.unanswered() {
+            self.source.lost(pending.command, pending.wanted.key);
+        }
+        let lost = link.connection.reset();
+        self.waiting -= lost;
+        self.totals.renewed += u64::from(on_purpose);
+        let address = self.shared.plan.endpoint(slot as usize);
+        self.faults.count(Fault::Lost, lost as u64, || {
+            format!("{lost} requests were in flight when a connection to {address} went")
+        });
+        net.close(slot as usize);
+        if lost > 0 && !self.source.is_empty() {
+            // Others may have had nothing left to do, and have now.
+            (0..self.links.len() as u32).for_each(|slot| self.list(slot));
+        }
+    }
+
+    fn received(&mut self, slot: u32, bytes: &[u8], now_ns: u64) {
+        let Self { shared, links, recorder, totals, faults, waiting, window_ns, .. } = self;
+        let (plan, workload) = (&shared.plan, &shared.workload);
+        let link = &mut links[slot as usize];
+        if link.state != State::Open {
+            return;
+        }
+        link.progress_ns = now_ns;
+        let before = *waiting;
+        let closed = plan.pace == Pace::Closed;
+        // What a miss calls for: the value, or the counter.
+        let mut followers = Vec::new();
+        let result = link.connection.receive(workload, bytes, |pending, outcome| {
+            *waiting -= 1;
+            let (hit, hits) = match outcome {
+                Outcome::Hit(hits) => (true, hits),
+                Outcome::Miss => (false, 0),
+                Outcome::Refused(words) => {
+                    faults.count(Fault::ErrorAnswer, 1, || {
+                        let address = plan.endpoint(slot as usize);
+                        format!("{address} answered a {}: {words}", pending.command.name())
+                    });
+                    return;
+                }
+            };
+            followers.extend(settle(workload, pending, hit));
+            if !window_ns.contains(if closed { &now_ns } else { &pending.due_ns }) {
+                return;
+            }
+            totals.count(workload, pending.command, hits);
+            let class = Class { command: pending.command, hit };
+            recorder.record(class, now_ns - pending.due_ns, now_ns - pending.sent_ns);
+        });
+        if *waiting < before {
+            self.answered_ns = now_ns;
+        }
+        match result {
+            Ok(()) => {
+                followers.into_iter().for_each(|draft| self.issue_one(slot, draft, now_ns, now_ns));
+                self.list(slot);
+            }
+            Err(Trouble::Wrong(wrong)) => {
+                self.shared.wrong.lock().expect("no thread panics with it").get_or_insert(wrong);
+                self.shared.stop.store(true, Ordering::Relaxed);
+            }
+            Err(Trouble::Unspoken { expected, received }) => {
+                self.faults.count(Fault::Protocol, 1, || {
+                    let (address, name) = (plan.endpoint(slot as usize), plan.protocol.name());
+                    format!(
+                        "{address} does not speak the {name} protocol: expected {expected}, got \
+                         \"{received}\""
+                    )
+                });
+                self.doom(slot);
+            }
+        }
+    }
+
+    /// Begins to make the connections whose time has come.
+    pub fn reconnect(&mut self, net: &mut Net, now_ns: u64) {
+        for slot in 0..self.links.len() {
+            let State::Down { retry_ns } = self.links[slot].state else { continue };
+            if retry_ns > now_ns {
+                continue;
+            }
+            let address = self.shared.plan.endpoint(slot);
+            let link = &mut self.links[slot];
+            match net.open(slot, address.socket()) {
+                Ok(()) => link.state = State::Connecting,
+                Err(error) => {
+                    self.faults.count(Fault::Unreachable, 1, || format!("{address}: {error}"));
+                    let pause = link.back_off();
+                    link.state = State::Down { retry_ns: now_ns + pause.as_nanos() as u64 };
+                }
+            }
+        }
+    }
+
+    /// Gives up connections that owe an answer for too long, and the whole phase when it has no
+    /// prospect: nothing but another protocol was heard, or no answer comes to a job that must be
+    /// complete.
+    pub fn check_timeouts(&mut self, now_ns: u64) {
+        let timeout_ns = self.shared.plan.timeout.as_nanos() as u64;
+        let quiet_ns = now_ns.saturating_sub(self.answered_ns.max(self.start_ns));
+        let must_end = self.shared.plan.window.is_none() && !self.is_done();
+        let foreign = self.answered_ns == 0 && self.faults.of(Fault::Protocol) > 0;
+        if foreign || (must_end && quiet_ns > 2 * timeout_ns) {
+            self.shared.stop.store(true, Ordering::Relaxed);
+        }
+        for slot in 0..self.links.len() {
+            let link = &self.links[slot];
+            let since_ns = now_ns.saturating_sub(link.progress_ns);
+            if link.state == State::Open && link.connection.waiting() > 0 && since_ns > timeout_ns {
+                let plan = &self.shared.plan;
+                self.faults.count(Fault::TimedOut, 1, || {
+                    format!("no answer from {} for {:?}", plan.endpoint(slot), plan.timeout)
+                });
+                self.doom(slot as u32);
+            }
+        }
+    }
+}
+
+impl Link {
+    /// The pause before the next attempt; the one after that is longer.
+    fn back_off(&mut self) -> Duration {
+        let pause = self.backoff;
+        self.backoff = (pause * 2).min(BACKOFF_LAST);
+        pause
+    }
+}
+
+/// Tells the workload what an answer means, and what must follow it.
+#[inline]
+fn settle(workload: &Workload, pending: &Pending, hit: bool) -> Option<Draft> {
+    let key = pending.wanted.key;
+    match pending.command {
+        // A refused write never gets here: it may have had an effect or not.
+        Command::Set | Command::Delete => workload.written(key),
+        Command::Get if !hit && workload.cache_aside => return Some((Command::Set, key)),
+        Command::Incr if !hit => {
+            workload.counter_lost(key);
+            return Some((Command::Create, key));
+        }
+        _ => {}
+    }
+    None
+}
+
+impl Plan {
+    /// The address that the connection in a slot is made to.
+    fn endpoint(&self, slot: usize) -> &crate::address::Address {
+        let endpoints = self.routes.endpoints();
+        &endpoints[slot % endpoints.len()]
+    }
+}

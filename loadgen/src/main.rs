@@ -1,0 +1,55 @@
+//! `ringload`: loads memcached-compatible servers and says what they cost.
+//!
+//! A thread per core, each with its own io_uring; open loop by default, so that stalls are not
+//! hidden; values derive from keys, so that a wrong answer is caught. Modules in dependency order.
+
+mod address;
+mod args;
+mod compare;
+mod connection;
+mod curve;
+mod errors;
+mod histogram;
+mod host;
+mod links;
+mod listener;
+mod net;
+mod phase;
+mod plan;
+mod process;
+mod random;
+mod report;
+mod routes;
+mod run;
+mod schedule;
+mod server;
+mod source;
+mod wire;
+mod worker;
+mod workload;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use phase::Failure;
+
+fn main() -> ExitCode {
+    let arguments = args::Arguments::parse();
+    let result = match &arguments.command {
+        args::Command::Run(run) => run::run(&run.common),
+        args::Command::Compare(compare) => compare::run(compare),
+        args::Command::Sweep(sweep) => curve::sweep(sweep),
+        args::Command::Saturate(saturate) => curve::saturate(saturate),
+        args::Command::Populate(whole) => run::populate(&whole.common),
+        args::Command::Verify(verification) => run::verify(verification),
+        args::Command::Report(report) => report::run(report),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("ringload: {failure}");
+            ExitCode::from(if matches!(failure, Failure::Wrong(_)) { 3 } else { 1 })
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! Runs one phase on all threads and puts their results together.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Barrier, Mutex, mpsc};
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+
+use crate::errors::Faults;
+use crate::histogram::{self, Recorder};
+use crate::plan::Plan;
+use crate::process::CpuUse;
+use crate::wire::WrongAnswer;
+use crate::worker::{self, Note, Outturn, Second, Shared, Totals};
+use crate::workload::Workload;
+
+/// What a phase came to.
+pub struct Outcome {
+    /// Latencies.
+    pub recorder: Recorder,
+    /// Counts.
+    pub totals: Totals,
+    /// Faults.
+    pub faults: Faults,
+    /// Length of the recording.
+    pub window: Duration,
+    /// CPU time of each generator thread.
+    pub generator_cpu: Vec<CpuUse>,
+    /// Part of the window each generator thread was at work, 0 to 1.
+    pub generator_busy: Vec<f64>,
+    /// CPU time of the server.
+    pub server_cpu: Option<CpuUse>,
+    /// Part of the window the server's busiest thread was at work, 0 to 1.
+    pub server_busiest: Option<f64>,
+    /// Requests due that were never sent.
+    pub unsent: u64,
+    /// The phase second by second.
+    pub timeline: Vec<Moment>,
+}
+
+/// One second of a phase, over all threads.
+#[derive(Clone)]
+pub struct Moment {
+    /// Which, counted from 1.
+    pub second: u64,
+    /// Requests answered in it.
+    pub answers: u64,
+    /// Their latencies.
+    pub latency: Histogram<u64>,
+    /// Faults in it, by kind.
+    pub faults: Vec<(&'static str, u64)>,
+    /// Keys asked for in it.
+    pub keys_asked: u64,
+    /// Of these, keys that were there.
+    pub keys_hit: u64,
+}
+
+/// Why a phase has no result.
+#[derive(Debug)]
+pub enum Failure {
+    /// It could not be run; a sentence for the user.
+    Impossible(String),
+    /// The server answered wrongly.
+    Wrong(WrongAnswer),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Impossible(words) => f.write_str(words),
+            Failure::Wrong(wrong) => write!(
+                f,
+                "wrong answer for key {}: {}\n  expected \"{}\"\n  received \"{}\"",
+                wrong.key, wrong.what, wrong.expected, wrong.received
+            ),
+        }
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// Runs a phase; `live` is shown every second that is complete.
+pub fn run(
+    plan: Plan,
+    workload: Workload,
+    mut live: impl FnMut(&Moment),
+) -> Result<Outcome, Failure> {
+    let threads = plan.cpus.len();
+    let shared = Shared {
+        plan,
+        workload,
+        epoch: Instant::now(),
+        start_ns: AtomicU64::new(0),
+        gate: Barrier::new(threads + 1),
+        stop: AtomicBool::new(false),
+        wrong: Mutex::new(None),
+    };
+    let mut timeline = Timeline::new(threads);
+    let outturns = std::thread::scope(|scope| {
+        let (sender, notes) = mpsc::channel();
+        let handles: Vec<_> = (0..threads)
+            .map(|thread| {
+                let (shared, sender) = (&shared, sender.clone());
+                std::thread::Builder::new()
+                    .name(format!("load {thread}"))
+                    .spawn_scoped(scope, move || worker::run(shared, thread, &sender))
+                    .expect("a few threads can be started")
+            })
+            .collect();
+        drop(sender);
+        let (mut up, mut faults) = (0, Faults::default());
+        for _ in 0..threads {
+            if let Ok(Note::Ready(connected, seen)) = notes.recv() {
+                up += connected;
+                faults.merge(seen);
+            }
+        }
+        if up == 0 {
+            shared.stop.store(true, Ordering::Relaxed);
+        }
+        // A little later than now, so that all threads start together.
+        let start = shared.epoch.elapsed() + Duration::from_millis(1);
+        shared.start_ns.store(start.as_nanos() as u64, Ordering::Release);
+        shared.gate.wait();
+        for note in notes {
+            if let Note::Second(second) = note {
+                timeline.add(second, &mut live);
+            }
+        }
+        let outturns: Vec<_> = handles
+            .into_iter()
+            .map(|handle| handle.join().expect("threads do not panic"))
+            .collect();
+        if up == 0 { (Some(faults), outturns) } else { (None, outturns) }
+    });
+    let (down, outturns) = outturns;
+    let outturns: Vec<Outturn> =
+        outturns.into_iter().collect::<Result<_, _>>().map_err(|error| {
+            Failure::Impossible(format!("the generator's io_uring failed: {error}"))
+        })?;
+    if let Some(faults) = down {
+        let words = faults.telling().unwrap_or("no connection").to_owned();
+        return Err(Failure::Impossible(format!("no connection could be made: {words}")));
+    }
+    if let Some(wrong) = shared.wrong.into_inner().expect("no thread panics with it") {
+        return Err(Failure::Wrong(wrong));
+    }
+    let stopped = shared.stop.load(Ordering::Relaxed);
+    let outcome = gather(outturns, timeline.moments);
+    if outcome.totals.answers == 0 || (stopped && shared.plan.window.is_none()) {
+        let words = outcome.faults.telling().unwrap_or("no request was answered in time");
+        let what = if stopped { "gave up" } else { "no request was answered" };
+        return Err(Failure::Impossible(format!("{what}: {words}")));
+    }
+    Ok(outcome)
+}
+
+fn gather(outturns: Vec<Outturn>, timeline: Vec<Moment>) -> Outcome {
+    let mut outcome = Outcome {
+        recorder: Recorder::default(),
+        totals: Totals::default(),
+        faults: Faults::default(),
+        window: Duration::ZERO,
+        generator_cpu: Vec::new(),
+        generator_busy: Vec::new(),
+        server_cpu: None,
+        server_busiest: None,
+        unsent: 0,
+        timeline,
+    };
+    for outturn in outturns {
+        outcome.recorder.merge(outturn.recorder);
+        outcome.totals.add(outturn.totals);
+        outcome.faults.merge(outturn.faults);
+        outcome.window = outcome.window.max(Duration::from_nanos(outturn.window_ns));
+        outcome.generator_cpu.push(outturn.cpu);
+        outcome.generator_busy.push(outturn.busy);
+        outcome.server_cpu = outcome.server_cpu.or(outturn.server_cpu);
+        outcome.unsent += outturn.unsent;
+    }
+    outcome.server_busiest =
+        outcome.server_cpu.map(|cpu| cpu.busiest_ns / outcome.window.as_nanos().max(1) as f64);
+    outcome
+}
+
+/// Puts the threads' seconds together, which may tell of a second at different times.
+struct Timeline {
+    threads: usize,
+    moments: Vec<Moment>,
+    /// Seconds some thread has told and others have not: how many, and the sum.
+    open: Vec<(usize, Moment, Totals, Faults)>,
+    totals: Totals,
+    faults: Faults,
+}
+
+impl Timeline {
+    fn new(threads: usize) -> Self {
+        Self {
+            threads,
+            moments: Vec::new(),
+            open: Vec::new(),
+            totals: Totals::default(),
+            faults: Faults::default(),
+        }
+    }
+
+    fn add(&mut self, second: Second, live: &mut impl FnMut(&Moment)) {
+        let at = self.open.iter().position(|(_, moment, ..)| moment.second == second.number);
+        let at = at.unwrap_or_else(|| {
+            let moment = Moment {
+                second: second.number,
+                answers: 0,
+                latency: histogram::spans(),
+                faults: Vec::new(),
+                keys_asked: 0,
+                keys_hit: 0,
+            };
+            self.open.push((0, moment, Totals::default(), Faults::default()));
+            self.open.len() - 1
+        });
+        let (told, moment, totals, faults) = &mut self.open[at];
+        *told += 1;
+        histogram::add(&mut moment.latency, &second.latency);
+        totals.add(second.totals);
+        faults.merge(second.faults);
+        if *told == self.threads {
+            let (_, mut moment, totals, faults) = self.open.remove(at);
+            moment.answers = totals.answers - self.totals.answers;
+            moment.keys_asked = totals.keys_asked - self.totals.keys_asked;
+            moment.keys_hit = totals.keys_hit - self.totals.keys_hit;
+            moment.faults = faults.since(&self.faults);
+            (self.totals, self.faults) = (totals, faults);
+            // What remains after the last whole second is mostly nothing.
+            if moment.answers > 0 || !moment.faults.is_empty() {
+                live(&moment);
+                self.moments.push(moment);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::errors::Fault;
+
+    /// What a thread tells of a second: totals and faults so far, and one latency.
+    fn second(number: u64, answers: u64, faults: u64, latency_ns: u64) -> Second {
+        let mut latency = histogram::spans();
+        latency.record(latency_ns).expect("in range");
+        let mut counted = Faults::default();
+        counted.count(Fault::Reset, faults, String::new);
+        let totals = Totals { answers, ..Totals::default() };
+        Second { number, latency, totals, faults: counted }
+    }
+
+    #[test]
+    fn a_second_is_shown_when_every_thread_has_told_of_it() {
+        let mut timeline = Timeline::new(2);
+        let mut shown = Vec::new();
+        let mut live = |moment: &Moment| shown.push((moment.second, moment.answers));
+        timeline.add(second(1, 10, 0, 5), &mut live);
+        timeline.add(second(2, 30, 0, 5), &mut live);
+        timeline.add(second(1, 7, 1, 9), &mut live);
+        timeline.add(second(2, 8, 3, 9), &mut live);
+        assert_eq!(shown, [(1, 17), (2, 21)]);
+        let faults: Vec<_> = timeline.moments.iter().map(|moment| moment.faults.clone()).collect();
+        assert_eq!(faults, [[("connection reset", 1)], [("connection reset", 2)]]);
+        assert_eq!(timeline.moments[0].latency.max(), 9);
+        assert_eq!(timeline.moments[0].latency.len(), 2);
+    }
+
+    #[test]
+    fn a_last_second_without_anything_is_left_out() {
+        let mut timeline = Timeline::new(1);
+        timeline.add(second(1, 10, 0, 5), &mut |_| {});
+        timeline.add(second(2, 10, 0, 5), &mut |_| {});
+        assert_eq!(timeline.moments.len(), 1);
+    }
+}

@@ -1,0 +1,101 @@
+//! Results for people and programs.
+
+pub mod chart;
+pub mod hgrm;
+pub mod html;
+pub mod live;
+pub mod summary;
+pub mod text;
+
+use std::path::{Path, PathBuf};
+
+use crate::args::{self, Output};
+use crate::phase::Failure;
+use summary::{Document, SCHEMA_VERSION};
+
+/// Writes the files that were asked for.
+pub fn write(output: &Output, document: &Document) -> Result<(), Failure> {
+    if let Some(path) = &output.json {
+        let json = serde_json::to_string_pretty(document).expect("plain data becomes JSON");
+        file(path, &(json + "\n"))?;
+    }
+    if let Some(path) = &output.html {
+        file(path, &html::page(std::slice::from_ref(document)))?;
+    }
+    if let Some(path) = &output.hgrm {
+        let many = document.runs.len() > 1;
+        for (number, run) in document.runs.iter().enumerate() {
+            let path = if many { numbered(path, number + 1) } else { path.clone() };
+            if let Some(histogram) = &run.histogram {
+                let host = document.host.sentence();
+                let notes = [&run.label(), &document.command, &document.date, &host];
+                file(&path, &hgrm::text(histogram, &notes.map(String::as_str)))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// `dir/name.hgrm` becomes `dir/name-3.hgrm`.
+fn numbered(path: &Path, number: usize) -> PathBuf {
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    let name = match path.extension() {
+        Some(extension) => format!("{stem}-{number}.{}", extension.to_string_lossy()),
+        None => format!("{stem}-{number}"),
+    };
+    path.with_file_name(name)
+}
+
+/// Writes a file, or says which one could not be written.
+pub fn file(path: &Path, text: &str) -> Result<(), Failure> {
+    std::fs::write(path, text)
+        .map_err(|error| Failure::Impossible(format!("cannot write {}: {error}", path.display())))
+}
+
+/// The command `report`: text, and a page if asked for, of results kept as JSON.
+pub fn run(report: &args::Report) -> Result<(), Failure> {
+    let mut documents = Vec::new();
+    for path in &report.files {
+        let impossible =
+            |words: String| Failure::Impossible(format!("cannot read {}: {words}", path.display()));
+        let text = std::fs::read_to_string(path).map_err(|error| impossible(error.to_string()))?;
+        let version = serde_json::from_str::<serde_json::Value>(&text)
+            .map_err(|error| impossible(error.to_string()))?["schema_version"]
+            .as_u64();
+        if version != Some(u64::from(SCHEMA_VERSION)) {
+            let words =
+                format!("it has schema version {version:?}, this tool reads {SCHEMA_VERSION}");
+            return Err(impossible(words));
+        }
+        let document: Document =
+            serde_json::from_str(&text).map_err(|error| impossible(error.to_string()))?;
+        documents.push(document);
+    }
+    for document in &documents {
+        println!("{} ({})\n{}\n", document.command, document.date, document.host.sentence());
+        match &document.comparison {
+            Some(comparison) => {
+                for row in &comparison.rows {
+                    print!("{}", crate::compare::markdown::row_as_text(row));
+                }
+            }
+            None => document.runs.iter().for_each(|run| println!("{}", text::summary(run))),
+        }
+        document.verdict.iter().for_each(|sentence| println!("{sentence}"));
+    }
+    if let Some(path) = &report.html {
+        file(path, &html::page(&documents))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_of_several_runs_are_numbered() {
+        assert_eq!(numbered(Path::new("a/b.hgrm"), 2), Path::new("a/b-2.hgrm"));
+        assert_eq!(numbered(Path::new("b"), 1), Path::new("b-1"));
+    }
+}

@@ -1,0 +1,134 @@
+//! Results as lines of text.
+
+use std::fmt::Write;
+
+use super::summary::{Percentiles, Second, Summary};
+
+/// A run as a small table and a few lines.
+pub fn summary(run: &Summary) -> String {
+    let mut out = String::new();
+    let load = &run.load;
+    let pace = match (load.rate, &load.arrival) {
+        (Some(rate), Some(arrival)) => {
+            format!("open loop: {rate:.0} requests/s asked, {arrival} arrivals")
+        }
+        _ => "closed loop: a stall delays the questions too, so that latencies flatter".into(),
+    };
+    let workload = &run.workload;
+    let _ = writeln!(out, "{} ({}), {pace}", run.name, load.protocol);
+    let _ = writeln!(
+        out,
+        "{}, {} keys {}, values of {} bytes; {} connections, pipeline {}, CPU {:?}, {:.1} s",
+        workload.mix,
+        workload.keys,
+        workload.popularity,
+        workload.value_bytes,
+        load.connections,
+        load.pipeline,
+        load.cpus,
+        run.seconds,
+    );
+    let _ = writeln!(
+        out,
+        "{:<14}{:>12}{:>10}{:>10}{:>10}{:>10}",
+        "", "requests/s", "p50", "p99", "p99.9", "max"
+    );
+    let mut row = |name: &str, requests_per_second: f64, spans: &Percentiles| {
+        let _ = writeln!(
+            out,
+            "{name:<14}{requests_per_second:>12.0}{:>10}{:>10}{:>10}{:>10}",
+            span(spans.p50),
+            span(spans.p99),
+            span(spans.p99_9),
+            span(spans.max),
+        );
+    };
+    if run.classes.len() > 1 {
+        for class in &run.classes {
+            row(&class.name, class.requests as f64 / run.seconds, &class.latency);
+        }
+    }
+    row("all", run.requests_per_second, &run.latency);
+    if load.rate.is_some() {
+        row("service time", run.requests_per_second, &run.service_time);
+    }
+    if let Some(ratio) = run.hit_ratio {
+        let keys = run.keys_per_second;
+        let _ = writeln!(out, "hits           {:.2} % of {keys:.0} keys/s", 100.0 * ratio);
+    }
+    if let Some(cpu) = &run.server_cpu {
+        let _ = writeln!(
+            out,
+            "server CPU     {:.3} µs/request (user {:.3}, system {:.3}), {:.2} CPUs busy",
+            cpu.micros_per_request, cpu.user, cpu.system, cpu.cpus,
+        );
+        if let Some(per_key) = run.cpu_micros_per_key() {
+            let _ = writeln!(out, "               {per_key:.3} µs/key");
+        }
+    }
+    let cpu = &run.generator_cpu;
+    let _ = writeln!(
+        out,
+        "generator CPU  {:.3} µs/request (user {:.3}, system {:.3}), busiest thread {:.0} % busy",
+        cpu.micros_per_request,
+        cpu.user,
+        cpu.system,
+        100.0 * run.generator_busy,
+    );
+    // A few at the very end say nothing.
+    if run.unsent * 1000 > run.requests {
+        let _ = writeln!(out, "not sent       {} requests that were due in time", run.unsent);
+    }
+    for fault in &run.faults {
+        let _ = writeln!(out, "errors         {} x {}: {}", fault.count, fault.kind, fault.first);
+    }
+    if let Some(limit) = &run.generator_limit {
+        let _ = writeln!(out, "WARNING        {limit}");
+    }
+    out
+}
+
+/// One second of a run.
+pub fn second(second: &Second, rate: Option<f64>) -> String {
+    let hits = match second.hit_ratio {
+        Some(ratio) => format!("  hits {:.1} %", 100.0 * ratio),
+        None => String::new(),
+    };
+    let asked = match rate {
+        Some(rate) => format!(" of {rate:.0}"),
+        None => String::new(),
+    };
+    format!(
+        "{:>4} s {:>9}{asked} requests  p50 {}  p99 {}  p99.9 {}  max {}{hits}  errors {}",
+        second.second,
+        second.requests,
+        span(second.p50),
+        span(second.p99),
+        span(second.p99_9),
+        span(second.max),
+        second.faults,
+    )
+}
+
+/// Microseconds as a person reads them.
+pub fn span(micros: f64) -> String {
+    match micros {
+        0.0..10.0 => format!("{micros:.2}µs"),
+        10.0..1e3 => format!("{micros:.1}µs"),
+        1e3..1e6 => format!("{:.2}ms", micros / 1e3),
+        _ => format!("{:.2}s", micros / 1e6),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_have_three_digits_and_a_unit() {
+        assert_eq!(span(1.234), "1.23µs");
+        assert_eq!(span(999.94), "999.9µs");
+        assert_eq!(span(1_500.0), "1.50ms");
+        assert_eq!(span(2_500_000.0), "2.50s");
+    }
+}

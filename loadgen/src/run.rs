@@ -1,0 +1,296 @@
+//! The command `run`, and what the other commands share with it: from flags to a measured phase.
+
+use std::io::IsTerminal;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::address::Address;
+use crate::args::{self, Populate, Rate};
+use crate::listener;
+use crate::phase::{self, Failure, Moment};
+use crate::plan::{Pace, Plan, Refill};
+use crate::report::live::Live;
+use crate::report::summary::{Document, Summary};
+use crate::report::{self, text};
+use crate::routes::Routes;
+use crate::source::Job;
+use crate::wire::Protocol;
+use crate::workload::keys::Keys;
+use crate::workload::mix::Command;
+use crate::workload::values::Values;
+use crate::workload::versions::Versions;
+use crate::workload::{Verify, Workload};
+
+/// Versions take up to sixteen bytes per key.
+const VERIFIED_KEYS_MAX: u64 = 200_000_000;
+
+/// Runs the command.
+pub fn run(run: &args::Common) -> Result<(), Failure> {
+    let mut document = Document::new("run");
+    let workload = workload(&run.workload)?;
+    let plan = plan(&run.target, &run.load)?;
+    prepare(&plan, &workload, run.load.populate)?;
+    let plan = paced(plan, &workload, &run.load)?;
+    let name = plan.address.to_string();
+    let summary = measure(&name, &plan, &workload, run.output.quiet)?;
+    print!("{}", text::summary(&summary));
+    document.runs.push(summary);
+    report::write(&run.output, &document)
+}
+
+/// The command `populate`.
+pub fn populate(common: &args::Common) -> Result<(), Failure> {
+    let workload = workload(&common.workload)?;
+    let plan = plan(&common.target, &common.load)?;
+    whole(common, "populate", &once(&plan, Job::Populate), &workload).map(|_| ())
+}
+
+/// The command `verify`.
+pub fn verify(verification: &args::Verification) -> Result<(), Failure> {
+    let common = &verification.common;
+    // What was written by earlier runs is all there is to see.
+    let workload = Workload { versions: None, ..workload(&common.workload)? };
+    let plan = plan(&common.target, &common.load)?;
+    let summary = whole(common, "verify", &once(&plan, Job::Verify), &workload)?;
+    let hits: u64 =
+        summary.classes.iter().filter(|c| c.name == "get hit").map(|c| c.requests).sum();
+    let keys = workload.keys.count();
+    println!("{hits} of {keys} keys hold their value, {} are missing, none is wrong", keys - hits);
+    if verification.complete && hits < keys {
+        return Err(Failure::Impossible(format!("{} keys are missing", keys - hits)));
+    }
+    Ok(())
+}
+
+/// A phase over every key, with its report.
+fn whole(
+    common: &args::Common,
+    kind: &str,
+    plan: &Plan,
+    workload: &Workload,
+) -> Result<Summary, Failure> {
+    let mut document = Document::new(kind);
+    let summary = measure(&plan.address.to_string(), plan, workload, common.output.quiet)?;
+    print!("{}", text::summary(&summary));
+    document.runs.push(summary.clone());
+    report::write(&common.output, &document)?;
+    Ok(summary)
+}
+
+/// Measures one phase.
+pub fn measure(
+    name: &str,
+    plan: &Plan,
+    workload: &Workload,
+    quiet: bool,
+) -> Result<Summary, Failure> {
+    let mut live = Live::new(plan, !quiet, std::io::stderr().is_terminal());
+    let show = |moment: &Moment| live.show(moment);
+    let mut outcome = phase::run(plan.clone(), workload.clone(), show)?;
+    live.finish();
+    Ok(Summary::of(name, plan, workload, &mut outcome))
+}
+
+/// Writes all keys if that is wanted, and says so.
+pub fn prepare(plan: &Plan, workload: &Workload, populate: Populate) -> Result<(), Failure> {
+    let wanted = match populate {
+        Populate::Yes => true,
+        Populate::No => false,
+        Populate::Auto => {
+            let reads =
+                [Command::Get, Command::Multiget].map(|command| workload.mix.weight(command));
+            reads != [0, 0] && !workload.cache_aside && misses_keys(plan, workload)?
+        }
+    };
+    if wanted {
+        let outcome = phase::run(once(plan, Job::Populate), workload.clone(), |_| {})?;
+        let seconds = outcome.window.as_secs_f64();
+        let refused = outcome.faults.total();
+        eprintln!("populated {} keys in {seconds:.1} s", outcome.totals.answers);
+        if refused > 0 {
+            let first = outcome.faults.telling().unwrap_or_default();
+            eprintln!("populating met {refused} errors: {first}");
+        }
+    }
+    Ok(())
+}
+
+/// Whether a sample of keys has misses.
+fn misses_keys(plan: &Plan, workload: &Workload) -> Result<bool, Failure> {
+    // What is there may be another workload's values, which populating would mend.
+    let workload = Workload { verify: Verify::Off, ..workload.clone() };
+    let outcome = phase::run(once(plan, Job::Sample), workload, |_| {})?;
+    Ok(outcome.totals.keys_hit < outcome.totals.keys_asked)
+}
+
+/// The plan at the rate asked for, which may depend on a peak that is measured first.
+pub fn paced(plan: Plan, workload: &Workload, load: &args::Load) -> Result<Plan, Failure> {
+    let rate = match (load.closed, load.rate) {
+        (true, _) => return Ok(plan),
+        (false, Rate::Fixed(rate)) => rate,
+        (false, Rate::OfPeak(part)) => {
+            let peak = peak(&plan, workload)?;
+            eprintln!("closed loop reaches {peak:.0} requests/s; {:.0} % of it:", part * 100.0);
+            peak * part
+        }
+    };
+    Ok(Plan { pace: Pace::Open { rate, arrival: load.arrival }, ..plan })
+}
+
+/// Requests per second that a short closed loop reaches.
+pub fn peak(plan: &Plan, workload: &Workload) -> Result<f64, Failure> {
+    let plan = Plan {
+        pace: Pace::Closed,
+        warmup: Duration::from_millis(500),
+        window: Some(Duration::from_secs(3)),
+        ..plan.clone()
+    };
+    let outcome = phase::run(plan, workload.clone(), |_| {})?;
+    Ok(outcome.totals.answers as f64 / outcome.window.as_secs_f64())
+}
+
+/// The plan that asks for every key once, over the same connections.
+pub fn once(plan: &Plan, job: Job) -> Plan {
+    Plan {
+        job,
+        pace: Pace::Closed,
+        pipeline: plan.pipeline.max(32),
+        refill: Refill::Batch,
+        warmup: Duration::ZERO,
+        window: None,
+        churn: 0,
+        spin: false,
+        ..plan.clone()
+    }
+}
+
+/// The workload that flags describe.
+pub fn workload(args: &args::Workload) -> Result<Workload, Failure> {
+    let impossible = |words: String| Failure::Impossible(words);
+    let keys = Keys::new(args.keys, &args.key_prefix, args.key_bytes)
+        .map_err(|error| impossible(error.to_string()))?;
+    if !(1..=10_000).contains(&args.multiget_keys) {
+        return Err(impossible("a multiget has between 1 and 10000 keys".into()));
+    }
+    if args.value_bytes.max() > 1 << 30 {
+        return Err(impossible("a value has at most 1 GiB".into()));
+    }
+    let clock = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let clock = clock.unwrap_or_default().as_nanos() as u64 ^ u64::from(std::process::id());
+    let reads =
+        [Command::Get, Command::Multiget].iter().any(|&command| args.mix.weight(command) > 0);
+    // Without reads there is nothing to be stale, without writes nothing to be stale against.
+    let verified = reads && (args.mix.writes() || args.cache_aside);
+    let counters = if args.mix.weight(Command::Incr) > 0 { args.keys } else { 0 };
+    let versions = match args.verify {
+        Verify::Full if verified || counters > 0 => {
+            if args.keys > VERIFIED_KEYS_MAX {
+                let words = "too many keys to know the versions of all: use --verify content";
+                return Err(impossible(words.into()));
+            }
+            Some(Arc::new(Versions::new(args.keys, counters)))
+        }
+        _ => None,
+    };
+    Ok(Workload {
+        keys,
+        values: Values::new(args.value_bytes.clone()),
+        mix: args.mix.clone(),
+        popularity: args.popularity,
+        multiget_keys: args.multiget_keys,
+        ttl_seconds: args.ttl.clone(),
+        verify: args.verify,
+        writer: crate::random::mix(clock) as u32,
+        versions,
+        cache_aside: args.cache_aside,
+        seed: args.seed,
+    })
+}
+
+/// The plan of load that flags describe, in a closed loop; [`paced`] gives it its rate.
+pub fn plan(target: &args::Target, load: &args::Load) -> Result<Plan, Failure> {
+    let impossible = |words: &str| Failure::Impossible(words.into());
+    let cpus = cpus(target.cpus.as_deref())?;
+    if load.connections < cpus.len() || load.connections > 60_000 {
+        return Err(impossible("connections: at least one per thread, at most 60000"));
+    }
+    if !(1..=65_536).contains(&load.pipeline) {
+        return Err(impossible("a pipeline has between 1 and 65536 requests"));
+    }
+    let seconds = |seconds: f64, what: &str| {
+        Duration::try_from_secs_f64(seconds).map_err(|_| impossible(&format!("no time: {what}")))
+    };
+    let (address, routes) = routes(target).map_err(Failure::Impossible)?;
+    if load.connections < cpus.len() * routes.endpoints().len() {
+        let endpoints = routes.endpoints().len();
+        return Err(Failure::Impossible(format!(
+            "{endpoints} endpoints and {} threads need a connection each: --connections {}",
+            cpus.len(),
+            endpoints * cpus.len(),
+        )));
+    }
+    let mut server_pids = target.server_pid.clone();
+    if server_pids.is_empty() {
+        let nodes = target.nodes.iter().map(|(_, address)| address);
+        let addresses = if target.nodes.is_empty() { vec![&address] } else { nodes.collect() };
+        let found = addresses.iter().map(|address| listener::pid_of(address.socket()));
+        // Part of the nodes would be taken for all of them.
+        server_pids = found.collect::<Option<Vec<u32>>>().unwrap_or_default();
+        server_pids.sort_unstable();
+        server_pids.dedup();
+    }
+    Ok(Plan {
+        job: Job::Mix,
+        pace: Pace::Closed,
+        address,
+        routes: Arc::new(routes),
+        protocol: target.protocol,
+        connections: load.connections,
+        pipeline: load.pipeline,
+        refill: load.refill,
+        warmup: seconds(load.warmup, "--warmup")?,
+        window: Some(seconds(load.seconds, "--seconds")?),
+        timeout: target.timeout,
+        churn: load.churn,
+        spin: target.spin,
+        cpus,
+        server_pids,
+    })
+}
+
+/// Where keys are asked, and the address that stands for all of it.
+fn routes(target: &args::Target) -> Result<(Address, Routes), String> {
+    let binary = target.protocol == Protocol::Binary;
+    if let Some((_, first)) = target.nodes.first() {
+        let routes = Routes::new(&target.nodes, binary && !target.no_shard_ports)?;
+        return Ok((first.clone(), routes));
+    }
+    let routes = route(&target.address, binary && !target.no_shard_ports)?;
+    Ok((target.address.clone(), routes))
+}
+
+/// The routes to one server, to its cores' own ports if asked for and offered.
+pub fn route(address: &Address, shard_ports: bool) -> Result<Routes, String> {
+    match shard_ports {
+        true => Routes::new(&[(String::from("node"), address.clone())], true),
+        false => Ok(Routes::one(address.clone())),
+    }
+}
+
+/// The CPUs asked for, or the upper half of those allowed: a local server has the lower ones.
+fn cpus(list: Option<&str>) -> Result<Vec<usize>, Failure> {
+    let allowed: Vec<usize> =
+        core_affinity::get_core_ids().unwrap_or_default().iter().map(|core| core.id).collect();
+    let Some(list) = list else {
+        let upper = allowed.len() / 2;
+        return match allowed.get(upper..) {
+            Some(cpus) if !cpus.is_empty() => Ok(cpus.to_vec()),
+            _ => Ok(vec![0]),
+        };
+    };
+    let cpus = args::cpu_list(list).map_err(Failure::Impossible)?;
+    match cpus.iter().find(|cpu| !allowed.contains(cpu)) {
+        Some(cpu) => Err(Failure::Impossible(format!("CPU {cpu} is not among the allowed ones"))),
+        None => Ok(cpus),
+    }
+}

@@ -1,0 +1,184 @@
+//! The compact binary protocol, from the client's side.
+//!
+//! The opaque of a request is the lower half of its (first) key's number, so that an answer which
+//! belongs to another request shows. Multigets are quiet: keys that are missing are not answered,
+//! as in the text protocol.
+
+use ringlane::protocol::binary::client::{EntryWriter, Frame, Response};
+use ringlane::protocol::binary::opcode::request_flags;
+use ringlane::protocol::binary::{Opcode, Status};
+
+use super::{
+    Asked, Decoded, Decoder, Outcome, Request, Stage, Trouble, WrongAnswer, shrunk, unspoken,
+};
+use crate::workload::keys::KEY_BYTES_MAX;
+use crate::workload::mix::Command;
+use crate::workload::{Wanted, Workload};
+
+/// Appends a request.
+#[inline]
+pub fn encode(workload: &Workload, request: &Request<'_>, out: &mut Vec<u8>) {
+    let Wanted { key: number, version } = request.keys[0];
+    let opaque = number as u32;
+    let mut spelled = [0; KEY_BYTES_MAX];
+    let key = match request.command {
+        Command::Incr | Command::Create => workload.keys.spell_counter(number, &mut spelled),
+        _ => workload.keys.spell(number, &mut spelled),
+    };
+    match request.command {
+        Command::Get => Frame::get(key, opaque).encode_head(0, out),
+        Command::Set => {
+            let millis = u64::from(request.ttl_seconds) * 1000;
+            let ttl_millis = (millis > 0).then_some(millis);
+            let frame = Frame { key, ttl_millis, ..Frame::new(Opcode::Set, opaque) };
+            frame.encode_head(workload.values.value_bytes(number) as u32, out);
+            workload.values.write(number, workload.stamp(version), out);
+        }
+        Command::Delete => Frame { key, ..Frame::new(Opcode::Delete, opaque) }.encode_head(0, out),
+        Command::Incr => Frame { key, ..Frame::new(Opcode::Incr, opaque) }.encode_head(0, out),
+        Command::Create => {
+            Frame { key, value: b"0", ..Frame::new(Opcode::Add, opaque) }.encode(out);
+        }
+        Command::Multiget => {
+            let flags = request_flags::QUIET;
+            let frame = Frame { flags, ..Frame::new(Opcode::Mget, opaque) };
+            let mut entries = EntryWriter::new(&frame, out);
+            for wanted in request.keys {
+                entries.get(workload.keys.spell(wanted.key, &mut spelled));
+            }
+            entries.finish();
+        }
+    }
+}
+
+/// Reads an answer. See [`Decoder::next`].
+#[inline]
+pub fn decode(
+    decoder: &mut Decoder,
+    workload: &Workload,
+    asked: &Asked<'_>,
+    input: &[u8],
+) -> Result<Decoded, Trouble> {
+    let opcode = match asked.command {
+        Command::Get => Opcode::Get,
+        Command::Set => Opcode::Set,
+        Command::Delete => Opcode::Delete,
+        Command::Incr => Opcode::Incr,
+        Command::Create => Opcode::Add,
+        Command::Multiget => Opcode::Mget,
+    };
+    let mut at = 0;
+    loop {
+        let rest = &input[at..];
+        match decoder.stage {
+            Stage::Line => {
+                // Judged at once: a server of another protocol may send less than a header.
+                if rest.first().is_some_and(|&byte| byte != opcode as u8) {
+                    return Err(unspoken("an answer of the opcode asked", rest));
+                }
+                let head = Response::decode_head(rest).map_err(|_| unspoken("an answer", rest))?;
+                let Some((head, value_at, value_bytes)) = head else {
+                    return Ok(Decoded::More { consumed: at });
+                };
+                let (body, value_bytes) = (&rest[value_at..], value_bytes as usize);
+                if head.opaque != asked.keys[0].key as u32 {
+                    return Err(of_another(workload, asked, &head));
+                }
+                let is_value = head.status == Status::Ok
+                    && matches!(asked.command, Command::Get | Command::Multiget);
+                if is_value {
+                    let before = decoder.position;
+                    let wanted = decoder.at_index(workload, asked, head.index)?;
+                    match decoder.begin_value(workload, &wanted, value_bytes, body)? {
+                        Some(taken) => at += value_at + taken,
+                        None => {
+                            decoder.position = before;
+                            return Ok(Decoded::More { consumed: at });
+                        }
+                    }
+                    decoder.more = head.more;
+                    continue;
+                }
+                // All other answers are short and taken whole.
+                let Some(value) = body.get(..value_bytes) else {
+                    return Ok(Decoded::More { consumed: at });
+                };
+                at += value_at + value_bytes;
+                let outcome = match (asked.command, head.status) {
+                    (Command::Multiget, Status::NotFound) => {
+                        if head.more {
+                            continue;
+                        }
+                        return Ok(decoder.finish(at));
+                    }
+                    (Command::Incr, Status::Ok) => {
+                        let Ok(number) = value.try_into().map(u64::from_le_bytes) else {
+                            return Err(unspoken("a number of 8 bytes", rest));
+                        };
+                        if !workload.counted(&asked.keys[0], number) {
+                            return Err(shrunk(workload, &asked.keys[0], number));
+                        }
+                        Outcome::Hit(1)
+                    }
+                    (_, Status::Ok) => Outcome::Hit(1),
+                    (_, Status::NotFound) => Outcome::Miss,
+                    (Command::Create, Status::NotStored) => Outcome::Miss,
+                    (_, status) => {
+                        let words = String::from_utf8_lossy(value);
+                        Outcome::Refused(format!("{status:?} {words}").trim_end().to_owned())
+                    }
+                };
+                return Ok(decoder.done(at, outcome));
+            }
+            Stage::Value => {
+                if rest.is_empty() {
+                    return Ok(Decoded::More { consumed: at });
+                }
+                let key = asked.keys[decoder.position - 1].key;
+                at += decoder.proceed_value(workload, key, rest)?;
+            }
+            Stage::AfterValue => {
+                decoder.stage = Stage::Line;
+                if !decoder.more {
+                    return Ok(decoder.finish(at));
+                }
+            }
+        }
+    }
+}
+
+impl Decoder {
+    /// The entry of a multiget that an answer names; the one key of a get.
+    #[inline]
+    fn at_index(
+        &mut self,
+        workload: &Workload,
+        asked: &Asked<'_>,
+        index: Option<u32>,
+    ) -> Result<Wanted, Trouble> {
+        let index = index.unwrap_or(0) as usize;
+        match asked.keys.get(index) {
+            Some(wanted) if index >= self.position => {
+                self.position = index + 1;
+                Ok(*wanted)
+            }
+            _ => Err(Trouble::Wrong(WrongAnswer {
+                key: workload.keys.name(asked.keys[0].key),
+                what: "the answer is for an entry that was not asked for, or not in its turn"
+                    .into(),
+                expected: format!("entry {} of {}", self.position, asked.keys.len()),
+                received: format!("entry {index}"),
+            })),
+        }
+    }
+}
+
+#[cold]
+fn of_another(workload: &Workload, asked: &Asked<'_>, head: &Response<'_>) -> Trouble {
+    Trouble::Wrong(WrongAnswer {
+        key: workload.keys.name(asked.keys[0].key),
+        what: "the answer belongs to another request".into(),
+        expected: format!("opaque {}", asked.keys[0].key as u32),
+        received: format!("opaque {}", head.opaque),
+    })
+}

@@ -1,0 +1,284 @@
+//! One thread of load: a loop over issuing, sending, waiting and reading.
+//!
+//! ```text
+//! now -> issue what is due -> one send per connection -> wait -> now -> read what came -> ...
+//! ```
+//!
+//! The clock is read twice a turn, once before requests are written and once after completions
+//! were collected, and all that a turn does shares these times.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::Sender;
+use std::sync::{Barrier, Mutex};
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+
+use crate::errors::{Fault, Faults};
+use crate::histogram::Recorder;
+use crate::links::{BACKOFF_FIRST, Links, State};
+use crate::net::{Net, Patience};
+use crate::plan::Plan;
+use crate::process::{CpuTime, CpuUse};
+use crate::wire::WrongAnswer;
+use crate::workload::Workload;
+use crate::workload::mix::Command;
+
+/// What threads of one phase share.
+pub struct Shared {
+    /// The plan.
+    pub plan: Plan,
+    /// The workload.
+    pub workload: Workload,
+    /// Time zero.
+    pub epoch: Instant,
+    /// When load starts, in nanoseconds since the epoch; set before the threads pass `gate`.
+    pub start_ns: AtomicU64,
+    /// Holds the threads back until all are connected.
+    pub gate: Barrier,
+    /// Ends the phase early.
+    pub stop: AtomicBool,
+    /// The wrong answer that ended it.
+    pub wrong: Mutex<Option<WrongAnswer>>,
+}
+
+impl Shared {
+    fn now_ns(&self) -> u64 {
+        self.epoch.elapsed().as_nanos() as u64
+    }
+}
+
+/// What a thread tells while it runs.
+pub enum Note {
+    /// It has connected what can be connected: how many, and what went wrong.
+    Ready(usize, Faults),
+    /// About the last second.
+    Second(Second),
+}
+
+/// One second of one thread.
+pub struct Second {
+    /// Which, from the start of the recording. The last one also has the answers that came late.
+    pub number: u64,
+    /// Latencies of the answers that came in it.
+    pub latency: Histogram<u64>,
+    /// Totals so far.
+    pub totals: Totals,
+    /// Faults so far.
+    pub faults: Faults,
+}
+
+/// Plain counts of one phase, warm-up left out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Requests answered.
+    pub answers: u64,
+    /// Keys asked for by gets and multigets.
+    pub keys_asked: u64,
+    /// Of these, keys that were there.
+    pub keys_hit: u64,
+    /// Connections made anew for churn.
+    pub renewed: u64,
+}
+
+impl Totals {
+    /// Counts one answer that found `hits` keys.
+    #[inline]
+    pub fn count(&mut self, workload: &Workload, command: Command, hits: u32) {
+        self.answers += 1;
+        let asked = match command {
+            Command::Get => 1,
+            Command::Multiget => workload.multiget_keys as u64,
+            _ => return,
+        };
+        self.keys_asked += asked;
+        self.keys_hit += u64::from(hits);
+    }
+
+    /// Adds another thread's.
+    pub fn add(&mut self, other: Totals) {
+        self.answers += other.answers;
+        self.keys_asked += other.keys_asked;
+        self.keys_hit += other.keys_hit;
+        self.renewed += other.renewed;
+    }
+}
+
+/// What a thread has to say in the end.
+pub struct Outturn {
+    /// Latencies.
+    pub recorder: Recorder,
+    /// Counts.
+    pub totals: Totals,
+    /// Faults.
+    pub faults: Faults,
+    /// Nanoseconds from the start of the recording to its end.
+    pub window_ns: u64,
+    /// CPU time of this thread in the window.
+    pub cpu: CpuUse,
+    /// Part of the window in which this thread was at work, 0 to 1.
+    pub busy: f64,
+    /// CPU time of the server in the window, measured by the first thread.
+    pub server_cpu: Option<CpuUse>,
+    /// Requests due in the window that were never sent, for want of room in the pipelines.
+    pub unsent: u64,
+}
+
+/// How often overdue answers are looked for.
+const CHECK_NS: u64 = 100_000_000;
+
+/// Runs one thread of a phase.
+pub fn run(shared: &Shared, thread: usize, notes: &Sender<Note>) -> io::Result<Outturn> {
+    core_affinity::set_for_current(core_affinity::CoreId { id: shared.plan.cpus[thread] });
+    let connected = connect(shared, thread);
+    let _ = notes.send(match &connected {
+        Ok((links, _)) => {
+            Note::Ready(links.count(|state| state == State::Open), links.faults.clone())
+        }
+        Err(_) => Note::Ready(0, Faults::default()),
+    });
+    // Passed in any case: the others wait here too.
+    shared.gate.wait();
+    let (links, mut net) = connected?;
+    load(shared, links, &mut net, thread, notes)
+}
+
+/// Makes all connections, each tried once.
+fn connect(shared: &Shared, thread: usize) -> io::Result<(Links<'_>, Net)> {
+    let (connections, threads) = (shared.plan.connections, shared.plan.cpus.len());
+    let count = connections * (thread + 1) / threads - connections * thread / threads;
+    let long_values = shared.workload.values.sizes().max() >= 64 << 10;
+    let (buffers, buffer_bytes) = if long_values { (64, 256 << 10) } else { (128, 16 << 10) };
+    let mut net = Net::new(count, buffers, buffer_bytes)?;
+    let mut links = Links::new(shared, thread, count);
+    links.reconnect(&mut net, shared.now_ns());
+    let under_way = |state| matches!(state, State::Connecting | State::Closing { .. });
+    while links.count(under_way) > 0 {
+        net.wait(Patience::AtMost(Duration::from_millis(100)))?;
+        links.events(&mut net, shared.now_ns());
+    }
+    Ok((links, net))
+}
+
+fn load(
+    shared: &Shared,
+    mut links: Links<'_>,
+    net: &mut Net,
+    thread: usize,
+    notes: &Sender<Note>,
+) -> io::Result<Outturn> {
+    let plan = &shared.plan;
+    let start_ns = shared.start_ns.load(Ordering::Acquire);
+    let begin_ns = start_ns + plan.warmup.as_nanos() as u64;
+    let end_ns = plan.window.map_or(u64::MAX, |window| begin_ns + window.as_nanos() as u64);
+    (links.start_ns, links.window_ns) = (start_ns, begin_ns..end_ns);
+    let server_pids = if thread == 0 { &plan.server_pids[..] } else { &[] };
+    let meter = || -> io::Result<_> {
+        let servers = server_pids.iter().map(|&pid| CpuTime::of_process(pid));
+        let server = CpuTime::sum(servers.collect::<Result<Vec<_>, _>>().unwrap_or_default());
+        Ok((shared.now_ns(), CpuTime::of_this_thread()?, server))
+    };
+    let (mut began, mut ended, mut given_up_ns) = (None, None, u64::MAX);
+    let (mut second, mut idle_ns, mut check_ns) = (1, 0, start_ns + CHECK_NS);
+    loop {
+        let now_ns = shared.now_ns();
+        let second_ns = begin_ns + second * 1_000_000_000;
+        if began.is_none() && now_ns >= begin_ns {
+            began = Some(meter()?);
+        }
+        if ended.is_none() && (now_ns >= end_ns || links.is_done()) {
+            // What fell due since the last turn still belongs to the window.
+            if links.schedule.is_some() {
+                links.issue(now_ns);
+            }
+            ended = Some(meter()?);
+            given_up_ns = now_ns + plan.timeout.as_nanos() as u64;
+        }
+        // The last second is told after its late answers.
+        if now_ns >= second_ns && second_ns < end_ns {
+            let _ = notes.send(Note::Second(tell(&mut links, second)));
+            second += 1;
+        }
+        if now_ns >= check_ns {
+            check_ns = now_ns + CHECK_NS;
+            links.check_timeouts(now_ns);
+        }
+        let stopped = shared.stop.load(Ordering::Relaxed);
+        if stopped || (ended.is_some() && (links.waiting == 0 || now_ns > given_up_ns)) {
+            break;
+        }
+        if ended.is_none() {
+            if links.any_down() {
+                links.reconnect(net, now_ns);
+            }
+            if now_ns >= start_ns {
+                links.issue(now_ns);
+            }
+        }
+        links.flush(net);
+        let boundaries = [start_ns, begin_ns, end_ns, second_ns, check_ns];
+        net.wait(patience(&links, plan, now_ns, ended.is_some(), &boundaries))?;
+        let something = links.events(net, shared.now_ns());
+        if plan.spin && !something && links.window_ns.contains(&now_ns) {
+            idle_ns += shared.now_ns() - now_ns;
+        }
+    }
+    let _ = notes.send(Note::Second(tell(&mut links, second)));
+    let late = links.waiting as u64;
+    links.faults.count(Fault::TimedOut, late, || {
+        format!("no answer from {} within {:?} after the end", plan.address, plan.timeout)
+    });
+    let (began_ns, cpu_before, server_before) = began.map_or_else(meter, Ok)?;
+    let (ended_ns, cpu_after, server_after) = ended.map_or_else(meter, Ok)?;
+    let server_cpu = match (server_before, server_after) {
+        (Some(before), Some(after)) => Some(after.since(&before)),
+        _ => None,
+    };
+    let window_ns = ended_ns - began_ns;
+    let cpu = cpu_after.since(&cpu_before);
+    // A polling thread uses its CPU all the time; turns that found nothing are its sleep.
+    let worked_ns = if plan.spin { window_ns.saturating_sub(idle_ns) as f64 } else { cpu.total_ns };
+    Ok(Outturn {
+        unsent: links.unsent(),
+        recorder: links.recorder,
+        totals: links.totals,
+        faults: links.faults,
+        window_ns,
+        cpu,
+        busy: worked_ns / window_ns.max(1) as f64,
+        server_cpu,
+    })
+}
+
+fn tell(links: &mut Links<'_>, number: u64) -> Second {
+    Second {
+        number,
+        latency: links.recorder.take_interval(),
+        totals: links.totals,
+        faults: links.faults.clone(),
+    }
+}
+
+/// Until when to sleep: the next boundary of time, the next request that is due, or the next
+/// attempt to connect.
+fn patience(
+    links: &Links<'_>,
+    plan: &Plan,
+    now_ns: u64,
+    ended: bool,
+    boundaries: &[u64],
+) -> Patience {
+    if plan.spin {
+        return Patience::None;
+    }
+    let next = boundaries.iter().copied().filter(|&boundary_ns| boundary_ns > now_ns).min();
+    let mut until_ns = next.unwrap_or(now_ns + CHECK_NS);
+    if let (Some(due_ns), false) = (links.next_due_ns(), ended) {
+        until_ns = until_ns.min(due_ns);
+    }
+    if links.any_down() {
+        until_ns = until_ns.min(now_ns + BACKOFF_FIRST.as_nanos() as u64);
+    }
+    Patience::AtMost(Duration::from_nanos(until_ns.saturating_sub(now_ns)))
+}

@@ -1,0 +1,87 @@
+//! What `ringlane check` prints: the configuration in words, one line per setting.
+
+use std::fmt::Write;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use ringlane::config::Config;
+use ringlane::config::size::Size;
+use ringlane::server::preflight::ranges;
+
+/// The configuration, one line per setting, each ended.
+pub fn describe(config: &Config) -> String {
+    let mut text = String::new();
+    let mut line = |name: &str, value: String| {
+        let _ = writeln!(text, "  {name:<16} {value}");
+    };
+    let span = |span: Option<Duration>, none: &str| match span {
+        Some(span) => format!("{} s", span.as_secs()),
+        None => none.to_owned(),
+    };
+    let mut listening: Vec<String> = config
+        .listen
+        .iter()
+        .map(|&address| SocketAddr::new(address, config.port).to_string())
+        .collect();
+    if let Some(unix) = &config.unix_socket {
+        listening.push(format!("{} (mode {:o})", unix.path.display(), unix.mode));
+    }
+    let cores = config.core_count();
+    line("listen", listening.join(", "));
+    if let Some(base) = config.shard_ports {
+        line("shard ports", format!("{base} to {}", base as usize + cores - 1));
+    }
+    if let Some(admin) = config.admin {
+        line("admin", admin.to_string());
+    }
+    line("cores", format!("{cores} on CPU {}", ranges(&config.cpus)));
+    let per_core = config.shard().memory_bytes;
+    line("memory", format!("{}, {} per core", Size(config.memory_bytes), mebibytes(per_core)));
+    line("max item size", Size(config.item_bytes_max as u64).to_string());
+    line("eviction", config.eviction.name().into());
+    line("default TTL", span(config.default_ttl, "none"));
+    line("max connections", config.connections_max.to_string());
+    line("idle timeout", span(config.idle_timeout, "none"));
+    line("busy poll", format!("{} µs at most", config.busy_poll.as_micros()));
+    let permissions = config.permissions;
+    let allowed: Vec<&str> = [
+        ("cas", permissions.cas),
+        ("flush_all", permissions.flush),
+        ("shutdown", permissions.shutdown),
+        ("listing keys", permissions.dump),
+    ]
+    .into_iter()
+    .filter_map(|(name, allowed)| allowed.then_some(name))
+    .collect();
+    line("clients may", allowed.join(", "));
+    line("log", config.log.name().into());
+    text
+}
+
+fn mebibytes(bytes: u64) -> String {
+    format!("{:.4}", bytes as f64 / (1 << 20) as f64)
+        .trim_end_matches('0')
+        .trim_end_matches('.')
+        .to_owned()
+        + "MiB"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_parts_of_memory_are_readable() {
+        assert_eq!(mebibytes(512 << 20), "512MiB");
+        assert_eq!(mebibytes((1 << 30) / 3), "341.3333MiB");
+        assert_eq!(mebibytes(100 << 20), "100MiB");
+    }
+
+    #[test]
+    fn every_line_names_what_a_flag_can_change() {
+        let text = describe(&Config { shard_ports: Some(12000), ..Config::default() });
+        for word in ["127.0.0.1:11211", "12000", "CPU 0", "1GiB", "lru", "10000", "flush_all"] {
+            assert!(text.contains(word), "{word} in {text}");
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! The configuration file: TOML whose keys are the long names of the flags.
+
+use std::fs;
+use std::path::Path;
+
+use super::CliError;
+use super::settings::Settings;
+use super::values::printable;
+
+/// Reads settings from the file at `path`. An unknown key is refused by name.
+pub fn read(path: &Path) -> Result<Settings, CliError> {
+    let shown = path.display();
+    let text = fs::read_to_string(path).map_err(|error| {
+        CliError(format!(
+            "the configuration file {shown} cannot be read ({error}): name a readable TOML file"
+        ))
+    })?;
+    parse(&text).map_err(|complaint| CliError(format!("{shown}{complaint}")))
+}
+
+/// Reads settings from the text of a file. A refusal starts with the line's number and text.
+fn parse(text: &str) -> Result<Settings, String> {
+    toml::from_str(text).map_err(|error| {
+        let message = error.message().lines().collect::<Vec<_>>().join(", ");
+        match error.span() {
+            None => format!(": {message}"),
+            Some(span) => {
+                let number = text[..span.start].matches('\n').count();
+                let line = text.lines().nth(number).unwrap_or_default().trim();
+                let line = printable(line);
+                format!(" line {}: `{line}` {}", number + 1, sentence(&message))
+            }
+        }
+    })
+}
+
+/// What the TOML reader says, made to follow the line it is about.
+fn sentence(message: &str) -> String {
+    if message.starts_with("is ") || message.starts_with("are ") {
+        return message.to_owned();
+    }
+    match message.strip_prefix("unknown field ") {
+        Some(rest) => format!(
+            "has the unknown key {}: the keys are {}",
+            rest.split(", expected").next().unwrap_or(rest),
+            rest.split("one of ").nth(1).unwrap_or("those of `ringlane --help`")
+        ),
+        None => format!("is not valid: {message}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_says_everything_that_flags_can() {
+        let file = parse(
+            r#"
+            listen = ["127.0.0.1:11300", "[::1]:11300"]
+            port = 11300
+            shard-ports = 12000
+            unix-socket = "/tmp/ringlane.sock"
+            unix-mode = "770"
+            backlog = 64
+            max-connections = 100
+            idle-timeout = 60
+            admin = "127.0.0.1:9000"
+            cores = 2
+            cpus = [0, 1]
+            busy-poll = 0
+            memory = "256MiB"
+            max-item-size = "512k"
+            eviction = "none"
+            disable-evictions = true
+            default-ttl = 3600
+            disable-cas = true
+            disable-flush-all = true
+            enable-shutdown = true
+            disable-dumping = true
+            log = "warn"
+            verbose = 1
+            "#,
+        )
+        .expect("a valid file");
+        assert_eq!(file.clone().or(Settings::default()), file);
+        assert_eq!(Settings::default().or(file.clone()), file);
+        // Nothing of it may have stayed unset, or a key is read but not kept.
+        assert!(!format!("{file:?}").contains(": None"), "{file:?}");
+    }
+
+    #[test]
+    fn values_read_the_same_as_on_the_command_line() {
+        let file = parse("memory = 64\ncpus = \"2-3\"\nlisten = \"127.0.0.1\"").expect("valid");
+        assert_eq!(file.memory.map(|m| m.0), Some(64 << 20));
+        assert_eq!(file.cpus.map(|c| c.0), Some(vec![2, 3]));
+        assert_eq!(file.listen.map(|l| l.len()), Some(1));
+    }
+
+    #[test]
+    fn a_refusal_names_line_value_and_mend() {
+        let complaint = |text: &str| {
+            let sentence = parse(text).expect_err(text);
+            assert!(!sentence.contains('\n'), "one sentence: {sentence}");
+            sentence
+        };
+        let unknown = complaint("port = 1\nmemry = 64\n");
+        assert!(unknown.contains("line 2") && unknown.contains("unknown key `memry`"), "{unknown}");
+        let bad = complaint("port = 1\n\nmemory = \"12x\"\n");
+        assert!(bad.contains("line 3: `memory = \"12x\"` is no size: write 64MiB"), "{bad}");
+        let negative = complaint("cores = -1");
+        assert!(negative.contains("`cores = -1` is no number from 1"), "{negative}");
+        assert!(complaint("port").contains("line 1"));
+        assert!(complaint("disable-cas = 3").contains("line 1"));
+        assert!(complaint("[cluster]\nport = 1").contains("unknown key `cluster`"));
+    }
+}

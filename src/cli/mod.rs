@@ -1,0 +1,295 @@
+//! The command line: what the user typed, read into settings and merged with file and host.
+//!
+//! Flags and configuration file are two spellings of one [`Settings`]; the flags win. Whatever is
+//! wrong with them is told in one sentence that names the value and the mend: clap's own messages,
+//! several lines with a usage text, are rewritten here.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Args, Parser, Subcommand};
+use ringlane::server::host::HostFacts;
+
+pub mod describe;
+mod file;
+pub mod resolve;
+pub mod settings;
+mod values;
+
+pub use resolve::Resolution;
+use settings::Settings;
+
+/// What the user wants done.
+#[derive(Debug)]
+pub enum Command {
+    /// Run the server.
+    Serve(Resolution),
+    /// Tell what the server would run with, and what the host lacks.
+    Check(Resolution, HostFacts),
+    /// Print this and be done: help or version.
+    Print(String),
+}
+
+/// What is wrong with the command line or the file, in one sentence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CliError(pub String);
+
+impl fmt::Display for CliError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for CliError {}
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "ringlane",
+    version,
+    about = "A distributed in-memory cache server; memcached clients can use it.",
+    args_conflicts_with_subcommands = true,
+    disable_help_subcommand = true,
+    args_override_self = true,
+    allow_negative_numbers = true,
+    max_term_width = 100
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<CliCommand>,
+    #[command(flatten)]
+    flags: Flags,
+}
+
+#[derive(Debug, Subcommand)]
+enum CliCommand {
+    /// Run the server (the default).
+    #[command(args_override_self = true, allow_negative_numbers = true)]
+    Serve(Flags),
+    /// Print what the server would run with and what this host lacks; exit code 1 if it would fail.
+    #[command(args_override_self = true, allow_negative_numbers = true)]
+    Check(Flags),
+}
+
+#[derive(Debug, Args)]
+struct Flags {
+    /// Read settings from a TOML file whose keys are the long names of the flags; flags win.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    settings: Settings,
+    /// Accepted for memcached's sake if it is 0: there is no UDP.
+    #[arg(short = 'U', long = "udp-port", value_name = "0", hide = true)]
+    udp_port: Option<values::UdpOff>,
+    /// Accepted for memcached's sake and without effect: start the server as the wanted user.
+    #[arg(short = 'u', long = "user", value_name = "NAME", hide = true)]
+    user: Option<String>,
+    /// Accepted for memcached's sake and without effect: what one receive buffer holds is served
+    /// before the next connection's turn.
+    #[arg(short = 'R', long = "max-reqs-per-event", value_name = "COUNT", hide = true)]
+    requests_per_event: Option<values::Number>,
+    /// Accepted for memcached's sake and without effect: watch is refused in any case.
+    #[arg(short = 'W', long = "disable-watch", hide = true)]
+    watch_disabled: bool,
+}
+
+/// Reads a whole command line, program name included.
+pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, CliError> {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => return refusal(&error),
+    };
+    let (flags, checking) = match cli.command {
+        None => (cli.flags, false),
+        Some(CliCommand::Serve(flags)) => (flags, false),
+        Some(CliCommand::Check(flags)) => (flags, true),
+    };
+    let host = HostFacts::gather();
+    let resolution = resolve::resolve(merged(flags)?, &host)?;
+    Ok(if checking { Command::Check(resolution, host) } else { Command::Serve(resolution) })
+}
+
+fn merged(flags: Flags) -> Result<Settings, CliError> {
+    let file = match &flags.config {
+        None => Settings::default(),
+        Some(path) => file::read(Path::new(path))?,
+    };
+    Ok(flags.settings.or(file))
+}
+
+/// memcached's flags that this server does not have, with what to do instead.
+const REFUSED: [(&str, &str); 17] = [
+    ("-d", "Ringlane stays in the foreground: run it under systemd or end the line with `&`"),
+    ("-P", "Ringlane writes no pid file: let systemd or the shell's `$!` tell the pid"),
+    ("-o", "memcached's extended options do not exist here: leave it away"),
+    ("-S", "SASL does not exist yet: leave it away and guard the port with a firewall"),
+    ("-Y", "authentication does not exist yet: leave it away and guard the port with a firewall"),
+    ("-Z", "TLS does not exist here: leave it away or put a TLS proxy in front"),
+    ("-k", "memory is not locked: leave it away"),
+    ("-L", "huge pages are not asked for by flag: leave it away"),
+    ("-r", "core dumps are not configured by flag: run `ulimit -c unlimited` before"),
+    ("-f", "slab classes are not configured by flag: leave it away"),
+    ("-n", "slab classes are not configured by flag: leave it away"),
+    ("-D", "statistics per key prefix do not exist here: leave it away"),
+    ("-B", "every protocol is served on one port, told apart by its first byte: leave it away"),
+    ("-e", "items do not survive the process: leave it away"),
+    ("-N", "network cards are not told apart: leave it away"),
+    ("-i", "the licence is in the files LICENSE-MIT and LICENSE-APACHE"),
+    ("-q", "there is no such flag: leave it away"),
+];
+
+/// Turns clap's report into one sentence, or into the text that was asked for.
+fn refusal(error: &clap::Error) -> Result<Command, CliError> {
+    let text = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => text.clone(),
+        Some(ContextValue::Strings(texts)) => texts.join(", "),
+        _ => String::new(),
+    };
+    let argument = text(ContextKind::InvalidArg);
+    let flag = argument.split([' ', '[', '=']).next().unwrap_or_default();
+    let value = text(ContextKind::InvalidValue);
+    Err(CliError(match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            return Ok(Command::Print(error.render().to_string()));
+        }
+        ErrorKind::UnknownArgument => match REFUSED.iter().find(|(refused, _)| *refused == flag) {
+            Some((flag, mend)) => format!("{flag} is not supported since {mend}"),
+            None if flag.starts_with('-') => {
+                let similar = text(ContextKind::SuggestedArg);
+                let mend = match similar.as_str() {
+                    "" => "`ringlane --help` lists the flags".into(),
+                    similar => format!("did you mean {similar}?"),
+                };
+                format!("there is no flag {}: {mend}", values::printable(flag))
+            }
+            None => format!(
+                "{} is neither flag nor command: `ringlane --help` lists both",
+                values::printable(&argument)
+            ),
+        },
+        ErrorKind::InvalidSubcommand => format!(
+            "there is no command {}: use serve (the default) or check",
+            values::printable(&text(ContextKind::InvalidSubcommand))
+        ),
+        ErrorKind::InvalidValue if value.is_empty() => {
+            format!("{flag} lacks its value: `ringlane --help` says which it takes")
+        }
+        ErrorKind::ValueValidation | ErrorKind::InvalidValue => {
+            let reason = std::error::Error::source(error)
+                .map_or("is not valid".into(), |reason| reason.to_string());
+            values::complaint(flag, &value, &reason)
+        }
+        ErrorKind::ArgumentConflict => {
+            "flags belong behind the command: write `ringlane check --memory 1GiB`".into()
+        }
+        ErrorKind::InvalidUtf8 => "an argument is no valid UTF-8: write it in UTF-8".into(),
+        _ => error.to_string().lines().next().unwrap_or_default().replace("error: ", ""),
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Settings, CliError> {
+        let words = std::iter::once("ringlane").chain(line.split_whitespace());
+        match Cli::try_parse_from(words) {
+            Ok(cli) => merged(match cli.command {
+                Some(CliCommand::Serve(flags) | CliCommand::Check(flags)) => flags,
+                None => cli.flags,
+            }),
+            Err(error) => Err(refusal(&error).expect_err("a refusal")),
+        }
+    }
+
+    fn complaint(line: &str) -> String {
+        let sentence = parse(line).expect_err(line).to_string();
+        assert!(!sentence.contains('\n') && !sentence.is_empty(), "one sentence: {sentence}");
+        sentence
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn memcacheds_own_short_flags_work() {
+        let line = "-l 127.0.0.1 -p 11299 -m 64 -c 500 -t 2 -I 2m -M -vv -U 0 -u nobody -C -F -A \
+                    -X -W -b 512 -R 20 -s /tmp/r.sock -a 0770";
+        let long = "--listen 127.0.0.1 --port 11299 --memory 64MiB --max-connections 500 --cores 2 \
+                    --max-item-size 2MiB --eviction none -v -v --disable-cas --disable-flush-all \
+                    --enable-shutdown --disable-dumping --backlog 512 \
+                    --unix-socket /tmp/r.sock --unix-mode 770";
+        let (short, long) = (parse(line), parse(long));
+        let mut short = short.expect("the short flags");
+        assert_eq!(short.disable_evictions.take(), Some(true));
+        let mut long = long.expect("the long flags");
+        assert_eq!(long.eviction.take().map(|e| e.0.name()), Some("none"));
+        assert_eq!(short, long);
+    }
+
+    #[test]
+    fn short_flags_may_be_run_together_and_carry_their_value() {
+        let settings = parse("-CFm64 -p11299").expect("valid");
+        assert_eq!(settings.disable_cas, Some(true));
+        assert_eq!(settings, parse("-C -F -m 64 -p 11299").expect("valid"));
+    }
+
+    #[test]
+    fn of_a_flag_given_twice_the_last_counts_but_addresses_add_up() {
+        assert_eq!(parse("-m 64 -m 128"), parse("-m 128"));
+        assert_eq!(parse("-l 127.0.0.1 -l ::1"), parse("-l 127.0.0.1,::1"));
+    }
+
+    #[test]
+    fn serve_is_the_default_command_and_takes_the_same_flags() {
+        assert_eq!(parse("serve -m 64"), parse("-m 64"));
+        assert_eq!(parse("check -m 64"), parse("-m 64"));
+    }
+
+    #[test]
+    fn a_refused_value_is_named_with_its_flag_and_mend() {
+        for (line, words) in [
+            ("-m 12x", ["--memory 12x", "64MiB"]),
+            ("--memory -5", ["--memory -5", "64MiB"]),
+            ("-p 70000", ["--port 70000", "65535"]),
+            ("-p http", ["--port http", "65535"]),
+            ("-t 0", ["--cores 0", "1"]),
+            ("-c -1", ["--max-connections -1", "1"]),
+            ("--eviction lfu", ["--eviction lfu", "lru, none"]),
+            ("--cpus 3-1", ["--cpus 3-1", "2-5,8"]),
+            ("--log loud", ["--log loud", "warn"]),
+            ("--unix-mode 999", ["--unix-mode 999", "700"]),
+            ("--busy-poll soon", ["--busy-poll soon", "microseconds"]),
+            ("--default-ttl 0", ["--default-ttl 0", "1"]),
+            ("--admin 8080", ["--admin 8080", "127.0.0.1:8080"]),
+            ("-U 11211", ["--udp-port 11211", "0"]),
+            ("--listen 1.2.3.4.5", ["--listen 1.2.3.4.5", "127.0.0.1"]),
+        ] {
+            let sentence = complaint(line);
+            assert!(words.iter().all(|word| sentence.contains(word)), "{line}: {sentence}");
+        }
+    }
+
+    #[test]
+    fn what_does_not_exist_is_named() {
+        assert!(complaint("-d").contains("foreground"));
+        assert!(complaint("--memry 64").contains("--memory"));
+        assert!(complaint("--frobnicate").contains("--frobnicate"));
+        assert!(complaint("start").contains("start"));
+        assert!(complaint("-m").contains("--memory lacks its value"));
+        assert!(complaint("-m 64 check").contains("behind the command"));
+        assert!(complaint("--config /no/such.toml").contains("/no/such.toml"));
+    }
+
+    #[test]
+    fn help_and_version_are_printed() {
+        for (flag, word) in [("-h", "--memory"), ("--help", "--memory"), ("-V", "ringlane")] {
+            let printed = read(["ringlane", flag].map(OsString::from)).expect(flag);
+            assert!(matches!(printed, Command::Print(text) if text.contains(word)), "{flag}");
+        }
+    }
+}

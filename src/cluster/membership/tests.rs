@@ -1,0 +1,391 @@
+use std::collections::BTreeMap;
+
+use super::super::quorum::Replication;
+use super::super::ring::RingParameters;
+use super::*;
+
+const START: Instant = Instant::from_millis(1_700_000_000_000);
+
+fn terms(name: &str) -> Terms {
+    Terms::new(name, RingParameters::default(), Replication::default())
+}
+
+fn settings() -> MembershipSettings {
+    MembershipSettings::new(terms("test"))
+}
+
+fn address(node: u8) -> SocketAddr {
+    SocketAddr::new([127, 0, 0, node].into(), 7946)
+}
+
+/// A few nodes on a network with a delay of 2 ms, on one clock.
+struct World {
+    now: Instant,
+    nodes: BTreeMap<SocketAddr, Node>,
+    /// Datagrams under way: when, from, to.
+    wire: BTreeMap<(Instant, u64), (SocketAddr, SocketAddr, Vec<u8>)>,
+    sent: u64,
+    /// Pairs whose datagrams are lost, in this direction.
+    cut: Vec<(u8, u8)>,
+    /// Every datagram that was sent.
+    recorded: Vec<(SocketAddr, SocketAddr, Vec<u8>)>,
+}
+
+struct Node {
+    membership: Membership,
+    events: Vec<Effect>,
+}
+
+impl World {
+    fn new() -> Self {
+        Self {
+            now: START,
+            nodes: BTreeMap::new(),
+            wire: BTreeMap::new(),
+            sent: 0,
+            cut: Vec::new(),
+            recorded: Vec::new(),
+        }
+    }
+
+    /// Starts node `number`, which is called `n{number}`.
+    fn start(&mut self, number: u8, settings: MembershipSettings) {
+        self.start_at(number, number, settings);
+    }
+
+    fn start_at(&mut self, number: u8, at: u8, settings: MembershipSettings) {
+        let boot = Boot(self.now.as_millis());
+        let identity = Identity::new(&format!("n{number}"), boot, address(at), address(at));
+        let mut membership = Membership::new(identity, &settings, number as u64);
+        let mut effects = Vec::new();
+        membership.handle(Event::Start, self.now, &mut effects);
+        self.nodes.insert(address(at), Node { membership, events: Vec::new() });
+        self.perform(address(at), effects);
+    }
+
+    fn crash(&mut self, number: u8) {
+        self.nodes.remove(&address(number));
+    }
+
+    fn leave(&mut self, number: u8) {
+        let node = self.nodes.get_mut(&address(number)).unwrap();
+        let mut effects = Vec::new();
+        node.membership.handle(Event::Leave, self.now, &mut effects);
+        self.perform(address(number), effects);
+    }
+
+    fn partition(&mut self, one: &[u8], other: &[u8]) {
+        self.cut =
+            one.iter().flat_map(|&a| other.iter().flat_map(move |&b| [(a, b), (b, a)])).collect();
+    }
+
+    fn perform(&mut self, from: SocketAddr, effects: Vec<Effect>) {
+        for effect in effects {
+            let Effect::Send { to, bytes } = effect else {
+                if let Some(node) = self.nodes.get_mut(&from) {
+                    node.events.push(effect);
+                }
+                continue;
+            };
+            self.recorded.push((from, to, bytes.clone()));
+            let pair = self.cut.iter().any(|&(a, b)| (address(a), address(b)) == (from, to));
+            if !pair {
+                self.sent += 1;
+                let arrival = self.now.after(Duration::from_millis(2));
+                self.wire.insert((arrival, self.sent), (from, to, bytes));
+            }
+        }
+    }
+
+    fn run(&mut self, span: Duration) {
+        let end = self.now.after(span);
+        loop {
+            let arrival = self.wire.keys().next().map(|(at, _)| *at);
+            let deadline = self.nodes.values().filter_map(|n| n.membership.next_deadline()).min();
+            let Some(next) = arrival.into_iter().chain(deadline).min().filter(|at| *at <= end)
+            else {
+                break;
+            };
+            self.now = self.now.max(next);
+            while let Some(entry) = self.wire.first_entry().filter(|e| e.key().0 <= self.now) {
+                let (from, to, bytes) = entry.remove();
+                self.deliver(from, to, &bytes);
+            }
+            for at in self.nodes.keys().copied().collect::<Vec<_>>() {
+                let mut effects = Vec::new();
+                let node = self.nodes.get_mut(&at).unwrap();
+                node.membership.handle(Event::Tick, self.now, &mut effects);
+                self.perform(at, effects);
+            }
+        }
+        self.now = end;
+    }
+
+    fn deliver(&mut self, from: SocketAddr, to: SocketAddr, bytes: &[u8]) {
+        let mut effects = Vec::new();
+        if let Some(node) = self.nodes.get_mut(&to) {
+            node.membership.handle(Event::Datagram { from, bytes }, self.now, &mut effects);
+            self.perform(to, effects);
+        }
+    }
+
+    /// Ids that node `number` holds for alive.
+    fn alive(&self, number: u8) -> Vec<String> {
+        let members = self.nodes[&address(number)].membership.members();
+        let alive = members.into_iter().filter(|(_, health)| *health == Health::Alive);
+        alive.map(|(identity, _)| identity.id.to_string()).collect()
+    }
+
+    fn events(&mut self, number: u8) -> Vec<Effect> {
+        std::mem::take(&mut self.nodes.get_mut(&address(number)).unwrap().events)
+    }
+
+    /// Every node sees exactly the others of `numbers` alive.
+    fn assert_complete(&self, numbers: &[u8]) {
+        for number in numbers {
+            let others: Vec<String> =
+                numbers.iter().filter(|n| *n != number).map(|n| format!("n{n}")).collect();
+            assert_eq!(self.alive(*number), others, "as node {number} sees it");
+        }
+    }
+}
+
+fn joining(through: &[u8]) -> MembershipSettings {
+    MembershipSettings { join: through.iter().map(|&n| address(n)).collect(), ..settings() }
+}
+
+/// Nodes 1 to `count`, each of which joined through its predecessor.
+fn cluster(count: u8, settings: impl Fn(u8) -> MembershipSettings) -> World {
+    let mut world = World::new();
+    for number in 1..=count {
+        world.start(number, settings(number));
+        world.run(Duration::from_millis(300));
+    }
+    world.run(Duration::from_secs(20));
+    let numbers: Vec<u8> = (1..=count).collect();
+    world.assert_complete(&numbers);
+    world
+}
+
+fn chain(number: u8) -> MembershipSettings {
+    joining(if number == 1 { &[] } else { std::slice::from_ref(&BEFORE[number as usize]) })
+}
+
+const BEFORE: [u8; 9] = [0, 0, 1, 2, 3, 4, 5, 6, 7];
+
+fn deaths(events: &[Effect]) -> Vec<&str> {
+    let mut dead = Vec::new();
+    for effect in events {
+        if let Effect::Dead(identity) = effect {
+            dead.push(&*identity.id);
+        }
+    }
+    dead
+}
+
+#[test]
+fn any_live_member_lets_a_node_into_the_whole_cluster() {
+    cluster(8, chain);
+}
+
+#[test]
+fn nodes_that_start_together_find_each_other_through_any_listed_address() {
+    let mut world = World::new();
+    for number in 1..=3 {
+        world.start(number, joining(&[1, 2, 3]));
+    }
+    world.run(Duration::from_secs(5));
+    world.assert_complete(&[1, 2, 3]);
+}
+
+#[test]
+fn a_crashed_node_is_dead_within_five_probe_periods_and_not_before_three() {
+    let mut world = cluster(5, chain);
+    world.crash(3);
+    world.run(Duration::from_millis(2_500));
+    for number in [1, 2, 4, 5] {
+        assert!(deaths(&world.events(number)).is_empty());
+    }
+    world.run(Duration::from_millis(4_500));
+    world.assert_complete(&[1, 2, 4, 5]);
+    assert_eq!(deaths(&world.events(1)), ["n3"]);
+}
+
+#[test]
+fn a_node_that_leaves_is_gone_at_once() {
+    let mut world = cluster(4, chain);
+    world.leave(2);
+    world.run(Duration::from_secs(1));
+    world.assert_complete(&[1, 3, 4]);
+}
+
+#[test]
+fn a_restarted_node_is_known_under_its_new_boot() {
+    let mut world = cluster(3, chain);
+    let before = world.nodes[&address(2)].membership.identity().boot;
+    world.crash(2);
+    world.run(Duration::from_millis(100));
+    world.events(1);
+    world.start(2, joining(&[1]));
+    world.run(Duration::from_secs(5));
+    world.assert_complete(&[1, 2, 3]);
+    let alive = world.events(1).into_iter().find_map(|effect| match effect {
+        Effect::Alive(identity) if &*identity.id == "n2" => Some(identity.boot),
+        _ => None,
+    });
+    assert!(alive.expect("node 2 came up") > before);
+}
+
+#[test]
+fn both_sides_of_a_partition_find_each_other_again_without_help() {
+    for seconds in [10, 900] {
+        let mut world = cluster(5, chain);
+        world.partition(&[1, 2], &[3, 4, 5]);
+        world.run(Duration::from_secs(seconds));
+        world.assert_complete(&[1, 2]);
+        world.assert_complete(&[3, 4, 5]);
+        world.cut.clear();
+        world.run(Duration::from_secs(30));
+        world.assert_complete(&[1, 2, 3, 4, 5]);
+    }
+}
+
+#[test]
+fn a_node_cut_off_alone_finds_the_cluster_again_though_nobody_listed_it() {
+    let mut world = cluster(3, chain);
+    world.partition(&[1], &[2, 3]);
+    world.run(Duration::from_secs(60));
+    assert!(world.alive(1).is_empty());
+    world.cut.clear();
+    world.run(Duration::from_secs(10));
+    world.assert_complete(&[1, 2, 3]);
+}
+
+#[test]
+fn a_node_that_hears_but_is_not_heard_is_dead_to_the_others_and_comes_back() {
+    let mut world = cluster(4, chain);
+    world.cut = vec![(2, 1), (2, 3), (2, 4)];
+    world.run(Duration::from_secs(15));
+    world.assert_complete(&[1, 3, 4]);
+    world.cut.clear();
+    world.run(Duration::from_secs(15));
+    world.assert_complete(&[1, 2, 3, 4]);
+}
+
+#[test]
+fn a_dead_node_is_forgotten_after_the_configured_time() {
+    let brief =
+        |number| MembershipSettings { forget_after: Duration::from_secs(30), ..chain(number) };
+    let mut world = cluster(3, brief);
+    world.crash(3);
+    world.run(Duration::from_secs(15));
+    assert_eq!(world.nodes[&address(1)].membership.members().len(), 2);
+    world.run(Duration::from_secs(30));
+    assert_eq!(world.nodes[&address(1)].membership.members().len(), 1);
+}
+
+#[test]
+fn a_stranger_is_refused_and_both_sides_learn_why() {
+    let keyed = |settings, key: &[u8]| MembershipSettings {
+        key: Some(Key::from_file_contents(key)),
+        ..settings
+    };
+    let other_ring = RingParameters { points_per_weight: 100, ..Default::default() };
+    let listed: Arc<[Box<str>]> = ["n1".into(), "n2".into()].into();
+    let with = |terms| MembershipSettings { terms, ..joining(&[1]) };
+    let cases: [(MembershipSettings, MembershipSettings, Refusal); 6] = [
+        (settings(), with(terms("other")), Refusal::Cluster),
+        (
+            settings(),
+            with(Terms::new("test", other_ring, Replication::default())),
+            Refusal::Parameters,
+        ),
+        (keyed(settings(), b"one"), keyed(joining(&[1]), b"two"), Refusal::Key),
+        (keyed(settings(), b"one"), joining(&[1]), Refusal::Key),
+        (settings(), keyed(joining(&[1]), b"two"), Refusal::Key),
+        (
+            MembershipSettings { listed: Some(listed), ..settings() },
+            joining(&[1]),
+            Refusal::NotListed,
+        ),
+    ];
+    for (inside, outside, reason) in cases {
+        let mut world = World::new();
+        world.start(1, inside);
+        world.start(3, outside);
+        world.run(Duration::from_secs(5));
+        assert!(world.alive(1).is_empty() && world.alive(3).is_empty(), "{reason:?}");
+        assert!(world.events(1).contains(&Effect::Refused { from: address(3), reason }));
+        assert!(world.events(3).contains(&Effect::RefusedBy { from: address(1), reason }));
+    }
+}
+
+#[test]
+fn a_keyed_cluster_forms_and_believes_no_recording() {
+    let keyed = |number| MembershipSettings {
+        key: Some(Key::from_file_contents(b"secret")),
+        ..chain(number)
+    };
+    let mut world = cluster(3, keyed);
+    world.events(1);
+    let recorded = std::mem::take(&mut world.recorded);
+    let to_first: Vec<_> = recorded.into_iter().filter(|(_, to, _)| *to == address(1)).collect();
+    assert!(to_first.len() > 20);
+    for (from, to, bytes) in &to_first {
+        world.deliver(*from, *to, bytes);
+    }
+    let refused = world.events(1);
+    assert_eq!(refused.len(), to_first.len());
+    let replay =
+        |effect: &Effect| matches!(effect, Effect::Refused { reason: Refusal::Replay, .. });
+    assert!(refused.iter().all(replay));
+    // Nor after a restart, when the numbers seen before are forgotten: by then they are too old.
+    world.run(Duration::from_secs(40));
+    world.crash(1);
+    world.start(1, keyed(1));
+    for (from, to, bytes) in &to_first {
+        world.deliver(*from, *to, bytes);
+    }
+    assert!(world.events(1).iter().all(replay));
+}
+
+#[test]
+fn of_two_processes_with_one_id_the_earlier_learns_that_it_is_superseded() {
+    let mut world = cluster(3, chain);
+    let superseded = |events: Vec<Effect>| {
+        events.iter().any(|effect| matches!(effect, Effect::Superseded { .. }))
+    };
+    world.crash(2);
+    world.start(2, joining(&[1, 3]));
+    world.run(Duration::from_secs(30));
+    assert!(!superseded(world.events(2)), "a restart is no second process");
+    world.start_at(2, 9, joining(&[1]));
+    world.run(Duration::from_secs(30));
+    assert!(superseded(world.events(2)));
+    assert!(!superseded(world.events(9)));
+}
+
+#[test]
+fn noise_is_ignored() {
+    let mut world = cluster(2, chain);
+    let recorded = world.recorded.last().unwrap().2.clone();
+    for cut in 0..recorded.len() {
+        world.deliver(address(9), address(1), &recorded[..cut]);
+        let mut changed = recorded.clone();
+        changed[cut] ^= 0xff;
+        world.deliver(address(9), address(1), &changed);
+    }
+    world.run(Duration::from_secs(10));
+    world.assert_complete(&[1, 2]);
+}
+
+#[test]
+fn equal_seeds_and_events_give_equal_effects() {
+    let run = || {
+        let mut world = cluster(4, chain);
+        world.crash(2);
+        world.run(Duration::from_secs(10));
+        world.recorded
+    };
+    assert!(run() == run());
+}

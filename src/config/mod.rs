@@ -1,0 +1,495 @@
+//! All settings and limits, as valid values that are checked once and threaded down.
+//!
+//! A [`Config`] says what one node runs with, completely: command line, configuration file and
+//! host facts have been merged before it exists (the server's command line does that), so nothing
+//! behind it asks the host again or knows a default of its own. It is plain data; the relations
+//! between its fields are what [`Config::check`] states. Refused: a struct with private fields and
+//! a builder, since tests want `Config { port, ..Config::tiny() }` and everybody reads every field.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub mod size;
+
+use size::Size;
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+
+/// memcached's port.
+pub const PORT: u16 = 11211;
+/// Memory for items when the host has plenty, in bytes.
+pub const MEMORY_BYTES: u64 = GIB;
+/// Least memory of one core, in bytes: two slab pages.
+pub const CORE_MEMORY_BYTES_MIN: u64 = 2 * MIB;
+/// Most memory of one core, in bytes: what 32-bit chunk positions of 8 bytes reach.
+pub const CORE_MEMORY_BYTES_MAX: u64 = 32 * GIB;
+/// Least and most that the item size limit may be set to, in bytes.
+pub const ITEM_BYTES_MAX_RANGE: (u64, u64) = (KIB, GIB);
+/// Connections held at once unless told otherwise, in so far as the file limit allows them.
+pub const CONNECTIONS_MAX: u32 = 10_000;
+/// Most cores of one node.
+pub const CORES_MAX: usize = 256;
+/// Longest busy polling, so that a typing error does not burn a CPU for good.
+pub const BUSY_POLL_MAX: Duration = Duration::from_millis(10);
+
+/// Everything one node runs with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Addresses for TCP clients, all with [`Config::port`]. Empty for none, if there is a
+    /// [`Config::unix_socket`].
+    pub listen: Vec<IpAddr>,
+    /// TCP port of the listen addresses. Never 0.
+    pub port: u16,
+    /// First of one more TCP port per core, that reach just that core: core `i` has this + `i`.
+    pub shard_ports: Option<u16>,
+    /// Path for clients of the same host.
+    pub unix_socket: Option<UnixSocket>,
+    /// Connections that wait to be accepted, per listener; the kernel caps it at
+    /// `net.core.somaxconn`.
+    pub backlog: u32,
+    /// The CPU of each core, in core order. Naming one twice puts two cores on it.
+    pub cpus: Vec<usize>,
+    /// Memory for items and index of all cores together, in bytes.
+    pub memory_bytes: u64,
+    /// Size limit of one item as memcached counts it: key, value and about 50 bytes. A larger
+    /// store is answered as too large.
+    pub item_bytes_max: u32,
+    /// Which item makes room when memory is full.
+    pub eviction: Eviction,
+    /// Deadline of items that are stored without one. `None` keeps them for ever.
+    pub default_ttl: Option<Duration>,
+    /// Connections of the whole node at once. One more is told so and closed.
+    pub connections_max: u32,
+    /// A connection that has sent nothing for so long is closed. `None` never closes one.
+    pub idle_timeout: Option<Duration>,
+    /// How long a core may poll after its last work before it sleeps; zero sleeps at once. An
+    /// upper bound: a core polls only while arrivals come closely enough for it to pay.
+    pub busy_poll: Duration,
+    /// Where statistics and health are served over HTTP.
+    pub admin: Option<SocketAddr>,
+    /// What reaches the log.
+    pub log: LogLevel,
+    /// memcached's verbosity, 0 to 2, as `stats settings` shows it.
+    pub verbosity: u8,
+    /// What clients may do besides reading and writing items.
+    pub permissions: Permissions,
+    /// Bounds of every queue and buffer.
+    pub queues: Queues,
+}
+
+/// A unix domain socket to listen on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnixSocket {
+    /// Path in the file system.
+    pub path: PathBuf,
+    /// Its permission bits: 0o700 lets only the own user connect, as memcached does.
+    pub mode: u32,
+}
+
+/// What clients may do besides reading and writing items.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Permissions {
+    /// CAS tokens are shown and compared (memcached's `-C` forbids it).
+    pub cas: bool,
+    /// `flush_all` (`-F` forbids it).
+    pub flush: bool,
+    /// `shutdown` (`-A` allows it).
+    pub shutdown: bool,
+    /// Listing keys: `lru_crawler metadump`, `mgdump`, `stats cachedump` (`-X` forbids it).
+    pub dump: bool,
+}
+
+impl Default for Permissions {
+    fn default() -> Self {
+        Self { cas: true, flush: true, shutdown: false, dump: true }
+    }
+}
+
+/// Bounds of every queue and buffer of one core, each with what happens when it is reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Queues {
+    /// Bytes of the ring from one core to another, a power of two; there are cores x (cores - 1)
+    /// of them. When it is full, the sender holds back the connection that wants to send.
+    pub mesh_ring_bytes: u32,
+    /// Receive buffers of a core, a power of two, at most 32,768. When all are in use, receiving
+    /// pauses until one is returned.
+    pub receive_buffers: u16,
+    /// Bytes of one receive buffer. Longer bodies are received straight into their item.
+    pub receive_buffer_bytes: u32,
+    /// Unsent answer bytes of one connection, beyond which nothing more is read from it.
+    pub output_bytes_max: u32,
+    /// Requests of one connection that other cores have not answered yet, beyond which no more of
+    /// its input is parsed.
+    pub pipeline_depth_max: u32,
+    /// Longest line in bytes; a longer one closes the connection.
+    pub line_bytes_max: u32,
+    /// Longest `get` or `gets` line in bytes; a longer one closes the connection.
+    pub multiget_line_bytes_max: u32,
+    /// Data blocks of at least this many bytes are received straight into their item.
+    pub body_bytes_streamed: u32,
+}
+
+impl Default for Queues {
+    fn default() -> Self {
+        Self {
+            mesh_ring_bytes: 256 << 10,
+            receive_buffers: 256,
+            receive_buffer_bytes: 16 << 10,
+            output_bytes_max: 256 << 10,
+            pipeline_depth_max: 1024,
+            line_bytes_max: 2048,
+            multiget_line_bytes_max: 8 << 20,
+            body_bytes_streamed: 16 << 10,
+        }
+    }
+}
+
+impl Queues {
+    /// The default bounds for so many cores: the rings between cores grow with the square of
+    /// their number, so each is made smaller to keep them below 64 MiB together, down to 32 KiB.
+    pub fn for_cores(core_count: usize) -> Self {
+        let pairs = (core_count * core_count.saturating_sub(1)).max(1) as u64;
+        let fair = (64 * MIB / pairs).clamp(32 * KIB, 256 * KIB);
+        let mesh_ring_bytes = 1 << fair.ilog2();
+        Self { mesh_ring_bytes, ..Self::default() }
+    }
+}
+
+impl Default for Config {
+    /// The documented defaults in so far as they do not depend on the host: one core on CPU 0.
+    fn default() -> Self {
+        Self {
+            listen: vec![IpAddr::V4(Ipv4Addr::LOCALHOST)],
+            port: PORT,
+            shard_ports: None,
+            unix_socket: None,
+            backlog: 1024,
+            cpus: vec![0],
+            memory_bytes: MEMORY_BYTES,
+            item_bytes_max: MIB as u32,
+            eviction: Eviction::Lru,
+            default_ttl: None,
+            connections_max: CONNECTIONS_MAX,
+            idle_timeout: None,
+            busy_poll: Duration::from_micros(50),
+            admin: None,
+            log: LogLevel::Info,
+            verbosity: 0,
+            permissions: Permissions::default(),
+            queues: Queues::default(),
+        }
+    }
+}
+
+impl Config {
+    /// The smallest sensible node: every limit is met soon. For tests.
+    pub fn tiny() -> Self {
+        Self {
+            memory_bytes: CORE_MEMORY_BYTES_MIN,
+            item_bytes_max: 64 << 10,
+            connections_max: 16,
+            queues: Queues {
+                mesh_ring_bytes: 4 << 10,
+                receive_buffers: 4,
+                receive_buffer_bytes: 512,
+                output_bytes_max: 4 << 10,
+                pipeline_depth_max: 8,
+                multiget_line_bytes_max: 8 << 10,
+                body_bytes_streamed: 1 << 10,
+                ..Queues::default()
+            },
+            ..Self::default()
+        }
+    }
+
+    /// Number of cores, at least one.
+    pub fn core_count(&self) -> usize {
+        self.cpus.len()
+    }
+
+    /// The settings of each core's shard: an equal part of the memory.
+    pub fn shard(&self) -> ShardConfig {
+        ShardConfig {
+            memory_bytes: self.memory_bytes / self.core_count() as u64,
+            item_bytes_max: self.item_bytes_max,
+            eviction: self.eviction,
+        }
+    }
+
+    /// The port that reaches core `core` alone, if there are such ports.
+    pub fn shard_port(&self, core: usize) -> Option<u16> {
+        self.shard_ports.map(|base| base + core as u16)
+    }
+
+    /// Finds the first setting that cannot be served. What passes needs no further check behind
+    /// it, except of what only the host can tell.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let core_count = self.core_count();
+        require(core_count > 0, || "no cores: name at least one CPU or one core".into())?;
+        require(core_count <= CORES_MAX, || {
+            format!("{core_count} cores are more than the {CORES_MAX} that one node can have")
+        })?;
+        require(!self.listen.is_empty() || self.unix_socket.is_some(), || {
+            "nothing to listen on: give an address and port or a unix socket path".into()
+        })?;
+        require(self.port != 0 || self.listen.is_empty(), || {
+            "port 0 cannot be listened on: choose one from 1 to 65535".into()
+        })?;
+        if let Some(base) = self.shard_ports {
+            let last = base as usize + core_count - 1;
+            require(base != 0 && last <= u16::MAX as usize, || {
+                format!(
+                    "shard ports {base} to {last} are not all between 1 and 65535: choose \
+                     another base than {base}"
+                )
+            })?;
+            require(self.port < base || self.port as usize > last, || {
+                format!(
+                    "port {} is also one of the shard ports {base} to {last}: choose another \
+                     base than {base}",
+                    self.port
+                )
+            })?;
+        }
+        self.check_memory()?;
+        require(self.connections_max > 0, || {
+            "0 connections would serve nobody: allow at least 1".into()
+        })?;
+        require(self.backlog > 0, || "a backlog of 0 accepts nobody: allow at least 1".into())?;
+        require(self.busy_poll <= BUSY_POLL_MAX, || {
+            format!(
+                "busy polling for {} µs wastes the CPU: choose at most {} µs",
+                self.busy_poll.as_micros(),
+                BUSY_POLL_MAX.as_micros()
+            )
+        })?;
+        require(self.default_ttl != Some(Duration::ZERO), || {
+            "a default TTL of 0 would expire every item at once: leave it away for no TTL".into()
+        })?;
+        require(self.idle_timeout != Some(Duration::ZERO), || {
+            "an idle timeout of 0 would close every connection at once: leave it away for none"
+                .into()
+        })?;
+        self.queues.check()
+    }
+
+    fn check_memory(&self) -> Result<(), ConfigError> {
+        let (least, most) = ITEM_BYTES_MAX_RANGE;
+        let item = self.item_bytes_max as u64;
+        require((least..=most).contains(&item), || {
+            format!(
+                "an item size limit of {} is not between {} and {}: choose one that is",
+                Size(item),
+                Size(least),
+                Size(most)
+            )
+        })?;
+        let core_count = self.core_count() as u64;
+        let per_core = self.memory_bytes / core_count;
+        require(per_core >= CORE_MEMORY_BYTES_MIN, || {
+            format!(
+                "{} of memory is too little for {core_count} cores: give at least {} or use \
+                 fewer cores",
+                Size(self.memory_bytes),
+                Size(CORE_MEMORY_BYTES_MIN * core_count)
+            )
+        })?;
+        require(per_core <= CORE_MEMORY_BYTES_MAX, || {
+            format!(
+                "{} of memory is too much for {core_count} cores: give at most {} or use more \
+                 cores",
+                Size(self.memory_bytes),
+                Size(CORE_MEMORY_BYTES_MAX * core_count)
+            )
+        })?;
+        require(item <= per_core / 2, || {
+            format!(
+                "an item size limit of {} needs a core with twice that memory: give at least {} \
+                 of memory for {core_count} cores, or use fewer",
+                Size(item),
+                Size(item * 2 * core_count)
+            )
+        })
+    }
+}
+
+impl Queues {
+    fn check(&self) -> Result<(), ConfigError> {
+        require(self.mesh_ring_bytes.is_power_of_two() && self.mesh_ring_bytes >= 1024, || {
+            format!("a mesh ring of {} bytes is no power of two from 1024", self.mesh_ring_bytes)
+        })?;
+        let buffers = self.receive_buffers;
+        require(buffers.is_power_of_two() && buffers <= 32_768, || {
+            format!("{buffers} receive buffers are no power of two up to 32768")
+        })?;
+        require(self.receive_buffer_bytes >= 256, || {
+            format!("receive buffers of {} bytes are below 256", self.receive_buffer_bytes)
+        })?;
+        require(self.pipeline_depth_max > 0, || {
+            "a connection must be allowed at least 1 request in its pipeline".into()
+        })
+    }
+}
+
+/// Why a configuration cannot be used: one sentence that names the value and the mend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError(String);
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+fn require(holds: bool, sentence: impl FnOnce() -> String) -> Result<(), ConfigError> {
+    if holds { Ok(()) } else { Err(ConfigError(sentence())) }
+}
+
+/// What reaches the log, from nothing to everything.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LogLevel {
+    /// Nothing.
+    Off,
+    /// What made the server fail.
+    Error,
+    /// What an operator should look at.
+    Warn,
+    /// Start, stop and rare events.
+    #[default]
+    Info,
+    /// Connections coming and going.
+    Debug,
+    /// Single requests.
+    Trace,
+}
+
+impl LogLevel {
+    /// Every level with its name, in order.
+    pub const NAMES: [(&str, LogLevel); 6] = [
+        ("off", LogLevel::Off),
+        ("error", LogLevel::Error),
+        ("warn", LogLevel::Warn),
+        ("info", LogLevel::Info),
+        ("debug", LogLevel::Debug),
+        ("trace", LogLevel::Trace),
+    ];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        Self::NAMES[self as usize].0
+    }
+}
+
+/// Which item makes room when memory is full.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Eviction {
+    /// The least recently used of its slab class.
+    #[default]
+    Lru,
+    /// Nothing is evicted; writes that need memory are answered with out-of-memory errors.
+    None,
+}
+
+impl Eviction {
+    /// Every policy that exists, with its name.
+    pub const NAMES: [(&str, Eviction); 2] = [("lru", Eviction::Lru), ("none", Eviction::None)];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        Self::NAMES[self as usize].0
+    }
+}
+
+/// Settings of one shard.
+#[derive(Clone, Debug)]
+pub struct ShardConfig {
+    /// Memory for items and index together, in bytes. The shard never uses more.
+    pub memory_bytes: u64,
+    /// Size limit of one item as memcached counts it: key, value and about 50 bytes.
+    pub item_bytes_max: u32,
+    /// Which item makes room when memory is full.
+    pub eviction: Eviction,
+}
+
+impl ShardConfig {
+    /// The smallest sensible shard: a few pages, so that tests meet every limit soon.
+    pub fn tiny() -> Self {
+        Self { memory_bytes: 1 << 20, item_bytes_max: 64 << 10, eviction: Eviction::Lru }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn complaint(config: Config) -> String {
+        config.check().expect_err("must be refused").to_string()
+    }
+
+    #[test]
+    fn the_defaults_and_the_tiny_configuration_are_valid() {
+        assert_eq!(Config::default().check(), Ok(()));
+        assert_eq!(Config::tiny().check(), Ok(()));
+    }
+
+    #[test]
+    fn a_refusal_names_the_value_and_the_mend() {
+        let text = complaint(Config { item_bytes_max: 512, ..Config::default() });
+        assert!(text.contains("512B") && text.contains("1KiB"), "{text}");
+        let text = complaint(Config { memory_bytes: 5 * MIB, cpus: vec![0; 3], ..Config::tiny() });
+        assert!(text.contains("5MiB") && text.contains("6MiB"), "{text}");
+        let text = complaint(Config { memory_bytes: 100 * GIB, ..Config::default() });
+        assert!(text.contains("100GiB") && text.contains("32GiB"), "{text}");
+    }
+
+    #[test]
+    fn an_item_may_take_half_a_cores_memory_at_most() {
+        let config = Config { memory_bytes: 8 * MIB, item_bytes_max: 2 << 20, ..Config::default() };
+        let two_cores = Config { cpus: vec![0, 1], ..config.clone() };
+        assert_eq!(two_cores.check(), Ok(()));
+        let text = complaint(Config { cpus: vec![0, 1, 2], ..config });
+        assert!(text.contains("2MiB") && text.contains("12MiB"), "{text}");
+    }
+
+    #[test]
+    fn shard_ports_must_fit_and_leave_the_main_port_alone() {
+        let cores =
+            |base| Config { cpus: vec![0, 1, 2, 3], shard_ports: Some(base), ..Config::default() };
+        assert_eq!(cores(12000).check(), Ok(()));
+        assert_eq!(cores(65532).check(), Ok(()));
+        assert!(complaint(cores(65533)).contains("65536"));
+        assert!(complaint(cores(11210)).contains("11211"));
+        assert_eq!(cores(12000).shard_port(3), Some(12003));
+    }
+
+    #[test]
+    fn something_must_be_listened_on() {
+        let deaf = Config { listen: vec![], ..Config::default() };
+        assert!(complaint(deaf.clone()).contains("nothing to listen on"));
+        let unix_socket = Some(UnixSocket { path: "/tmp/r".into(), mode: 0o700 });
+        assert_eq!(Config { unix_socket, ..deaf }.check(), Ok(()));
+    }
+
+    #[test]
+    fn mesh_rings_stay_below_their_total_until_they_reach_the_least_size() {
+        assert_eq!(Queues::for_cores(1).mesh_ring_bytes, 256 << 10);
+        for cores in [2usize, 16, 17, 32, 45] {
+            let ring = Queues::for_cores(cores).mesh_ring_bytes as u64;
+            assert!(ring * (cores * (cores - 1)) as u64 <= 64 * MIB, "{cores} cores: {ring}");
+            assert_eq!(Queues::for_cores(cores).check(), Ok(()));
+        }
+        assert_eq!(Queues::for_cores(CORES_MAX).mesh_ring_bytes, 32 << 10);
+    }
+
+    #[test]
+    fn names_stand_in_the_order_of_the_variants() {
+        assert!(LogLevel::NAMES.iter().all(|&(name, level)| level.name() == name));
+        assert!(Eviction::NAMES.iter().all(|&(name, policy)| policy.name() == name));
+    }
+}

@@ -1,0 +1,356 @@
+//! One core's pure whole: takes a connection's bytes, answers what its own shard can answer, and
+//! says which core must answer the rest.
+//!
+//! Requests are taken in small batches. While a batch is being parsed, the index buckets of its
+//! keys are on their way from memory; before it is executed, the items are. Execution then runs
+//! strictly in request order, so batching changes the cost and never the answers.
+//!
+//! The engine owns no socket and no ring: answers go to an [`Output`], requests for other cores to
+//! an [`Outbox`], and what it cannot decide alone is returned as a [`Stop`].
+
+use std::time::Duration;
+
+use arrayvec::ArrayVec;
+
+use crate::config::ShardConfig;
+use crate::protocol::pipeline::Pipeline;
+use crate::protocol::{Answer, Context, Decoder, NodeCommand, Output, Reply, Step, encode};
+use crate::request::{ItemRef, Operation, Request, Response};
+use crate::shard::Shard;
+use crate::stats::PrefixCounters;
+use crate::time::{Deadline, Instant};
+
+/// Requests parsed and prefetched together. Enough to hide memory latency, few enough that the
+/// prefetched lines still wait in the first-level cache when they are used.
+const BATCH: usize = 24;
+
+/// Takes requests for other cores.
+pub trait Outbox {
+    /// Hands `request` to core `core`; its answer comes back under `sequence` to the connection
+    /// that is being fed. Always taken: one batch may pass the limit of [`Outbox::is_full`].
+    fn send(&mut self, core: u32, sequence: u32, request: &Request<'_>);
+
+    /// Whether connections should hold their input until other cores have taken some requests.
+    fn is_full(&self) -> bool;
+}
+
+/// Where one connection is in its stream of requests.
+#[derive(Debug, Default)]
+pub struct Session {
+    /// Splits the bytes into requests.
+    pub decoder: Decoder,
+    /// Answers that wait for other cores.
+    pub pipeline: Pipeline,
+    /// Input bytes still to be dropped unread: the data of a refused store.
+    pub skip: u64,
+}
+
+/// Why [`Engine::feed`] returned.
+#[derive(Debug)]
+pub enum Stop<'b> {
+    /// All whole requests are taken; more input may bring more.
+    NeedInput,
+    /// Answers to be sent, the pipeline or another core's inbox are at their limit. Feed the rest
+    /// again once some are gone.
+    HeldBack,
+    /// A long data block follows; see [`Step::Body`]. The consumed input ends before it.
+    Body {
+        /// The store, its value still empty.
+        request: Request<'b>,
+        /// How to write its answer.
+        reply: Reply<'b>,
+        /// Length of the data block.
+        value_bytes: u32,
+        /// Bytes after the block, to be checked with [`Decoder::trailer_is_valid`].
+        trailer_bytes: u8,
+    },
+    /// A command for the node. Nothing of the connection is unanswered before it.
+    Node {
+        /// The command.
+        command: NodeCommand<'b>,
+        /// How to write its answer.
+        reply: Reply<'b>,
+    },
+    /// Close once all answers are sent.
+    Close,
+}
+
+/// What [`Engine::feed`] did.
+#[derive(Debug)]
+pub struct Fed<'b> {
+    /// Bytes of the input that are used up.
+    pub consumed: usize,
+    /// Why it went no further.
+    pub stop: Stop<'b>,
+}
+
+/// Settings of an [`Engine`].
+#[derive(Clone, Debug)]
+pub struct EngineConfig {
+    /// This core's number, below `core_count`.
+    pub core: u32,
+    /// Cores of this node.
+    pub core_count: u32,
+    /// Seed of key hashes, equal on all cores.
+    pub hash_seed: u64,
+    /// Settings of the shard.
+    pub shard: ShardConfig,
+    /// TTL of items stored without one.
+    pub default_ttl: Option<Duration>,
+    /// Most unanswered requests of one connection.
+    pub pipeline_requests_max: usize,
+    /// Most bytes of answers and contexts that one connection's pipeline may hold.
+    pub pipeline_bytes_max: usize,
+}
+
+/// Requests this core has taken, by where they were answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Answered by this core's own shard for its own connections.
+    pub local: u64,
+    /// Handed to other cores.
+    pub forwarded: u64,
+    /// Answered for other cores.
+    pub served: u64,
+}
+
+/// One core's shard and the rules by which its connections use it and the other cores.
+pub struct Engine {
+    /// The items of this core.
+    pub shard: Shard,
+    /// Where requests were answered.
+    pub traffic: Traffic,
+    /// Counts by key prefix, once `stats detail` has been on.
+    pub prefixes: Option<PrefixCounters>,
+    /// Whether clients are told 0 for every CAS token.
+    pub hides_cas: bool,
+    config: EngineConfig,
+}
+
+impl Engine {
+    /// An engine with an empty shard.
+    pub fn new(config: EngineConfig) -> Self {
+        let shard = Shard::new(&config.shard, config.hash_seed, config.core, config.core_count);
+        Self { shard, traffic: Traffic::default(), prefixes: None, hides_cas: false, config }
+    }
+
+    /// The settings.
+    pub fn config(&self) -> &EngineConfig {
+        &self.config
+    }
+
+    /// The core that owns a request's key.
+    #[inline]
+    pub fn owner(&self, request: &Request<'_>) -> u32 {
+        request.hash.core(self.config.core_count)
+    }
+
+    /// Takes whole requests from `input` until it ends or something stops it, and writes the
+    /// answers that are due to `out`.
+    #[inline]
+    pub fn feed<'b>(
+        &mut self,
+        session: &mut Session,
+        input: &'b [u8],
+        context: &Context<'b>,
+        out: &mut impl BoundedOutput,
+        outbox: &mut impl Outbox,
+    ) -> Fed<'b> {
+        let mut at = session.skip.min(input.len() as u64) as usize;
+        session.skip -= at as u64;
+        loop {
+            if at == input.len() {
+                return Fed { consumed: at, stop: Stop::NeedInput };
+            }
+            if out.is_full() || outbox.is_full() || self.pipeline_is_full(&session.pipeline) {
+                return Fed { consumed: at, stop: Stop::HeldBack };
+            }
+            let mut batch = Batch::new();
+            let beyond = self.parse(session, input, &mut at, context, &mut batch);
+            self.execute(&batch, &mut session.pipeline, context.now, out, outbox);
+            match beyond {
+                None => {}
+                Some(Step::Request { .. }) => unreachable!("requests go into the batch"),
+                Some(Step::Incomplete) => return Fed { consumed: at, stop: Stop::NeedInput },
+                Some(Step::Close) => return Fed { consumed: at, stop: Stop::Close },
+                Some(Step::Answer { consumed, answer, skip }) => {
+                    at += consumed;
+                    if let Answer::Bytes(bytes) = answer {
+                        self.answer(&mut session.pipeline, out, |out| out.bytes(bytes));
+                    }
+                    let dropped = skip.min((input.len() - at) as u64);
+                    at += dropped as usize;
+                    session.skip = skip - dropped;
+                }
+                Some(Step::Node { consumed, command, reply }) => {
+                    if !session.pipeline.is_empty() {
+                        return Fed { consumed: at, stop: Stop::HeldBack };
+                    }
+                    at += consumed;
+                    return Fed { consumed: at, stop: Stop::Node { command, reply } };
+                }
+                Some(Step::Body { consumed, request, reply, value_bytes, trailer_bytes }) => {
+                    at += consumed;
+                    let stop = Stop::Body { request, reply, value_bytes, trailer_bytes };
+                    return Fed { consumed: at, stop };
+                }
+            }
+        }
+    }
+
+    /// Parses requests into `batch` until it is full or a step is not a request; that step is
+    /// returned unconsumed. Starts loading what the batch will need.
+    #[inline]
+    fn parse<'b>(
+        &mut self,
+        session: &mut Session,
+        input: &'b [u8],
+        at: &mut usize,
+        context: &Context<'b>,
+        batch: &mut Batch<'b>,
+    ) -> Option<Step<'b>> {
+        let beyond = loop {
+            match session.decoder.next(&input[*at..], context) {
+                Step::Request { consumed, mut request, reply, skip } => {
+                    *at += consumed;
+                    if skip > 0 {
+                        let dropped = skip.min((input.len() - *at) as u64);
+                        *at += dropped as usize;
+                        session.skip = skip - dropped;
+                    }
+                    if let Some(ttl) = self.config.default_ttl {
+                        apply_default_ttl(&mut request, context.now, ttl);
+                    }
+                    if self.owner(&request) == self.config.core {
+                        self.shard.prefetch_bucket(request.hash);
+                    }
+                    batch.push((request, reply));
+                    if batch.is_full() || *at == input.len() {
+                        break None;
+                    }
+                }
+                step => break Some(step),
+            }
+        };
+        if batch.len() > 1 {
+            for (request, _) in batch.iter() {
+                if self.owner(request) == self.config.core {
+                    self.shard.prefetch_item(request.hash);
+                }
+            }
+        }
+        beyond
+    }
+
+    /// Answers the batch's requests in order, or hands them to their owners.
+    #[inline]
+    fn execute(
+        &mut self,
+        batch: &Batch<'_>,
+        pipeline: &mut Pipeline,
+        now: Instant,
+        out: &mut impl BoundedOutput,
+        outbox: &mut impl Outbox,
+    ) {
+        for (request, reply) in batch {
+            let owner = self.owner(request);
+            if owner == self.config.core {
+                self.traffic.local += 1;
+                let mut response = self.shard.execute(request, now);
+                if self.hides_cas {
+                    response.hide_cas();
+                }
+                if let Some(prefixes) = &mut self.prefixes {
+                    count_prefix(prefixes, request, &response);
+                }
+                if pipeline.is_empty() || reply.form.may_overtake() {
+                    encode(reply, &response, now, out);
+                    while let Some(item) = out.next_unpinned() {
+                        self.shard.pin(item);
+                    }
+                } else {
+                    pipeline.ready(|bytes| encode(reply, &response, now, bytes));
+                }
+            } else {
+                self.traffic.forwarded += 1;
+                outbox.send(owner, pipeline.wait(reply), request);
+            }
+        }
+    }
+
+    /// Answers other cores' requests. `answer` is called once for each, in order.
+    pub fn serve<'b, T: Copy>(
+        &mut self,
+        requests: &[(T, Request<'b>)],
+        now: Instant,
+        mut answer: impl FnMut(T, &Response<'_>),
+    ) {
+        for (_, request) in requests {
+            self.shard.prefetch_bucket(request.hash);
+        }
+        for (_, request) in requests {
+            self.shard.prefetch_item(request.hash);
+        }
+        self.traffic.served += requests.len() as u64;
+        for (token, request) in requests {
+            let mut response = self.shard.execute(request, now);
+            if self.hides_cas {
+                response.hide_cas();
+            }
+            if let Some(prefixes) = &mut self.prefixes {
+                count_prefix(prefixes, request, &response);
+            }
+            answer(*token, &response);
+        }
+    }
+
+    /// Writes an answer that needs no shard behind all that are still due.
+    pub fn answer<O: Output>(
+        &self,
+        pipeline: &mut Pipeline,
+        out: &mut O,
+        write: impl FnOnce(&mut dyn Output),
+    ) {
+        if pipeline.is_empty() { write(out) } else { pipeline.ready(|bytes| write(bytes)) }
+    }
+
+    fn pipeline_is_full(&self, pipeline: &Pipeline) -> bool {
+        pipeline.len() >= self.config.pipeline_requests_max
+            || pipeline.bytes_held() >= self.config.pipeline_bytes_max
+    }
+}
+
+type Batch<'b> = ArrayVec<(Request<'b>, Reply<'b>), BATCH>;
+
+/// An [`Output`] with a limit.
+pub trait BoundedOutput: Output {
+    /// True when the connection should answer nothing more until some bytes are sent. One batch of
+    /// answers may pass the limit.
+    fn is_full(&self) -> bool;
+
+    /// An item whose value was written by reference and that must be pinned before the shard is
+    /// used again, until the output has been sent. `None` for outputs that copy.
+    #[inline]
+    fn next_unpinned(&mut self) -> Option<ItemRef> {
+        None
+    }
+}
+
+/// Gives an item stored without a TTL the node's own.
+fn apply_default_ttl(request: &mut Request<'_>, now: Instant, ttl: Duration) {
+    if let Operation::Store(store) = &mut request.operation
+        && store.deadline.is_never()
+    {
+        store.deadline = Deadline::at(now.after(ttl));
+    }
+}
+
+#[cold]
+fn count_prefix(prefixes: &mut PrefixCounters, request: &Request<'_>, response: &Response<'_>) {
+    match request.operation {
+        Operation::Get(_) => prefixes.get(request.key, matches!(response, Response::Hit(_))),
+        Operation::Store(_) => prefixes.set(request.key),
+        Operation::Delete(_) => prefixes.delete(request.key),
+        Operation::Arithmetic(_) => {}
+    }
+}

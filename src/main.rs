@@ -1,0 +1,80 @@
+//! Flags to configuration to server; errors to one line and an exit code. Nothing else.
+
+mod cli;
+
+use std::error::Error;
+use std::process::ExitCode;
+
+use cli::{Command, Resolution};
+use ringlane::config::LogLevel;
+use ringlane::server::host::HostFacts;
+use ringlane::server::preflight;
+
+fn main() -> ExitCode {
+    let outcome = match cli::read(std::env::args_os()) {
+        Ok(Command::Serve(resolution)) => serve(resolution),
+        Ok(Command::Check(resolution, host)) => check(&resolution, &host),
+        Ok(Command::Print(text)) => {
+            print!("{text}");
+            Ok(())
+        }
+        Err(error) => Err(error.into()),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ringlane: {}", chain(error.as_ref()));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(Resolution { config, notes }: Resolution) -> Result<(), Box<dyn Error>> {
+    start_log(config.log);
+    fit(&config, &HostFacts::gather())?;
+    notes.iter().for_each(|note| log::warn!("{note}"));
+    Ok(ringlane::server::run(config)?)
+}
+
+fn check(resolution: &Resolution, host: &HostFacts) -> Result<(), Box<dyn Error>> {
+    let Resolution { config, notes } = resolution;
+    println!("ringlane {} would run with", env!("CARGO_PKG_VERSION"));
+    print!("{}", cli::describe::describe(config));
+    notes.iter().for_each(|note| println!("note: {note}"));
+    fit(config, host)?;
+    println!("kernel {} has all that it takes", host.kernel);
+    Ok(())
+}
+
+/// Fails with all that this host lacks, one sentence per line.
+fn fit(config: &ringlane::config::Config, host: &HostFacts) -> Result<(), Box<dyn Error>> {
+    let problems = preflight::run(config, host);
+    if problems.is_empty() {
+        return Ok(());
+    }
+    let sentences: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    Err(sentences.join("\nringlane: ").into())
+}
+
+fn start_log(level: LogLevel) {
+    let filter = match level {
+        LogLevel::Off => log::LevelFilter::Off,
+        LogLevel::Error => log::LevelFilter::Error,
+        LogLevel::Warn => log::LevelFilter::Warn,
+        LogLevel::Info => log::LevelFilter::Info,
+        LogLevel::Debug => log::LevelFilter::Debug,
+        LogLevel::Trace => log::LevelFilter::Trace,
+    };
+    env_logger::Builder::new()
+        .filter_module("ringlane", filter)
+        // The executor's own notes matter only when something is being looked for.
+        .filter_module("glommio", filter.min(log::LevelFilter::Error))
+        .format_target(false)
+        .init();
+}
+
+/// The error and its causes, joined by colons.
+fn chain(error: &dyn Error) -> String {
+    let causes = std::iter::successors(error.source(), |&cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}

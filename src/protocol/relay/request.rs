@@ -1,0 +1,357 @@
+//! A request to the core that owns its key.
+
+use super::RelayError;
+use super::bytes::{Reader, Writer, bit, optional};
+use crate::hash::KeyHash;
+use crate::request::{
+    Arithmetic, Body, Delete, Get, KEY_BYTES_MAX, Operation, Purpose, Request, Store, StoreMode,
+    Vivify,
+};
+use crate::time::Deadline;
+
+/// Bytes of a plain get besides its key.
+pub const PLAIN_GET_HEAD_BYTES: usize = 10;
+
+const HEAD_BYTES: usize = PLAIN_GET_HEAD_BYTES + 2;
+
+/// Tags of requests.
+pub(super) mod ask {
+    pub const PLAIN_GET: u8 = 0x01;
+    pub const GET: u8 = 0x02;
+    pub const STORE: u8 = 0x03;
+    pub const DELETE: u8 = 0x04;
+    pub const ARITHMETIC: u8 = 0x05;
+}
+
+/// Options of a get.
+mod get {
+    /// Two bits.
+    pub const PURPOSE: u16 = 0b11;
+    pub const NO_USE: u16 = 1 << 2;
+    pub const LEASE: u16 = 1 << 3;
+    pub const TOUCH: u16 = 1 << 4;
+    pub const VIVIFY: u16 = 1 << 5;
+    pub const VIVIFY_CAS: u16 = 1 << 6;
+    pub const VIVIFY_BINARY_KEY: u16 = 1 << 7;
+    pub const REFRESH: u16 = 1 << 8;
+    pub const KNOWN: u16 = (1 << 9) - 1;
+}
+
+/// Options of a store.
+mod store {
+    /// Three bits.
+    pub const MODE: u16 = 0b111;
+    pub const REFUSED: u16 = 1 << 3;
+    pub const FLAGS: u16 = 1 << 4;
+    pub const DEADLINE: u16 = 1 << 5;
+    pub const COMPARE: u16 = 1 << 6;
+    pub const CAS: u16 = 1 << 7;
+    pub const VIVIFY: u16 = 1 << 8;
+    pub const ACCEPT_OLDER: u16 = 1 << 9;
+    pub const REFUSAL_REMOVES: u16 = 1 << 10;
+    pub const BINARY_KEY: u16 = 1 << 11;
+    pub const KNOWN: u16 = (1 << 12) - 1;
+}
+
+/// Options of a delete.
+mod delete {
+    pub const COMPARE: u16 = 1;
+    pub const DEADLINE: u16 = 1 << 1;
+    pub const EMPTY: u16 = 1 << 2;
+    pub const CAS: u16 = 1 << 3;
+    pub const INVALIDATE: u16 = 1 << 4;
+    pub const KNOWN: u16 = (1 << 5) - 1;
+}
+
+/// Options of an increment or decrement.
+mod arithmetic {
+    pub const COMPARE: u16 = 1;
+    pub const CREATE: u16 = 1 << 1;
+    pub const TOUCH: u16 = 1 << 2;
+    pub const CAS: u16 = 1 << 3;
+    pub const DECREMENT: u16 = 1 << 4;
+    pub const BINARY_KEY: u16 = 1 << 5;
+    pub const KNOWN: u16 = (1 << 6) - 1;
+}
+/// Length of `request` as a message, in bytes.
+#[inline]
+pub fn encoded_request_bytes(request: &Request<'_>) -> usize {
+    let key_bytes = request.key.len();
+    match &request.operation {
+        Operation::Get(get) if *get == Get::default() => PLAIN_GET_HEAD_BYTES + key_bytes,
+        operation => HEAD_BYTES + key_bytes + operation_bytes(operation),
+    }
+}
+
+fn operation_bytes(operation: &Operation<'_>) -> usize {
+    match operation {
+        Operation::Get(get) => {
+            optional(get.touch.is_some(), 8)
+                + get.vivify.map_or(0, |vivify| 8 + optional(vivify.cas.is_some(), 8))
+                + optional(get.refresh_below_seconds.is_some(), 4)
+        }
+        Operation::Store(store) => {
+            optional(store.flags != 0, 4)
+                + optional(!store.deadline.is_never(), 8)
+                + optional(store.compare.is_some(), 8)
+                + optional(store.cas.is_some(), 8)
+                + optional(store.vivify.is_some(), 8)
+                + match &store.value {
+                    Body::Bytes(value) => value.len(),
+                    Body::Refused(_) | Body::Staged(_) => 8,
+                }
+        }
+        Operation::Delete(delete) => {
+            optional(delete.compare.is_some(), 8)
+                + optional(delete.deadline.is_some(), 8)
+                + optional(delete.empty.is_some(), 4)
+                + optional(delete.cas.is_some(), 8)
+        }
+        Operation::Arithmetic(arithmetic) => {
+            8 + optional(arithmetic.compare.is_some(), 8)
+                + optional(arithmetic.create.is_some(), 16)
+                + optional(arithmetic.touch.is_some(), 8)
+                + optional(arithmetic.cas.is_some(), 8)
+        }
+    }
+}
+
+/// Writes `request` into `out`, whose length must be [`encoded_request_bytes`] of it.
+///
+/// A staged body belongs to the shard that staged it and must not be sent to another; were it
+/// tried in release, the store would arrive as refused rather than with a wrong value.
+///
+/// # Panics
+/// If `out` has another length, or the key is longer than [`KEY_BYTES_MAX`].
+#[inline]
+pub fn encode_request(request: &Request<'_>, out: &mut [u8]) {
+    assert!(request.key.len() <= KEY_BYTES_MAX, "key of {} bytes", request.key.len());
+    let mut writer = Writer { out };
+    let plain = matches!(&request.operation, Operation::Get(get) if *get == Get::default());
+    let tag = match &request.operation {
+        Operation::Get(_) if plain => ask::PLAIN_GET,
+        Operation::Get(_) => ask::GET,
+        Operation::Store(_) => ask::STORE,
+        Operation::Delete(_) => ask::DELETE,
+        Operation::Arithmetic(_) => ask::ARITHMETIC,
+    };
+    let mut head = [0; PLAIN_GET_HEAD_BYTES];
+    head[0] = tag;
+    head[1] = request.key.len() as u8;
+    head[2..].copy_from_slice(&request.hash.to_bits().to_le_bytes());
+    writer.array(head);
+    if !plain {
+        write_operation(&request.operation, &mut writer);
+    }
+    writer.bytes(request.key);
+    if let Operation::Store(Store { value: Body::Bytes(value), .. }) = &request.operation {
+        writer.bytes(value);
+    }
+    writer.finish();
+}
+
+fn write_operation(operation: &Operation<'_>, writer: &mut Writer<'_>) {
+    match operation {
+        Operation::Get(get) => {
+            let vivify_cas = get.vivify.and_then(|vivify| vivify.cas);
+            let options = match get.purpose {
+                Purpose::Get => 0,
+                Purpose::Touch => 1,
+                Purpose::Inspect => 2,
+                Purpose::Describe => 3,
+            } | bit(get.no_use, get::NO_USE)
+                | bit(get.lease, get::LEASE)
+                | bit(get.touch.is_some(), get::TOUCH)
+                | bit(get.vivify.is_some(), get::VIVIFY)
+                | bit(vivify_cas.is_some(), get::VIVIFY_CAS)
+                | bit(get.vivify.is_some_and(|v| v.binary_key), get::VIVIFY_BINARY_KEY)
+                | bit(get.refresh_below_seconds.is_some(), get::REFRESH);
+            writer.u16(options);
+            writer.optional_deadline(get.touch);
+            writer.optional_deadline(get.vivify.map(|vivify| vivify.deadline));
+            writer.optional_u64(vivify_cas);
+            writer.optional_u32(get.refresh_below_seconds);
+        }
+        Operation::Store(store) => {
+            let refused = match store.value {
+                Body::Bytes(_) => None,
+                Body::Refused(bytes) => Some(bytes),
+                Body::Staged(staged) => {
+                    debug_assert!(false, "a staged body cannot leave its shard");
+                    Some(staged.value_bytes.into())
+                }
+            };
+            let options = match store.mode {
+                StoreMode::Set => 0,
+                StoreMode::Add => 1,
+                StoreMode::Replace => 2,
+                StoreMode::Append => 3,
+                StoreMode::Prepend => 4,
+            } | bit(refused.is_some(), store::REFUSED)
+                | bit(store.flags != 0, store::FLAGS)
+                | bit(!store.deadline.is_never(), store::DEADLINE)
+                | bit(store.compare.is_some(), store::COMPARE)
+                | bit(store.cas.is_some(), store::CAS)
+                | bit(store.vivify.is_some(), store::VIVIFY)
+                | bit(store.accept_older, store::ACCEPT_OLDER)
+                | bit(store.refusal_removes, store::REFUSAL_REMOVES)
+                | bit(store.binary_key, store::BINARY_KEY);
+            writer.u16(options);
+            writer.optional_u64(refused);
+            writer.optional_u32((store.flags != 0).then_some(store.flags));
+            writer.optional_deadline((!store.deadline.is_never()).then_some(store.deadline));
+            writer.optional_u64(store.compare);
+            writer.optional_u64(store.cas);
+            writer.optional_deadline(store.vivify);
+        }
+        Operation::Delete(delete) => {
+            let options = bit(delete.compare.is_some(), delete::COMPARE)
+                | bit(delete.deadline.is_some(), delete::DEADLINE)
+                | bit(delete.empty.is_some(), delete::EMPTY)
+                | bit(delete.cas.is_some(), delete::CAS)
+                | bit(delete.invalidate, delete::INVALIDATE);
+            writer.u16(options);
+            writer.optional_u64(delete.compare);
+            writer.optional_deadline(delete.deadline);
+            writer.optional_u32(delete.empty);
+            writer.optional_u64(delete.cas);
+        }
+        Operation::Arithmetic(arithmetic) => {
+            let options = bit(arithmetic.compare.is_some(), arithmetic::COMPARE)
+                | bit(arithmetic.create.is_some(), arithmetic::CREATE)
+                | bit(arithmetic.touch.is_some(), arithmetic::TOUCH)
+                | bit(arithmetic.cas.is_some(), arithmetic::CAS)
+                | bit(arithmetic.decrement, arithmetic::DECREMENT)
+                | bit(arithmetic.binary_key, arithmetic::BINARY_KEY);
+            writer.u16(options);
+            writer.u64(arithmetic.delta);
+            writer.optional_u64(arithmetic.compare);
+            writer.optional_u64(arithmetic.create.map(|(initial, _)| initial));
+            writer.optional_deadline(arithmetic.create.map(|(_, deadline)| deadline));
+            writer.optional_deadline(arithmetic.touch);
+            writer.optional_u64(arithmetic.cas);
+        }
+    }
+}
+
+/// Reads the request that [`encode_request`] wrote; `message` is the whole of it and no more.
+#[inline]
+pub fn decode_request(message: &[u8]) -> Result<Request<'_>, RelayError> {
+    let mut reader = Reader { rest: message };
+    let head: [u8; PLAIN_GET_HEAD_BYTES] = reader.array()?;
+    let key_bytes = head[1] as usize;
+    if key_bytes == 0 || key_bytes > KEY_BYTES_MAX {
+        return Err(RelayError::Key);
+    }
+    let hash = u64::from_le_bytes(*head[2..].first_chunk().expect("the head has eight more bytes"));
+    let hash = KeyHash::from_bits(hash);
+    if head[0] == ask::PLAIN_GET {
+        let key = reader.bytes(key_bytes)?;
+        reader.finish()?;
+        return Ok(Request { key, hash, operation: Operation::Get(Get::default()) });
+    }
+    let (key, operation) = read_operation(head[0], key_bytes, &mut reader)?;
+    reader.finish()?;
+    Ok(Request { key, hash, operation })
+}
+
+fn read_operation<'b>(
+    tag: u8,
+    key_bytes: usize,
+    reader: &mut Reader<'b>,
+) -> Result<(&'b [u8], Operation<'b>), RelayError> {
+    let options = reader.u16()?;
+    let has = |bit: u16| options & bit != 0;
+    let known = match tag {
+        ask::GET => get::KNOWN,
+        ask::STORE => store::KNOWN,
+        ask::DELETE => delete::KNOWN,
+        ask::ARITHMETIC => arithmetic::KNOWN,
+        _ => return Err(RelayError::Unknown),
+    };
+    if options & !known != 0 {
+        return Err(RelayError::Unknown);
+    }
+    let operation = match tag {
+        ask::GET => {
+            let touch = reader.optional_deadline(has(get::TOUCH))?;
+            let vivify_deadline = reader.optional_deadline(has(get::VIVIFY))?;
+            let cas = reader.optional_u64(has(get::VIVIFY_CAS))?;
+            let binary_key = has(get::VIVIFY_BINARY_KEY);
+            let vivify = vivify_deadline.map(|deadline| Vivify { deadline, cas, binary_key });
+            if vivify.is_none() && (cas.is_some() || binary_key) {
+                return Err(RelayError::Unknown);
+            }
+            Operation::Get(Get {
+                purpose: match options & get::PURPOSE {
+                    0 => Purpose::Get,
+                    1 => Purpose::Touch,
+                    2 => Purpose::Inspect,
+                    3 => Purpose::Describe,
+                    _ => return Err(RelayError::Unknown),
+                },
+                touch,
+                no_use: has(get::NO_USE),
+                lease: has(get::LEASE),
+                vivify,
+                refresh_below_seconds: reader.optional_u32(has(get::REFRESH))?,
+            })
+        }
+        ask::STORE => {
+            let mode = match options & store::MODE {
+                0 => StoreMode::Set,
+                1 => StoreMode::Add,
+                2 => StoreMode::Replace,
+                3 => StoreMode::Append,
+                4 => StoreMode::Prepend,
+                _ => return Err(RelayError::Unknown),
+            };
+            let refused = reader.optional_u64(has(store::REFUSED))?;
+            let flags = reader.optional_u32(has(store::FLAGS))?.unwrap_or(0);
+            let deadline =
+                reader.optional_deadline(has(store::DEADLINE))?.unwrap_or(Deadline::NEVER);
+            let compare = reader.optional_u64(has(store::COMPARE))?;
+            let cas = reader.optional_u64(has(store::CAS))?;
+            let vivify = reader.optional_deadline(has(store::VIVIFY))?;
+            // The value lies behind the key, so a store reads its key itself.
+            let key = reader.bytes(key_bytes)?;
+            let value = refused.map_or_else(|| Body::Bytes(reader.remainder()), Body::Refused);
+            let store = Store {
+                mode,
+                value,
+                flags,
+                deadline,
+                compare,
+                accept_older: has(store::ACCEPT_OLDER),
+                cas,
+                vivify,
+                refusal_removes: has(store::REFUSAL_REMOVES),
+                binary_key: has(store::BINARY_KEY),
+            };
+            return Ok((key, Operation::Store(store)));
+        }
+        ask::DELETE => Operation::Delete(Delete {
+            compare: reader.optional_u64(has(delete::COMPARE))?,
+            deadline: reader.optional_deadline(has(delete::DEADLINE))?,
+            empty: reader.optional_u32(has(delete::EMPTY))?,
+            cas: reader.optional_u64(has(delete::CAS))?,
+            invalidate: has(delete::INVALIDATE),
+        }),
+        _ => {
+            let delta = reader.u64()?;
+            let compare = reader.optional_u64(has(arithmetic::COMPARE))?;
+            let initial = reader.optional_u64(has(arithmetic::CREATE))?;
+            let deadline = reader.optional_deadline(has(arithmetic::CREATE))?;
+            Operation::Arithmetic(Arithmetic {
+                decrement: has(arithmetic::DECREMENT),
+                delta,
+                compare,
+                create: initial.zip(deadline),
+                touch: reader.optional_deadline(has(arithmetic::TOUCH))?,
+                cas: reader.optional_u64(has(arithmetic::CAS))?,
+                binary_key: has(arithmetic::BINARY_KEY),
+            })
+        }
+    };
+    Ok((reader.bytes(key_bytes)?, operation))
+}

@@ -1,0 +1,231 @@
+//! The answer of the core that owned the key.
+
+use super::RelayError;
+use super::bytes::{Reader, Writer, bit8, optional};
+use crate::request::{Hit, KEY_BYTES_MAX, Marks, Number, Response, Value};
+
+const HIT_HEAD_BYTES: usize = 16;
+const NUMBER_HEAD_BYTES: usize = 19;
+
+/// Tags of responses, in the lower four bits. The upper four announce fields of a hit or a number.
+pub(super) mod answer {
+    pub const KIND: u8 = 0x0f;
+    pub const HIT: u8 = 0x01;
+    pub const MISS: u8 = 0x02;
+    pub const STORED: u8 = 0x03;
+    pub const NOT_STORED: u8 = 0x04;
+    pub const EXISTS: u8 = 0x05;
+    pub const NOT_FOUND: u8 = 0x06;
+    pub const DELETED: u8 = 0x07;
+    pub const NUMBER: u8 = 0x08;
+    pub const NON_NUMERIC: u8 = 0x09;
+    pub const TOO_LARGE: u8 = 0x0a;
+    pub const OUT_OF_MEMORY: u8 = 0x0b;
+    pub const NOT_CREATED: u8 = 0x0c;
+
+    pub const FLAGS: u8 = 0x10;
+    pub const DEADLINE: u8 = 0x20;
+    /// The deadline before the request, where it differs from the one after it.
+    pub const DEADLINE_BEFORE: u8 = 0x40;
+    pub const IDLE: u8 = 0x80;
+}
+
+/// Bits of a hit's marks and a number's.
+mod mark {
+    pub const FETCHED: u8 = 1;
+    pub const STALE: u8 = 1 << 1;
+    pub const WON: u8 = 1 << 2;
+    pub const WIN_SENT: u8 = 1 << 3;
+    pub const BINARY_KEY: u8 = 1 << 4;
+    pub const HIT_KNOWN: u8 = (1 << 5) - 1;
+    pub const CREATED: u8 = 1 << 5;
+    pub const NUMBER_KNOWN: u8 = BINARY_KEY | CREATED;
+}
+/// Length of `response` as a message, in bytes. It grows with the value of a hit: a caller that
+/// does not want to copy a long value must look at it first.
+#[inline]
+pub fn encoded_response_bytes(response: &Response<'_>) -> usize {
+    match response {
+        Response::Hit(hit) => {
+            HIT_HEAD_BYTES
+                + optional(hit.flags != 0, 4)
+                + optional(!hit.deadline.is_never(), 8)
+                + optional(hit.deadline_before != hit.deadline, 8)
+                + optional(hit.idle_seconds != 0, 4)
+                + hit.key.len()
+                + hit.value.len()
+        }
+        Response::Number(number) => {
+            NUMBER_HEAD_BYTES
+                + optional(!number.deadline.is_never(), 8)
+                + optional(number.deadline_before != number.deadline, 8)
+                + number.key.len()
+        }
+        Response::Stored { .. } => 13,
+        _ => 1,
+    }
+}
+
+/// Writes `response` into `out`, whose length must be [`encoded_response_bytes`] of it. A chained
+/// value is written in one piece, and a hit's item position stays behind: it means nothing to
+/// another core.
+///
+/// # Panics
+/// If `out` has another length, or a key is longer than [`KEY_BYTES_MAX`].
+#[inline]
+pub fn encode_response(response: &Response<'_>, out: &mut [u8]) {
+    let mut writer = Writer { out };
+    match response {
+        Response::Hit(hit) => write_hit(hit, &mut writer),
+        Response::Number(number) => write_number(number, &mut writer),
+        Response::Stored { cas, value_bytes } => {
+            writer.array([answer::STORED]);
+            writer.u32(*value_bytes);
+            writer.u64(*cas);
+        }
+        Response::Miss => writer.array([answer::MISS]),
+        Response::NotStored => writer.array([answer::NOT_STORED]),
+        Response::Exists => writer.array([answer::EXISTS]),
+        Response::NotFound => writer.array([answer::NOT_FOUND]),
+        Response::Deleted => writer.array([answer::DELETED]),
+        Response::NonNumeric => writer.array([answer::NON_NUMERIC]),
+        Response::TooLarge => writer.array([answer::TOO_LARGE]),
+        Response::OutOfMemory => writer.array([answer::OUT_OF_MEMORY]),
+        Response::NotCreated => writer.array([answer::NOT_CREATED]),
+    }
+    writer.finish();
+}
+
+#[inline]
+fn write_hit(hit: &Hit<'_>, writer: &mut Writer<'_>) {
+    assert!(hit.key.len() <= KEY_BYTES_MAX, "key of {} bytes", hit.key.len());
+    let marks = &hit.marks;
+    let mut head = [0; HIT_HEAD_BYTES];
+    head[0] = answer::HIT
+        | bit8(hit.flags != 0, answer::FLAGS)
+        | bit8(!hit.deadline.is_never(), answer::DEADLINE)
+        | bit8(hit.deadline_before != hit.deadline, answer::DEADLINE_BEFORE)
+        | bit8(hit.idle_seconds != 0, answer::IDLE);
+    head[1] = bit8(marks.fetched, mark::FETCHED)
+        | bit8(marks.stale, mark::STALE)
+        | bit8(marks.won, mark::WON)
+        | bit8(marks.win_sent, mark::WIN_SENT)
+        | bit8(marks.binary_key, mark::BINARY_KEY);
+    head[2] = hit.key.len() as u8;
+    head[3] = hit.class;
+    head[4..8].copy_from_slice(&hit.item_bytes.to_le_bytes());
+    head[8..].copy_from_slice(&hit.cas.to_le_bytes());
+    writer.array(head);
+    writer.optional_u32((hit.flags != 0).then_some(hit.flags));
+    writer.deadlines(hit.deadline, hit.deadline_before);
+    writer.optional_u32((hit.idle_seconds != 0).then_some(hit.idle_seconds));
+    writer.bytes(hit.key);
+    match &hit.value {
+        Value::Whole(value) => writer.bytes(value),
+        chained => chained.parts().for_each(|part| writer.bytes(part)),
+    }
+}
+
+fn write_number(number: &Number<'_>, writer: &mut Writer<'_>) {
+    assert!(number.key.len() <= KEY_BYTES_MAX, "key of {} bytes", number.key.len());
+    writer.array([
+        answer::NUMBER
+            | bit8(!number.deadline.is_never(), answer::DEADLINE)
+            | bit8(number.deadline_before != number.deadline, answer::DEADLINE_BEFORE),
+        bit8(number.created, mark::CREATED) | bit8(number.binary_key, mark::BINARY_KEY),
+        number.key.len() as u8,
+    ]);
+    writer.u64(number.value);
+    writer.u64(number.cas);
+    writer.deadlines(number.deadline, number.deadline_before);
+    writer.bytes(number.key);
+}
+
+/// Reads the response that [`encode_response`] wrote; `message` is the whole of it and no more.
+#[inline]
+pub fn decode_response(message: &[u8]) -> Result<Response<'_>, RelayError> {
+    let mut reader = Reader { rest: message };
+    let [tag] = reader.array()?;
+    let kind = tag & answer::KIND;
+    if kind == answer::HIT {
+        return Ok(Response::Hit(read_hit(tag, &mut reader)?));
+    }
+    if kind == answer::NUMBER {
+        let number = read_number(tag, &mut reader)?;
+        reader.finish()?;
+        return Ok(Response::Number(number));
+    }
+    let response = match tag {
+        answer::STORED => Response::Stored { value_bytes: reader.u32()?, cas: reader.u64()? },
+        answer::MISS => Response::Miss,
+        answer::NOT_STORED => Response::NotStored,
+        answer::EXISTS => Response::Exists,
+        answer::NOT_FOUND => Response::NotFound,
+        answer::DELETED => Response::Deleted,
+        answer::NON_NUMERIC => Response::NonNumeric,
+        answer::TOO_LARGE => Response::TooLarge,
+        answer::OUT_OF_MEMORY => Response::OutOfMemory,
+        answer::NOT_CREATED => Response::NotCreated,
+        _ => return Err(RelayError::Unknown),
+    };
+    reader.finish()?;
+    Ok(response)
+}
+
+#[inline]
+fn read_hit<'b>(tag: u8, reader: &mut Reader<'b>) -> Result<Hit<'b>, RelayError> {
+    let [marks, key_bytes, class] = reader.array()?;
+    let item_bytes = reader.u32()?;
+    let cas = reader.u64()?;
+    let flags = reader.optional_u32(tag & answer::FLAGS != 0)?.unwrap_or(0);
+    let (deadline, deadline_before) = reader.deadlines(tag)?;
+    let idle_seconds = reader.optional_u32(tag & answer::IDLE != 0)?.unwrap_or(0);
+    if marks & !mark::HIT_KNOWN != 0 {
+        return Err(RelayError::Unknown);
+    }
+    if key_bytes as usize > KEY_BYTES_MAX {
+        return Err(RelayError::Key);
+    }
+    let key = reader.bytes(key_bytes.into())?;
+    Ok(Hit {
+        item: None,
+        key,
+        value: Value::Whole(reader.remainder()),
+        flags,
+        cas,
+        deadline,
+        deadline_before,
+        idle_seconds,
+        marks: Marks {
+            fetched: marks & mark::FETCHED != 0,
+            stale: marks & mark::STALE != 0,
+            won: marks & mark::WON != 0,
+            win_sent: marks & mark::WIN_SENT != 0,
+            binary_key: marks & mark::BINARY_KEY != 0,
+        },
+        class,
+        item_bytes,
+    })
+}
+
+fn read_number<'b>(tag: u8, reader: &mut Reader<'b>) -> Result<Number<'b>, RelayError> {
+    let [marks, key_bytes] = reader.array()?;
+    let value = reader.u64()?;
+    let cas = reader.u64()?;
+    let (deadline, deadline_before) = reader.deadlines(tag)?;
+    if marks & !mark::NUMBER_KNOWN != 0 || tag & (answer::FLAGS | answer::IDLE) != 0 {
+        return Err(RelayError::Unknown);
+    }
+    if key_bytes as usize > KEY_BYTES_MAX {
+        return Err(RelayError::Key);
+    }
+    Ok(Number {
+        value,
+        key: reader.bytes(key_bytes.into())?,
+        cas,
+        deadline,
+        deadline_before,
+        created: marks & mark::CREATED != 0,
+        binary_key: marks & mark::BINARY_KEY != 0,
+    })
+}

@@ -1,0 +1,176 @@
+//! Lines and tokens: where a line ends, and the pieces between its spaces.
+//!
+//! Only the space separates tokens and only `\n` ends a line, so a key may hold any other byte.
+//! Keys are short, which is why [`first_low`] walks eight bytes at a time in plain code: the set-up
+//! of a vectorised search costs more than it saves on twenty bytes.
+
+/// Where the first space or newline is, if there is one.
+#[inline]
+pub fn token_end(bytes: &[u8]) -> Option<usize> {
+    let mut from = 0;
+    loop {
+        let at = from + first_low(&bytes[from..])?;
+        if matches!(bytes[at], b' ' | b'\n') {
+            return Some(at);
+        }
+        from = at + 1;
+    }
+}
+
+/// Where the first byte up to the space is: a separator, or a control byte, which is seldom found
+/// but as the `\r` of a line's end.
+#[inline]
+pub fn first_low(bytes: &[u8]) -> Option<usize> {
+    let (words, rest) = bytes.as_chunks::<8>();
+    for (i, word) in words.iter().enumerate() {
+        let low = low_bytes(word);
+        if low != 0 {
+            return Some(i * 8 + low.trailing_zeros() as usize / 8);
+        }
+    }
+    // The last word again, with bytes in front that are known to be none.
+    match bytes.last_chunk::<8>() {
+        Some(word) => {
+            let low = low_bytes(word);
+            (low != 0).then(|| bytes.len() - 8 + low.trailing_zeros() as usize / 8)
+        }
+        None => rest.iter().position(|&byte| byte <= b' '),
+    }
+}
+
+/// The top bit of the lowest byte up to the space; bits above it may be wrong, which a search for
+/// the first does not mind.
+#[inline]
+const fn low_bytes(word: &[u8; 8]) -> u64 {
+    const ONES: u64 = u64::from_le_bytes([1; 8]);
+    const ABOVE: u64 = u64::from_le_bytes([b' ' + 1; 8]);
+    let word = u64::from_le_bytes(*word);
+    word.wrapping_sub(ABOVE) & !word & (ONES << 7)
+}
+
+/// A line that has wholly arrived.
+#[derive(Clone, Copy, Debug)]
+pub struct Line<'b> {
+    /// What it says, without its ending.
+    pub text: &'b [u8],
+    /// Its length in the input, ending included.
+    pub bytes: usize,
+}
+
+impl<'b> Line<'b> {
+    /// The line of `input` whose `\n` is at `newline`. One `\r` before it belongs to the ending.
+    #[inline]
+    pub fn new(input: &'b [u8], newline: usize) -> Self {
+        let text = &input[..newline];
+        Self { text: text.strip_suffix(b"\r").unwrap_or(text), bytes: newline + 1 }
+    }
+}
+
+/// The tokens of a line, one by one.
+#[derive(Clone, Copy, Debug)]
+pub struct Tokens<'b> {
+    rest: &'b [u8],
+}
+
+impl<'b> Tokens<'b> {
+    /// The tokens of `text`, which is a line without its ending or the rest of one.
+    pub fn new(text: &'b [u8]) -> Self {
+        Self { rest: text }
+    }
+
+    /// Bytes that have not been taken yet, spaces included.
+    pub fn len(&self) -> usize {
+        self.rest.len()
+    }
+
+    /// What has not been taken yet, without the spaces around it.
+    pub fn rest(&self) -> &'b [u8] {
+        let start = self.rest.iter().position(|&b| b != b' ').unwrap_or(self.rest.len());
+        let end = self.rest.iter().rposition(|&b| b != b' ').map_or(start, |last| last + 1);
+        &self.rest[start..end]
+    }
+
+    /// The last token that has not been taken yet, without taking it.
+    pub fn last(&self) -> Option<&'b [u8]> {
+        let rest = self.rest();
+        let start = rest.iter().rposition(|&b| b == b' ').map_or(0, |space| space + 1);
+        (!rest.is_empty()).then(|| &rest[start..])
+    }
+
+    /// Whether the last token is exactly `noreply`.
+    #[inline]
+    pub fn end_in_noreply(&self) -> bool {
+        !self.rest.is_empty() && self.last() == Some(b"noreply")
+    }
+
+    /// Takes exactly `N` tokens; `None` if there are fewer, or more.
+    pub fn exactly<const N: usize>(mut self) -> Option<[&'b [u8]; N]> {
+        let mut tokens = [&b""[..]; N];
+        for token in &mut tokens {
+            *token = self.next()?;
+        }
+        self.next().is_none().then_some(tokens)
+    }
+}
+
+impl<'b> Iterator for Tokens<'b> {
+    type Item = &'b [u8];
+
+    #[inline]
+    fn next(&mut self) -> Option<&'b [u8]> {
+        loop {
+            match self.rest {
+                [] => return None,
+                [b' ', rest @ ..] => self.rest = rest,
+                _ => break,
+            }
+        }
+        // Inside a line there is no newline, so the first of the two is a space.
+        let end = token_end(self.rest).unwrap_or(self.rest.len());
+        let (token, rest) = self.rest.split_at(end);
+        self.rest = rest;
+        Some(token)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn runs_of_spaces_separate_like_one_and_tabs_do_not() {
+        let tokens: Vec<_> = Tokens::new(b"  a  b\tc   \x00\xff ").collect();
+        assert_eq!(tokens, [&b"a"[..], b"b\tc", b"\x00\xff"]);
+        assert_eq!(Tokens::new(b"   ").next(), None);
+    }
+
+    #[test]
+    fn only_one_carriage_return_belongs_to_the_ending() {
+        let line = Line::new(b"a\r\r\nrest", 3);
+        assert_eq!((line.text, line.bytes), (&b"a\r"[..], 4));
+        let line = Line::new(b"a\n", 1);
+        assert_eq!((line.text, line.bytes), (&b"a"[..], 2));
+    }
+
+    #[test]
+    fn the_last_token_ignores_trailing_spaces() {
+        assert_eq!(Tokens::new(b"x noreply  ").last(), Some(&b"noreply"[..]));
+        assert_eq!(Tokens::new(b"  ").last(), None);
+        assert!(!Tokens::new(b"x noreplyy").end_in_noreply());
+        assert!(!Tokens::new(b"x NOREPLY").end_in_noreply());
+    }
+
+    proptest! {
+        #[test]
+        fn token_end_is_the_first_space_or_newline(
+            bytes in proptest::collection::vec(
+                prop_oneof![4 => any::<u8>(), 1 => Just(b' '), 1 => Just(b'\n'), 1 => Just(b'!'),
+                    1 => Just(0x0b)], 0..40)
+        ) {
+            let expected = bytes.iter().position(|&b| b == b' ' || b == b'\n');
+            prop_assert_eq!(token_end(&bytes), expected);
+            prop_assert_eq!(first_low(&bytes), bytes.iter().position(|&byte| byte <= b' '));
+        }
+    }
+}

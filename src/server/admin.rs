@@ -1,0 +1,230 @@
+//! The node over HTTP: `/health`, `/metrics` for Prometheus, `/stats` as JSON.
+//!
+//! Served by the control executor through glommio's own sockets, so that a scrape never stands in
+//! the way of a client; what the cores know is asked of them (see [`super::inquiry`]). Everything is
+//! bounded: connections, the size of a request, and the time for each step.
+
+use std::cell::Cell;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_lite::future::or;
+use futures_lite::{AsyncReadExt, AsyncWriteExt};
+use glommio::net::{TcpListener, TcpStream};
+use glommio::sync::Semaphore;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::http::{self, Answer, Method, Request, Status};
+use super::inquiry::{Told, Wish};
+use super::node::Node;
+use super::process;
+use crate::config::Config;
+use crate::stats::{Snapshot, json, prometheus};
+
+/// Connections served at once; a further one is told 503.
+const CONNECTIONS_MAX: u32 = 32;
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 64;
+/// Longest wait for a request's head, and for a client to take its answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Longest wait for the figures of all cores.
+const FIGURES_PATIENCE: Duration = Duration::from_secs(1);
+/// How often is looked whether they have arrived.
+const FIGURES_STEP: Duration = Duration::from_millis(1);
+/// Pause after accepting has failed.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+/// The socket that `config` wants to be served on, if it wants one.
+///
+/// # Errors
+/// With the address that could not be listened on.
+pub fn open(config: &Config) -> Result<Option<Socket>, (String, io::Error)> {
+    let Some(address) = config.admin else { return Ok(None) };
+    let open = || {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        if address.is_ipv6() {
+            socket.set_only_v6(true)?;
+        }
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        Ok(socket)
+    };
+    open().map(Some).map_err(|error| (address.to_string(), error))
+}
+
+/// Serves the pages for ever.
+pub async fn serve(listener: TcpListener, node: Arc<Node>) {
+    let admin = Rc::new(Admin { node, open: Cell::new(0), asking: Semaphore::new(1) });
+    loop {
+        match listener.accept().await {
+            Ok(stream) => {
+                glommio::spawn_local(admin.clone().connection(stream)).detach();
+            }
+            Err(error) => {
+                log::warn!("accepting admin connections paused: {error}");
+                glommio::timer::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+struct Admin {
+    node: Arc<Node>,
+    /// Connections being served.
+    open: Cell<u32>,
+    /// Cores have one place for a wish: one request asks at a time.
+    asking: Semaphore,
+}
+
+impl Admin {
+    async fn connection(self: Rc<Self>, mut stream: TcpStream) {
+        self.open.set(self.open.get() + 1);
+        if self.open.get() > CONNECTIONS_MAX {
+            let answer = Answer::text(Status::Unavailable, "too many connections");
+            send(&mut stream, &answer.bytes(false, false)).await;
+        } else {
+            let _ = stream.set_nodelay(true);
+            self.requests(&mut stream).await;
+        }
+        let _ = stream.shutdown(std::net::Shutdown::Write).await;
+        self.open.set(self.open.get() - 1);
+    }
+
+    /// Answers requests until the client or an error ends the connection.
+    async fn requests(&self, stream: &mut TcpStream) {
+        let mut input = Vec::new();
+        loop {
+            let (bytes, used, keep_alive) = match read_head(stream, &mut input).await {
+                Ok(None) => return,
+                Ok(Some(request)) => {
+                    let answer = self.answer(&request).await;
+                    let keep_alive = request.keep_alive && !self.node.is_stopping();
+                    let bytes = answer.bytes(request.method == Method::Head, keep_alive);
+                    (bytes, request.head_bytes, keep_alive)
+                }
+                Err(status) => {
+                    let answer = Answer::text(status, "this is no request that is served here");
+                    (answer.bytes(false, false), 0, false)
+                }
+            };
+            if !send(stream, &bytes).await || !keep_alive {
+                return;
+            }
+            input.drain(..used);
+        }
+    }
+
+    async fn answer(&self, request: &Request<'_>) -> Answer {
+        type Page = fn(&Snapshot<'_>) -> Answer;
+        let (wish, page): (Wish, Page) = match request.path {
+            b"/health" | b"/metrics" | b"/stats" if request.method == Method::Other => {
+                return Answer::text(Status::MethodNotAllowed, "pages are only read");
+            }
+            b"/health" if self.node.is_stopping() => {
+                return Answer::text(Status::Unavailable, "stopping");
+            }
+            b"/health" => return Answer::text(Status::Ok, "ok"),
+            b"/metrics" => (Wish::Figures, metrics),
+            b"/stats" => (Wish::Connections, stats),
+            _ => {
+                let help = "no such page: there are /health, /metrics and /stats";
+                return Answer::text(Status::NotFound, help);
+            }
+        };
+        match self.ask_cores(wish).await {
+            Ok(told) => self.show(told, page),
+            Err(core) => {
+                let line = format!("core {core} has not told its figures in time");
+                Answer::text(Status::Unavailable, &line)
+            }
+        }
+    }
+
+    /// What all cores tell, in core order, or the first core that does not tell in time.
+    async fn ask_cores(&self, wish: Wish) -> Result<Vec<Told>, usize> {
+        let _turn = self.asking.acquire_permit(1).await.expect("it is never closed");
+        for (core, doorbell) in self.node.cores.iter().zip(self.node.doorbells.iter()) {
+            core.inquiry.ask(wish);
+            doorbell.ring_loudly();
+        }
+        let asked_at = Instant::now();
+        let mut all = Vec::with_capacity(self.node.cores.len());
+        for (number, core) in self.node.cores.iter().enumerate() {
+            loop {
+                if let Some(told) = core.inquiry.take() {
+                    all.push(told);
+                    break;
+                }
+                if asked_at.elapsed() > FIGURES_PATIENCE {
+                    return Err(number);
+                }
+                glommio::timer::sleep(FIGURES_STEP).await;
+            }
+        }
+        Ok(all)
+    }
+
+    fn show(&self, told: Vec<Told>, page: fn(&Snapshot<'_>) -> Answer) -> Answer {
+        let node = &self.node;
+        let (cores, connections): (Vec<_>, Vec<_>) =
+            told.into_iter().map(|told| (told.figures, told.connections)).unzip();
+        let tuning = *node.tuning();
+        page(&Snapshot {
+            now: node.clock.now(),
+            process: &process::stats(node.clock.uptime()),
+            config: &node.config,
+            tuning: &tuning,
+            verbosity: node.verbosity(),
+            flushed_at: node.flushed_at(),
+            cores: &cores,
+            connections: &connections.concat(),
+        })
+    }
+}
+
+fn metrics(snapshot: &Snapshot<'_>) -> Answer {
+    let body = prometheus::render(snapshot);
+    Answer { status: Status::Ok, content_type: prometheus::CONTENT_TYPE, body }
+}
+
+fn stats(snapshot: &Snapshot<'_>) -> Answer {
+    let body = json::render(snapshot);
+    Answer { status: Status::Ok, content_type: "application/json", body }
+}
+
+/// Receives until `input` begins with a whole head. `Ok(None)` when the client is gone or has
+/// nothing more to ask, an error with the answer to what is no head.
+async fn read_head<'b>(
+    stream: &mut TcpStream,
+    input: &'b mut Vec<u8>,
+) -> Result<Option<Request<'b>>, Status> {
+    let deadline = Instant::now() + PATIENCE;
+    while http::parse(input)?.is_none() {
+        let mut buffer = [0; 2048];
+        let left = deadline.saturating_duration_since(Instant::now());
+        match within(left, stream.read(&mut buffer)).await {
+            Some(Ok(0) | Err(_)) => return Ok(None),
+            Some(Ok(bytes)) => input.extend_from_slice(&buffer[..bytes]),
+            None if input.is_empty() => return Ok(None),
+            None => return Err(Status::RequestTimeout),
+        }
+    }
+    http::parse(input)
+}
+
+/// Sends all bytes; false when the client does not take them.
+async fn send(stream: &mut TcpStream, bytes: &[u8]) -> bool {
+    matches!(within(PATIENCE, stream.write_all(bytes)).await, Some(Ok(())))
+}
+
+/// What `step` brings, or `None` when it takes longer than `limit`.
+async fn within<T>(limit: Duration, step: impl Future<Output = T>) -> Option<T> {
+    or(async { Some(step.await) }, async {
+        glommio::timer::sleep(limit).await;
+        None
+    })
+    .await
+}

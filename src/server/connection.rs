@@ -1,0 +1,300 @@
+//! One client connection: what has arrived, what is on its way out, and whether it may go on.
+
+use std::mem;
+use std::net::Shutdown;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+
+use super::net_ring::{self, Token};
+use crate::engine::{BoundedOutput, Session};
+use crate::protocol::Output;
+use crate::request::{ItemRef, Span, Staged, Value};
+use crate::time::Instant;
+
+/// One client connection.
+#[derive(Debug)]
+pub struct Connection {
+    socket: OwnedFd,
+    /// Its name in the net ring and the mesh.
+    pub token: Token,
+    /// Decoder and pipeline.
+    pub session: Session,
+    /// Input that could not be used yet: the beginning of a request, or whole ones held back.
+    pub pending: Vec<u8>,
+    /// Answers to be sent.
+    pub out: Outgoing,
+    /// A long value that is arriving.
+    pub arriving: Option<Box<Arriving>>,
+    /// A multishot receive is armed.
+    pub receiving: bool,
+    /// A cancellation of the receive is on its way.
+    pub cancelling: bool,
+    /// A receive into the item of the arriving value is in flight.
+    pub filling: bool,
+    /// Turns for which the connection still counts as one that sends long values: it is received
+    /// from once at a time, so that the next value can go straight into its item.
+    pub bulk: u8,
+    /// Turns for which its answers have waited for others of the same batch.
+    pub deferrals: u8,
+    /// A send is in flight.
+    pub sending: bool,
+    /// Input waits in `pending` until answers are sent or other cores have room.
+    pub held_back: bool,
+    /// A node command is being carried out; input waits behind it.
+    pub awaiting_node: bool,
+    /// The peer will send no more.
+    pub ended: bool,
+    /// Close once everything due is sent.
+    pub closing: bool,
+    /// Close at once; nothing can be sent any more.
+    pub broken: bool,
+    /// Listed for the end of the turn.
+    pub dirty: bool,
+    /// When a request last arrived.
+    pub last_active: Instant,
+}
+
+impl Connection {
+    /// A fresh connection over `socket`.
+    pub fn new(socket: OwnedFd, token: Token, output_bytes_max: usize, now: Instant) -> Self {
+        Self {
+            socket,
+            token,
+            session: Session::default(),
+            pending: Vec::new(),
+            out: Outgoing::new(output_bytes_max),
+            arriving: None,
+            receiving: false,
+            cancelling: false,
+            filling: false,
+            bulk: 0,
+            deferrals: 0,
+            sending: false,
+            held_back: false,
+            awaiting_node: false,
+            ended: false,
+            closing: false,
+            broken: false,
+            dirty: false,
+            last_active: now,
+        }
+    }
+
+    /// The descriptor.
+    pub fn fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
+    }
+
+    /// The socket.
+    pub fn socket(&self) -> &impl AsFd {
+        &self.socket
+    }
+
+    /// Whether more answers of the same batch are expected from other cores any moment, so that
+    /// one send is likely to do for all of them.
+    pub fn is_soon_fuller(&mut self) -> bool {
+        let waits = !self.session.pipeline.is_empty()
+            && self.arriving.is_none()
+            && !self.awaiting_node
+            && !self.broken
+            && self.deferrals < DEFERRALS_MAX
+            && self.out.output.buffer.len() < DEFERRED_BYTES_MAX;
+        self.deferrals += u8::from(waits);
+        waits
+    }
+
+    /// Answers to requests that came together with the current one are still to be sent.
+    pub fn has_answers(&self) -> bool {
+        !self.out.output.is_empty()
+    }
+
+    /// The client has to read before it is sent more.
+    pub fn is_output_full(&self) -> bool {
+        self.out.is_full()
+    }
+
+    /// Input must wait.
+    pub fn is_stalled(&self) -> bool {
+        self.held_back || self.awaiting_node || self.closing || self.broken
+    }
+
+    /// Everything due has been sent and nothing more will be.
+    pub fn is_finished(&self) -> bool {
+        let silent = !self.sending && self.out.output.is_empty();
+        let answered = self.session.pipeline.is_empty() && !self.awaiting_node;
+        let done = self.closing || (self.ended && !self.held_back);
+        !self.filling && ((self.broken && !self.sending) || (done && silent && answered))
+    }
+
+    /// Ends both directions, so that the kernel gives back an armed receive.
+    pub fn shut_down(&self) {
+        let _ = socket2::SockRef::from(&self.socket).shutdown(Shutdown::Both);
+    }
+}
+
+/// Turns of a busy core for which answers may wait for others of the same batch.
+pub const DEFERRALS_MAX: u8 = 4;
+/// Answers of this many bytes are sent without waiting.
+const DEFERRED_BYTES_MAX: usize = 32 << 10;
+
+/// Answers of one connection that are to be sent.
+#[derive(Debug)]
+pub struct Outgoing {
+    /// The bytes, in order.
+    pub output: net_ring::Output,
+    /// Bytes of pinned values among them.
+    pinned_bytes: usize,
+    /// Values among them whose items are not pinned yet, from this one on.
+    unpinned_from: usize,
+    limit: usize,
+}
+
+/// Values of at least this many bytes are sent from their item. Below it, copying is cheaper than
+/// keeping the item in place.
+const PINNED_BYTES_MIN: usize = 8 << 10;
+
+impl Outgoing {
+    /// Room for answers, full at `limit` bytes.
+    pub fn new(limit: usize) -> Self {
+        Self { output: net_ring::Output::default(), pinned_bytes: 0, unpinned_from: 0, limit }
+    }
+
+    /// Takes everything, to be sent.
+    pub fn take(&mut self) -> net_ring::Output {
+        self.pinned_bytes = 0;
+        self.unpinned_from = 0;
+        mem::take(&mut self.output)
+    }
+}
+
+impl Output for Outgoing {
+    #[inline]
+    fn bytes(&mut self, bytes: &[u8]) {
+        self.output.buffer.extend_from_slice(bytes);
+    }
+
+    #[inline]
+    fn value(&mut self, value: &Value<'_>, item: Option<ItemRef>) {
+        match (value, item) {
+            (Value::Whole(bytes), None) => self.output.buffer.extend_from_slice(bytes),
+            (Value::Whole(bytes), _) if bytes.len() < PINNED_BYTES_MIN => {
+                self.output.buffer.extend_from_slice(bytes);
+            }
+            (value, Some(item)) => self.by_reference(value, item),
+            (value, None) => self.output.buffer.value(value, None),
+        }
+    }
+}
+
+impl Outgoing {
+    #[cold]
+    #[allow(unsafe_code)]
+    fn by_reference(&mut self, value: &Value<'_>, item: ItemRef) {
+        let at = self.output.buffer.len();
+        for part in value.parts() {
+            self.pinned_bytes += part.len();
+            // SAFETY: the engine pins the item, once for each part, right after the answer is
+            // encoded and before the shard can change; the worker unpins it when the send is done
+            // or given up, and keeps the shard longer than its net ring.
+            self.output.pinned.push(unsafe { net_ring::Pinned::new(at, item, part) });
+        }
+    }
+}
+
+impl BoundedOutput for Outgoing {
+    #[inline]
+    fn is_full(&self) -> bool {
+        self.output.buffer.len() + self.pinned_bytes >= self.limit
+    }
+
+    #[inline]
+    fn next_unpinned(&mut self) -> Option<ItemRef> {
+        let pinned = self.output.pinned.get(self.unpinned_from)?;
+        self.unpinned_from += 1;
+        Some(pinned.item)
+    }
+}
+
+/// What is missing of a value is received straight into its item from this many bytes on; less is
+/// copied from the receive buffers, which saves a change of mode.
+const FILLED_BYTES_MIN: usize = 32 << 10;
+
+/// A store whose long value is arriving piece by piece.
+#[derive(Debug)]
+pub struct Arriving {
+    /// The request in the relay's form, with an empty value.
+    pub request: Vec<u8>,
+    /// Its place in the pipeline.
+    pub sequence: u32,
+    /// Where the value goes.
+    pub place: Place,
+    /// Bytes of the value that have arrived.
+    pub arrived: usize,
+    /// Bytes of the whole value.
+    pub value_bytes: usize,
+    /// What has arrived of the bytes behind the value.
+    pub trailer: Vec<u8>,
+    /// How many there will be.
+    pub trailer_bytes: usize,
+}
+
+/// Where an arriving value goes.
+#[derive(Debug)]
+pub enum Place {
+    /// Into an item of this core's shard.
+    Item(Staged, Vec<Span>),
+    /// Into a buffer, to be handed to the core that owns the key.
+    Buffer(Vec<u8>),
+}
+
+impl Arriving {
+    /// Takes what belongs to the value and its trailer from `input`; returns how many bytes.
+    pub fn take(&mut self, input: &[u8], memory: &mut [u8]) -> usize {
+        let of_value = input.len().min(self.value_bytes - self.arrived);
+        match &mut self.place {
+            Place::Buffer(buffer) => buffer.extend_from_slice(&input[..of_value]),
+            Place::Item(_, spans) => {
+                let mut rest = &input[..of_value];
+                let mut skip = self.arrived;
+                for span in spans.iter() {
+                    let bytes = span.bytes as usize;
+                    if skip >= bytes {
+                        skip -= bytes;
+                        continue;
+                    }
+                    let part = rest.len().min(bytes - skip);
+                    let start = span.offset as usize + skip;
+                    memory[start..start + part].copy_from_slice(&rest[..part]);
+                    rest = &rest[part..];
+                    skip = 0;
+                    if rest.is_empty() {
+                        break;
+                    }
+                }
+            }
+        }
+        self.arrived += of_value;
+        let of_trailer = (input.len() - of_value).min(self.trailer_bytes - self.trailer.len());
+        self.trailer.extend_from_slice(&input[of_value..of_value + of_trailer]);
+        of_value + of_trailer
+    }
+
+    /// The next place of the value in its item, if so much of it is missing that receiving
+    /// straight into it pays.
+    pub fn place<'m>(&self, memory: &'m mut [u8]) -> Option<&'m mut [u8]> {
+        let Place::Item(_, spans) = &self.place else { return None };
+        let mut skip = self.arrived;
+        let span = spans.iter().find(|span| {
+            let inside = skip < span.bytes as usize;
+            skip -= if inside { 0 } else { span.bytes as usize };
+            inside
+        })?;
+        let place =
+            &mut memory[span.offset as usize + skip..(span.offset as usize + span.bytes as usize)];
+        (place.len() >= FILLED_BYTES_MIN).then_some(place)
+    }
+
+    /// Everything is here.
+    pub fn is_complete(&self) -> bool {
+        self.arrived == self.value_bytes && self.trailer.len() == self.trailer_bytes
+    }
+}

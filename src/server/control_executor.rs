@@ -1,0 +1,42 @@
+//! The executor beside the cores: unpinned, for what must not share a core's turns.
+//!
+//! It serves the admin pages. It ends after the cores have, so that `/health` tells to the last that
+//! the node is stopping.
+
+use std::io;
+use std::sync::Arc;
+
+use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
+use socket2::Socket;
+
+use super::node::Node;
+use super::{REACTOR_MEMORY_BYTES, admin, adopt};
+
+/// Starts it; it runs until [`Node::end`].
+///
+/// # Errors
+/// When the kernel refuses its rings or its thread.
+pub fn start(node: Arc<Node>, admin: Option<Socket>) -> io::Result<ExecutorJoinHandle<()>> {
+    LocalExecutorBuilder::new(Placement::Unbound)
+        .name("control")
+        .io_memory(REACTOR_MEMORY_BYTES)
+        .spawn(move || run(node, admin))
+        .map_err(|error| io::Error::other(error.to_string()))
+}
+
+async fn run(node: Arc<Node>, admin: Option<Socket>) {
+    let pages = admin.map(|socket| {
+        let listener = adopt::listener(socket);
+        glommio::spawn_local(admin::serve(listener, node.clone()))
+    });
+    if let Ok(eventfd) = node.control_bell.eventfd().try_clone_to_owned() {
+        let bell = adopt::bell(eventfd);
+        while !node.has_ended() {
+            let _ = bell.read_at(0, 8).await;
+        }
+        let _ = bell.close().await;
+    }
+    if let Some(pages) = pages {
+        pages.cancel().await;
+    }
+}

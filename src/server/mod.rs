@@ -1,0 +1,236 @@
+//! The shell around the pure cores: executors, sockets, clock, signals. Only here.
+
+use std::fmt;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::mpsc;
+
+use glommio::{LocalExecutorBuilder, Placement};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::config::Config;
+use crate::engine::{Engine, EngineConfig};
+
+mod admin;
+mod adopt;
+pub mod clock;
+mod commands;
+pub mod connection;
+pub mod control;
+mod control_executor;
+pub mod host;
+mod http;
+pub mod inquiry;
+pub mod listener;
+pub mod mesh;
+pub mod net_ring;
+pub mod node;
+pub mod preflight;
+mod process;
+pub mod worker;
+
+use listener::Listener;
+use mesh::{Doorbell, Mesh};
+use net_ring::{NetRing, NetRingConfig};
+use node::Node;
+use worker::{Worker, WorkerParts};
+
+/// Bytes that each glommio reactor registers with the kernel, three times over. Nothing large is
+/// read or written through it.
+const REACTOR_MEMORY_BYTES: usize = 64 << 10;
+/// Submission queue entries of a net ring.
+const NET_RING_ENTRIES: u32 = 1024;
+
+/// Why the server could not start or had to stop.
+#[derive(Debug)]
+pub enum ServerError {
+    /// An address or path cannot be listened on.
+    Listen {
+        /// The address or path.
+        address: String,
+        /// Why.
+        error: io::Error,
+    },
+    /// A core could not start.
+    Core {
+        /// Its CPU.
+        cpu: usize,
+        /// Why.
+        reason: String,
+    },
+    /// Signals cannot be received.
+    Signals(io::Error),
+    /// An eventfd cannot be made.
+    Doorbell(io::Error),
+    /// The control executor could not start.
+    Control(io::Error),
+}
+
+impl fmt::Display for ServerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ServerError::Listen { address, error } => {
+                write!(f, "cannot listen on {address}: {error}")
+            }
+            ServerError::Core { cpu, reason } => {
+                write!(f, "cannot start a core on CPU {cpu}: {reason}")
+            }
+            ServerError::Signals(error) => write!(f, "cannot receive signals: {error}"),
+            ServerError::Doorbell(error) => write!(f, "cannot make an eventfd: {error}"),
+            ServerError::Control(error) => {
+                write!(f, "cannot start the control executor: {error}")
+            }
+        }
+    }
+}
+
+impl std::error::Error for ServerError {}
+
+/// Runs a node until SIGTERM or SIGINT, or until a client shuts it down.
+///
+/// # Errors
+/// When it cannot start. Once it runs, a core that fails ends the process.
+pub fn run(config: Config) -> Result<(), ServerError> {
+    let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(ServerError::Signals)?;
+    end_process_on_panic();
+    let core_count = config.core_count();
+    let listeners = (0..core_count)
+        .map(|core| listener::open(&config, core))
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|(address, error)| ServerError::Listen { address, error })?;
+    let admin =
+        admin::open(&config).map_err(|(address, error)| ServerError::Listen { address, error })?;
+    let doorbells = (0..core_count)
+        .map(|_| eventfd().map(Doorbell::new))
+        .collect::<io::Result<Arc<[_]>>>()
+        .map_err(ServerError::Doorbell)?;
+    let meshes = mesh::build(core_count, config.queues.mesh_ring_bytes as usize, doorbells.clone());
+    let hash_seed = random_seed();
+    let control_bell = eventfd().map(Doorbell::new).map_err(ServerError::Doorbell)?;
+    let node = Arc::new(Node::new(config, doorbells, control_bell));
+
+    let (started, starts) = mpsc::channel();
+    let mut cores = Vec::new();
+    for ((core, mesh), listeners) in (0..core_count).zip(meshes).zip(listeners) {
+        let cpu = node.config.cpus[core];
+        let parts = CoreParts { core, mesh, listeners, hash_seed, node: node.clone() };
+        let started = started.clone();
+        let handle = LocalExecutorBuilder::new(Placement::Fixed(cpu))
+            .name(&format!("core-{core}"))
+            .io_memory(REACTOR_MEMORY_BYTES)
+            .spawn(move || run_core(parts, started))
+            .map_err(|error| ServerError::Core { cpu, reason: error.to_string() })?;
+        cores.push(handle);
+    }
+    drop(started);
+    for (core, outcome) in starts.iter().take(core_count) {
+        outcome.map_err(|error: io::Error| ServerError::Core {
+            cpu: node.config.cpus[core],
+            reason: error.to_string(),
+        })?;
+    }
+    let control = control_executor::start(node.clone(), admin).map_err(ServerError::Control)?;
+    announce(&node);
+
+    let signal_handle = signals.handle();
+    let on_signal = node.clone();
+    let waiter = std::thread::Builder::new().name("signals".into()).spawn(move || {
+        if let Some(signal) = signals.forever().next() {
+            log::info!("signal {signal}: shutting down");
+            on_signal.stop();
+        }
+    });
+    for handle in cores {
+        let _ = handle.join();
+    }
+    node.end();
+    let _ = control.join();
+    signal_handle.close();
+    if let Ok(waiter) = waiter {
+        let _ = waiter.join();
+    }
+    listener::remove_path(&node.config);
+    log::info!("stopped after {:.1} s", node.clock.uptime().as_secs_f64());
+    Ok(())
+}
+
+struct CoreParts {
+    core: usize,
+    mesh: Mesh,
+    listeners: Vec<Listener>,
+    hash_seed: u64,
+    node: Arc<Node>,
+}
+
+async fn run_core(parts: CoreParts, started: mpsc::Sender<(usize, io::Result<()>)>) {
+    let CoreParts { core, mesh, listeners, hash_seed, node } = parts;
+    let config = &node.config;
+    let mut engine = Engine::new(EngineConfig {
+        core: core as u32,
+        core_count: config.core_count() as u32,
+        hash_seed,
+        shard: config.shard(),
+        default_ttl: config.default_ttl,
+        pipeline_requests_max: config.queues.pipeline_depth_max as usize,
+        pipeline_bytes_max: config.queues.output_bytes_max as usize,
+    });
+    engine.hides_cas = !config.permissions.cas;
+    let ring = NetRingConfig {
+        entries: NET_RING_ENTRIES,
+        buffer_count: config.queues.receive_buffers,
+        buffer_bytes: config.queues.receive_buffer_bytes,
+    };
+    let net = node.doorbells[core]
+        .eventfd()
+        .try_clone_to_owned()
+        .and_then(|wakeup| NetRing::new(ring, wakeup));
+    let net = match net {
+        Ok(net) => net,
+        Err(error) => {
+            let _ = started.send((core, Err(error)));
+            return;
+        }
+    };
+    let _ = started.send((core, Ok(())));
+    drop(started);
+    Worker::new(WorkerParts { net, mesh, engine, node, listeners }).run().await;
+}
+
+/// A core that panics must not leave a silently dead shard behind.
+fn end_process_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        log::error!("a core failed; the process ends so that it cannot serve a part of the keys");
+        std::process::exit(101);
+    }));
+}
+
+fn eventfd() -> io::Result<OwnedFd> {
+    rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).map_err(io::Error::from)
+}
+
+/// A seed that an attacker cannot guess, so that keys cannot be chosen to meet in one bucket.
+fn random_seed() -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    std::collections::hash_map::RandomState::new().build_hasher().finish()
+}
+
+fn announce(node: &Node) {
+    let config = &node.config;
+    let addresses: Vec<String> = config
+        .listen
+        .iter()
+        .map(|address| std::net::SocketAddr::new(*address, config.port).to_string())
+        .chain(config.unix_socket.iter().map(|unix| unix.path.display().to_string()))
+        .collect();
+    log::info!(
+        "ringlane {} ready on {}: {} cores, {} MiB",
+        env!("CARGO_PKG_VERSION"),
+        addresses.join(", "),
+        config.core_count(),
+        config.memory_bytes >> 20
+    );
+}

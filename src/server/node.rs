@@ -1,0 +1,169 @@
+//! What the cores of one node share: settings, the clock, doorbells and a few counters.
+//!
+//! Nothing here is on the path of a request. Counters have one writer, the core they belong to,
+//! except those that are touched once per connection.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use super::clock::Clock;
+use super::inquiry::Inquiry;
+use super::mesh::Doorbell;
+use crate::config::{Config, LogLevel};
+use crate::protocol::node::Tuning;
+use crate::time::Instant;
+
+/// A node's shared state.
+pub struct Node {
+    /// The settings.
+    pub config: Config,
+    /// The time.
+    pub clock: Clock,
+    /// How each core is woken.
+    pub doorbells: Arc<[Doorbell]>,
+    /// How the control executor is woken.
+    pub control_bell: Doorbell,
+    /// Figures of each core.
+    pub cores: Box<[CoreFigures]>,
+    /// Open connections of all cores.
+    pub connections: AtomicU32,
+    tuning: Mutex<Tuning>,
+    verbosity: AtomicU32,
+    flushed_at_millis: AtomicU64,
+    stopping: AtomicBool,
+    stopping_since_millis: AtomicU64,
+    ended: AtomicBool,
+}
+
+/// Figures of one core, on cache lines of their own.
+#[derive(Default)]
+#[repr(align(128))]
+pub struct CoreFigures {
+    /// Open connections, those on their way to this core included.
+    pub connections: AtomicU32,
+    /// Where others than the cores ask for the core's figures.
+    pub inquiry: Inquiry,
+}
+
+impl Node {
+    /// The shared state of a node that is about to start.
+    pub fn new(config: Config, doorbells: Arc<[Doorbell]>, control_bell: Doorbell) -> Self {
+        let cores = (0..config.core_count()).map(|_| CoreFigures::default()).collect();
+        let verbosity = AtomicU32::new(config.verbosity.into());
+        Self {
+            config,
+            clock: Clock::start(),
+            doorbells,
+            control_bell,
+            cores,
+            connections: AtomicU32::new(0),
+            tuning: Mutex::new(Tuning::default()),
+            verbosity,
+            flushed_at_millis: AtomicU64::new(0),
+            stopping: AtomicBool::new(false),
+            stopping_since_millis: AtomicU64::new(0),
+            ended: AtomicBool::new(false),
+        }
+    }
+
+    /// Counts a new connection; false when there are too many already.
+    pub fn admit(&self) -> bool {
+        let open = self.connections.fetch_add(1, Ordering::Relaxed);
+        if open >= self.config.connections_max {
+            self.connections.fetch_sub(1, Ordering::Relaxed);
+            return false;
+        }
+        true
+    }
+
+    /// Counts a connection that is gone.
+    pub fn dismiss(&self) {
+        self.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// The core with the fewest connections; `here` when it is one of them.
+    pub fn least_loaded_core(&self, here: usize) -> usize {
+        let load = |core: usize| self.cores[core].connections.load(Ordering::Relaxed);
+        (0..self.cores.len()).min_by_key(|&core| (load(core), core != here)).unwrap_or(here)
+    }
+
+    /// Logs why a listener paused, once in a while.
+    pub fn note_accept_error(&self, error: &io::Error) {
+        log::warn!("accepting connections paused: {error}");
+    }
+
+    /// Where memcached's knobs stand.
+    pub fn tuning(&self) -> MutexGuard<'_, Tuning> {
+        self.tuning.lock().expect("a panic ends the process")
+    }
+
+    /// Log verbosity as memcached counts it.
+    pub fn verbosity(&self) -> u32 {
+        self.verbosity.load(Ordering::Relaxed)
+    }
+
+    /// Sets the verbosity: 0 is what the configuration says, 1 and 2 show more.
+    pub fn set_verbosity(&self, level: u32) {
+        self.verbosity.store(level, Ordering::Relaxed);
+        let shown = match level {
+            0 => level_filter(self.config.log),
+            1 => level_filter(self.config.log).max(log::LevelFilter::Debug),
+            _ => log::LevelFilter::Trace,
+        };
+        log::set_max_level(shown);
+    }
+
+    /// When the last flush_all took or takes place, zero for never.
+    pub fn flushed_at(&self) -> Instant {
+        Instant::from_millis(self.flushed_at_millis.load(Ordering::Relaxed))
+    }
+
+    /// Notes a flush_all.
+    pub fn set_flushed_at(&self, at: Instant) {
+        self.flushed_at_millis.store(at.as_millis(), Ordering::Relaxed);
+    }
+
+    /// Tells all cores to stop.
+    pub fn stop(&self) {
+        if !self.stopping.swap(true, Ordering::SeqCst) {
+            let now = self.clock.uptime().as_millis() as u64;
+            self.stopping_since_millis.store(now, Ordering::SeqCst);
+        }
+        self.doorbells.iter().for_each(Doorbell::ring_loudly);
+    }
+
+    /// Whether the node is shutting down.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
+    }
+
+    /// Tells the control executor that all cores are gone.
+    pub fn end(&self) {
+        self.ended.store(true, Ordering::SeqCst);
+        self.control_bell.ring_loudly();
+    }
+
+    /// Whether all cores are gone.
+    pub fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::SeqCst)
+    }
+
+    /// How long it has been shutting down.
+    pub fn stopping_for(&self) -> Duration {
+        let since = Duration::from_millis(self.stopping_since_millis.load(Ordering::Relaxed));
+        self.clock.uptime().saturating_sub(since)
+    }
+}
+
+fn level_filter(level: LogLevel) -> log::LevelFilter {
+    match level {
+        LogLevel::Off => log::LevelFilter::Off,
+        LogLevel::Error => log::LevelFilter::Error,
+        LogLevel::Warn => log::LevelFilter::Warn,
+        LogLevel::Info => log::LevelFilter::Info,
+        LogLevel::Debug => log::LevelFilter::Debug,
+        LogLevel::Trace => log::LevelFilter::Trace,
+    }
+}

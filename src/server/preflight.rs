@@ -1,0 +1,415 @@
+//! What this host lacks for a configuration, in one sentence each, before anything starts.
+//!
+//! Each check tries the thing itself rather than compare version numbers: a ring is set up, a port
+//! is bound. What it finds is a [`Problem`], a sentence that names what is wrong and how to mend
+//! it; all are collected, so that one look shows everything to be mended.
+
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use io_uring::{IoUring, Probe, opcode};
+use rustix::io::Errno;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::host::{self, HostFacts};
+use crate::config::size::Size;
+use crate::config::{Config, UnixSocket};
+
+/// Locked memory in bytes that the executors demand to be allowed.
+pub const MEMLOCK_BYTES_MIN: u64 = 512 << 10;
+/// Longest path of a unix socket in bytes: the kernel's 108 less the end mark.
+const UNIX_PATH_BYTES_MAX: usize = 107;
+
+/// One thing that keeps the server from starting: a sentence with the mend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem(String);
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Finds everything on this host that `config` cannot run with, and raises the soft limits of
+/// files and locked memory as far as it needs. Empty when the server can start.
+pub fn run(config: &Config, host: &HostFacts) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    problems.extend(ring(host));
+    problems.extend(memlock());
+    problems.extend(files(config));
+    problems.extend(cpus(config, host));
+    problems.extend(memory(config, host));
+    problems.extend(addresses(config));
+    problems.extend(config.unix_socket.as_ref().and_then(unix_socket));
+    problems
+}
+
+/// File descriptors that `config` needs at most: one per connection, and for each core its rings,
+/// eventfds and listeners.
+pub fn files_needed(config: &Config) -> u64 {
+    config.connections_max as u64 + files_besides_connections(config.core_count(), config)
+}
+
+/// The part of [`files_needed`] that does not depend on the number of connections.
+pub fn files_besides_connections(core_count: usize, config: &Config) -> u64 {
+    let listeners = config.listen.len() as u64 * 2 + 1;
+    64 + core_count as u64 * (24 + listeners)
+}
+
+/// Whether io_uring is there with all that the net ring uses.
+fn ring(host: &HostFacts) -> Option<Problem> {
+    let built = IoUring::builder().setup_single_issuer().setup_defer_taskrun().build(8);
+    match built {
+        Ok(ring) => missing_operation(&ring).map(|name| {
+            Problem(format!(
+                "io_uring of kernel {} lacks the operation {name}: use Linux 6.1 or newer",
+                host.kernel
+            ))
+        }),
+        Err(error) => Some(Problem(ring_refusal(&error, host, &Restrictions::read()))),
+    }
+}
+
+fn missing_operation(ring: &IoUring) -> Option<&'static str> {
+    let mut probe = Probe::new();
+    if ring.submitter().register_probe(&mut probe).is_err() {
+        return Some("PROBE");
+    }
+    let needed = [
+        ("ACCEPT", opcode::AcceptMulti::CODE),
+        ("RECV", opcode::RecvMulti::CODE),
+        ("SEND", opcode::Send::CODE),
+        ("SENDMSG", opcode::SendMsg::CODE),
+        ("READ", opcode::Read::CODE),
+        ("ASYNC_CANCEL", opcode::AsyncCancel::CODE),
+        ("CLOSE", opcode::Close::CODE),
+        ("TIMEOUT", opcode::Timeout::CODE),
+        ("MSG_RING", opcode::MsgRingData::CODE),
+    ];
+    needed.into_iter().find(|&(_, code)| !probe.is_supported(code)).map(|(name, _)| name)
+}
+
+/// What may forbid io_uring to this process.
+#[derive(Debug, Default)]
+struct Restrictions {
+    /// `kernel.io_uring_disabled`: 0 for all, 1 for the privileged, 2 for none.
+    disabled: Option<u8>,
+    /// Whether a seccomp filter is in force.
+    filtered: bool,
+}
+
+impl Restrictions {
+    fn read() -> Self {
+        let disabled = std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled").ok();
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        Self {
+            disabled: disabled.and_then(|text| text.trim().parse().ok()),
+            filtered: status.lines().any(|line| line.split_whitespace().eq(["Seccomp:", "2"])),
+        }
+    }
+}
+
+fn ring_refusal(error: &io::Error, host: &HostFacts, restrictions: &Restrictions) -> String {
+    let kernel = &host.kernel;
+    match error.raw_os_error().map(Errno::from_raw_os_error) {
+        Some(Errno::NOSYS) if restrictions.filtered => "io_uring is hidden by a seccomp filter: \
+             allow io_uring_setup, io_uring_enter and io_uring_register in the container's profile"
+            .into(),
+        Some(Errno::NOSYS) => format!(
+            "io_uring is absent from kernel {kernel}: use Linux 6.1 or newer with CONFIG_IO_URING"
+        ),
+        Some(Errno::INVAL) => {
+            format!("io_uring of kernel {kernel} lacks DEFER_TASKRUN: use Linux 6.1 or newer")
+        }
+        Some(Errno::PERM | Errno::ACCESS) => match restrictions.disabled {
+            Some(2) => {
+                "io_uring is disabled on this host: run `sysctl kernel.io_uring_disabled=0`".into()
+            }
+            Some(1) => "io_uring is reserved to the privileged on this host: run `sysctl \
+                 kernel.io_uring_disabled=0` or add the user to the group of \
+                 kernel.io_uring_group"
+                .into(),
+            _ if restrictions.filtered => "io_uring is forbidden by a seccomp filter: allow \
+                 io_uring_setup, io_uring_enter and io_uring_register in the container's profile"
+                .into(),
+            _ => "io_uring is forbidden to this process: ask the host's security module (SELinux, \
+                 AppArmor) to allow it"
+                .into(),
+        },
+        Some(Errno::NOMEM) => format!(
+            "io_uring got no memory from kernel {kernel}: raise the limit of locked memory, for \
+             example with `ulimit -l unlimited`"
+        ),
+        Some(Errno::MFILE | Errno::NFILE) => {
+            "io_uring got no file descriptor: raise the limit of open files with `ulimit -n`".into()
+        }
+        _ => format!(
+            "io_uring cannot be set up on kernel {kernel} ({error}): use Linux 6.1 or newer"
+        ),
+    }
+}
+
+fn memlock() -> Option<Problem> {
+    let allowed = host::raise_memlock_limit(MEMLOCK_BYTES_MIN);
+    (allowed < MEMLOCK_BYTES_MIN).then(|| {
+        Problem(format!(
+            "only {} of memory may be locked but io_uring needs {}: run `ulimit -l 512` or set \
+             LimitMEMLOCK=infinity in the systemd unit",
+            Size(allowed),
+            Size(MEMLOCK_BYTES_MIN)
+        ))
+    })
+}
+
+fn files(config: &Config) -> Option<Problem> {
+    let needed = files_needed(config);
+    let allowed = host::raise_file_limit(needed);
+    (allowed < needed).then(|| {
+        Problem(format!(
+            "{} connections need {needed} open files but the limit is {allowed}: run `ulimit -n \
+             {needed}`, set LimitNOFILE={needed} in the systemd unit, or lower --max-connections",
+            config.connections_max
+        ))
+    })
+}
+
+fn cpus(config: &Config, host: &HostFacts) -> Option<Problem> {
+    let outside = config.cpus.iter().find(|cpu| !host.allowed_cpus.contains(cpu))?;
+    Some(Problem(format!(
+        "CPU {outside} is not among the CPUs that this process may use ({}): choose --cpus from \
+         these",
+        ranges(&host.allowed_cpus)
+    )))
+}
+
+fn memory(config: &Config, host: &HostFacts) -> Option<Problem> {
+    let owner = if host.memory_is_limited { "control group allows" } else { "host has" };
+    let mebibytes = Size(host.memory_bytes >> 20 << 20);
+    (config.memory_bytes > host.memory_bytes).then(|| {
+        Problem(format!(
+            "{} of memory is more than the {mebibytes} that this {owner}: lower --memory",
+            Size(config.memory_bytes)
+        ))
+    })
+}
+
+/// Binds every TCP address for a moment. Without SO_REUSEPORT, so that a second Ringlane is
+/// noticed instead of sharing the first one's connections.
+fn addresses(config: &Config) -> Vec<Problem> {
+    let shard_ports = (0..config.core_count()).filter_map(|core| config.shard_port(core));
+    let ports: Vec<u16> = std::iter::once(config.port).chain(shard_ports).collect();
+    let clients = config
+        .listen
+        .iter()
+        .flat_map(|&address| ports.iter().map(move |&port| SocketAddr::new(address, port)));
+    clients
+        .chain(config.admin)
+        .filter_map(|address| bind_problem(address, &bind(address)))
+        .collect()
+}
+
+fn bind(address: SocketAddr) -> io::Result<()> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    // Enough to notice whoever listens there. Listening here as well would, for a moment, accept
+    // clients that wait for the server to come up, and reset them.
+    socket.bind(&address.into())
+}
+
+fn bind_problem(address: SocketAddr, outcome: &io::Result<()>) -> Option<Problem> {
+    let error = outcome.as_ref().err()?;
+    let port = address.port();
+    Some(Problem(match error.raw_os_error().map(Errno::from_raw_os_error) {
+        Some(Errno::ADDRINUSE) => format!(
+            "{address} is already taken: end the program that listens there or choose another \
+             port than {port}"
+        ),
+        Some(Errno::ADDRNOTAVAIL) => format!(
+            "{} is no address of this host: choose one that `ip address` shows",
+            address.ip()
+        ),
+        Some(Errno::ACCESS | Errno::PERM) => format!(
+            "port {port} is reserved to the privileged: choose one from 1024 or grant \
+             CAP_NET_BIND_SERVICE"
+        ),
+        Some(Errno::AFNOSUPPORT) => {
+            let family = match address.ip() {
+                IpAddr::V4(_) => "IPv4",
+                IpAddr::V6(_) => "IPv6",
+            };
+            format!("{address} cannot be used since this host has no {family}: choose another")
+        }
+        _ => format!("{address} cannot be listened on ({error}): choose another"),
+    }))
+}
+
+fn unix_socket(socket: &UnixSocket) -> Option<Problem> {
+    let path = &socket.path;
+    let shown = path.display();
+    let bytes = path.as_os_str().len();
+    if bytes > UNIX_PATH_BYTES_MAX {
+        return Some(Problem(format!(
+            "the unix socket path {shown} has {bytes} bytes: choose one of at most \
+             {UNIX_PATH_BYTES_MAX}"
+        )));
+    }
+    let directory = match path.parent() {
+        None => return Some(Problem(format!("{shown} is no path of a unix socket: name a file"))),
+        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+        Some(parent) => parent,
+    };
+    if !directory.is_dir() {
+        return Some(Problem(format!(
+            "the unix socket {shown} has no directory: create {} first",
+            directory.display()
+        )));
+    }
+    let metadata = std::fs::symlink_metadata(path).ok()?;
+    if !metadata.file_type().is_socket() {
+        return Some(Problem(format!(
+            "{shown} exists and is no socket: remove it or choose another path"
+        )));
+    }
+    // A socket file that nobody listens on is left from an earlier run and gets replaced.
+    UnixStream::connect(path).is_ok().then(|| {
+        Problem(format!(
+            "the unix socket {shown} is already taken: end the program that listens there or \
+             choose another path"
+        ))
+    })
+}
+
+/// Ascending numbers as people write them: `0-3,8`.
+pub fn ranges(numbers: &[usize]) -> String {
+    let mut text = String::new();
+    let mut rest = numbers;
+    while let Some(&first) = rest.first() {
+        let run = rest.iter().zip(first..).take_while(|&(&number, next)| number == next).count();
+        let separator = if text.is_empty() { "" } else { "," };
+        text += &match run {
+            1 => format!("{separator}{first}"),
+            _ => format!("{separator}{first}-{}", first + run - 1),
+        };
+        rest = &rest[run..];
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{Ipv4Addr, TcpListener};
+
+    fn facts() -> HostFacts {
+        HostFacts {
+            allowed_cpus: vec![0, 1, 2, 5],
+            cpu_quota_millis: None,
+            memory_bytes: 8 << 30,
+            memory_is_limited: false,
+            files_max: 1 << 20,
+            memlock_bytes_max: 8 << 20,
+            kernel: "5.15.0".into(),
+        }
+    }
+
+    fn refusal(errno: Errno, restrictions: Restrictions) -> String {
+        ring_refusal(&io::Error::from_raw_os_error(errno.raw_os_error()), &facts(), &restrictions)
+    }
+
+    #[test]
+    fn each_way_to_lack_io_uring_has_its_own_mend() {
+        let free = Restrictions::default;
+        assert!(refusal(Errno::NOSYS, free()).contains("absent from kernel 5.15.0"));
+        assert!(refusal(Errno::INVAL, free()).contains("6.1 or newer"));
+        let filtered = || Restrictions { filtered: true, ..free() };
+        assert!(refusal(Errno::PERM, filtered()).contains("seccomp"));
+        assert!(refusal(Errno::NOSYS, filtered()).contains("seccomp"));
+        let disabled = |value| Restrictions { disabled: Some(value), filtered: true };
+        assert!(refusal(Errno::PERM, disabled(2)).contains("sysctl kernel.io_uring_disabled=0"));
+        assert!(refusal(Errno::PERM, disabled(1)).contains("io_uring_group"));
+        assert!(refusal(Errno::PERM, free()).contains("SELinux"));
+        assert!(refusal(Errno::NOMEM, free()).contains("ulimit -l"));
+    }
+
+    #[test]
+    fn a_cpu_that_is_not_allowed_is_named_with_those_that_are() {
+        let config = Config { cpus: vec![1, 4], ..Config::default() };
+        let text = cpus(&config, &facts()).expect("CPU 4 is not allowed").to_string();
+        assert!(text.contains("CPU 4") && text.contains("0-2,5"), "{text}");
+        assert_eq!(cpus(&Config { cpus: vec![5, 0], ..config }, &facts()), None);
+    }
+
+    #[test]
+    fn more_memory_than_the_host_has_is_refused() {
+        let config = Config { memory_bytes: 9 << 30, ..Config::default() };
+        let text = memory(&config, &facts()).expect("too much").to_string();
+        assert!(text.contains("9GiB") && text.contains("8GiB"), "{text}");
+        assert_eq!(memory(&Config { memory_bytes: 8 << 30, ..config }, &facts()), None);
+    }
+
+    #[test]
+    fn a_taken_port_is_noticed_even_if_its_owner_would_share_it() {
+        let owner = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        owner.set_reuse_port(true).expect("SO_REUSEPORT");
+        owner.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).expect("a free port");
+        owner.listen(1).expect("to listen");
+        let address = owner.local_addr().ok().and_then(|a| a.as_socket()).expect("its address");
+        let text = bind_problem(address, &bind(address)).expect("it is taken").to_string();
+        assert!(text.contains(&address.to_string()) && text.contains("already taken"), "{text}");
+        drop(owner);
+        assert_eq!(bind_problem(address, &bind(address)), None, "and free afterwards");
+    }
+
+    #[test]
+    fn an_address_of_another_host_is_refused() {
+        let address: SocketAddr = "203.0.113.7:11311".parse().expect("an address");
+        let text = bind_problem(address, &bind(address)).expect("not ours").to_string();
+        assert!(text.contains("203.0.113.7 is no address of this host"), "{text}");
+    }
+
+    #[test]
+    fn shard_ports_and_the_admin_address_are_probed_too() {
+        let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        let address = taken.local_addr().expect("its address");
+        let config = Config { listen: vec![], admin: Some(address), ..Config::default() };
+        assert_eq!(addresses(&config).len(), 1);
+        let config = Config {
+            listen: vec![address.ip()],
+            port: 1,
+            shard_ports: Some(address.port()),
+            ..Config::default()
+        };
+        let found = addresses(&config);
+        assert!(found.iter().any(|p| p.to_string().contains(&address.to_string())), "{found:?}");
+    }
+
+    #[test]
+    fn a_unix_socket_needs_a_directory_and_no_other_file_in_its_place() {
+        let at = |path: &str| unix_socket(&UnixSocket { path: path.into(), mode: 0o700 });
+        assert!(at("/nowhere/r.sock").is_some_and(|p| p.to_string().contains("create /nowhere")));
+        assert!(at("/proc/self/status").is_some_and(|p| p.to_string().contains("no socket")));
+        let long = format!("/tmp/{}", "x".repeat(103));
+        assert!(at(&long).is_some_and(|p| p.to_string().contains("108 bytes")));
+        assert_eq!(at("/tmp/ringlane-no-such.sock"), None);
+    }
+
+    #[test]
+    fn numbers_are_shown_as_ranges() {
+        assert_eq!(ranges(&[0, 1, 2, 3, 8]), "0-3,8");
+        assert_eq!(ranges(&[7]), "7");
+        assert_eq!(ranges(&[]), "");
+    }
+
+    #[test]
+    fn every_connection_has_a_file() {
+        let config = Config { connections_max: 5000, ..Config::default() };
+        assert!(files_needed(&config) > 5000);
+    }
+}

@@ -1,0 +1,87 @@
+//! A deadline in four bytes.
+//!
+//! Up to 24.8 days ahead it is exact: milliseconds modulo 2^31. Beyond that it is whole seconds
+//! modulo 2^31 with the top bit set, rounded down, which reaches 68 years ahead; later deadlines
+//! are cut to that. A code is read relative to a *base* that no stored deadline precedes: the TTL
+//! wheel's own time, which never passes an item it still holds. That makes the wrapping sound
+//! however late the wheel is. Refused: eight bytes for everybody, and milliseconds since the start
+//! of the process, which would forbid long absolute deadlines.
+
+use crate::time::Deadline;
+
+/// The code of [`Deadline::NEVER`].
+pub(super) const NEVER: u32 = u32::MAX;
+
+const SECONDS: u32 = 1 << 31;
+const MASK: u32 = SECONDS - 1;
+
+/// The code of `deadline`, which is at or after `base_millis`. Earlier ones are taken as the base.
+pub(super) fn encode(deadline: Deadline, base_millis: u64) -> u32 {
+    if deadline.is_never() {
+        return NEVER;
+    }
+    let millis = deadline.as_millis().max(base_millis);
+    if millis - base_millis <= MASK as u64 {
+        return millis as u32 & MASK;
+    }
+    let latest = base_millis / 1000 + MASK as u64 - 1;
+    let seconds = (millis / 1000).min(latest);
+    let code = seconds as u32 | SECONDS;
+    if code == NEVER { code - 1 } else { code }
+}
+
+/// The deadline that `code` stands for, given that none precedes `base_millis`.
+#[inline]
+pub(super) fn decode(code: u32, base_millis: u64) -> Deadline {
+    if code & SECONDS == 0 {
+        let ahead = code.wrapping_sub(base_millis as u32) & MASK;
+        Deadline::from_millis(base_millis + ahead as u64)
+    } else if code == NEVER {
+        Deadline::NEVER
+    } else {
+        let base = base_millis / 1000;
+        let ahead = code.wrapping_sub(base as u32) & MASK;
+        Deadline::from_millis((base + ahead as u64) * 1000)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn never_stays_never() {
+        assert_eq!(decode(encode(Deadline::NEVER, 5), 5), Deadline::NEVER);
+    }
+
+    proptest! {
+        #[test]
+        fn a_near_deadline_is_exact_while_the_base_moves_towards_it(
+            base in 0u64..4_000_000_000_000, ahead in 0u64..=MASK as u64, moved in 0u64..=MASK as u64,
+        ) {
+            let deadline = Deadline::from_millis(base + ahead);
+            let code = encode(deadline, base);
+            prop_assert_eq!(decode(code, base + moved.min(ahead)), deadline);
+        }
+
+        #[test]
+        fn a_far_deadline_is_the_whole_second_below(
+            base in 0u64..4_000_000_000_000, ahead in 1u64 << 31..1_000_000_000_000, moved in 0u64..1_000_000_000_000,
+        ) {
+            let deadline = base + ahead;
+            let read = decode(encode(Deadline::from_millis(deadline), base), base + moved.min(ahead)).as_millis();
+            prop_assert!(read <= deadline && read + 2000 > deadline, "{} {}", read, deadline);
+        }
+    }
+
+    #[test]
+    fn a_deadline_beyond_68_years_is_cut_but_not_passed() {
+        let read = decode(
+            encode(Deadline::from_millis(u64::MAX - 1), 1_700_000_000_000),
+            1_700_000_000_000,
+        );
+        assert!(!read.is_never());
+        assert!(read.as_millis() > 1_700_000_000_000 + 67 * 365 * 86_400_000);
+    }
+}

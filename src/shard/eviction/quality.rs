@@ -1,0 +1,191 @@
+//! How close lazy LRU comes to exact LRU, measured on Zipf traces.
+//!
+//! The exact cache gets the capacity that the shard turned out to have, in items; both then serve
+//! the same trace (read, and store on a miss), and hit ratios are taken over its second half.
+
+use crate::config::ShardConfig;
+use crate::hash::KeyHash;
+use crate::request::{Get, Operation, Request, Response, Store};
+use crate::shard::Shard;
+use crate::time::Instant;
+
+/// Keys in order of use, exactly.
+struct ExactLru {
+    /// Neighbours of each key in the list; the last slot is the list's head.
+    previous: Vec<u32>,
+    next: Vec<u32>,
+    present: Vec<bool>,
+    len: usize,
+    capacity: usize,
+}
+
+impl ExactLru {
+    fn new(keys: usize, capacity: usize) -> Self {
+        let mut this = Self {
+            previous: vec![0; keys + 1],
+            next: vec![0; keys + 1],
+            present: vec![false; keys],
+            len: 0,
+            capacity,
+        };
+        this.previous[keys] = keys as u32;
+        this.next[keys] = keys as u32;
+        this
+    }
+
+    fn unlink(&mut self, key: usize) {
+        let (previous, next) = (self.previous[key], self.next[key]);
+        self.next[previous as usize] = next;
+        self.previous[next as usize] = previous;
+    }
+
+    fn link_first(&mut self, key: usize) {
+        let head = self.present.len();
+        let first = std::mem::replace(&mut self.next[head], key as u32);
+        self.previous[first as usize] = key as u32;
+        self.next[key] = first;
+        self.previous[key] = head as u32;
+    }
+
+    /// Reads `key`, storing it on a miss; returns whether it hit.
+    fn read(&mut self, key: usize) -> bool {
+        let hit = self.present[key];
+        if hit {
+            self.unlink(key);
+        } else {
+            if self.len == self.capacity {
+                let last = self.previous[self.present.len()] as usize;
+                self.unlink(last);
+                self.present[last] = false;
+                self.len -= 1;
+            }
+            self.present[key] = true;
+            self.len += 1;
+        }
+        self.link_first(key);
+        hit
+    }
+}
+
+/// Draws keys 0 to `keys` - 1 with probability proportional to 1 / rank^skew.
+struct Zipf {
+    cumulative: Vec<f64>,
+    random: u64,
+}
+
+impl Zipf {
+    fn new(keys: usize, skew: f64, seed: u64) -> Self {
+        let mut total = 0.0;
+        let cumulative = (1..=keys).map(|rank| {
+            total += (rank as f64).powf(-skew);
+            total
+        });
+        Self { cumulative: cumulative.collect(), random: seed }
+    }
+
+    fn draw(&mut self) -> usize {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        let total = self.cumulative[self.cumulative.len() - 1];
+        let point = (self.random >> 11) as f64 / (1u64 << 53) as f64 * total;
+        self.cumulative.partition_point(|&sum| sum < point)
+    }
+}
+
+struct Trace {
+    memory_bytes: u64,
+    keys: usize,
+    skew: f64,
+    requests: usize,
+    requests_per_second: u64,
+    /// All keys are stored in order first, as a bulk load does.
+    bulk_load: bool,
+}
+
+/// Hit ratios in per cent: of the shard, and of exact LRU.
+fn measure(trace: &Trace) -> (f64, f64) {
+    let config = ShardConfig { memory_bytes: trace.memory_bytes, ..ShardConfig::tiny() };
+    let mut shard = Shard::new(&config, 5, 0, 1);
+    let mut micros = 1_700_000_000_000_000u64;
+    let step = 1_000_000 / trace.requests_per_second;
+    let mut run = |key: usize, operation: fn(&'static [u8]) -> Operation<'static>| {
+        micros += step;
+        let now = Instant::from_millis(micros / 1000);
+        // Ranks and addresses must not go together.
+        let name = (key as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes();
+        let request =
+            Request { key: &name, hash: KeyHash::of(&name, 5), operation: operation(&[7; 48]) };
+        let hit = matches!(shard.execute(&request, now), Response::Hit(_));
+        shard.maintain(now, 4);
+        hit
+    };
+    let set = |value: &'static [u8]| Operation::Store(Store::set(value));
+    let get = |_: &'static [u8]| Operation::Get(Get::default());
+    if trace.bulk_load {
+        (0..trace.keys).for_each(|key| assert!(!run(key, set)));
+    }
+    let mut hits = 0;
+    let mut zipf = Zipf::new(trace.keys, trace.skew, 99);
+    for request in 0..trace.requests {
+        let key = zipf.draw();
+        let hit = run(key, get);
+        if !hit {
+            run(key, set);
+        }
+        hits += usize::from(hit && request >= trace.requests / 2);
+    }
+    let capacity = shard.gauges().items as usize;
+    assert!(capacity < trace.keys / 2, "the trace does not fit");
+    assert!(shard.counters().evictions > capacity as u64 / 8, "the cache turned over");
+
+    let mut exact = ExactLru::new(trace.keys, capacity);
+    if trace.bulk_load {
+        (0..trace.keys).for_each(|key| assert!(!exact.read(key)));
+    }
+    let mut exact_hits = 0;
+    let mut zipf = Zipf::new(trace.keys, trace.skew, 99);
+    for request in 0..trace.requests {
+        let hit = exact.read(zipf.draw());
+        exact_hits += usize::from(hit && request >= trace.requests / 2);
+    }
+    let per_cent = |hits: usize| hits as f64 * 200.0 / trace.requests as f64;
+    (per_cent(hits), per_cent(exact_hits))
+}
+
+fn assert_close(trace: &Trace) {
+    let (lazy, exact) = measure(trace);
+    assert!(lazy > exact - 0.2, "lazy {lazy:.3} %, exact {exact:.3} %");
+}
+
+const BASE: Trace = Trace {
+    memory_bytes: 4 << 20,
+    keys: 200_000,
+    skew: 0.99,
+    requests: 1_000_000,
+    requests_per_second: 50_000,
+    bulk_load: false,
+};
+
+#[test]
+fn hit_ratio_is_within_a_fifth_of_a_point_of_exact_lru_at_any_skew() {
+    for skew in [0.6, 0.8, 0.99, 1.2] {
+        assert_close(&Trace { skew, ..BASE });
+    }
+}
+
+#[test]
+fn a_bulk_load_in_address_order_does_not_mislead_eviction() {
+    assert_close(&Trace { bulk_load: true, ..BASE });
+    assert_close(&Trace { bulk_load: true, skew: 0.8, requests_per_second: 1_000_000, ..BASE });
+}
+
+#[test]
+fn a_larger_cache_is_as_close() {
+    assert_close(&Trace { memory_bytes: 16 << 20, keys: 600_000, requests: 2_000_000, ..BASE });
+}
+
+#[test]
+fn a_tiny_cache_is_as_close() {
+    assert_close(&Trace { memory_bytes: 1 << 20, keys: 100_000, requests: 600_000, ..BASE });
+}

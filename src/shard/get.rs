@@ -1,0 +1,243 @@
+//! Reads: get, touch, gat, and meta gets with leases.
+
+use super::item::{self, FETCHED, HAS_TTL, Head, LARGE, NO_CHAIN, STALE, WON};
+use super::store::{Content, Put};
+use super::{Absent, Shard};
+use crate::hash::KeyHash;
+use crate::request::{Get, Purpose, Request, Response, Vivify};
+use crate::time::{Deadline, Instant};
+
+impl Shard {
+    #[inline]
+    pub(super) fn get(&mut self, request: &Request<'_>, get: &Get, now: Instant) -> Response<'_> {
+        let (entry, head) = match self.find(request, now) {
+            Ok(found) => found,
+            Err(absent) => return self.miss(request, get, absent, now),
+        };
+        self.count_hit(get, &head);
+        if !get.no_use {
+            self.use_item(&head, now);
+        }
+        if get.touch.is_some() || get.lease || get.refresh_below_seconds.is_some() {
+            return self.get_special(request, get, entry, &head, now);
+        }
+        Response::Hit(self.hit(&head, now))
+    }
+
+    /// Notes that an item was read.
+    #[inline(always)]
+    pub(super) fn use_item(&mut self, head: &Head, now: Instant) {
+        let stamp = item::stamp(now);
+        if head.accessed != stamp {
+            item::set_accessed(self.slab.memory_mut(), head.item, stamp);
+        }
+        if !head.has(FETCHED) {
+            item::set_marks(self.slab.memory_mut(), head.item, head.marks | FETCHED);
+        }
+    }
+
+    #[inline]
+    fn count_hit(&mut self, get: &Get, head: &Head) {
+        let class = &mut self.class_counters[self.slab.class_of(head.item) as usize];
+        match get.purpose {
+            Purpose::Get if get.touch.is_none() => {
+                self.counters.cmd_get += 1;
+                self.counters.get_hits += 1;
+                class.get_hits += 1;
+            }
+            Purpose::Get | Purpose::Touch => {
+                self.counters.cmd_touch += 1;
+                self.counters.touch_hits += 1;
+                class.touch_hits += 1;
+            }
+            Purpose::Inspect => {}
+            Purpose::Describe => self.counters.cmd_meta += 1,
+        }
+    }
+
+    /// A hit of a read that changes the deadline or takes part in leases.
+    fn get_special(
+        &mut self,
+        request: &Request<'_>,
+        get: &Get,
+        entry: super::Entry,
+        head: &Head,
+        now: Instant,
+    ) -> Response<'_> {
+        let deadline_before = self.deadline_of(head);
+        let mut deadline = deadline_before;
+        let mut at = *head;
+        let mut gone = false;
+        if let Some(touch) = get.touch {
+            if touch.is_past(now) {
+                gone = true;
+                deadline = touch;
+            } else {
+                at = self.set_deadline(request.hash, head, touch, now);
+                deadline = self.deadline_of(&at);
+            }
+        }
+        let win_sent = head.has(WON);
+        let refresh = get
+            .refresh_below_seconds
+            .zip(deadline.seconds_left(now))
+            .is_some_and(|(below, left)| left < below as u64);
+        let won = !win_sent && (get.lease && head.has(STALE) || refresh);
+        if won {
+            let marks = Head::read(self.slab.memory(), at.item).marks;
+            item::set_marks(self.slab.memory_mut(), at.item, marks | WON);
+        }
+        if gone {
+            self.send_to_limbo(request.hash, entry, &at);
+        }
+        let mut hit = self.hit(&at, now);
+        hit.deadline = deadline;
+        hit.deadline_before = deadline_before;
+        hit.idle_seconds = item::seconds_between(head.accessed, item::stamp(now));
+        hit.marks.fetched = head.has(FETCHED);
+        hit.marks.won = won;
+        hit.marks.win_sent = win_sent;
+        Response::Hit(hit)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn miss(
+        &mut self,
+        request: &Request<'_>,
+        get: &Get,
+        absent: Absent,
+        now: Instant,
+    ) -> Response<'_> {
+        if let Some(vivify) = get.vivify
+            && let Some(head) = self.vivify(request, &vivify, now)
+        {
+            self.count_hit(&Get { touch: None, ..*get }, &head);
+            let mut hit = self.hit(&head, now);
+            if vivify.deadline.is_past(now) {
+                hit.deadline = vivify.deadline;
+                hit.deadline_before = vivify.deadline;
+            }
+            hit.marks.won = true;
+            hit.marks.win_sent = false;
+            return Response::Hit(hit);
+        }
+        match get.purpose {
+            // A meta get counts as a touch only when it hits.
+            Purpose::Touch if !get.lease => {
+                self.counters.cmd_touch += 1;
+                self.counters.touch_misses += 1;
+            }
+            Purpose::Touch | Purpose::Get => {
+                self.counters.cmd_get += 1;
+                self.counters.get_misses += 1;
+                self.counters.get_expired += u64::from(absent == Absent::Expired);
+                self.counters.get_flushed += u64::from(absent == Absent::Flushed);
+            }
+            Purpose::Inspect => {}
+            Purpose::Describe => self.counters.cmd_meta += 1,
+        }
+        Response::Miss
+    }
+
+    /// Creates the missing item, empty, with its win handed out. `None` without memory.
+    fn vivify(&mut self, request: &Request<'_>, vivify: &Vivify, now: Instant) -> Option<Head> {
+        if !self.fits(request.key.len(), 0, 0) || !self.make_index_room(request.hash, now) {
+            return None;
+        }
+        let gone = vivify.deadline.is_past(now);
+        let version = self.cas_or_next(vivify.cas);
+        let put = Put {
+            flags: 0,
+            deadline: if gone { Deadline::NEVER } else { vivify.deadline },
+            marks: WON | if vivify.binary_key { item::BINARY_KEY } else { 0 },
+            version,
+            content: Content::Bytes(b""),
+        };
+        let head = self.put(request, None, &put, now)?;
+        if gone {
+            let entry = self.find_again(request.hash, head.item);
+            self.send_to_limbo(request.hash, entry, &head);
+        }
+        Some(head)
+    }
+
+    /// Gives a live item a deadline that is not past. The item may move to a larger chunk to make
+    /// room for its TTL block; returns it as it is then. Where no such chunk can be had the
+    /// deadline stays: an item that may not be evicted always has the block.
+    pub(super) fn set_deadline(
+        &mut self,
+        hash: KeyHash,
+        head: &Head,
+        deadline: Deadline,
+        now: Instant,
+    ) -> Head {
+        let mut item = head.item;
+        if head.has(HAS_TTL) {
+            let old = self.deadline_of(head);
+            let linked = item::previous(self.slab.memory(), item) != 0;
+            // An item that expires later than its slot is moved when the slot comes up.
+            let stays = linked && deadline >= old && !deadline.is_never();
+            if linked && !stays {
+                self.wheel.unlink(self.slab.memory_mut(), item);
+            }
+            let code = self.wheel.code(deadline, now);
+            item::set_deadline_code(self.slab.memory_mut(), item, code);
+            if !stays && !deadline.is_never() {
+                self.wheel.link(self.slab.memory_mut(), item);
+            }
+        } else if !deadline.is_never() {
+            match self.add_ttl_block(hash, head, now) {
+                Some(moved) => item = moved,
+                None => return Head::read(self.slab.memory(), item),
+            }
+            let code = self.wheel.code(deadline, now);
+            item::set_deadline_code(self.slab.memory_mut(), item, code);
+            self.wheel.link(self.slab.memory_mut(), item);
+        }
+        Head::read(self.slab.memory(), item)
+    }
+
+    /// Makes room for a TTL block in an item without one, in place or in a larger chunk.
+    fn add_ttl_block(
+        &mut self,
+        hash: KeyHash,
+        head: &Head,
+        now: Instant,
+    ) -> Option<super::ItemRef> {
+        let old = head.item;
+        let shape = head.shape(self.slab.memory());
+        let wider = super::Shape { ttl: true, ..shape };
+        let in_place = wider.chunk_bytes() <= self.slab.chunk_bytes_of(old) && !self.is_pinned(old);
+        let new = if in_place {
+            old
+        } else {
+            self.guard(head);
+            let class = self.slab.class_for(wider.chunk_bytes());
+            let chunk = self.allocate_chunk(class, now);
+            self.unguard(head);
+            chunk?
+        };
+        // The marks may have changed since `head` was read.
+        let head = Head::read(self.slab.memory(), old);
+        self.account_out(&head);
+        let (from, to) = (item::offset(old), item::offset(new));
+        let memory = self.slab.memory_mut();
+        let behind = from + item::HEADER_BYTES..from + shape.chunk_bytes();
+        memory.copy_within(behind, to + item::HEADER_BYTES + item::TTL_BYTES);
+        memory.copy_within(from..from + item::HEADER_BYTES, to);
+        item::set_marks(memory, new, head.marks | HAS_TTL);
+        item::set_previous(memory, new, 0);
+        item::set_next(memory, new, 0);
+        debug_assert!(!head.has(LARGE) || Head::read(memory, new).chain(memory).is_none());
+        self.account_in(new, wider.item_bytes());
+        if new != old {
+            let entry = self.find_again(hash, old);
+            self.index.replace(self.slab.memory_mut(), entry, new);
+            if !(self.is_pinned(old) && self.pins.bury(old)) {
+                self.free_item(old, NO_CHAIN);
+            }
+        }
+        Some(new)
+    }
+}

@@ -1,0 +1,145 @@
+//! Rules of the operations, one test each. Whole sequences are compared with the model elsewhere.
+
+use super::*;
+use crate::request::{Arithmetic, Delete, Get, Purpose, Store, StoreMode};
+
+const START: u64 = 1_700_000_000_000;
+
+struct Bench {
+    shard: Shard,
+    now: Instant,
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self { shard: Shard::new(&ShardConfig::tiny(), 7, 0, 1), now: Instant::from_millis(START) }
+    }
+
+    fn run<'a>(&'a mut self, key: &str, operation: Operation<'_>) -> Response<'a> {
+        let key = key.as_bytes();
+        self.shard.check_invariants();
+        let request = Request { key, hash: KeyHash::of(key, 7), operation };
+        self.shard.execute(&request, self.now)
+    }
+
+    fn set(&mut self, key: &str, value: &str) -> u64 {
+        match self.run(key, Operation::Store(Store::set(value.as_bytes()))) {
+            Response::Stored { cas, .. } => cas,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn get(&mut self, key: &str) -> Option<String> {
+        match self.run(key, Operation::Get(Get::default())) {
+            Response::Hit(hit) => Some(String::from_utf8(hit.value.to_vec()).unwrap()),
+            Response::Miss => None,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn incr(&mut self, key: &str, delta: u64) -> Response<'_> {
+        self.run(key, Operation::Arithmetic(Arithmetic::by(delta, false)))
+    }
+}
+
+#[test]
+fn a_stored_value_is_read_back() {
+    let mut bench = Bench::new();
+    bench.set("k", "value");
+    assert_eq!(bench.get("k").as_deref(), Some("value"));
+    bench.set("k", "other and longer value");
+    assert_eq!(bench.get("k").as_deref(), Some("other and longer value"));
+    assert_eq!(bench.get("l"), None);
+}
+
+#[test]
+fn every_value_length_survives() {
+    let mut bench = Bench::new();
+    for bytes in [0, 1, 100, 4095, 4096, 5000, 32_000, 32_768, 40_000, 65_000] {
+        let value: String = (0..bytes).map(|i| (b'a' + (i % 23) as u8) as char).collect();
+        bench.set("k", &value);
+        assert_eq!(bench.get("k"), Some(value));
+    }
+}
+
+#[test]
+fn append_and_prepend_join_values_across_sizes() {
+    let mut bench = Bench::new();
+    bench.set("k", "m");
+    let mut expected = String::from("m");
+    for (round, bytes) in [1, 30, 500, 4000, 30_000, 20_000, 3].into_iter().enumerate() {
+        let part = "x".repeat(bytes) + "y";
+        let mode = if round % 2 == 0 { StoreMode::Append } else { StoreMode::Prepend };
+        expected = if round % 2 == 0 { expected + &part } else { part.clone() + &expected };
+        let store = Store { mode, ..Store::set(part.as_bytes()) };
+        let length = expected.len() as u32;
+        match bench.run("k", Operation::Store(store)) {
+            Response::Stored { value_bytes, .. } => assert_eq!(value_bytes, length),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(bench.get("k").as_ref(), Some(&expected));
+    }
+}
+
+#[test]
+fn incr_pads_in_place_and_grows_when_longer() {
+    let mut bench = Bench::new();
+    bench.set("k", "10");
+    match bench.run("k", Operation::Arithmetic(Arithmetic::by(1, true))) {
+        Response::Number(number) => assert_eq!(number.value, 9),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(bench.get("k").as_deref(), Some("9 "));
+    assert!(matches!(bench.incr("k", 991), Response::Number(n) if n.value == 1000));
+    assert_eq!(bench.get("k").as_deref(), Some("1000"));
+}
+
+#[test]
+fn a_gat_with_a_past_time_answers_once_more() {
+    let mut bench = Bench::new();
+    bench.set("k", "v");
+    let get = Get { purpose: Purpose::Touch, touch: Some(Deadline::PAST), ..Get::default() };
+    match bench.run("k", Operation::Get(get)) {
+        Response::Hit(hit) => assert_eq!(hit.value.to_vec(), b"v"),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(bench.get("k"), None);
+}
+
+#[test]
+fn items_stored_right_after_a_flush_survive_it() {
+    let mut bench = Bench::new();
+    bench.set("old", "v");
+    bench.shard.flush_all(bench.now, bench.now);
+    bench.set("new", "v");
+    assert_eq!(bench.get("old"), None);
+    assert_eq!(bench.get("new").as_deref(), Some("v"));
+    assert_eq!(bench.shard.counters().get_flushed, 1);
+}
+
+#[test]
+fn deleting_twice_finds_nothing_the_second_time() {
+    let mut bench = Bench::new();
+    bench.set("k", "v");
+    let delete = Operation::Delete(Delete::default());
+    assert!(matches!(bench.run("k", delete), Response::Deleted));
+    assert!(matches!(bench.run("k", delete), Response::NotFound));
+}
+
+#[test]
+fn with_eviction_a_set_always_succeeds() {
+    let mut bench = Bench::new();
+    for round in 0..3000u32 {
+        let bytes = [10, 200, 3000, 30_000, 65_000][round as usize * 7 % 5];
+        let key = format!("key-{round}");
+        let value = "v".repeat(bytes);
+        bench.set(&key, &value);
+        if round % 64 == 0 {
+            assert_eq!(bench.get(&key), Some(value));
+            bench.shard.maintain(bench.now, 100);
+        }
+        bench.now = bench.now.after(std::time::Duration::from_millis(3));
+    }
+    assert!(bench.shard.counters().evictions > 0);
+    bench.shard.check_invariants();
+}

@@ -1,0 +1,83 @@
+//! `stats conns`: listeners and connections, one by one.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use super::Emit;
+
+/// One listener or connection.
+#[derive(Clone, Debug)]
+pub struct ConnectionStats {
+    /// Its descriptor, or another number that tells it from the others.
+    pub id: u64,
+    /// The client's address; the own one of a listener.
+    pub address: Address,
+    /// The address the client connected to; `None` for a listener.
+    pub listen_address: Option<Address>,
+    /// What it is doing.
+    pub state: ConnectionState,
+    /// Seconds since its last request, or since it was made.
+    pub idle_seconds: u64,
+}
+
+/// An address as memcached shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// TCP over IPv4 or IPv6.
+    Tcp(SocketAddr),
+    /// A unix domain socket.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::Tcp(SocketAddr::V4(address)) => write!(f, "tcp:{address}"),
+            Address::Tcp(SocketAddr::V6(address)) => {
+                write!(f, "tcp6:[{}]:{}", address.ip(), address.port())
+            }
+            Address::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// What a connection is doing, under memcached's names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConnectionState {
+    /// Accepting others.
+    Listening,
+    /// Waiting for a request.
+    Read,
+    /// Receiving a value.
+    ReceivingValue,
+    /// Being answered: the one that asks for these statistics.
+    Parsing,
+    /// Waiting for the client to take its answers.
+    Sending,
+}
+
+impl ConnectionState {
+    fn name(self) -> &'static str {
+        match self {
+            ConnectionState::Listening => "conn_listening",
+            ConnectionState::Read => "conn_read",
+            ConnectionState::ReceivingValue => "conn_nread",
+            ConnectionState::Parsing => "conn_parse_cmd",
+            ConnectionState::Sending => "conn_mwrite",
+        }
+    }
+}
+
+/// Renders every one.
+pub fn render(connections: &[ConnectionStats], emit: Emit<'_>) {
+    for connection in connections {
+        let id = connection.id;
+        emit(format_args!("{id}:addr"), format_args!("{}", connection.address));
+        if let Some(address) = &connection.listen_address {
+            emit(format_args!("{id}:listen_addr"), format_args!("{address}"));
+        }
+        emit(format_args!("{id}:state"), format_args!("{}", connection.state.name()));
+        emit(format_args!("{id}:secs_since_last_cmd"), format_args!("{}", connection.idle_seconds));
+    }
+}

@@ -1,0 +1,157 @@
+//! The command line as a user meets it: the real binary, its exit code and its one sentence.
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+fn ringlane(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_ringlane"))
+        .args(arguments)
+        .output()
+        .expect("the binary is built by cargo")
+}
+
+/// Runs it, demands exit code 1 and one line without traces of a panic, and returns the line.
+fn refused(arguments: &[&str]) -> String {
+    let output = ringlane(arguments);
+    let line = String::from_utf8(output.stderr).expect("a message in UTF-8");
+    assert_eq!(output.status.code(), Some(1), "{arguments:?}: {line}");
+    assert_eq!(line.lines().count(), 1, "{arguments:?}: one sentence, not {line}");
+    assert!(line.starts_with("ringlane: "), "{arguments:?}: {line}");
+    assert!(!line.contains("panicked") && !line.contains("backtrace"), "{arguments:?}: {line}");
+    line
+}
+
+/// A file in a directory of its own below the build directory.
+fn scratch(name: &str, contents: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    fs::write(&path, contents).expect("the scratch directory is writable");
+    path
+}
+
+/// A port that nobody listens on.
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("its address").port()
+}
+
+#[test]
+fn every_invalid_value_ends_with_one_sentence_that_names_it() {
+    let port = free_port().to_string();
+    for (line, named) in [
+        ("--memory 12x", "--memory 12x"),
+        ("-m -1", "--memory -1"),
+        ("-m 0", "--memory 0"),
+        ("-m=", "--memory \"\""),
+        ("-m 99999999999999999999GiB", "99999999999999999999GiB"),
+        ("-p 65536", "65536"),
+        ("-p 0", "--port 0"),
+        ("-l 300.1.1.1", "300.1.1.1"),
+        ("--listen=", "--listen \"\""),
+        ("-t 0", "--cores 0"),
+        ("-t 100000", "100000"),
+        ("--cpus 0-", "--cpus 0-"),
+        ("--cpus 100000", "CPU 100000"),
+        ("-c 0", "--max-connections 0"),
+        ("-c 4000000000", "4000000000 connections"),
+        ("-I 100", "100B"),
+        ("-I 2GiB", "2GiB"),
+        ("-I 5GiB", "--max-item-size 5GiB"),
+        ("-m 3 -t 1 -I 2m", "2MiB"),
+        ("-m 64TiB", "64TiB"),
+        ("--eviction lfu", "--eviction lfu"),
+        ("-M --eviction lru", "--eviction lru"),
+        ("--default-ttl -3", "--default-ttl -3"),
+        ("--idle-timeout 0", "--idle-timeout 0"),
+        ("--busy-poll 10000000", "10000000 µs"),
+        ("--shard-ports 65535 --cpus 0,0", "65535"),
+        ("--log loud", "--log loud"),
+        ("-s /no/such/directory/ringlane.sock", "/no/such/directory"),
+        ("-s /proc/self/status", "/proc/self/status"),
+        ("-a 888 -s /tmp/ringlane-cli-test.sock", "--unix-mode 888"),
+        ("-U 11211", "11211"),
+        ("-d", "-d"),
+        ("-o modern", "-o"),
+        ("--frobnicate", "--frobnicate"),
+        ("frobnicate", "frobnicate"),
+        ("--config /no/such/file.toml", "/no/such/file.toml"),
+        ("-l 203.0.113.77", "203.0.113.77"),
+        ("-R 0", "--max-reqs-per-event 0"),
+        ("--admin 9000", "--admin 9000"),
+    ] {
+        let mut arguments: Vec<&str> = line.split(' ').collect();
+        if !line.starts_with("-p") {
+            // Whoever listens on the default port would add a sentence of its own.
+            arguments.extend(["--port", &port]);
+        }
+        let sentence = refused(&arguments);
+        assert!(sentence.contains(named), "{line}: {sentence}");
+    }
+}
+
+#[test]
+fn a_taken_port_is_named_with_the_mend() {
+    let owner = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = owner.local_addr().expect("its address").port().to_string();
+    let sentence = refused(&["-m", "64", "-p", &port]);
+    assert!(sentence.contains(&port) && sentence.contains("already taken"), "{sentence}");
+}
+
+#[test]
+fn an_unknown_key_of_the_file_is_refused_by_name() {
+    let file = scratch("unknown-key.toml", "port = 11300\nmemry = 64\n");
+    let sentence = refused(&["--config", &file.display().to_string()]);
+    for word in ["unknown-key.toml", "line 2", "memry"] {
+        assert!(sentence.contains(word), "{word}: {sentence}");
+    }
+}
+
+#[test]
+fn a_flag_wins_over_the_file() {
+    let port = free_port();
+    let file = scratch("wins.toml", &format!("memory = \"64MiB\"\ncores = 1\nport = {port}\n"));
+    let output = ringlane(&["check", "--config", &file.display().to_string(), "-m", "32"]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(text.contains("32MiB") && text.contains(&port.to_string()), "{text}");
+    assert!(!text.contains("64MiB"), "{text}");
+}
+
+#[test]
+fn check_tells_all_that_the_host_lacks_and_fails() {
+    let owner = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = owner.local_addr().expect("its address").port().to_string();
+    let output = ringlane(&["check", "-p", &port, "--cpus", "99"]);
+    let complaints = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(complaints.contains("CPU 99") && complaints.contains("already taken"), "{complaints}");
+    assert!(complaints.lines().all(|line| line.starts_with("ringlane: ")), "{complaints}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("on CPU 99"));
+}
+
+#[test]
+fn help_and_version_succeed() {
+    let help = ringlane(&["--help"]);
+    assert!(help.status.success() && help.stderr.is_empty());
+    let version = ringlane(&["-V"]);
+    assert!(version.status.success());
+    let text = String::from_utf8_lossy(&version.stdout).into_owned();
+    assert_eq!(text.trim(), concat!("ringlane ", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn the_readme_names_every_flag() {
+    let help = String::from_utf8(ringlane(&["--help"]).stdout).expect("UTF-8");
+    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md"))
+        .expect("there is a README.md");
+    let flags: Vec<&str> = help
+        .split_whitespace()
+        .filter(|word| word.starts_with("--"))
+        .map(|word| word.split(['[', ',', '=']).next().unwrap_or(word))
+        .collect();
+    assert!(flags.len() > 20, "{flags:?}");
+    let missing: Vec<&&str> =
+        flags.iter().filter(|flag| !readme.contains(&format!("`{flag}"))).collect();
+    assert!(missing.is_empty(), "README.md lacks {missing:?}");
+}

@@ -1,0 +1,20 @@
+# shellcheck shell=bash
+# Which core gets a new connection. Says what is so; there is nothing on the host to set.
+
+title "listeners of the cores (SO_REUSEPORT)"
+
+# Sockets that listen on a port. /proc/net/tcp has ports in hexadecimal, 0A is LISTEN.
+listeners() {
+    cat "$ROOT/proc/net/tcp" "$ROOT/proc/net/tcp6" 2>/dev/null |
+        P=$(printf ':%04X' "$1") awk '$4 == "0A" && substr($2, length($2) - 4) == ENVIRON["P"]' |
+        grep -c .
+}
+
+found "each core listens on port $OPT_PORT by itself; the kernel spreads new connections over these listeners by a hash"
+found "the core that accepts hands a connection to the core with the fewest, so that an uneven hash does no harm: nothing to steer on the host"
+if count=$(listeners "$OPT_PORT") && [ "$count" -gt 0 ]; then
+    found "now listening on port $OPT_PORT: $count sockets (one per core and address)"
+else
+    found "nothing listens on port $OPT_PORT now"
+fi
+advise "a client that knows the cores can skip the hop between them: ringlane --shard-ports BASE"
