@@ -8,6 +8,7 @@ pub mod breaker;
 pub mod frame;
 pub mod hints;
 pub mod identity;
+pub mod link;
 pub mod membership;
 pub mod message;
 pub mod peers;

@@ -1,0 +1,59 @@
+//! Links: how the cores of one node reach the cores of another.
+//!
+//! Each core of a node has one connection with each core of every other node, so a message about a
+//! key goes straight to the core that owns it there. Whoever carries the messages tells the core
+//! when a link comes and goes; what is in flight when it goes may be lost.
+
+use super::identity::{Boot, NodeKey};
+use crate::hash::KeyHash;
+
+/// In the place of a core's number: the executor beside the cores, which speaks for the node.
+pub const NODE_CORE: u16 = u16::MAX;
+
+/// One core of another node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Peer {
+    /// The node.
+    pub node: NodeKey,
+    /// Its core, or [`NODE_CORE`].
+    pub core: u16,
+}
+
+/// What a core must know of another node to find the core that owns a key there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerFacts {
+    /// Which start of its process the link reaches.
+    pub boot: Boot,
+    /// How many cores it has.
+    pub core_count: u16,
+    /// Seed of its key hashes.
+    pub hash_seed: u64,
+}
+
+impl PeerFacts {
+    /// The core that owns `key` there.
+    #[inline]
+    pub fn core_of(&self, key: &[u8]) -> u16 {
+        if self.core_count == 1 {
+            return 0;
+        }
+        KeyHash::of(key, self.hash_seed).core(u32::from(self.core_count)) as u16
+    }
+}
+
+/// A link came or went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkEvent {
+    /// Messages to `peer` can be sent from now on.
+    Up {
+        /// Whom it reaches.
+        peer: Peer,
+        /// What is known of that node.
+        facts: PeerFacts,
+    },
+    /// The link is gone, and with it all that was on its way.
+    Down {
+        /// Whom it reached.
+        peer: Peer,
+    },
+}
