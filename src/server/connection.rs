@@ -120,7 +120,9 @@ impl Connection {
     /// Everything due has been sent and nothing more will be.
     pub fn is_finished(&self) -> bool {
         let silent = !self.sending && self.out.output.is_empty();
-        let answered = self.session.pipeline.is_empty() && !self.awaiting_node;
+        // A store whose value stopped arriving is the last in the pipeline and never answered.
+        let abandoned = usize::from(self.arriving.is_some());
+        let answered = self.session.pipeline.len() == abandoned && !self.awaiting_node;
         let done = self.closing || (self.ended && !self.held_back);
         !self.filling && ((self.broken && !self.sending) || (done && silent && answered))
     }
