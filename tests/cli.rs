@@ -4,6 +4,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::{Duration, Instant};
 
 fn ringlane(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_ringlane"))
@@ -72,7 +73,16 @@ fn every_invalid_value_ends_with_one_sentence_that_names_it() {
         ("-a 888 -s /tmp/ringlane-cli-test.sock", "--unix-mode 888"),
         ("-U 11211", "11211"),
         ("-d", "-d"),
-        ("-o modern", "-o"),
+        ("-o modern,ext_path=/tmp/x:1g", "ext_path"),
+        ("-B http", "http"),
+        ("-B binary", "binary"),
+        ("-f 1.0", "1.0"),
+        ("-n 0", "--slab-min-size 0"),
+        ("-D ::", "--prefix-delimiter ::"),
+        ("-Y /tmp/users", "-Y"),
+        ("-S", "-S"),
+        ("-Z", "-Z"),
+        ("-e /tmp/items", "-e"),
         ("--frobnicate", "--frobnicate"),
         ("frobnicate", "frobnicate"),
         ("--config /no/such/file.toml", "/no/such/file.toml"),
@@ -154,4 +164,32 @@ fn the_readme_names_every_flag() {
     let missing: Vec<&&str> =
         flags.iter().filter(|flag| !readme.contains(&format!("`{flag}"))).collect();
     assert!(missing.is_empty(), "README.md lacks {missing:?}");
+}
+
+#[test]
+fn the_process_id_is_in_its_file_while_the_server_runs() {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("ringlane.pid");
+    let _ = fs::remove_file(&path);
+    let port = free_port().to_string();
+    let mut server = Command::new(env!("CARGO_BIN_EXE_ringlane"))
+        .args(["-m", "64", "-t", "1", "-p", &port, "--log", "off"])
+        .arg("-P")
+        .arg(&path)
+        .spawn()
+        .expect("the binary is built by cargo");
+    let begun = Instant::now();
+    let written = loop {
+        match fs::read_to_string(&path) {
+            Ok(text) if text.ends_with('\n') => break text,
+            _ => assert!(begun.elapsed() < Duration::from_secs(30), "no pid file"),
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    assert_eq!(written.trim(), server.id().to_string());
+    let sent = Command::new("kill").arg(server.id().to_string()).status();
+    assert!(sent.expect("there is a kill").success());
+    assert!(server.wait().expect("a child can be waited for").success());
+    assert!(!path.exists(), "the file outlives the server");
+    let sentence = refused(&["-P", "/no/such/directory/pid", "-p", &port, "-m", "64"]);
+    assert!(sentence.contains("/no/such/directory/pid"), "{sentence}");
 }

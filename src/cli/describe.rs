@@ -54,6 +54,12 @@ pub fn describe(config: &Config) -> String {
     .filter_map(|(name, allowed)| allowed.then_some(name))
     .collect();
     line("clients may", allowed.join(", "));
+    if let Some(delimiter) = config.prefix_delimiter {
+        line("key prefixes", format!("counted up to {}", char::from(delimiter)));
+    }
+    if let Some(path) = &config.pid_file {
+        line("pid file", path.display().to_string());
+    }
     line("log", config.log.name().into());
     text
 }

@@ -78,6 +78,8 @@ mod tests {
             disable-flush-all = true
             enable-shutdown = true
             disable-dumping = true
+            prefix-delimiter = ":"
+            pid-file = "/tmp/ringlane.pid"
             log = "warn"
             verbose = 1
             "#,

@@ -14,10 +14,12 @@ use ringlane::server::host::HostFacts;
 
 pub mod describe;
 mod file;
+mod memcached;
 pub mod resolve;
 pub mod settings;
 mod values;
 
+use memcached::{MemcachedFlags, REFUSED};
 pub use resolve::Resolution;
 use settings::Settings;
 
@@ -79,19 +81,8 @@ struct Flags {
     config: Option<PathBuf>,
     #[command(flatten)]
     settings: Settings,
-    /// Accepted for memcached's sake if it is 0: there is no UDP.
-    #[arg(short = 'U', long = "udp-port", value_name = "0", hide = true)]
-    udp_port: Option<values::UdpOff>,
-    /// Accepted for memcached's sake and without effect: start the server as the wanted user.
-    #[arg(short = 'u', long = "user", value_name = "NAME", hide = true)]
-    user: Option<String>,
-    /// Accepted for memcached's sake and without effect: what one receive buffer holds is served
-    /// before the next connection's turn.
-    #[arg(short = 'R', long = "max-reqs-per-event", value_name = "COUNT", hide = true)]
-    requests_per_event: Option<values::Number>,
-    /// Accepted for memcached's sake and without effect: watch is refused in any case.
-    #[arg(short = 'W', long = "disable-watch", hide = true)]
-    watch_disabled: bool,
+    #[command(flatten)]
+    memcached: MemcachedFlags,
 }
 
 /// Reads a whole command line, program name included.
@@ -106,38 +97,21 @@ pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, Cl
         Some(CliCommand::Check(flags)) => (flags, true),
     };
     let host = HostFacts::gather();
-    let resolution = resolve::resolve(merged(flags)?, &host)?;
+    let (settings, note) = merged(flags)?;
+    let mut resolution = resolve::resolve(settings, &host)?;
+    resolution.notes.extend(note);
     Ok(if checking { Command::Check(resolution, host) } else { Command::Serve(resolution) })
 }
 
-fn merged(flags: Flags) -> Result<Settings, CliError> {
+/// Flags and file as one, and a note on flags that have no effect.
+fn merged(mut flags: Flags) -> Result<(Settings, Option<String>), CliError> {
+    let note = flags.memcached.apply(&mut flags.settings);
     let file = match &flags.config {
         None => Settings::default(),
         Some(path) => file::read(Path::new(path))?,
     };
-    Ok(flags.settings.or(file))
+    Ok((flags.settings.or(file), note))
 }
-
-/// memcached's flags that this server does not have, with what to do instead.
-const REFUSED: [(&str, &str); 17] = [
-    ("-d", "Ringlane stays in the foreground: run it under systemd or end the line with `&`"),
-    ("-P", "Ringlane writes no pid file: let systemd or the shell's `$!` tell the pid"),
-    ("-o", "memcached's extended options do not exist here: leave it away"),
-    ("-S", "SASL does not exist yet: leave it away and guard the port with a firewall"),
-    ("-Y", "authentication does not exist yet: leave it away and guard the port with a firewall"),
-    ("-Z", "TLS does not exist here: leave it away or put a TLS proxy in front"),
-    ("-k", "memory is not locked: leave it away"),
-    ("-L", "huge pages are not asked for by flag: leave it away"),
-    ("-r", "core dumps are not configured by flag: run `ulimit -c unlimited` before"),
-    ("-f", "slab classes are not configured by flag: leave it away"),
-    ("-n", "slab classes are not configured by flag: leave it away"),
-    ("-D", "statistics per key prefix do not exist here: leave it away"),
-    ("-B", "every protocol is served on one port, told apart by its first byte: leave it away"),
-    ("-e", "items do not survive the process: leave it away"),
-    ("-N", "network cards are not told apart: leave it away"),
-    ("-i", "the licence is in the files LICENSE-MIT and LICENSE-APACHE"),
-    ("-q", "there is no such flag: leave it away"),
-];
 
 /// Turns clap's report into one sentence, or into the text that was asked for.
 fn refusal(error: &clap::Error) -> Result<Command, CliError> {
@@ -198,7 +172,8 @@ mod tests {
             Ok(cli) => merged(match cli.command {
                 Some(CliCommand::Serve(flags) | CliCommand::Check(flags)) => flags,
                 None => cli.flags,
-            }),
+            })
+            .map(|(settings, _)| settings),
             Err(error) => Err(refusal(&error).expect_err("a refusal")),
         }
     }
@@ -218,7 +193,7 @@ mod tests {
     #[test]
     fn memcacheds_own_short_flags_work() {
         let line = "-l 127.0.0.1 -p 11299 -m 64 -c 500 -t 2 -I 2m -M -vv -U 0 -u nobody -C -F -A \
-                    -X -W -b 512 -R 20 -s /tmp/r.sock -a 0770";
+                    -X -W -b 512 -R 20 -f 1.08 -n 32 -B auto -o modern -s /tmp/r.sock -a 0770";
         let long = "--listen 127.0.0.1 --port 11299 --memory 64MiB --max-connections 500 --cores 2 \
                     --max-item-size 2MiB --eviction none -v -v --disable-cas --disable-flush-all \
                     --enable-shutdown --disable-dumping --backlog 512 \

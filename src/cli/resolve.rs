@@ -54,6 +54,8 @@ pub fn resolve(settings: Settings, host: &HostFacts) -> Result<Resolution, CliEr
             shutdown: settings.enable_shutdown.unwrap_or(false),
             dump: !settings.disable_dumping.unwrap_or(false),
         },
+        prefix_delimiter: settings.prefix_delimiter.map(|delimiter| delimiter.0),
+        pid_file: settings.pid_file,
         queues: Queues::for_cores(cpus.len()),
         cpus,
         ..Config::default()

@@ -6,8 +6,8 @@ use clap::Args;
 use serde::Deserialize;
 
 use super::values::{
-    CpuList, EvictionName, ItemSize, ListenAddress, LogName, MemorySize, Micros, Number, Port,
-    Seconds, SocketAddress, UnixMode, list, text,
+    CpuList, Delimiter, EvictionName, ItemSize, ListenAddress, LogName, MemorySize, Micros, Number,
+    Port, Seconds, SocketAddress, UnixMode, list, text,
 };
 
 /// One source of settings; what it does not say is `None`.
@@ -96,6 +96,13 @@ pub struct Settings {
     #[arg(short = 'X', long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true, help_heading = CLIENTS)]
     pub disable_dumping: Option<bool>,
 
+    /// Count requests by key prefix, which ends at this character (stats detail)
+    #[arg(short = 'D', long, value_name = "CHAR", help_heading = LOG)]
+    #[serde(deserialize_with = "text")]
+    pub prefix_delimiter: Option<Delimiter>,
+    /// Write the process id to this file while the server runs
+    #[arg(short = 'P', long, alias = "pidfile", value_name = "FILE", help_heading = LOG)]
+    pub pid_file: Option<PathBuf>,
     /// What reaches the log: off, error, warn, info, debug or trace [default: info]
     #[arg(long, value_name = "LEVEL", help_heading = LOG)]
     #[serde(deserialize_with = "text")]
@@ -109,7 +116,7 @@ const NETWORK: &str = "Network";
 const CORES: &str = "Cores";
 const ITEMS: &str = "Items";
 const CLIENTS: &str = "What clients may do";
-const LOG: &str = "Log";
+const LOG: &str = "Log and statistics";
 
 impl Settings {
     /// These settings, and where they say nothing, the other ones.
@@ -127,7 +134,7 @@ impl Settings {
             listen port shard_ports unix_socket unix_mode backlog max_connections idle_timeout
             admin cores cpus busy_poll memory max_item_size eviction
             disable_evictions default_ttl disable_cas disable_flush_all enable_shutdown
-            disable_dumping log
+            disable_dumping prefix_delimiter pid_file log
         }
     }
 }

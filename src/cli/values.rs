@@ -202,6 +202,20 @@ impl FromStr for UnixMode {
     }
 }
 
+/// What ends the prefix of a key: one printable ASCII character, since a key holds no space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Delimiter(pub u8);
+
+impl FromStr for Delimiter {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.as_bytes() {
+            &[byte] if byte.is_ascii_graphic() => Ok(Self(byte)),
+            _ => Err("is no delimiter: write one character, such as :".into()),
+        }
+    }
+}
+
 /// An eviction policy by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EvictionName(pub Eviction);

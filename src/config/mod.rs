@@ -77,6 +77,11 @@ pub struct Config {
     pub verbosity: u8,
     /// What clients may do besides reading and writing items.
     pub permissions: Permissions,
+    /// Requests are counted by what precedes this byte in their key, from the start on. `None`
+    /// counts them by `:` once a client asks for it.
+    pub prefix_delimiter: Option<u8>,
+    /// Where the process id is written while the node runs.
+    pub pid_file: Option<PathBuf>,
     /// Bounds of every queue and buffer.
     pub queues: Queues,
 }
@@ -180,6 +185,8 @@ impl Default for Config {
             log: LogLevel::Info,
             verbosity: 0,
             permissions: Permissions::default(),
+            prefix_delimiter: None,
+            pid_file: None,
             queues: Queues::default(),
         }
     }

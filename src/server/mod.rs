@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc;
 
@@ -12,6 +13,7 @@ use signal_hook::iterator::Signals;
 
 use crate::config::Config;
 use crate::engine::{Engine, EngineConfig};
+use crate::stats::PrefixCounters;
 
 mod admin;
 mod adopt;
@@ -66,6 +68,8 @@ pub enum ServerError {
     Doorbell(io::Error),
     /// The control executor could not start.
     Control(io::Error),
+    /// The process id cannot be written to this file.
+    PidFile(PathBuf, io::Error),
 }
 
 impl fmt::Display for ServerError {
@@ -81,6 +85,10 @@ impl fmt::Display for ServerError {
             ServerError::Doorbell(error) => write!(f, "cannot make an eventfd: {error}"),
             ServerError::Control(error) => {
                 write!(f, "cannot start the control executor: {error}")
+            }
+            ServerError::PidFile(path, error) => {
+                let path = path.display();
+                write!(f, "cannot write the process id to {path} ({error}): name another file")
             }
         }
     }
@@ -131,6 +139,10 @@ pub fn run(config: Config) -> Result<(), ServerError> {
             reason: error.to_string(),
         })?;
     }
+    if let Some(path) = &node.config.pid_file {
+        std::fs::write(path, format!("{}\n", std::process::id()))
+            .map_err(|error| ServerError::PidFile(path.clone(), error))?;
+    }
     let control = control_executor::start(node.clone(), admin).map_err(ServerError::Control)?;
     announce(&node);
 
@@ -152,6 +164,9 @@ pub fn run(config: Config) -> Result<(), ServerError> {
         let _ = waiter.join();
     }
     listener::remove_path(&node.config);
+    if let Some(path) = &node.config.pid_file {
+        let _ = std::fs::remove_file(path);
+    }
     log::info!("stopped after {:.1} s", node.clock.uptime().as_secs_f64());
     Ok(())
 }
@@ -177,6 +192,11 @@ async fn run_core(parts: CoreParts, started: mpsc::Sender<(usize, io::Result<()>
         pipeline_bytes_max: config.queues.output_bytes_max as usize,
     });
     engine.hides_cas = !config.permissions.cas;
+    engine.prefixes = config.prefix_delimiter.map(|delimiter| {
+        let mut prefixes = PrefixCounters::new(delimiter);
+        prefixes.switch(true);
+        prefixes
+    });
     let ring = NetRingConfig {
         entries: NET_RING_ENTRIES,
         buffer_count: config.queues.receive_buffers,

@@ -52,6 +52,7 @@ impl Node {
     pub fn new(config: Config, doorbells: Arc<[Doorbell]>, control_bell: Doorbell) -> Self {
         let cores = (0..config.core_count()).map(|_| CoreFigures::default()).collect();
         let verbosity = AtomicU32::new(config.verbosity.into());
+        let detail = config.prefix_delimiter.is_some();
         Self {
             config,
             clock: Clock::start(),
@@ -59,7 +60,7 @@ impl Node {
             control_bell,
             cores,
             connections: AtomicU32::new(0),
-            tuning: Mutex::new(Tuning::default()),
+            tuning: Mutex::new(Tuning { detail, ..Tuning::default() }),
             verbosity,
             flushed_at_millis: AtomicU64::new(0),
             stopping: AtomicBool::new(false),

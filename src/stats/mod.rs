@@ -26,7 +26,7 @@ pub mod prometheus;
 mod settings;
 
 pub use connections::{Address, ConnectionState, ConnectionStats};
-pub use prefixes::{PREFIXES_MAX, PrefixCounters};
+pub use prefixes::{PREFIX_DELIMITER, PREFIXES_MAX, PrefixCounters};
 
 counters! {
     /// What has happened to one core's connections since the start or since `stats reset`.

@@ -1,18 +1,19 @@
-//! `stats detail`: requests counted by what precedes the first `:` of their key.
+//! `stats detail`: requests counted by what precedes the first `:` of their key, or another byte.
 
 use ahash::HashMap;
 
 /// Most prefixes that are told apart; requests for further ones are not counted.
 pub const PREFIXES_MAX: usize = 1000;
 
-/// What separates a prefix from the rest of a key.
-const DELIMITER: u8 = b':';
+/// What separates a prefix from the rest of a key unless told otherwise.
+pub const PREFIX_DELIMITER: u8 = b':';
 
 /// One core's counts by prefix. Keys without a delimiter are not counted. Nothing is counted until
 /// that is switched on; switched off, the counts stay.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct PrefixCounters {
     on: bool,
+    delimiter: u8,
     prefixes: HashMap<Box<[u8]>, Counts>,
 }
 
@@ -24,7 +25,18 @@ struct Counts {
     deletes: u64,
 }
 
+impl Default for PrefixCounters {
+    fn default() -> Self {
+        Self::new(PREFIX_DELIMITER)
+    }
+}
+
 impl PrefixCounters {
+    /// No counts yet; prefixes end at `delimiter`.
+    pub fn new(delimiter: u8) -> Self {
+        Self { on: false, delimiter, prefixes: HashMap::default() }
+    }
+
     /// Starts or stops counting.
     pub fn switch(&mut self, on: bool) {
         self.on = on;
@@ -88,7 +100,7 @@ impl PrefixCounters {
         if !self.on {
             return None;
         }
-        let end = memchr::memchr(DELIMITER, key)?;
+        let end = memchr::memchr(self.delimiter, key)?;
         self.entry(&key[..end])
     }
 
@@ -126,6 +138,14 @@ mod tests {
         assert!(sum.dump().starts_with(b"PREFIX bar get 0 hit 0 set 0 del 2\r\nPREFIX foo get 4"));
         sum.clear();
         assert_eq!(sum.dump(), b"END\r\n");
+    }
+
+    #[test]
+    fn prefixes_may_end_at_another_byte() {
+        let mut counters = PrefixCounters::new(b'/');
+        counters.switch(true);
+        counters.set(b"a:b/c");
+        assert_eq!(counters.dump(), b"PREFIX a:b get 0 hit 0 set 1 del 0\r\nEND\r\n");
     }
 
     #[test]

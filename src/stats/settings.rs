@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write};
 
-use super::{Emit, Snapshot, emit};
+use super::{Emit, PREFIX_DELIMITER, Snapshot, emit};
 use crate::config::Eviction;
 
 /// Renders all settings. What has no meaning here has the value that says it is off.
@@ -39,7 +39,7 @@ pub fn render(snapshot: &Snapshot<'_>, emit: Emit<'_>) {
         chunk_size = 48,
         num_threads = snapshot.cores.len(),
         num_threads_per_udp = 0,
-        stat_key_prefix = ":",
+        stat_key_prefix = char::from(config.prefix_delimiter.unwrap_or(PREFIX_DELIMITER)),
         detail_enabled = yes(tuning.detail),
         reqs_per_event = 0,
         cas_enabled = yes(config.permissions.cas),
