@@ -36,6 +36,21 @@ pub enum Operation<'b> {
     Arithmetic(Arithmetic),
 }
 
+impl Operation<'_> {
+    /// Whether performing it can change the item, beyond what reading leaves behind.
+    pub fn may_change(&self) -> bool {
+        match self {
+            Operation::Get(get) => {
+                get.lease
+                    || get.touch.is_some()
+                    || get.vivify.is_some()
+                    || get.refresh_below_seconds.is_some()
+            }
+            Operation::Store(_) | Operation::Delete(_) | Operation::Arithmetic(_) => true,
+        }
+    }
+}
+
 /// Options of a read. `Get::default()` is memcached's plain `get`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Get {
@@ -248,6 +263,17 @@ pub enum Response<'s> {
     OutOfMemory,
     /// Arithmetic with `create`: the item could not be created.
     NotCreated,
+    /// Any operation of a replicated key: too few replicas took part. What it has changed at those
+    /// that did may stay.
+    QuorumNotReached {
+        /// How many must take part.
+        needed: u8,
+        /// How many did.
+        reached: u8,
+    },
+    /// Any operation of a key that other nodes keep: its node went away before it answered, so it
+    /// may have been performed or not.
+    Uncertain,
 }
 
 impl Response<'_> {

@@ -117,6 +117,9 @@ impl Answer {
             Response::TooLarge => Answer::TooLarge,
             Response::OutOfMemory => Answer::OutOfMemory,
             Response::NotCreated => Answer::NotCreated,
+            Response::QuorumNotReached { .. } | Response::Uncertain => {
+                unreachable!("a shard knows of no other replicas")
+            }
         }
     }
 

@@ -91,6 +91,7 @@ fn entry_flags(entry: Entry) -> u8 {
 fn encode_any(form: BinaryForm, response: &Response<'_>, now: Instant, out: &mut impl Output) {
     let details = form.flags & request_flags::DETAILS != 0;
     let number;
+    let sentence;
     let (status, facts) = match response {
         Response::Hit(hit) => {
             let with_value = sends_value(form.opcode);
@@ -125,6 +126,15 @@ fn encode_any(form: BinaryForm, response: &Response<'_>, now: Instant, out: &mut
         Response::NonNumeric => (Status::NonNumeric, Facts::default()),
         Response::TooLarge => (Status::TooLarge, Facts::default()),
         Response::OutOfMemory => (Status::OutOfMemory, Facts::default()),
+        Response::QuorumNotReached { needed, reached } => {
+            sentence = format!("needed {needed}, reached {reached}");
+            let value = Some(Value::Whole(sentence.as_bytes()));
+            (Status::QuorumNotReached, Facts { value, ..Facts::default() })
+        }
+        Response::Uncertain => {
+            let value = Some(Value::Whole(b"the node that keeps the key went away"));
+            (Status::Unavailable, Facts { value, ..Facts::default() })
+        }
     };
     if !is_silent(form, status) {
         write(form, status, &facts, out);

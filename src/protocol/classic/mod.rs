@@ -186,6 +186,7 @@ enum Status {
     AuthError = 0x20,
     UnknownCommand = 0x81,
     OutOfMemory = 0x82,
+    Temporary = 0x86,
 }
 
 impl Status {
@@ -202,6 +203,7 @@ impl Status {
             Status::AuthError => "Auth failure.",
             Status::UnknownCommand => "Unknown command",
             Status::OutOfMemory => "Out of memory allocating item",
+            Status::Temporary => "Temporary failure",
         }
     }
 }

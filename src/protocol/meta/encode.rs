@@ -2,7 +2,9 @@
 
 use super::MetaForm;
 use super::base64;
-use crate::protocol::text::encode::{LineBuffer, OUT_OF_MEMORY, OUT_OF_MEMORY_STORING, TOO_LARGE};
+use crate::protocol::text::encode::{
+    LineBuffer, OUT_OF_MEMORY, OUT_OF_MEMORY_STORING, TOO_LARGE, UNCERTAIN, quorum_not_reached,
+};
 use crate::protocol::text::line::Tokens;
 use crate::protocol::text::numbers::strict_u64;
 use crate::protocol::{Output, Reply};
@@ -20,6 +22,13 @@ pub fn encode(
     now: Instant,
     out: &mut impl Output,
 ) {
+    match *response {
+        Response::QuorumNotReached { needed, reached } => {
+            return quorum_not_reached(needed, reached, out);
+        }
+        Response::Uncertain => return out.bytes(UNCERTAIN),
+        _ => {}
+    }
     match form {
         MetaForm::Get { value, compares, quiet, binary_key } => match response {
             Response::Hit(hit) => {

@@ -22,6 +22,8 @@ pub(super) mod answer {
     pub const TOO_LARGE: u8 = 0x0a;
     pub const OUT_OF_MEMORY: u8 = 0x0b;
     pub const NOT_CREATED: u8 = 0x0c;
+    pub const QUORUM_NOT_REACHED: u8 = 0x0d;
+    pub const UNCERTAIN: u8 = 0x0e;
 
     pub const FLAGS: u8 = 0x10;
     pub const DEADLINE: u8 = 0x20;
@@ -62,6 +64,7 @@ pub fn encoded_response_bytes(response: &Response<'_>) -> usize {
                 + number.key.len()
         }
         Response::Stored { .. } => 13,
+        Response::QuorumNotReached { .. } => 3,
         _ => 1,
     }
 }
@@ -92,6 +95,10 @@ pub fn encode_response(response: &Response<'_>, out: &mut [u8]) {
         Response::TooLarge => writer.array([answer::TOO_LARGE]),
         Response::OutOfMemory => writer.array([answer::OUT_OF_MEMORY]),
         Response::NotCreated => writer.array([answer::NOT_CREATED]),
+        Response::QuorumNotReached { needed, reached } => {
+            writer.array([answer::QUORUM_NOT_REACHED, *needed, *reached]);
+        }
+        Response::Uncertain => writer.array([answer::UNCERTAIN]),
     }
     writer.finish();
 }
@@ -166,6 +173,11 @@ pub fn decode_response(message: &[u8]) -> Result<Response<'_>, RelayError> {
         answer::TOO_LARGE => Response::TooLarge,
         answer::OUT_OF_MEMORY => Response::OutOfMemory,
         answer::NOT_CREATED => Response::NotCreated,
+        answer::QUORUM_NOT_REACHED => {
+            let [needed, reached] = reader.array()?;
+            Response::QuorumNotReached { needed, reached }
+        }
+        answer::UNCERTAIN => Response::Uncertain,
         _ => return Err(RelayError::Unknown),
     };
     reader.finish()?;

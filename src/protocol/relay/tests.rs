@@ -278,11 +278,13 @@ fn answers_without_content_take_one_byte() {
         Response::TooLarge,
         Response::OutOfMemory,
         Response::NotCreated,
+        Response::Uncertain,
     ];
     for response in responses {
         assert_eq!(response_bytes(&response).len(), 1);
         assert_response_survives(&response);
     }
+    assert_response_survives(&Response::QuorumNotReached { needed: 2, reached: 1 });
     assert_response_survives(&Response::Stored { cas: u64::MAX, value_bytes: u32::MAX });
 }
 

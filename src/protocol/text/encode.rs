@@ -67,6 +67,10 @@ fn one_line(form: TextForm, response: &Response<'_>, out: &mut impl Output) {
             line.push(b"\r\n");
             return out.bytes(line.as_bytes());
         }
+        Response::QuorumNotReached { needed, reached } => {
+            return quorum_not_reached(*needed, *reached, out);
+        }
+        Response::Uncertain => UNCERTAIN,
         Response::Stored { .. } => b"STORED\r\n",
         Response::Hit(_) => b"TOUCHED\r\n",
         Response::Deleted => b"DELETED\r\n",
@@ -79,6 +83,21 @@ fn one_line(form: TextForm, response: &Response<'_>, out: &mut impl Output) {
         Response::OutOfMemory => OUT_OF_MEMORY_STORING,
     });
 }
+
+/// Too few replicas took part, with the figures that a caller acts on.
+pub(in crate::protocol) fn quorum_not_reached(needed: u8, reached: u8, out: &mut impl Output) {
+    let mut line = LineBuffer::<80>::new();
+    line.push(b"SERVER_ERROR quorum not reached: needed ");
+    line.number(needed);
+    line.push(b", reached ");
+    line.number(reached);
+    line.push(b"\r\n");
+    out.bytes(line.as_bytes());
+}
+
+/// A request whose node went away.
+pub(in crate::protocol) const UNCERTAIN: &[u8] =
+    b"SERVER_ERROR outcome unknown: the node that keeps the key went away\r\n";
 
 /// A store that passes the item size limit.
 pub(in crate::protocol) const TOO_LARGE: &[u8] = b"SERVER_ERROR object too large for cache\r\n";

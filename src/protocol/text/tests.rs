@@ -573,3 +573,22 @@ proptest! {
         Driver { limits: limits() }.run(&input, &[]);
     }
 }
+
+#[test]
+fn a_missing_quorum_is_an_error_line_with_needed_and_reached() {
+    let reply = |form| Reply { form: ReplyForm::Text(form), key: b"k", tail: b"" };
+    let encoded = |form, response: Response<'_>| {
+        let mut out = Vec::new();
+        encode_any(&reply(form), &response, NOW, &mut out);
+        String::from_utf8(out).unwrap()
+    };
+    let missing = Response::QuorumNotReached { needed: 2, reached: 1 };
+    let line = "SERVER_ERROR quorum not reached: needed 2, reached 1\r\n";
+    assert_eq!(encoded(TextForm::Retrieval { cas: false, last: true }, missing), line);
+    assert_eq!(encoded(TextForm::Storage { noreply: false }, missing), line);
+    assert_eq!(encoded(TextForm::Storage { noreply: true }, missing), "");
+    assert!(
+        encoded(TextForm::Delete { noreply: false }, Response::Uncertain)
+            .starts_with("SERVER_ERROR outcome unknown")
+    );
+}
