@@ -6,6 +6,7 @@
 pub mod agreement;
 pub mod breaker;
 pub mod frame;
+pub mod governor;
 pub mod hints;
 pub mod identity;
 pub mod link;

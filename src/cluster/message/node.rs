@@ -20,6 +20,8 @@ pub enum NodeMessage<'b> {
         epoch: u64,
         /// Nothing that became its own up to this epoch is missing.
         settled: u64,
+        /// Everything of a version up to this one is gone.
+        flushed: Version,
     },
     /// Send what became mine with the roster of this epoch and was yours before.
     Pull {
@@ -105,9 +107,10 @@ impl<'b> NodeMessage<'b> {
                 out.put_u8(NODE_TAGS);
                 message.write(out);
             }
-            NodeMessage::Status { stamp, epoch, settled } => {
+            NodeMessage::Status { stamp, epoch, settled, flushed } => {
                 out.put_u8(NODE_TAGS + 1);
-                [*stamp, *epoch, *settled].into_iter().for_each(|number| out.put_u64(number));
+                let numbers = [*stamp, *epoch, *settled, flushed.0];
+                numbers.into_iter().for_each(|number| out.put_u64(number));
             }
             NodeMessage::Pull { epoch, cursor, bytes_max } => {
                 out.put_u8(NODE_TAGS + 2);
@@ -159,7 +162,8 @@ impl<'b> NodeMessage<'b> {
             0 => NodeMessage::Agreement(agreement::Message::read(&mut reader)?),
             1 => {
                 let (stamp, epoch, settled) = (reader.u64()?, reader.u64()?, reader.u64()?);
-                NodeMessage::Status { stamp, epoch, settled }
+                let flushed = Version(reader.u64()?);
+                NodeMessage::Status { stamp, epoch, settled, flushed }
             }
             2 => {
                 let (epoch, cursor, bytes_max) = (reader.u64()?, reader.u64()?, reader.u32()?);

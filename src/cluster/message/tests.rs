@@ -14,7 +14,7 @@ fn all() -> Vec<Message<'static>> {
     let full = Record { version: Version(9), content: Content::Live(live) };
     let plain = Record::live(Version(9), b"", Deadline::NEVER);
     let gone = Record::deleted(Version(9));
-    let guard = Some(Guard::new(Version(1), &[Version(2), Version(3)]));
+    let guard = Some(Version(1));
     let mut messages = vec![
         Message::Write { operation, stamp: 3, guard, key: b"k", record: full },
         Message::Write { operation, stamp: 3, guard: None, key: &[b'k'; 250], record: gone },
@@ -63,7 +63,7 @@ fn all() -> Vec<Message<'static>> {
 fn all_of_nodes() -> Vec<NodeMessage<'static>> {
     vec![
         NodeMessage::Agreement(agreement::Message::Ask { digest: 1 }),
-        NodeMessage::Status { stamp: 1, epoch: 2, settled: 3 },
+        NodeMessage::Status { stamp: 1, epoch: 2, settled: 3, flushed: Version(4) },
         NodeMessage::Pull { epoch: 1, cursor: 2, bytes_max: 3 },
         NodeMessage::Pulled { epoch: 1, cursor: 2, next: Some(3), merges: b"m" },
         NodeMessage::Pulled { epoch: 1, cursor: 2, next: None, merges: b"" },

@@ -1,0 +1,649 @@
+//! What one node knows and wants of its cluster: who is alive, who is seated, who has what is his.
+//!
+//! Gossip ([`Membership`]) says who is alive, the members' decisions ([`Agreement`]) say who is
+//! seated, and each node says of itself how far it has copied what became its own. The governor
+//! brings the three together: it founds the cluster or asks to be seated in it, has the seats of
+//! the dead taken away after a time, lets decisions wait until the last one has been digested, and
+//! tells the cores of its node what is in effect.
+//!
+//! There is one governor per node. It runs beside the cores and handles a few messages a second.
+
+use core::net::SocketAddr;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::rngs::Xoshiro256PlusPlus;
+use rand::{RngExt, SeedableRng};
+
+use super::agreement::{self, Agreement, Situation};
+use super::identity::{Boot, Identity, NodeKey};
+use super::membership::{self, Health, Membership, MembershipSettings};
+use super::message::{Messages, NodeMessage};
+use super::ring::RingParameters;
+use super::roster::{Change, Roster, Seat};
+use super::version::Version;
+use super::view::View;
+use crate::time::Instant;
+
+#[cfg(test)]
+mod tests;
+
+/// How often the governor looks at what it wants, and tells the others how it stands.
+const ROUND: Duration = Duration::from_secs(1);
+/// The first of those that are to join each other waits this long for a cluster that exists.
+const FOUND_AFTER: Duration = Duration::from_secs(3);
+/// The others wait this long for those before them.
+const FOUND_LATE_AFTER: Duration = Duration::from_secs(10);
+/// A decision is not held back longer than this for those who are still copying.
+const HOLD_MAX: Duration = Duration::from_secs(600);
+
+/// What a governor is told about its node.
+#[derive(Clone, Debug)]
+pub struct GovernorSettings {
+    /// Who watches whom, and how.
+    pub membership: MembershipSettings,
+    /// How the ring is computed.
+    pub ring: RingParameters,
+    /// This node's weight on it.
+    pub weight: u32,
+    /// Cores of this node.
+    pub core_count: usize,
+}
+
+/// What happens to the governor.
+#[derive(Clone, Copy, Debug)]
+pub enum Event<'b> {
+    /// Begin. Comes first, once.
+    Start,
+    /// The nearest deadline has come; harmless at any time.
+    Tick,
+    /// A gossip datagram.
+    Datagram {
+        /// Who sent it, as the socket says.
+        from: SocketAddr,
+        /// Its bytes.
+        bytes: &'b [u8],
+    },
+    /// The body of a frame from another node's governor.
+    Message {
+        /// Its sender.
+        from: NodeKey,
+        /// Its messages.
+        bytes: &'b [u8],
+    },
+    /// All that became a core's own up to the roster of this epoch has arrived there.
+    Settled {
+        /// The core.
+        core: usize,
+        /// The epoch.
+        epoch: u64,
+    },
+    /// A client of this node wants everything of a version up to this one gone, everywhere.
+    Flush(Version),
+    /// This node's weight is another from now on.
+    Weigh(u32),
+    /// Give up the seat. [`Effect::HandedOver`] follows when others hold what was held here.
+    Leave,
+    /// Say goodbye. Nothing is sent or believed afterwards.
+    Goodbye,
+}
+
+/// What is to be done because of an event.
+#[derive(Clone, Debug)]
+pub enum Effect {
+    /// Send a gossip datagram.
+    Datagram {
+        /// Where to.
+        to: SocketAddr,
+        /// Its bytes.
+        bytes: Vec<u8>,
+    },
+    /// Send the body of a frame to another node's governor; it may be lost.
+    Send {
+        /// Whom to.
+        to: NodeKey,
+        /// The messages.
+        bytes: Vec<u8>,
+    },
+    /// Links with this life of a node are wanted, or not any more.
+    Link {
+        /// The node.
+        node: NodeKey,
+        /// In which life.
+        boot: Boot,
+        /// Where it takes connections.
+        address: SocketAddr,
+        /// Whether they are wanted.
+        wanted: bool,
+    },
+    /// A view is in effect. They come in order.
+    Placed(Arc<View>),
+    /// This life of a node is alive, or dead.
+    Liveness {
+        /// The node.
+        node: NodeKey,
+        /// In which life.
+        boot: Boot,
+        /// Whether it is alive.
+        alive: bool,
+    },
+    /// Everybody who is alive has what became his own up to this epoch: cores may forget what
+    /// belongs to others.
+    Digested(u64),
+    /// Everything of a version up to this one is gone.
+    Flushed(Version),
+    /// This node begins a new life, without data and seat: another history of the cluster stays.
+    Reborn(Boot),
+    /// Another process was started under this node's id: this one must end.
+    Superseded,
+    /// The seat is given up and what was held here has been copied.
+    HandedOver,
+    /// Worth a line in the log.
+    Log(LogLine),
+}
+
+/// What is worth a line in the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogLine {
+    /// Whether somebody should look at it.
+    pub warning: bool,
+    /// What to say.
+    pub text: String,
+}
+
+/// How a member stands, for views.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemberStatus {
+    /// Its id.
+    pub id: Arc<str>,
+    /// Its key.
+    pub key: NodeKey,
+    /// Its life.
+    pub boot: Boot,
+    /// Where it takes connections.
+    pub link: SocketAddr,
+    /// How it looks from here.
+    pub health: Health,
+    /// Its weight, if it is seated.
+    pub weight: Option<u32>,
+    /// The epoch of its roster, as it last said; 0 if it never did.
+    pub epoch: u64,
+    /// The epoch up to which it misses nothing.
+    pub settled: u64,
+}
+
+/// One node's part in governing the cluster.
+pub struct Governor {
+    settings: GovernorSettings,
+    seed: Xoshiro256PlusPlus,
+    membership: Membership,
+    agreement: Agreement,
+    /// The greatest life of each other node that gossip told of.
+    known: BTreeMap<NodeKey, Known>,
+    statuses: BTreeMap<NodeKey, Status>,
+    settled: Vec<u64>,
+    decided_at: Instant,
+    digested: u64,
+    flushed: Version,
+    round_at: Instant,
+    found_at: Option<Instant>,
+    leaving: bool,
+    handed_over: bool,
+    over: bool,
+    gone: Vec<(NodeKey, Boot)>,
+}
+
+#[derive(Clone, Debug)]
+struct Known {
+    identity: Identity,
+    alive: bool,
+    since: Instant,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Status {
+    epoch: u64,
+    settled: u64,
+}
+
+impl Governor {
+    /// The governor of the node `identity`. `seed` decides every random choice.
+    pub fn new(identity: Identity, settings: GovernorSettings, seed: u64) -> Self {
+        let mut random = Xoshiro256PlusPlus::seed_from_u64(seed);
+        let membership = Membership::new(identity.clone(), &settings.membership, random.random());
+        let agreement = Agreement::new(identity.key, identity.boot, random.random());
+        Self {
+            settled: vec![0; settings.core_count],
+            settings,
+            seed: random,
+            membership,
+            agreement,
+            known: BTreeMap::new(),
+            statuses: BTreeMap::new(),
+            decided_at: Instant::default(),
+            digested: 0,
+            flushed: Version::NONE,
+            round_at: Instant::default(),
+            found_at: None,
+            leaving: false,
+            handed_over: false,
+            over: false,
+            gone: Vec::new(),
+        }
+    }
+
+    /// This node, as it calls itself at the moment.
+    pub fn identity(&self) -> &Identity {
+        self.membership.identity()
+    }
+
+    /// The roster in effect, as far as this node knows.
+    pub fn roster(&self) -> Option<&Arc<Roster>> {
+        self.agreement.roster()
+    }
+
+    /// Takes one event; what follows from it is appended to `effects`.
+    pub fn handle(&mut self, event: Event<'_>, now: Instant, effects: &mut Vec<Effect>) {
+        if self.over {
+            return;
+        }
+        match event {
+            Event::Start => {
+                self.round_at = now;
+                self.found_at = self.founding(now);
+                self.gossip(membership::Event::Start, now, effects);
+                self.round(now, effects);
+            }
+            Event::Tick => {
+                self.gossip(membership::Event::Tick, now, effects);
+                self.agree(agreement::Event::Tick, now, effects);
+                if self.round_at <= now {
+                    self.round(now, effects);
+                }
+            }
+            Event::Datagram { from, bytes } => {
+                self.gossip(membership::Event::Datagram { from, bytes }, now, effects);
+            }
+            Event::Message { from, bytes } => {
+                for message in Messages::new(bytes) {
+                    let Ok(Ok(message)) = message.map(NodeMessage::read) else { return };
+                    self.message(from, message, now, effects);
+                }
+            }
+            Event::Settled { core, epoch } => {
+                self.settled[core] = epoch;
+                self.tell_status(effects);
+                self.digest(effects);
+            }
+            Event::Flush(version) => {
+                self.flush(version, effects);
+                self.tell_status(effects);
+            }
+            Event::Weigh(weight) => {
+                self.settings.weight = weight;
+                self.round(now, effects);
+            }
+            Event::Leave => {
+                self.leaving = true;
+                self.round(now, effects);
+            }
+            Event::Goodbye => {
+                self.gossip(membership::Event::Leave, now, effects);
+                self.over = true;
+            }
+        }
+    }
+
+    /// When the next [`Event::Tick`] is due.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        if self.over {
+            return None;
+        }
+        let inner = [self.membership.next_deadline(), self.agreement.next_deadline()];
+        inner.into_iter().flatten().chain([self.round_at]).min()
+    }
+
+    /// All members and former members that are remembered, this node included, by id.
+    pub fn members(&self) -> Vec<MemberStatus> {
+        let roster = self.agreement.roster();
+        let weight = |key: NodeKey, boot: Boot| {
+            roster.and_then(|roster| roster.seat(key)).filter(|s| s.boot == boot).map(|s| s.weight)
+        };
+        let me = self.identity().clone();
+        let mut members: Vec<MemberStatus> = self
+            .membership
+            .members()
+            .into_iter()
+            .map(|(identity, health)| {
+                let status = self.statuses.get(&identity.key).copied().unwrap_or_default();
+                let Status { epoch, settled } = status;
+                let Identity { id, key, boot, link, .. } = identity;
+                MemberStatus {
+                    weight: weight(key, boot),
+                    id,
+                    key,
+                    boot,
+                    link,
+                    health,
+                    epoch,
+                    settled,
+                }
+            })
+            .collect();
+        members.push(MemberStatus {
+            weight: weight(me.key, me.boot),
+            epoch: roster.map_or(0, |roster| roster.epoch),
+            settled: self.own_settled(),
+            id: me.id,
+            key: me.key,
+            boot: me.boot,
+            link: me.link,
+            health: Health::Alive,
+        });
+        members.sort_by(|a, b| a.id.cmp(&b.id));
+        members.dedup_by(|a, b| a.key == b.key);
+        members
+    }
+
+    /// When this node founds the cluster if it hears of none: at once without anybody to join, a
+    /// little later if it is one of those that are to join each other, the first of them before
+    /// the rest. Others never do.
+    fn founding(&self, now: Instant) -> Option<Instant> {
+        let own = self.identity().gossip;
+        let join = &self.settings.membership.join;
+        if join.iter().all(|address| *address == own) {
+            Some(now)
+        } else if join.iter().min() == Some(&own) {
+            Some(now.after(FOUND_AFTER))
+        } else {
+            join.contains(&own).then_some(now.after(FOUND_LATE_AFTER))
+        }
+    }
+
+    /// Looks at everything that is wanted, and tells how this node stands.
+    fn round(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+        self.round_at = now.after(ROUND);
+        self.found(now, effects);
+        self.note_gone(now);
+        self.wish_own_seat(now, effects);
+        if self.is_seated() {
+            for (key, boot) in self.gone.clone() {
+                self.agree(agreement::Event::Wish(Change::Unseat { key, boot }), now, effects);
+            }
+        }
+        self.tell_status(effects);
+        self.digest(effects);
+    }
+
+    fn found(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+        if self.agreement.roster().is_some() {
+            self.found_at = None;
+        }
+        if self.leaving || self.found_at.is_none_or(|at| at > now) {
+            return;
+        }
+        // Whoever is alive has said by now whether it knows of a cluster; one that comes before us
+        // is left to do it.
+        let own = self.identity().gossip;
+        let elsewhere = self.known.iter().filter(|(_, known)| known.alive).any(|(key, known)| {
+            let joins = self.settings.membership.join.contains(&known.identity.gossip);
+            let status = self.statuses.get(key);
+            status.is_none_or(|status| status.epoch > 0) || (joins && known.identity.gossip < own)
+        });
+        if elsewhere {
+            return;
+        }
+        self.found_at = None;
+        let (seat, random) = (self.own_seat(), self.seed.random());
+        log(effects, false, format!("founding a cluster as {}", seat.id));
+        self.agree(agreement::Event::Found { seat, random }, now, effects);
+    }
+
+    fn own_seat(&self) -> Seat {
+        let Identity { id, key, gossip, link, boot, .. } = self.identity().clone();
+        Seat { id, key, boot, weight: self.settings.weight, slot: 0, gossip, link }
+    }
+
+    fn is_seated(&self) -> bool {
+        let Identity { key, boot, .. } = *self.identity();
+        self.agreement.roster().is_some_and(|roster| roster.has(key, boot))
+    }
+
+    /// Wants the own seat, or wants to be rid of it, from somebody who can decide.
+    fn wish_own_seat(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+        let Identity { key, boot, .. } = *self.identity();
+        let change =
+            if self.leaving { Change::Unseat { key, boot } } else { Change::Seat(self.own_seat()) };
+        if self.agreement.roster().is_some_and(|roster| roster.satisfies(&change)) {
+            return;
+        }
+        if self.is_seated() {
+            return self.agree(agreement::Event::Wish(change), now, effects);
+        }
+        if self.leaving {
+            return;
+        }
+        // Any member will do; a few, because one may have lost touch.
+        let mut alive: Vec<NodeKey> =
+            self.known.iter().filter(|(_, known)| known.alive).map(|(key, _)| *key).collect();
+        for _ in 0..3.min(alive.len()) {
+            let chosen = self.seed.random_range(0..alive.len());
+            let to = alive.swap_remove(chosen);
+            send_agreement(to, agreement::Message::Wish(change.clone()), effects);
+        }
+    }
+
+    /// Lists seats whose holders will not come back: dead for long, or alive in a later life.
+    fn note_gone(&mut self, now: Instant) {
+        let forget_after = self.settings.membership.forget_after;
+        let Some(roster) = self.agreement.roster() else { return };
+        let gone = |seat: &&Seat| {
+            self.known.get(&seat.key).is_some_and(|known| {
+                let later = known.identity.boot > seat.boot;
+                later || (!known.alive && now.since(known.since) >= forget_after)
+            })
+        };
+        self.gone = roster.seats().iter().filter(gone).map(|seat| (seat.key, seat.boot)).collect();
+    }
+
+    fn own_settled(&self) -> u64 {
+        self.settled.iter().copied().min().unwrap_or(0)
+    }
+
+    fn tell_status(&self, effects: &mut Vec<Effect>) {
+        let (stamp, epoch) =
+            self.agreement.roster().map_or((0, 0), |roster| (roster.digest(), roster.epoch));
+        let (settled, flushed) = (self.own_settled(), self.flushed);
+        let mut bytes = Vec::new();
+        NodeMessage::Status { stamp, epoch, settled, flushed }.write(&mut bytes);
+        for (node, _) in self.known.iter().filter(|(_, known)| known.alive) {
+            effects.push(Effect::Send { to: *node, bytes: bytes.clone() });
+        }
+    }
+
+    /// Whether all who are alive and seated have what became their own up to the roster in effect.
+    fn is_digested(&self) -> bool {
+        let Some(roster) = self.agreement.roster() else { return false };
+        let me = self.identity().key;
+        roster.seats().iter().all(|seat| {
+            if seat.key == me {
+                return self.own_settled() >= roster.epoch || !self.is_seated();
+            }
+            let alive = self
+                .known
+                .get(&seat.key)
+                .is_some_and(|known| known.alive && known.identity.boot == seat.boot);
+            !alive || self.statuses.get(&seat.key).is_some_and(|s| s.settled >= roster.epoch)
+        })
+    }
+
+    fn digest(&mut self, effects: &mut Vec<Effect>) {
+        let Some(epoch) = self.agreement.roster().map(|roster| roster.epoch) else { return };
+        if !self.is_digested() {
+            return;
+        }
+        if self.digested < epoch {
+            self.digested = epoch;
+            effects.push(Effect::Digested(epoch));
+        }
+        if self.leaving && !self.is_seated() && !self.handed_over {
+            self.handed_over = true;
+            effects.push(Effect::HandedOver);
+        }
+    }
+
+    fn flush(&mut self, version: Version, effects: &mut Vec<Effect>) {
+        if version > self.flushed {
+            self.flushed = version;
+            effects.push(Effect::Flushed(version));
+        }
+    }
+
+    fn message(
+        &mut self,
+        from: NodeKey,
+        message: NodeMessage<'_>,
+        now: Instant,
+        effects: &mut Vec<Effect>,
+    ) {
+        match message {
+            NodeMessage::Agreement(message) => {
+                self.agree(agreement::Event::Message { from, message }, now, effects);
+            }
+            NodeMessage::Status { stamp, epoch, settled, flushed } => {
+                self.statuses.insert(from, Status { epoch, settled });
+                self.flush(flushed, effects);
+                let (own_stamp, own_epoch) = self
+                    .agreement
+                    .roster()
+                    .map_or((0, 0), |roster| (roster.digest(), roster.epoch));
+                if own_epoch > 0 && stamp != own_stamp && epoch >= own_epoch {
+                    send_agreement(from, agreement::Message::Ask { digest: own_stamp }, effects);
+                }
+                self.digest(effects);
+            }
+            _ => {}
+        }
+    }
+
+    fn gossip(&mut self, event: membership::Event<'_>, now: Instant, effects: &mut Vec<Effect>) {
+        let mut outcome = Vec::new();
+        self.membership.handle(event, now, &mut outcome);
+        for effect in outcome {
+            match effect {
+                membership::Effect::Send { to, bytes } => {
+                    effects.push(Effect::Datagram { to, bytes });
+                }
+                membership::Effect::Alive(identity) => self.alive(identity, now, effects),
+                membership::Effect::Dead(identity) => self.dead(identity, now, effects),
+                membership::Effect::Rejoined => {
+                    log(effects, true, "the others had given up on this node; it is back".into());
+                }
+                membership::Effect::Refused { from, reason } => {
+                    log(effects, true, format!("refused {from}: {}", reason.sentence()));
+                }
+                membership::Effect::RefusedBy { from, reason } => {
+                    let sentence = reason.sentence();
+                    log(effects, true, format!("{from} refuses this node, saying: {sentence}"));
+                }
+                membership::Effect::Superseded { by } => {
+                    let text = format!("another process runs as node {}: this one ends", by.id);
+                    log(effects, true, text);
+                    self.over = true;
+                    effects.push(Effect::Superseded);
+                }
+            }
+        }
+    }
+
+    fn alive(&mut self, identity: Identity, now: Instant, effects: &mut Vec<Effect>) {
+        let Identity { key: node, boot, link: address, .. } = identity;
+        if let Some(former) = self.known.get(&node)
+            && former.identity.boot != boot
+        {
+            let boot = former.identity.boot;
+            let address = former.identity.link;
+            effects.push(Effect::Link { node, boot, address, wanted: false });
+            effects.push(Effect::Liveness { node, boot, alive: false });
+            self.statuses.remove(&node);
+        }
+        log(effects, false, format!("node {} is alive at {address}", identity.id));
+        self.known.insert(node, Known { identity, alive: true, since: now });
+        effects.push(Effect::Liveness { node, boot, alive: true });
+        effects.push(Effect::Link { node, boot, address, wanted: true });
+        self.round_at = now;
+    }
+
+    fn dead(&mut self, identity: Identity, now: Instant, effects: &mut Vec<Effect>) {
+        let Identity { key: node, boot, link: address, .. } = identity;
+        log(effects, true, format!("node {} is dead", identity.id));
+        self.known.insert(node, Known { identity, alive: false, since: now });
+        effects.push(Effect::Liveness { node, boot, alive: false });
+        effects.push(Effect::Link { node, boot, address, wanted: false });
+        self.round_at = now;
+    }
+
+    fn agree(&mut self, event: agreement::Event, now: Instant, effects: &mut Vec<Effect>) {
+        let hold = self.agreement.roster().is_some()
+            && !self.is_digested()
+            && now.since(self.decided_at) < HOLD_MAX;
+        let mut outcome = Vec::new();
+        let situation = Situation { gone: &self.gone, hold };
+        self.agreement.handle(event, situation, now, &mut outcome);
+        for effect in outcome {
+            match effect {
+                agreement::Effect::Send { to, message } => send_agreement(to, message, effects),
+                agreement::Effect::Decided(roster) => self.decided(roster, now, effects),
+                agreement::Effect::Outlasted(_) => return self.reborn(now, effects),
+            }
+        }
+    }
+
+    fn decided(&mut self, roster: Arc<Roster>, now: Instant, effects: &mut Vec<Effect>) {
+        self.decided_at = now;
+        let seats: Vec<&str> = roster.seats().iter().map(|seat| &*seat.id).collect();
+        log(effects, false, format!("roster {}: {}", roster.epoch, seats.join(", ")));
+        match View::new(roster, self.settings.ring) {
+            Ok(view) => effects.push(Effect::Placed(Arc::new(view))),
+            Err(error) => log(effects, true, format!("a roster makes no ring: {error}")),
+        }
+        self.note_gone(now);
+        self.round_at = now;
+    }
+
+    /// Another history of the cluster stays: this node joins it as if it had just been started.
+    fn reborn(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+        let old = self.identity().clone();
+        let boot = Boot(now.as_millis().max(old.boot.0 + 1));
+        let text = "another history of this cluster is longer: joining it without data".into();
+        log(effects, true, text);
+        let identity = Identity::new(&old.id, boot, old.gossip, old.link);
+        // Whoever is alive is found again through these.
+        let mut settings = self.settings.membership.clone();
+        let alive = self.known.values().filter(|known| known.alive);
+        settings.join.extend(alive.map(|known| known.identity.gossip));
+        self.membership = Membership::new(identity, &settings, self.seed.random());
+        self.agreement = Agreement::new(old.key, boot, self.seed.random());
+        for (node, known) in std::mem::take(&mut self.known) {
+            let (boot, address) = (known.identity.boot, known.identity.link);
+            effects.push(Effect::Link { node, boot, address, wanted: false });
+            effects.push(Effect::Liveness { node, boot, alive: false });
+        }
+        self.statuses.clear();
+        self.settled.fill(0);
+        (self.digested, self.found_at) = (0, None);
+        effects.push(Effect::Reborn(boot));
+        self.gossip(membership::Event::Start, now, effects);
+    }
+}
+
+fn send_agreement(to: NodeKey, message: agreement::Message, effects: &mut Vec<Effect>) {
+    let mut bytes = Vec::new();
+    NodeMessage::Agreement(message).write(&mut bytes);
+    effects.push(Effect::Send { to, bytes });
+}
+
+fn log(effects: &mut Vec<Effect>, warning: bool, text: String) {
+    effects.push(Effect::Log(LogLine { warning, text }));
+}

@@ -1,0 +1,188 @@
+//! A few governors on a perfect network, where every message arrives in the next step.
+
+use super::super::membership::Terms;
+use super::super::quorum::Replication;
+use super::*;
+
+const STEP: Duration = Duration::from_millis(20);
+
+struct World {
+    now: Instant,
+    nodes: Vec<Node>,
+}
+
+struct Node {
+    governor: Governor,
+    address: SocketAddr,
+    running: bool,
+    view: Option<Arc<View>>,
+    handed_over: bool,
+}
+
+fn address(number: u8) -> SocketAddr {
+    SocketAddr::new([127, 0, 0, number].into(), 7946)
+}
+
+impl World {
+    fn new() -> Self {
+        Self { now: Instant::from_millis(1_700_000_000_000), nodes: Vec::new() }
+    }
+
+    fn start(&mut self, id: &str, number: u8, join: &[u8]) -> usize {
+        let ring = RingParameters::default();
+        let terms = Terms::new("test", ring, Replication::default());
+        let mut membership = MembershipSettings::new(terms);
+        membership.join = join.iter().map(|number| address(*number)).collect();
+        membership.forget_after = Duration::from_secs(20);
+        let boot = Boot(self.now.as_millis());
+        let identity = Identity::new(id, boot, address(number), address(number));
+        let settings = GovernorSettings { membership, ring, weight: 1, core_count: 1 };
+        let seed = boot.0 ^ u64::from(number);
+        let node = Node {
+            governor: Governor::new(identity, settings, seed),
+            address: address(number),
+            running: true,
+            view: None,
+            handed_over: false,
+        };
+        self.nodes.push(node);
+        let at = self.nodes.len() - 1;
+        self.deliver(at, Event::Start);
+        at
+    }
+
+    fn deliver(&mut self, at: usize, event: Event<'_>) {
+        let mut effects = Vec::new();
+        self.nodes[at].governor.handle(event, self.now, &mut effects);
+        let key = self.nodes[at].governor.identity().key;
+        for effect in effects {
+            match effect {
+                Effect::Datagram { to, bytes } => {
+                    let from = self.nodes[at].address;
+                    if let Some(to) = self.find(|node| node.address == to) {
+                        self.deliver(to, Event::Datagram { from, bytes: &bytes });
+                    }
+                }
+                Effect::Send { to, bytes } => {
+                    if let Some(to) = self.find(|node| node.governor.identity().key == to) {
+                        self.deliver(to, Event::Message { from: key, bytes: &bytes });
+                    }
+                }
+                Effect::Placed(view) => {
+                    let epoch = view.epoch();
+                    self.nodes[at].view = Some(view);
+                    self.deliver(at, Event::Settled { core: 0, epoch });
+                }
+                Effect::HandedOver => self.nodes[at].handed_over = true,
+                _ => {}
+            }
+        }
+    }
+
+    fn find(&self, is: impl Fn(&Node) -> bool) -> Option<usize> {
+        self.nodes.iter().position(|node| node.running && is(node))
+    }
+
+    fn run(&mut self, seconds: u64) {
+        for _ in 0..seconds * 1000 / STEP.as_millis() as u64 {
+            self.now = self.now.after(STEP);
+            for at in 0..self.nodes.len() {
+                let due = self.nodes[at].governor.next_deadline().is_some_and(|d| d <= self.now);
+                if self.nodes[at].running && due {
+                    self.deliver(at, Event::Tick);
+                }
+            }
+        }
+    }
+
+    fn seats(&self, at: usize) -> Vec<String> {
+        let view = self.nodes[at].view.as_ref().expect("it has a view");
+        view.roster().seats().iter().map(|seat| seat.id.to_string()).collect()
+    }
+}
+
+#[test]
+fn a_node_without_anybody_to_join_founds_a_cluster_and_others_join_it() {
+    let mut world = World::new();
+    world.start("a", 1, &[]);
+    world.start("b", 2, &[1]);
+    world.start("c", 3, &[2]);
+    world.run(10);
+    (0..3).for_each(|at| assert_eq!(world.seats(at), ["a", "b", "c"]));
+    let stamp = |at: usize| world.nodes[at].view.as_ref().unwrap().stamp();
+    assert!(stamp(0) == stamp(1) && stamp(1) == stamp(2));
+}
+
+#[test]
+fn of_nodes_that_all_name_each_other_only_one_founds() {
+    let mut world = World::new();
+    for (id, number) in [("c", 3), ("b", 2), ("a", 1)] {
+        world.start(id, number, &[1, 2, 3]);
+    }
+    world.run(15);
+    (0..3).for_each(|at| assert_eq!(world.seats(at), ["a", "b", "c"]));
+}
+
+#[test]
+fn without_the_first_of_them_the_next_one_founds() {
+    let mut world = World::new();
+    world.start("c", 3, &[1, 2, 3]);
+    world.start("b", 2, &[1, 2, 3]);
+    world.run(25);
+    (0..2).for_each(|at| assert_eq!(world.seats(at), ["b", "c"]));
+}
+
+#[test]
+fn a_dead_node_keeps_its_seat_for_a_while_and_then_loses_it() {
+    let mut world = World::new();
+    world.start("a", 1, &[]);
+    world.start("b", 2, &[1]);
+    let c = world.start("c", 3, &[1]);
+    world.run(10);
+    world.nodes[c].running = false;
+    world.run(12);
+    assert_eq!(world.seats(0), ["a", "b", "c"]);
+    world.run(30);
+    (0..2).for_each(|at| assert_eq!(world.seats(at), ["a", "b"]));
+}
+
+#[test]
+fn a_restarted_node_gets_its_seat_under_its_new_boot() {
+    let mut world = World::new();
+    world.start("a", 1, &[]);
+    world.start("b", 2, &[1]);
+    let first = world.start("c", 3, &[1]);
+    world.run(10);
+    world.nodes[first].running = false;
+    world.run(2);
+    let second = world.start("c", 3, &[1]);
+    world.run(15);
+    let boot = world.nodes[second].governor.identity().boot;
+    let roster = world.nodes[0].view.as_ref().unwrap().roster().clone();
+    assert!(roster.has(NodeKey::of("c"), boot));
+}
+
+#[test]
+fn a_leaving_node_gives_up_its_seat_and_hears_when_it_may_go() {
+    let mut world = World::new();
+    world.start("a", 1, &[]);
+    let b = world.start("b", 2, &[1]);
+    world.run(10);
+    world.deliver(b, Event::Leave);
+    world.run(10);
+    assert_eq!(world.seats(0), ["a"]);
+    assert!(world.nodes[b].handed_over);
+}
+
+#[test]
+fn a_flush_reaches_those_that_come_back_later() {
+    let mut world = World::new();
+    world.start("a", 1, &[]);
+    let b = world.start("b", 2, &[1]);
+    world.run(10);
+    world.nodes[b].running = false;
+    world.deliver(0, Event::Flush(Version(77)));
+    world.nodes[b].running = true;
+    world.run(5);
+    assert_eq!(world.nodes[b].governor.flushed, Version(77));
+}
