@@ -29,40 +29,6 @@ pub use node::NodeMessage;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct OperationId(pub u64);
 
-/// Most earlier tries that a [`Guard`] names.
-pub const TRIES_MAX: usize = 8;
-
-/// The condition of a write that was computed from what its writer had read: the replica must hold
-/// nothing newer than that, earlier tries of the same operation excepted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Guard {
-    /// The version it was computed from.
-    pub base: Version,
-    tries: [Version; TRIES_MAX],
-    count: u8,
-}
-
-impl Guard {
-    /// A write computed from `base`, which replaces what `tries` left behind.
-    ///
-    /// # Panics
-    /// With more than [`TRIES_MAX`] tries.
-    pub fn new(base: Version, tries: &[Version]) -> Self {
-        let mut guard = Self { base, tries: [Version::NONE; TRIES_MAX], count: tries.len() as u8 };
-        guard.tries[..tries.len()].copy_from_slice(tries);
-        guard
-    }
-
-    /// Whether the write may take the place of a record of this version.
-    pub fn allows(&self, there: Version) -> bool {
-        there <= self.base || self.tries().contains(&there)
-    }
-
-    fn tries(&self) -> &[Version] {
-        &self.tries[..self.count as usize]
-    }
-}
-
 /// What became of a write at one replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WriteOutcome {
@@ -128,8 +94,8 @@ pub enum Message<'b> {
         operation: OperationId,
         /// Digest of its roster.
         stamp: u64,
-        /// Only under this condition.
-        guard: Option<Guard>,
+        /// The version that the write was computed from: the replica must hold nothing newer.
+        guard: Option<Version>,
         /// The key.
         key: &'b [u8],
         /// What to apply.
@@ -245,10 +211,8 @@ impl<'b> Message<'b> {
                 out.put_u8(if guard.is_some() { tag::WRITE_GUARDED } else { tag::WRITE });
                 out.put_u64(operation.0);
                 out.put_u64(stamp);
-                if let Some(guard) = guard {
-                    out.put_u64(guard.base.0);
-                    out.put_u8(guard.count);
-                    guard.tries().iter().for_each(|version| out.put_u64(version.0));
+                if let Some(base) = guard {
+                    out.put_u64(base.0);
                 }
                 out.put_short(key);
                 write_record(&record, out);
@@ -345,7 +309,7 @@ impl<'b> Message<'b> {
             written @ (tag::WRITE | tag::WRITE_GUARDED) => {
                 let (operation, stamp) = (OperationId(reader.u64()?), reader.u64()?);
                 let guard = match written {
-                    tag::WRITE_GUARDED => Some(read_guard(&mut reader)?),
+                    tag::WRITE_GUARDED => Some(Version(reader.u64()?)),
                     _ => None,
                 };
                 let (key, record) = (read_key(&mut reader)?, read_record(&mut reader)?);
@@ -462,15 +426,6 @@ pub fn read_record<'b>(reader: &mut Reader<'b>) -> Result<Record<'b>, Malformed>
         value: Value::Whole(reader.rest()),
     };
     Ok(Record { version, content: Content::Live(live) })
-}
-
-fn read_guard(reader: &mut Reader<'_>) -> Result<Guard, Malformed> {
-    let (base, count) = (Version(reader.u64()?), reader.u8()? as usize);
-    let mut tries = [Version::NONE; TRIES_MAX];
-    for version in tries.get_mut(..count).ok_or(Malformed)? {
-        *version = Version(reader.u64()?);
-    }
-    Ok(Guard::new(base, &tries[..count]))
 }
 
 fn read_key<'b>(reader: &mut Reader<'b>) -> Result<&'b [u8], Malformed> {

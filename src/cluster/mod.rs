@@ -5,6 +5,7 @@
 
 pub mod agreement;
 pub mod breaker;
+pub mod coordinator;
 pub mod frame;
 pub mod governor;
 pub mod hints;

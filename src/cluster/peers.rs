@@ -63,6 +63,11 @@ impl Peers {
         self.peers.get(&node).is_some_and(|peer| peer.alive && peer.connected)
     }
 
+    /// Whether gossip holds this life of `node` for alive.
+    pub fn is_alive(&self, node: NodeKey, boot: Boot) -> bool {
+        self.peers.get(&node).is_some_and(|peer| peer.alive && peer.boot == boot)
+    }
+
     /// A request to `node` was answered.
     #[inline]
     pub fn succeeded(&mut self, node: NodeKey, now: Instant) {

@@ -1,0 +1,636 @@
+//! One core's part in the cluster: it answers requests whose key other nodes keep, or keep too.
+//!
+//! A request comes here from the core's engine, from a client of this node, or forwarded by
+//! another node. A node that is no replica of the key forwards the request to one that is, and that
+//! is the only hop. A replica coordinates: it brings its own record up to date by a read quorum
+//! where the request depends on what is there, performs the request on its own store, and hands the
+//! outcome to the other replicas until a write quorum holds it.
+//!
+//! ```text
+//!            no replica -> Forwarded ------------------------------------------> answer
+//! request -> replica, range still arriving -> Fetching --.
+//!            replica ------------------------------------+-> Reading -> Writing -> answer
+//! ```
+//!
+//! What makes this safe, in the order of the arguments:
+//! - Replicas act only on messages stamped with the view they are in themselves, so both sides
+//!   agree on who the replicas are.
+//! - A replica that has become one by a new view takes part for a key only after it has copied it
+//!   from enough of the former holders, all of which have left the old view for good by then
+//!   ([`Fill`]).
+//! - A write is acknowledged by a replica only if it is the newest there. A write that meets a newer
+//!   one is given a newer version and tried again; so an acknowledged write is newer than every one
+//!   acknowledged before it, whatever the clocks say.
+//! - A write computed from what was there (`incr`, `cas`, `append`, `delete`) is *guarded*: replicas
+//!   refuse it when they hold something its coordinator had not seen.
+//!
+//! Nothing here waits: operations under way lie in a table, replies find them by their id, and a
+//! check every [`CHECK_EVERY`] sends again what was lost, asks further replicas or gives up.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrayvec::ArrayVec;
+
+use super::breaker::{BreakerSettings, BreakerState};
+use super::hints::{HintCounters, HintSettings, Hints};
+use super::identity::{Boot, NodeKey};
+use super::link::{LinkEvent, Peer, PeerFacts};
+use super::message::{Message, NodeMessage, OperationId};
+use super::peers::Peers;
+use super::quorum::{Consistency, Replication};
+use super::record::Lifetimes;
+use super::ring::{Place, REPLICAS_MAX};
+use super::store::Store;
+use super::version::{Tie, Version, VersionClock};
+use super::view::{Fill, Placement, Source, View};
+use crate::hash::KeyHash;
+use crate::protocol::relay;
+use crate::request::{Request, Response};
+use crate::time::Instant;
+
+mod fetching;
+mod filling;
+mod operation;
+mod reading;
+mod replica;
+mod routing;
+mod writing;
+
+use filling::Filling;
+use operation::{Operation, Operations, Origin, Replica, Stage, State};
+
+/// How often an operation under way is looked at.
+pub const CHECK_EVERY: Duration = Duration::from_millis(50);
+/// A replica that has not answered for this long counts as a failure for its circuit breaker.
+const SLOW_AFTER: Duration = Duration::from_secs(1);
+/// Views remembered, for those who still copy what became theirs with one of them.
+const HISTORY_MAX: usize = 16;
+/// Keys remembered as fetched while a range is arriving; beyond, they are fetched again.
+const FETCHED_MAX: usize = 1 << 16;
+
+/// Where a client's request came from, for the way back. Means nothing to the coordinator.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Asker {
+    /// The core that has the connection.
+    pub core: u32,
+    /// The connection.
+    pub connection: u32,
+    /// Which of those that had this number.
+    pub generation: u32,
+    /// The request's place in its pipeline.
+    pub sequence: u32,
+}
+
+/// What the coordinator wants done outside.
+pub trait Outside {
+    /// Where messages for `to` are being collected; `None` when there is no link, or no room.
+    fn room(&mut self, to: Peer) -> Option<&mut Vec<u8>>;
+
+    /// Answers a client's request.
+    fn answer(&mut self, asker: Asker, response: &Response<'_>);
+
+    /// All that became this core's own up to the roster of this epoch has arrived.
+    fn settled(&mut self, epoch: u64);
+}
+
+/// What a call works with.
+pub struct Turn<'t, S, O> {
+    /// The time.
+    pub now: Instant,
+    /// The core's store.
+    pub store: &'t mut S,
+    /// The world outside.
+    pub outside: &'t mut O,
+}
+
+/// Bounds and rules of one core's coordinator.
+#[derive(Clone, Debug)]
+pub struct CoordinatorSettings {
+    /// Copies and quorums.
+    pub replication: Replication,
+    /// How long traces of a write may turn up.
+    pub lifetimes: Lifetimes,
+    /// Most operations under way; a request beyond is answered as if no replica could be reached.
+    pub operations_max: usize,
+    /// Bounds of the hints.
+    pub hints: HintSettings,
+    /// When a peer is not asked any more.
+    pub breaker: BreakerSettings,
+    /// Bytes a second that arriving ranges may take, per core; at least 1.
+    pub fill_bytes_per_second: u64,
+    /// This core's number.
+    pub core: u16,
+    /// Seed of this node's key hashes.
+    pub hash_seed: u64,
+}
+
+impl CoordinatorSettings {
+    /// The defaults for a cluster that replicates like this.
+    pub fn new(replication: Replication) -> Self {
+        Self {
+            replication,
+            lifetimes: Lifetimes::default(),
+            operations_max: 1 << 16,
+            hints: HintSettings::default(),
+            breaker: BreakerSettings::default(),
+            fill_bytes_per_second: 64 << 20,
+            core: 0,
+            hash_seed: 0,
+        }
+    }
+}
+
+/// What became of operations since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CoordinatorCounters {
+    /// Requests handed to another node.
+    pub forwarded: u64,
+    /// Requests of other nodes coordinated here.
+    pub served: u64,
+    /// Requests coordinated for this node's own clients.
+    pub coordinated: u64,
+    /// Replicas that were sent a newer record than they answered with.
+    pub read_repairs: u64,
+    /// Writes tried again under a newer version.
+    pub write_retries: u64,
+    /// Requests that found too few replicas.
+    pub quorum_failures: u64,
+    /// Requests whose outcome is not known.
+    pub uncertain: u64,
+    /// Messages that made no sense.
+    pub malformed: u64,
+    /// Records that arrived because a range became this node's own.
+    pub filled_records: u64,
+    /// Bytes of those.
+    pub filled_bytes: u64,
+}
+
+/// One core's part in the cluster.
+#[derive(Debug)]
+pub struct Coordinator {
+    me: NodeKey,
+    boot: Boot,
+    settings: CoordinatorSettings,
+    placement: Option<Placement>,
+    /// The latest views, the one in effect last.
+    history: VecDeque<Arc<View>>,
+    clock: VersionClock,
+    peers: Peers,
+    reach: HashMap<NodeKey, Reach, ahash::RandomState>,
+    operations: Operations,
+    /// When operations are looked at, in order.
+    checks: VecDeque<(Instant, OperationId)>,
+    hints: Hints,
+    /// Keys, by their hash, that were copied from enough former holders although their range is
+    /// still arriving.
+    fetched: HashSet<u64, ahash::RandomState>,
+    filling: Filling,
+    counters: CoordinatorCounters,
+}
+
+/// How another node is reached.
+#[derive(Clone, Copy, Debug)]
+struct Reach {
+    facts: PeerFacts,
+    /// Cores of it that have a link with this one.
+    links: u16,
+}
+
+type Members = ArrayVec<(NodeKey, Boot), REPLICAS_MAX>;
+
+impl Coordinator {
+    /// The part of core `settings.core` of this life of the node `me`.
+    pub fn new(me: NodeKey, boot: Boot, settings: CoordinatorSettings) -> Self {
+        let hasher = || ahash::RandomState::with_seeds(1, 2, 3, 4);
+        Self {
+            me,
+            boot,
+            placement: None,
+            history: VecDeque::new(),
+            clock: VersionClock::new(Tie::of_slot(0), settings.lifetimes.drift),
+            peers: Peers::new(settings.breaker),
+            reach: HashMap::with_hasher(hasher()),
+            operations: Operations::new(settings.operations_max),
+            checks: VecDeque::new(),
+            hints: Hints::new(settings.hints),
+            fetched: HashSet::with_hasher(hasher()),
+            filling: Filling::default(),
+            counters: CoordinatorCounters::default(),
+            settings,
+        }
+    }
+
+    /// What became of operations since the start.
+    pub fn counters(&self) -> CoordinatorCounters {
+        self.counters
+    }
+
+    /// What became of hints since the start, how many there are, and their bytes.
+    pub fn hints(&self) -> (HintCounters, usize, usize) {
+        let (count, bytes) = self.hints.size();
+        (self.hints.counters(), count, bytes)
+    }
+
+    /// Operations under way.
+    pub fn operations(&self) -> usize {
+        self.operations.len()
+    }
+
+    /// Whether a request should not be begun now, because the table of operations is full.
+    #[inline]
+    pub fn is_full(&self) -> bool {
+        self.operations.is_full()
+    }
+
+    /// The state of the circuit breaker of another node, as this core sees it.
+    pub fn breaker(&self, node: NodeKey, now: Instant) -> Option<BreakerState> {
+        self.peers.breaker(node, now)
+    }
+
+    /// The view in effect.
+    pub fn view(&self) -> Option<&Arc<View>> {
+        self.placement.as_ref().map(|placement| &placement.view)
+    }
+
+    /// Whether this node alone keeps `key`, all of it has arrived and no other replica need hear
+    /// of a change: the request can be answered from the store at once.
+    #[inline]
+    pub fn keeps_alone(&self, key: &[u8]) -> bool {
+        let Some(placement) = &self.placement else { return false };
+        if self.settings.replication.replicas() != 1 || !placement.fills.is_empty() {
+            return false;
+        }
+        let view = &placement.view;
+        let seat = view.seat(view.ring().owner(view.ring().place(key)));
+        seat.key == self.me && seat.boot == self.boot
+    }
+
+    /// A version newer than any this core has heard of, for a write answered from the store.
+    #[inline]
+    pub fn next_version(&mut self, now: Instant) -> Version {
+        self.clock.next(now)
+    }
+
+    /// Takes a client's request. It is answered through `turn.outside`, now or later.
+    pub fn request<S: Store, O: Outside>(
+        &mut self,
+        asker: Asker,
+        consistency: Consistency,
+        request: &Request<'_>,
+        turn: &mut Turn<'_, S, O>,
+    ) {
+        let Some((id, mut operation)) = self.operations.begin() else {
+            self.counters.quorum_failures += 1;
+            let needed = self.settings.replication.write_quorum();
+            return turn.outside.answer(asker, &Response::QuorumNotReached { needed, reached: 0 });
+        };
+        operation.origin = Origin::Client(asker);
+        operation.consistency = consistency;
+        operation.key.extend_from_slice(request.key);
+        let bytes = relay::encoded_request_bytes(request);
+        operation.request.resize(bytes, 0);
+        relay::encode_request(request, &mut operation.request);
+        self.begin(id, operation, turn);
+    }
+
+    fn begin<S: Store, O: Outside>(
+        &mut self,
+        id: OperationId,
+        mut operation: Box<Operation>,
+        turn: &mut Turn<'_, S, O>,
+    ) {
+        operation.until = turn.now.after(self.settings.lifetimes.operation);
+        if let Some(operation) = self.route(id, operation, turn) {
+            self.checks.push_back((turn.now.after(CHECK_EVERY), id));
+            self.operations.keep(id, operation);
+        }
+    }
+
+    /// Takes a message of another node's core. Anything may come.
+    pub fn message<S: Store, O: Outside>(
+        &mut self,
+        from: Peer,
+        bytes: &[u8],
+        turn: &mut Turn<'_, S, O>,
+    ) {
+        let understood = if NodeMessage::is_one(bytes) {
+            NodeMessage::read(bytes).map(|message| self.node_message(from, &message, turn))
+        } else {
+            Message::read(bytes).map(|message| self.data_message(from, bytes, &message, turn))
+        };
+        if understood.is_err() {
+            self.counters.malformed += 1;
+        }
+    }
+
+    /// A new view is in effect. They come in order; all of this node's former ones too, but those
+    /// from before its time.
+    pub fn placed<S: Store, O: Outside>(&mut self, view: Arc<View>, turn: &mut Turn<'_, S, O>) {
+        if let Some(seat) = view.roster().seat(self.me).filter(|seat| seat.boot == self.boot) {
+            self.clock.set_tie(Tie::of_slot(seat.slot));
+        }
+        self.history.push_back(view.clone());
+        if self.history.len() > HISTORY_MAX {
+            self.history.pop_front();
+        }
+        let before = self.placement.take();
+        let mut fills = Vec::new();
+        if let Some(Placement { view: before, fills: former }) = before {
+            fills = former;
+            let sources = vec![Source::Missing; before.roster().seats().len()];
+            let fill = Fill { before, after: view.clone(), sources };
+            if fill.share(self.me, self.boot) > 0.0 {
+                fills.push(Arc::new(fill));
+            }
+        }
+        self.placement = Some(Placement { view, fills });
+        self.fetched.clear();
+        self.note_gone_sources();
+        self.finish_fills(turn);
+        self.recheck(|operation| !matches!(operation.stage, Stage::Forwarded(_)), turn);
+    }
+
+    /// Gossip says that this life of a node is alive, or dead.
+    pub fn liveness<S: Store, O: Outside>(
+        &mut self,
+        node: NodeKey,
+        boot: Boot,
+        alive: bool,
+        turn: &mut Turn<'_, S, O>,
+    ) {
+        self.peers.liveness(node, boot, alive, turn.now);
+        if !alive {
+            self.note_gone_sources();
+            self.finish_fills(turn);
+            self.node_went(node, turn);
+        }
+    }
+
+    /// A link came or went.
+    pub fn link<S: Store, O: Outside>(&mut self, event: LinkEvent, turn: &mut Turn<'_, S, O>) {
+        match event {
+            LinkEvent::Up { peer, facts } => {
+                let reach = self.reach.entry(peer.node).or_insert(Reach { facts, links: 0 });
+                if reach.facts != facts {
+                    *reach = Reach { facts, links: 0 };
+                }
+                reach.links += 1;
+                self.peers.link(peer.node, true, turn.now);
+            }
+            LinkEvent::Down { peer } => {
+                let Some(reach) = self.reach.get_mut(&peer.node) else { return };
+                reach.links = reach.links.saturating_sub(1);
+                if reach.links == 0 {
+                    self.peers.link(peer.node, false, turn.now);
+                }
+                self.node_went(peer.node, turn);
+            }
+        }
+    }
+
+    /// Everything of a version up to `version` is gone.
+    pub fn flush<S: Store, O: Outside>(&mut self, version: Version, turn: &mut Turn<'_, S, O>) {
+        let _ = self.clock.observe(version, turn.now);
+        turn.store.flush(version);
+    }
+
+    /// Does what is due; to be called when the deadline has come, harmless at any time.
+    pub fn tick<S: Store, O: Outside>(&mut self, turn: &mut Turn<'_, S, O>) {
+        let mut left = self.checks.len();
+        while left > 0 && self.checks.front().is_some_and(|(at, _)| *at <= turn.now) {
+            left -= 1;
+            let (_, id) = self.checks.pop_front().expect("just looked at");
+            let Some(operation) = self.operations.take(id) else { continue };
+            if let Some(operation) = self.check(id, operation, turn) {
+                self.checks.push_back((turn.now.after(CHECK_EVERY), id));
+                self.operations.keep(id, operation);
+            }
+        }
+        self.fill(turn);
+        self.hand_over_hints(turn);
+    }
+
+    /// When the next [`Coordinator::tick`] is due.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let check = self.checks.front().map(|(at, _)| *at);
+        [check, self.filling.next_deadline(), self.hints.next_deadline()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Looks at all operations that `concerned` picks.
+    fn recheck<S: Store, O: Outside>(
+        &mut self,
+        concerned: impl Fn(&Operation) -> bool,
+        turn: &mut Turn<'_, S, O>,
+    ) {
+        for id in self.operations.ids(concerned) {
+            let Some(operation) = self.operations.take(id) else { continue };
+            if let Some(operation) = self.check(id, operation, turn) {
+                self.operations.keep(id, operation);
+            }
+        }
+    }
+
+    /// What waits for `node` need not wait any longer.
+    fn node_went<S: Store, O: Outside>(&mut self, node: NodeKey, turn: &mut Turn<'_, S, O>) {
+        let asks = |operation: &Operation| {
+            operation.stage == Stage::Forwarded(node)
+                || operation
+                    .replicas
+                    .iter()
+                    .any(|replica| replica.node == node && matches!(replica.state, State::Asked(_)))
+        };
+        self.recheck(asks, turn);
+    }
+
+    /// Looks at an operation under way. `None` when that ended it.
+    fn check<S: Store, O: Outside>(
+        &mut self,
+        id: OperationId,
+        mut operation: Box<Operation>,
+        turn: &mut Turn<'_, S, O>,
+    ) -> Option<Box<Operation>> {
+        if operation.until <= turn.now {
+            return self.give_up(id, operation, turn);
+        }
+        if let Stage::Forwarded(to) = operation.stage {
+            return self.check_forwarded(id, operation, to, turn);
+        }
+        let stamp = self.view().map_or(0, |view| view.stamp());
+        if operation.stage == Stage::Waiting
+            || (operation.stamp != stamp && operation.stage != Stage::Writing)
+        {
+            return self.route(id, operation, turn);
+        }
+        if operation.stamp != stamp {
+            return self.write_under_new_view(id, operation, turn);
+        }
+        let now = turn.now;
+        for replica in &mut operation.replicas {
+            if let State::Asked(since) = replica.state {
+                let away = !self.peers.is_present(replica.node);
+                if away || now.since(since) >= SLOW_AFTER {
+                    self.peers.failed(replica.node, now);
+                    replica.state = State::Unasked;
+                }
+            }
+        }
+        match operation.stage {
+            Stage::Fetching => self.fetch(id, operation, turn),
+            Stage::Reading => self.read(id, operation, true, turn),
+            _ => self.write(id, operation, turn),
+        }
+    }
+
+    /// The time of an operation is over.
+    fn give_up<S: Store, O: Outside>(
+        &mut self,
+        id: OperationId,
+        mut operation: Box<Operation>,
+        turn: &mut Turn<'_, S, O>,
+    ) -> Option<Box<Operation>> {
+        match operation.stage {
+            Stage::Forwarded(node) => {
+                self.peers.failed(node, turn.now);
+                self.finish_uncertain(id, operation, turn)
+            }
+            Stage::Writing => {
+                for replica in &mut operation.replicas {
+                    if !matches!(replica.state, State::Applied | State::Superseded) {
+                        replica.state = State::Failed;
+                        self.keep_hint(replica.node, &operation.key, turn);
+                    }
+                }
+                let reached = operation.taking_part();
+                self.finish_short(id, operation, reached, turn)
+            }
+            _ => {
+                let reached = operation.taking_part();
+                self.finish_short(id, operation, reached, turn)
+            }
+        }
+    }
+
+    /// Ends an operation that was answered, or answers it by its response.
+    fn finish<S: Store, O: Outside>(
+        &mut self,
+        id: OperationId,
+        mut operation: Box<Operation>,
+        turn: &mut Turn<'_, S, O>,
+    ) -> Option<Box<Operation>> {
+        self.answer(&mut operation, turn);
+        self.operations.end(id, operation);
+        None
+    }
+
+    /// Answers by the operation's response, once.
+    fn answer<S: Store, O: Outside>(
+        &mut self,
+        operation: &mut Operation,
+        turn: &mut Turn<'_, S, O>,
+    ) {
+        if std::mem::replace(&mut operation.answered, true) {
+            return;
+        }
+        match operation.origin {
+            Origin::Client(asker) => {
+                let response = relay::decode_response(&operation.response);
+                turn.outside.answer(asker, &response.expect("written by this core"));
+            }
+            Origin::Node(peer, asked) => {
+                self.reply_forward(peer, asked, ForwardEnd::Answered, operation, turn);
+            }
+            Origin::Message(_) => {}
+        }
+    }
+
+    /// Too few replicas took part.
+    fn finish_short<S: Store, O: Outside>(
+        &mut self,
+        id: OperationId,
+        mut operation: Box<Operation>,
+        reached: usize,
+        turn: &mut Turn<'_, S, O>,
+    ) -> Option<Box<Operation>> {
+        if !std::mem::replace(&mut operation.answered, true) {
+            self.counters.quorum_failures += 1;
+            let (needed, reached) = (operation.needed.max(1), reached as u8);
+            match operation.origin {
+                Origin::Client(asker) => {
+                    turn.outside.answer(asker, &Response::QuorumNotReached { needed, reached });
+                }
+                Origin::Node(peer, asked) => {
+                    let end = ForwardEnd::Short { needed, reached };
+                    self.reply_forward(peer, asked, end, &operation, turn);
+                }
+                Origin::Message(peer) => self.reply_not_ready(peer, &operation.request, turn),
+            }
+        }
+        self.operations.end(id, operation);
+        None
+    }
+
+    /// Nobody can tell whether the request was performed.
+    fn finish_uncertain<S: Store, O: Outside>(
+        &mut self,
+        id: OperationId,
+        mut operation: Box<Operation>,
+        turn: &mut Turn<'_, S, O>,
+    ) -> Option<Box<Operation>> {
+        if !std::mem::replace(&mut operation.answered, true) {
+            self.counters.uncertain += 1;
+            match operation.origin {
+                Origin::Client(asker) => turn.outside.answer(asker, &Response::Uncertain),
+                Origin::Node(peer, asked) => {
+                    self.reply_forward(peer, asked, ForwardEnd::Uncertain, &operation, turn);
+                }
+                Origin::Message(_) => {}
+            }
+        }
+        self.operations.end(id, operation);
+        None
+    }
+
+    /// Sends `message` to the core of `node` that owns `key`. Whether it is on its way.
+    fn send<S: Store, O: Outside>(
+        &self,
+        node: NodeKey,
+        key: &[u8],
+        message: &Message<'_>,
+        turn: &mut Turn<'_, S, O>,
+    ) -> bool {
+        let Some(reach) = self.reach.get(&node) else { return false };
+        let to = Peer { node, core: reach.facts.core_of(key) };
+        match turn.outside.room(to) {
+            Some(out) => {
+                message.write(out);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Whether this life of a node could be asked, whatever its circuit breaker says.
+    fn is_present(&self, node: NodeKey, boot: Boot) -> bool {
+        self.peers.is_present(node)
+            && self.reach.get(&node).is_some_and(|reach| reach.facts.boot == boot)
+    }
+
+    /// The hash of `key` as this node's shards know it.
+    fn hash(&self, key: &[u8]) -> KeyHash {
+        KeyHash::of(key, self.settings.hash_seed)
+    }
+}
+
+/// How a forwarded request ended.
+#[derive(Clone, Copy, Debug)]
+enum ForwardEnd {
+    Answered,
+    Short { needed: u8, reached: u8 },
+    Uncertain,
+    NotBegun,
+}

@@ -1,0 +1,269 @@
+//! Filling: the ranges that a new view made this core's own are copied in the background.
+//!
+//! Each former holder is asked for them a part at a time, core by core, at a bounded rate, the
+//! records it used most recently first. A holder answers only once it is in the new view itself and
+//! complete for what was before, so that what it sends is all that it had acknowledged. A filling
+//! is over when every place has been copied from enough holders; the others need not be heard.
+
+use std::sync::Arc;
+
+use super::*;
+use crate::cluster::message::Messages;
+use crate::cluster::record::Record;
+use crate::cluster::store::Scanned;
+
+/// About so many bytes are asked for at a time.
+const PULL_BYTES: u32 = 256 << 10;
+/// A part that has not come after this is asked for again.
+const PULL_AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// Records looked at for one answer, wanted or not.
+const SCAN_RECORDS_MAX: usize = 4096;
+/// Records looked at in one call to the store.
+const SCAN_STEP: usize = 128;
+
+/// What is being copied.
+#[derive(Debug, Default)]
+pub(super) struct Filling {
+    pulls: Vec<Pull>,
+    /// The epoch that was last reported as settled.
+    settled: u64,
+}
+
+/// How far the copying from one holder is.
+#[derive(Debug)]
+struct Pull {
+    epoch: u64,
+    node: NodeKey,
+    boot: Boot,
+    core: u16,
+    cursor: u64,
+    /// When to ask for the next part, or for this one again.
+    due: Instant,
+    under_way: bool,
+}
+
+impl Filling {
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.pulls.iter().map(|pull| pull.due).min()
+    }
+}
+
+impl Coordinator {
+    /// How much of the circle is still arriving, from 0 to 1, and records and bytes so far.
+    pub fn filling(&self) -> (f64, u64, u64) {
+        let fills = self.placement.iter().flat_map(|placement| &placement.fills);
+        let share = fills.map(|fill| fill.share(self.me, self.boot)).fold(0.0, f64::max);
+        (share, self.counters.filled_records, self.counters.filled_bytes)
+    }
+
+    /// Holders that will never answer are not waited for: another boot has their seat, or they
+    /// have none any more and are dead.
+    pub(super) fn note_gone_sources(&mut self) {
+        let Some(placement) = &mut self.placement else { return };
+        let roster = placement.view.roster().clone();
+        for fill in &mut placement.fills {
+            let before = fill.before.clone();
+            for (seat, at) in before.roster().seats().iter().zip(0..) {
+                let seated = roster.has(seat.key, seat.boot);
+                let replaced = roster.seat(seat.key).is_some_and(|now| now.boot != seat.boot);
+                let gone = replaced || (!seated && !self.peers.is_alive(seat.key, seat.boot));
+                if gone && fill.sources[at] == Source::Missing {
+                    Arc::make_mut(fill).sources[at] = Source::Gone;
+                }
+            }
+        }
+    }
+
+    /// Drops fillings that are complete, and reports what that settles.
+    pub(super) fn finish_fills<S: Store, O: Outside>(&mut self, turn: &mut Turn<'_, S, O>) {
+        let Some(placement) = &mut self.placement else { return };
+        let (me, boot, replication) = (self.me, self.boot, self.settings.replication);
+        placement.fills.retain(|fill| !fill.is_complete(me, boot, replication));
+        let settled = match placement.fills.first() {
+            Some(fill) => fill.epoch() - 1,
+            None => placement.view.epoch(),
+        };
+        let wanted = |pull: &Pull| {
+            placement.fills.iter().any(|fill| {
+                fill.epoch() == pull.epoch && {
+                    let seats = fill.before.roster().seats().iter().zip(&fill.sources);
+                    let mut missing = seats.filter(|(_, source)| **source == Source::Missing);
+                    missing.any(|(seat, _)| seat.key == pull.node && seat.boot == pull.boot)
+                }
+            })
+        };
+        self.filling.pulls.retain(wanted);
+        for fill in &placement.fills {
+            for (seat, source) in fill.before.roster().seats().iter().zip(&fill.sources) {
+                let (epoch, node) = (fill.epoch(), seat.key);
+                let known = self.filling.pulls.iter().any(|p| p.epoch == epoch && p.node == node);
+                if *source == Source::Missing && !known && node != me {
+                    self.filling.pulls.push(Pull {
+                        epoch,
+                        node,
+                        boot: seat.boot,
+                        core: 0,
+                        cursor: 0,
+                        due: turn.now,
+                        under_way: false,
+                    });
+                }
+            }
+        }
+        if placement.fills.is_empty() {
+            self.fetched.clear();
+        }
+        if settled != self.filling.settled {
+            self.filling.settled = settled;
+            turn.outside.settled(settled);
+        }
+    }
+
+    /// Asks for what is due.
+    pub(super) fn fill<S: Store, O: Outside>(&mut self, turn: &mut Turn<'_, S, O>) {
+        let now = turn.now;
+        for pull in &mut self.filling.pulls {
+            if pull.due > now {
+                continue;
+            }
+            pull.due = now.after(PULL_AGAIN_AFTER);
+            let reach = self.reach.get(&pull.node).filter(|reach| reach.facts.boot == pull.boot);
+            if reach.is_none() || !self.peers.is_present(pull.node) {
+                continue;
+            }
+            let to = Peer { node: pull.node, core: pull.core };
+            let Some(out) = turn.outside.room(to) else { continue };
+            let (epoch, cursor) = (pull.epoch, pull.cursor);
+            NodeMessage::Pull { epoch, cursor, bytes_max: PULL_BYTES }.write(out);
+            pull.under_way = true;
+        }
+    }
+
+    /// Takes a message that is not about a single key.
+    pub(super) fn node_message<S: Store, O: Outside>(
+        &mut self,
+        from: Peer,
+        message: &NodeMessage<'_>,
+        turn: &mut Turn<'_, S, O>,
+    ) {
+        match *message {
+            NodeMessage::Pull { epoch, cursor, bytes_max } => {
+                self.pulled_from(from, epoch, cursor, bytes_max, turn);
+            }
+            NodeMessage::Pulled { epoch, cursor, next, merges } => {
+                self.pulled(from, epoch, cursor, next, merges, turn);
+            }
+            NodeMessage::Flush { version } => self.flush(version, turn),
+            _ => self.counters.malformed += 1,
+        }
+    }
+
+    /// A part has arrived.
+    fn pulled<S: Store, O: Outside>(
+        &mut self,
+        from: Peer,
+        epoch: u64,
+        cursor: u64,
+        next: Option<u64>,
+        merges: &[u8],
+        turn: &mut Turn<'_, S, O>,
+    ) {
+        let expected = |pull: &Pull| {
+            let part = (pull.epoch, pull.node, pull.core, pull.cursor);
+            pull.under_way && part == (epoch, from.node, from.core, cursor)
+        };
+        let Some(at) = self.filling.pulls.iter().position(expected) else { return };
+        for message in Messages::new(merges) {
+            let Ok(Ok(Message::Merge { key, record, .. })) = message.map(Message::read) else {
+                self.counters.malformed += 1;
+                return;
+            };
+            self.take_merge(key, &record, turn);
+            self.counters.filled_records += 1;
+        }
+        self.counters.filled_bytes += merges.len() as u64;
+        let pause = merges.len() as u64 * 1000 / self.settings.fill_bytes_per_second.max(1);
+        let pull = &mut self.filling.pulls[at];
+        pull.under_way = false;
+        pull.due = turn.now.after(Duration::from_millis(pause));
+        match next {
+            Some(next) => pull.cursor = next,
+            None => {
+                pull.cursor = 0;
+                pull.core += 1;
+                let cores = self.reach.get(&from.node).map_or(0, |reach| reach.facts.core_count);
+                if pull.core >= cores {
+                    let (node, boot) = (pull.node, pull.boot);
+                    self.copied_from(node, boot, epoch, turn);
+                }
+            }
+        }
+        self.fill(turn);
+    }
+
+    /// Everything that one holder had has arrived.
+    fn copied_from<S: Store, O: Outside>(
+        &mut self,
+        node: NodeKey,
+        boot: Boot,
+        epoch: u64,
+        turn: &mut Turn<'_, S, O>,
+    ) {
+        let Some(placement) = &mut self.placement else { return };
+        for fill in placement.fills.iter_mut().filter(|fill| fill.epoch() == epoch) {
+            if let Some(index) = fill.before.index_of(node, boot) {
+                Arc::make_mut(fill).sources[index.0 as usize] = Source::Copied;
+            }
+        }
+        self.finish_fills(turn);
+    }
+
+    /// Another node copies from this core what became its own with the roster of `epoch`.
+    fn pulled_from<S: Store, O: Outside>(
+        &mut self,
+        from: Peer,
+        epoch: u64,
+        cursor: u64,
+        bytes_max: u32,
+        turn: &mut Turn<'_, S, O>,
+    ) {
+        let Some(placement) = &self.placement else { return };
+        let incomplete = placement.fills.iter().any(|fill| fill.epoch() < epoch);
+        let Some(reach) = self.reach.get(&from.node).copied() else { return };
+        if placement.view.epoch() < epoch || incomplete {
+            return;
+        }
+        let after = self.history.iter().position(|view| view.epoch() == epoch);
+        let pair = after.filter(|at| *at > 0).map(|at| (&self.history[at - 1], &self.history[at]));
+        let boot = reach.facts.boot;
+        let wants = |key: &[u8]| {
+            if reach.facts.core_of(key) != from.core {
+                return false;
+            }
+            let place = placement.view.ring().place(key);
+            match pair {
+                Some((before, after)) => {
+                    after.holds(from.node, boot, place) && !before.holds(from.node, boot, place)
+                }
+                None => placement.view.holds(from.node, boot, place),
+            }
+        };
+        let Some(out) = turn.outside.room(from) else { return };
+        let mut merges = Vec::new();
+        let mut seen = 0;
+        let mut at = Some(cursor);
+        while let Some(from_here) = at
+            && merges.len() < bytes_max as usize
+            && seen < SCAN_RECORDS_MAX
+        {
+            at = turn.store.scan(from_here, SCAN_STEP, turn.now, &mut |scanned: Scanned<'_>| {
+                seen += 1;
+                if wants(scanned.key) {
+                    let record: Record<'_> = scanned.record;
+                    Message::Merge { ticket: 0, key: scanned.key, record }.write(&mut merges);
+                }
+            });
+        }
+        NodeMessage::Pulled { epoch, cursor, next: at, merges: &merges }.write(out);
+    }
+}

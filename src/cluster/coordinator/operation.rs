@@ -1,0 +1,275 @@
+//! Operations under way, and the table that holds them.
+//!
+//! The table has a fixed number of places. An operation keeps the memory of its place's former
+//! ones, so that a busy core allocates nothing for the next. An id names a place and how often it
+//! was given out: what answers an operation that is over finds nobody.
+
+use arrayvec::ArrayVec;
+
+use super::super::identity::{Boot, NodeKey};
+use super::super::link::Peer;
+use super::super::message::OperationId;
+use super::super::quorum::Consistency;
+use super::super::record::RecordBuf;
+use super::super::ring::{Place, REPLICAS_MAX};
+use super::super::version::Version;
+use super::Asker;
+use crate::time::Instant;
+
+/// Room that a finished operation's buffers may keep.
+const BYTES_KEPT: usize = 4 << 10;
+
+/// Who waits for the end of an operation.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Origin {
+    /// A client of this node.
+    Client(Asker),
+    /// Another node, which forwarded the request and waits for the answer to its own operation.
+    Node(Peer, OperationId),
+    /// Another node, whose message waits until this core holds what it asks about.
+    Message(Peer),
+}
+
+/// How far an operation is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// To be begun again at the next check.
+    Waiting,
+    /// Asks those who held the key before for what they have.
+    Fetching,
+    /// Asks replicas what they know.
+    Reading,
+    /// Has changed the key here and tells the replicas.
+    Writing,
+    /// Another node works on it.
+    Forwarded(NodeKey),
+}
+
+/// What is known of one replica in the present stage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// Not asked, or to be asked again.
+    Unasked,
+    /// Asked at this moment.
+    Asked(Instant),
+    /// Reading, fetching: it holds this version.
+    Holds(Version),
+    /// Writing: it holds the write, or something that came after it.
+    Applied,
+    /// Writing: it holds a newer write, which ours should have been newer than.
+    Superseded,
+    /// Writing: it holds a write that ours does not know of.
+    Conflict,
+    /// It cannot take part: away, out of memory.
+    Failed,
+}
+
+/// One of the nodes that an operation deals with.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Replica {
+    pub node: NodeKey,
+    pub boot: Boot,
+    pub state: State,
+}
+
+/// One operation.
+#[derive(Debug)]
+pub(super) struct Operation {
+    pub origin: Origin,
+    pub stage: Stage,
+    pub consistency: Consistency,
+    pub place: Place,
+    /// When it is given up.
+    pub until: Instant,
+    /// The view under which `replicas` are listed.
+    pub stamp: u64,
+    /// How many of them must take part.
+    pub needed: u8,
+    pub replicas: ArrayVec<Replica, REPLICAS_MAX>,
+    /// The write's version, once it has one.
+    pub version: Version,
+    /// The version that a guarded write was computed from.
+    pub base: Version,
+    /// Computed from what was there, so that replicas must not hold anything newer than that.
+    pub guarded: bool,
+    /// Whether replicas must be read before it is applied.
+    pub reads_first: bool,
+    /// Whoever waits has been answered; what is left is for the replicas.
+    pub answered: bool,
+    /// Fetching: fillings up to this epoch are dealt with.
+    pub fetched_epoch: u64,
+    pub key: Vec<u8>,
+    /// The request as the relay writes it, or the message that waits.
+    pub request: Vec<u8>,
+    /// The response as the relay writes it.
+    pub response: Vec<u8>,
+    /// What a guarded write replaced here.
+    pub prior: RecordBuf,
+}
+
+impl Operation {
+    fn new() -> Self {
+        Self {
+            origin: Origin::Message(Peer { node: NodeKey(0), core: 0 }),
+            stage: Stage::Waiting,
+            consistency: Consistency::Configured,
+            place: Place(0),
+            until: Instant::default(),
+            stamp: 0,
+            needed: 0,
+            replicas: ArrayVec::new(),
+            version: Version::NONE,
+            base: Version::NONE,
+            guarded: false,
+            reads_first: false,
+            answered: false,
+            fetched_epoch: 0,
+            key: Vec::new(),
+            request: Vec::new(),
+            response: Vec::new(),
+            prior: RecordBuf::default(),
+        }
+    }
+
+    fn clear(&mut self) {
+        self.stage = Stage::Waiting;
+        self.consistency = Consistency::Configured;
+        self.replicas.clear();
+        (self.version, self.base) = (Version::NONE, Version::NONE);
+        (self.guarded, self.reads_first, self.answered) = (false, false, false);
+        self.fetched_epoch = 0;
+        for buffer in [&mut self.key, &mut self.request, &mut self.response] {
+            buffer.clear();
+            buffer.shrink_to(BYTES_KEPT);
+        }
+        self.prior.clear();
+        self.prior.shrink_to(BYTES_KEPT);
+    }
+
+    /// The replica that is this life of `node`.
+    pub fn replica(&mut self, node: NodeKey) -> Option<&mut Replica> {
+        self.replicas.iter_mut().find(|replica| replica.node == node)
+    }
+
+    /// How many replicas are in a state.
+    pub fn count(&self, is: impl Fn(State) -> bool) -> usize {
+        self.replicas.iter().filter(|replica| is(replica.state)).count()
+    }
+
+    /// How many replicas have taken part in the present stage.
+    pub fn taking_part(&self) -> usize {
+        self.count(|state| matches!(state, State::Holds(_) | State::Applied))
+    }
+}
+
+/// All operations of one core.
+#[derive(Debug, Default)]
+pub(super) struct Operations {
+    places: Vec<OperationPlace>,
+    free: Vec<u32>,
+    #[expect(clippy::vec_box, reason = "boxes move between here and the places as they are")]
+    spare: Vec<Box<Operation>>,
+    limit: usize,
+}
+
+#[derive(Debug, Default)]
+struct OperationPlace {
+    times: u32,
+    operation: Option<Box<Operation>>,
+}
+
+impl Operations {
+    /// Room for `limit` operations.
+    pub fn new(limit: usize) -> Self {
+        Self { limit, ..Self::default() }
+    }
+
+    /// Whether there is no room for another.
+    pub fn is_full(&self) -> bool {
+        self.free.is_empty() && self.places.len() >= self.limit
+    }
+
+    /// How many are under way.
+    pub fn len(&self) -> usize {
+        self.places.len() - self.free.len()
+    }
+
+    /// A cleared operation and its id, to be kept with [`Operations::keep`] or dropped with
+    /// [`Operations::end`]. `None` when the table is full.
+    pub fn begin(&mut self) -> Option<(OperationId, Box<Operation>)> {
+        if self.is_full() {
+            return None;
+        }
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.places.push(OperationPlace::default());
+            self.places.len() as u32 - 1
+        });
+        let place = &mut self.places[index as usize];
+        place.times = place.times.wrapping_add(1);
+        let id = OperationId(u64::from(place.times) << 32 | u64::from(index));
+        let operation = self.spare.pop().unwrap_or_else(|| Box::new(Operation::new()));
+        Some((id, operation))
+    }
+
+    /// Takes out the operation `id`, if it is still under way; it must be kept or ended again.
+    pub fn take(&mut self, id: OperationId) -> Option<Box<Operation>> {
+        let place = self.places.get_mut(id.0 as u32 as usize)?;
+        if place.times != (id.0 >> 32) as u32 {
+            return None;
+        }
+        place.operation.take()
+    }
+
+    /// Puts it back.
+    pub fn keep(&mut self, id: OperationId, operation: Box<Operation>) {
+        self.places[id.0 as u32 as usize].operation = Some(operation);
+    }
+
+    /// It is over.
+    pub fn end(&mut self, id: OperationId, mut operation: Box<Operation>) {
+        operation.clear();
+        self.spare.push(operation);
+        self.free.push(id.0 as u32);
+    }
+
+    /// The ids of those that `wanted` picks.
+    pub fn ids(&self, wanted: impl Fn(&Operation) -> bool) -> Vec<OperationId> {
+        let picked = self
+            .places
+            .iter()
+            .zip(0u64..)
+            .filter(|(place, _)| place.operation.as_deref().is_some_and(&wanted));
+        picked.map(|(place, index)| OperationId(u64::from(place.times) << 32 | index)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_to_an_operation_that_is_over_finds_nobody() {
+        let mut operations = Operations::new(1);
+        let (first, operation) = operations.begin().unwrap();
+        assert!(operations.begin().is_none(), "the table is full");
+        operations.keep(first, operation);
+        let operation = operations.take(first).unwrap();
+        operations.end(first, operation);
+        let (second, operation) = operations.begin().unwrap();
+        operations.keep(second, operation);
+        assert!(operations.take(first).is_none());
+        assert!(operations.take(second).is_some());
+    }
+
+    #[test]
+    fn a_place_given_out_again_shows_nothing_of_its_former_operation() {
+        let mut operations = Operations::new(4);
+        let (id, mut operation) = operations.begin().unwrap();
+        operation.key.extend_from_slice(b"key");
+        (operation.answered, operation.version) = (true, Version(7));
+        operations.end(id, operation);
+        let (_, operation) = operations.begin().unwrap();
+        assert!(operation.key.is_empty() && !operation.answered);
+        assert_eq!(operation.version, Version::NONE);
+    }
+}

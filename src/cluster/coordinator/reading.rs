@@ -1,0 +1,177 @@
+//! Reading: the newest record among a read quorum, which becomes this core's own.
+//!
+//! Replicas are told the version that is known here and send their record only if theirs is
+//! another. Whatever is newer is merged into the own store at once, so at the end the newest record
+//! is simply what is here, and the request is performed on it. Replicas that answered with an older
+//! one are sent the newest, and nobody waits for that.
+
+use super::*;
+use crate::cluster::message::ReadOutcome;
+use crate::cluster::store::Merged;
+
+impl Coordinator {
+    /// Begins to read; `operation.needed` replicas must take part.
+    pub(super) fn begin_read<S: Store, O: Outside>(
+        &mut self,
+        id: OperationId,
+        mut operation: Box<Operation>,
+        turn: &mut Turn<'_, S, O>,
+    ) -> Option<Box<Operation>> {
+        operation.stage = Stage::Reading;
+        let own = self.held_version(&operation.key, turn);
+        for replica in &mut operation.replicas {
+            let here = replica.node == self.me;
+            replica.state = if here { State::Holds(own) } else { State::Unasked };
+        }
+        let present = self.present(&operation);
+        if present < operation.needed as usize {
+            return self.finish_short(id, operation, present, turn);
+        }
+        self.read(id, operation, false, turn)
+    }
+
+    /// Asks as many replicas as are still needed, or `all`, and ends the stage when enough have
+    /// answered.
+    pub(super) fn read<S: Store, O: Outside>(
+        &mut self,
+        id: OperationId,
+        mut operation: Box<Operation>,
+        all: bool,
+        turn: &mut Turn<'_, S, O>,
+    ) -> Option<Box<Operation>> {
+        let known = self.held_version(&operation.key, turn);
+        let needed = operation.needed as usize;
+        let mut under_way =
+            operation.taking_part() + operation.count(|state| matches!(state, State::Asked(_)));
+        for at in 0..operation.replicas.len() {
+            let Replica { node, boot, state } = operation.replicas[at];
+            if state != State::Unasked || (under_way >= needed && !all) {
+                continue;
+            }
+            if !self.is_present(node, boot) || !self.peers.admits(node, turn.now) {
+                continue;
+            }
+            let message =
+                Message::Read { operation: id, stamp: operation.stamp, known, key: &operation.key };
+            if self.send(node, &operation.key, &message, turn) {
+                operation.replicas[at].state = State::Asked(turn.now);
+                under_way += 1;
+            } else {
+                self.peers.failed(node, turn.now);
+            }
+        }
+        if operation.taking_part() >= needed {
+            return self.end_read(id, operation, turn);
+        }
+        Some(operation)
+    }
+
+    /// A replica has said what it knows.
+    pub(super) fn read_replied<S: Store, O: Outside>(
+        &mut self,
+        from: Peer,
+        id: OperationId,
+        outcome: &ReadOutcome<'_>,
+        turn: &mut Turn<'_, S, O>,
+    ) {
+        self.peers.succeeded(from.node, turn.now);
+        let Some(mut operation) = self.operations.take(id) else { return };
+        let stage = operation.stage;
+        let asked = operation
+            .replica(from.node)
+            .is_some_and(|replica| matches!(replica.state, State::Asked(_)));
+        if !asked || !matches!(stage, Stage::Reading | Stage::Fetching) {
+            return self.operations.keep(id, operation);
+        }
+        let state = self.take_over(&operation.key, outcome, turn);
+        operation.replica(from.node).expect("just found").state = state;
+        let going_on = if state == State::Unasked {
+            // Asked again at the next check, when views may agree.
+            Some(operation)
+        } else if stage == Stage::Reading {
+            self.read(id, operation, false, turn)
+        } else {
+            self.go_on_fetching(id, operation, turn)
+        };
+        if let Some(operation) = going_on {
+            self.operations.keep(id, operation);
+        }
+    }
+
+    /// Merges what a replica knows into the own store, and says what that makes of the replica.
+    fn take_over<S: Store, O: Outside>(
+        &mut self,
+        key: &[u8],
+        outcome: &ReadOutcome<'_>,
+        turn: &mut Turn<'_, S, O>,
+    ) -> State {
+        match *outcome {
+            ReadOutcome::Record(record) => {
+                if self.clock.observe(record.version, turn.now).is_err() {
+                    return State::Failed;
+                }
+                match turn.store.merge(key, &record, turn.now) {
+                    Merged::Taken | Merged::Same | Merged::Older(_) => State::Holds(record.version),
+                    Merged::TooLarge | Merged::NoMemory => State::Failed,
+                }
+            }
+            ReadOutcome::Same => State::Holds(self.held_version(key, turn)),
+            ReadOutcome::Older(version) => State::Holds(version),
+            ReadOutcome::Nothing => State::Holds(Version::NONE),
+            ReadOutcome::NotReady | ReadOutcome::OtherView(_) => State::Unasked,
+        }
+    }
+
+    /// Enough have answered.
+    fn end_read<S: Store, O: Outside>(
+        &mut self,
+        id: OperationId,
+        operation: Box<Operation>,
+        turn: &mut Turn<'_, S, O>,
+    ) -> Option<Box<Operation>> {
+        self.repair(&operation, turn);
+        self.apply(id, operation, turn)
+    }
+
+    /// Sends the newest record to replicas that answered with an older one.
+    fn repair<S: Store, O: Outside>(&mut self, operation: &Operation, turn: &mut Turn<'_, S, O>) {
+        let key = &operation.key[..];
+        let newest = self.held_version(key, turn);
+        for replica in &operation.replicas {
+            let State::Holds(version) = replica.state else { continue };
+            if replica.node == self.me || version >= newest {
+                continue;
+            }
+            if self.send_record(replica.node, key, 0, turn) {
+                self.counters.read_repairs += 1;
+            }
+        }
+    }
+
+    /// Sends the record that is held here for the receiver to merge.
+    pub(super) fn send_record<S: Store, O: Outside>(
+        &self,
+        node: NodeKey,
+        key: &[u8],
+        ticket: u64,
+        turn: &mut Turn<'_, S, O>,
+    ) -> bool {
+        let Some(reach) = self.reach.get(&node) else { return false };
+        let to = Peer { node, core: reach.facts.core_of(key) };
+        let (Some(record), Some(out)) = (turn.store.read(key, turn.now), turn.outside.room(to))
+        else {
+            return false;
+        };
+        Message::Merge { ticket, key, record }.write(out);
+        true
+    }
+
+    /// The version of the record held here.
+    pub(super) fn held_version<S: Store, O: Outside>(
+        &self,
+        key: &[u8],
+        turn: &mut Turn<'_, S, O>,
+    ) -> Version {
+        turn.store.read(key, turn.now).map_or(Version::NONE, |record| record.version)
+    }
+}

@@ -1,0 +1,327 @@
+//! Who performs a request: this core, or another node it is forwarded to.
+
+use super::*;
+use crate::cluster::message::ForwardOutcome;
+use crate::request::Operation as Command;
+
+impl Coordinator {
+    /// Begins an operation, or begins it again under the view in effect.
+    pub(super) fn route<S: Store, O: Outside>(
+        &mut self,
+        id: OperationId,
+        mut operation: Box<Operation>,
+        turn: &mut Turn<'_, S, O>,
+    ) -> Option<Box<Operation>> {
+        operation.stage = Stage::Waiting;
+        operation.replicas.clear();
+        let Some(placement) = &self.placement else {
+            return self.refuse_or_wait(id, operation, turn);
+        };
+        let view = &placement.view;
+        operation.place = view.ring().place(&operation.key);
+        operation.stamp = view.stamp();
+        let members = self.members(operation.place);
+        if !members.contains(&(self.me, self.boot)) {
+            return self.forward(id, operation, &members, turn);
+        }
+        if self.must_fetch(&operation, turn) {
+            return self.begin_fetch(id, operation, turn);
+        }
+        self.coordinate(id, operation, &members, turn)
+    }
+
+    /// The nodes that keep what lies at `place`. With availability before strictness, those that
+    /// are away are stood in for by the next ones on the circle.
+    pub(super) fn members(&self, place: Place) -> Members {
+        let Some(placement) = &self.placement else { return Members::new() };
+        let view = &placement.view;
+        let named = |node| {
+            let seat = view.seat(node);
+            (seat.key, seat.boot)
+        };
+        let replicas = view.ring().replicas(place);
+        let listed: Members = replicas.iter().map(|node| named(*node)).collect();
+        let here = |(node, boot): &(NodeKey, Boot)| {
+            (*node, *boot) == (self.me, self.boot) || self.peers.is_alive(*node, *boot)
+        };
+        if self.settings.replication.is_strict() || listed.iter().all(here) {
+            return listed;
+        }
+        let standing: Members =
+            view.ring().walk(place).map(named).filter(here).take(replicas.len()).collect();
+        if standing.is_empty() { listed } else { standing }
+    }
+
+    /// Performs what this core may perform: it holds all that the former holders had.
+    pub(super) fn coordinate<S: Store, O: Outside>(
+        &mut self,
+        id: OperationId,
+        mut operation: Box<Operation>,
+        members: &Members,
+        turn: &mut Turn<'_, S, O>,
+    ) -> Option<Box<Operation>> {
+        match operation.origin {
+            Origin::Client(_) => self.counters.coordinated += 1,
+            Origin::Node(..) => self.counters.served += 1,
+            Origin::Message(from) => {
+                let message = std::mem::take(&mut operation.request);
+                self.resume(from, &message, turn);
+                operation.request = message;
+                operation.answered = true;
+                return self.finish(id, operation, turn);
+            }
+        }
+        let replication = self.settings.replication;
+        let request = relay::decode_request(&operation.request).expect("checked when it came");
+        let changes = request.operation.may_change();
+        let blind = is_blind(&request.operation);
+        let (reads, writes) =
+            (operation.consistency.reads(replication), operation.consistency.writes(replication));
+        if changes && !blind && self.settings.replication.replicas() > 1 {
+            // Where two nodes compute from the same record, one of them is refused and tries
+            // again; so all go to the same one, the first that can be reached.
+            let first = members.iter().find(|(node, boot)| {
+                (*node, *boot) == (self.me, self.boot) || self.is_present(*node, *boot)
+            });
+            let elsewhere = first.is_some_and(|first| *first != (self.me, self.boot));
+            if elsewhere && matches!(operation.origin, Origin::Client(_)) {
+                return self.forward(id, operation, members, turn);
+            }
+        }
+        for (node, boot) in members {
+            operation.replicas.push(Replica { node: *node, boot: *boot, state: State::Unasked });
+        }
+        if changes {
+            operation.guarded = !blind && replication.replicas() > 1;
+            operation.reads_first =
+                replication.replicas() > 1 && (!blind || !replication.writes_meet());
+            let present = self.present(&operation);
+            if present < writes as usize {
+                operation.needed = writes;
+                return self.finish_short(id, operation, present, turn);
+            }
+            operation.needed =
+                if operation.reads_first { reads.max(replication.read_quorum()) } else { writes };
+        } else {
+            operation.needed = reads;
+        }
+        if changes && !operation.reads_first {
+            return self.apply(id, operation, turn);
+        }
+        self.begin_read(id, operation, turn)
+    }
+
+    /// How many of the operation's replicas can be asked, this one included.
+    pub(super) fn present(&self, operation: &Operation) -> usize {
+        let here = |replica: &&Replica| {
+            replica.node == self.me || self.is_present(replica.node, replica.boot)
+        };
+        operation.replicas.iter().filter(here).count()
+    }
+
+    /// Hands the request to the first of `members` that takes it.
+    fn forward<S: Store, O: Outside>(
+        &mut self,
+        id: OperationId,
+        mut operation: Box<Operation>,
+        members: &Members,
+        turn: &mut Turn<'_, S, O>,
+    ) -> Option<Box<Operation>> {
+        match operation.origin {
+            Origin::Client(_) => {}
+            // One hop: the sender's view and ours differ, and it must decide again.
+            Origin::Node(peer, asked) => {
+                self.reply_forward(peer, asked, ForwardEnd::NotBegun, &operation, turn);
+                operation.answered = true;
+                return self.finish(id, operation, turn);
+            }
+            Origin::Message(peer) => {
+                self.reply_other_view(peer, &operation.request, turn);
+                operation.answered = true;
+                return self.finish(id, operation, turn);
+            }
+        }
+        operation.needed = 1;
+        for (node, boot) in members {
+            if *node == self.me || !self.is_present(*node, *boot) {
+                continue;
+            }
+            if !self.peers.admits(*node, turn.now) {
+                continue;
+            }
+            let message = Message::Forward {
+                operation: id,
+                stamp: operation.stamp,
+                consistency: operation.consistency,
+                request: &operation.request,
+            };
+            if self.send(*node, &operation.key, &message, turn) {
+                self.counters.forwarded += 1;
+                operation.stage = Stage::Forwarded(*node);
+                return Some(operation);
+            }
+            self.peers.failed(*node, turn.now);
+        }
+        self.finish_short(id, operation, 0, turn)
+    }
+
+    /// A forwarded request whose node may have gone away.
+    pub(super) fn check_forwarded<S: Store, O: Outside>(
+        &mut self,
+        id: OperationId,
+        operation: Box<Operation>,
+        to: NodeKey,
+        turn: &mut Turn<'_, S, O>,
+    ) -> Option<Box<Operation>> {
+        if self.peers.is_present(to) {
+            return Some(operation);
+        }
+        self.peers.failed(to, turn.now);
+        let request = relay::decode_request(&operation.request).expect("written by this core");
+        if request.operation.may_change() {
+            return self.finish_uncertain(id, operation, turn);
+        }
+        self.route(id, operation, turn)
+    }
+
+    /// The node that a request was forwarded to has answered.
+    pub(super) fn forward_replied<S: Store, O: Outside>(
+        &mut self,
+        from: Peer,
+        id: OperationId,
+        outcome: ForwardOutcome,
+        version: Version,
+        response: &[u8],
+        turn: &mut Turn<'_, S, O>,
+    ) {
+        let Some(mut operation) = self.operations.take(id) else { return };
+        if operation.stage != Stage::Forwarded(from.node) {
+            return self.operations.keep(id, operation);
+        }
+        self.peers.succeeded(from.node, turn.now);
+        let _ = self.clock.observe(version, turn.now);
+        match outcome {
+            ForwardOutcome::Answered => match relay::decode_response(response) {
+                Ok(response) => {
+                    if let Origin::Client(asker) = operation.origin {
+                        turn.outside.answer(asker, &response);
+                    }
+                    self.operations.end(id, operation);
+                }
+                Err(_) => {
+                    self.counters.malformed += 1;
+                    self.finish_uncertain(id, operation, turn);
+                }
+            },
+            ForwardOutcome::QuorumNotReached { needed, reached } => {
+                self.counters.quorum_failures += 1;
+                if let Origin::Client(asker) = operation.origin {
+                    turn.outside.answer(asker, &Response::QuorumNotReached { needed, reached });
+                }
+                self.operations.end(id, operation);
+            }
+            ForwardOutcome::Unknown => {
+                self.finish_uncertain(id, operation, turn);
+            }
+            ForwardOutcome::NotBegun => {
+                operation.stage = Stage::Waiting;
+                self.operations.keep(id, operation);
+            }
+        }
+    }
+
+    /// Another node wants a request coordinated.
+    pub(super) fn forwarded_here<S: Store, O: Outside>(
+        &mut self,
+        from: Peer,
+        asked: OperationId,
+        stamp: u64,
+        consistency: Consistency,
+        request: &[u8],
+        turn: &mut Turn<'_, S, O>,
+    ) {
+        let known = self.view().is_some_and(|view| view.stamp() == stamp);
+        let decoded = relay::decode_request(request);
+        let begun = match decoded {
+            Ok(request) if known && is_sendable(&request.operation) => self.operations.begin(),
+            _ => None,
+        };
+        let (Some((id, mut operation)), Ok(decoded)) = (begun, decoded) else {
+            return self.reply_not_begun(from, asked, turn);
+        };
+        operation.origin = Origin::Node(from, asked);
+        operation.consistency = consistency;
+        operation.key.extend_from_slice(decoded.key);
+        operation.request.extend_from_slice(request);
+        self.begin(id, operation, turn);
+    }
+
+    fn reply_not_begun<S: Store, O: Outside>(
+        &self,
+        peer: Peer,
+        asked: OperationId,
+        turn: &mut Turn<'_, S, O>,
+    ) {
+        if let Some(out) = turn.outside.room(peer) {
+            let (outcome, version) = (ForwardOutcome::NotBegun, Version::NONE);
+            Message::ForwardReply { operation: asked, outcome, version, response: b"" }.write(out);
+        }
+    }
+
+    pub(super) fn reply_forward<S: Store, O: Outside>(
+        &self,
+        peer: Peer,
+        asked: OperationId,
+        end: ForwardEnd,
+        operation: &Operation,
+        turn: &mut Turn<'_, S, O>,
+    ) {
+        let (outcome, response) = match end {
+            ForwardEnd::Answered => (ForwardOutcome::Answered, &operation.response[..]),
+            ForwardEnd::Short { needed, reached } => {
+                (ForwardOutcome::QuorumNotReached { needed, reached }, &b""[..])
+            }
+            ForwardEnd::Uncertain => (ForwardOutcome::Unknown, &b""[..]),
+            ForwardEnd::NotBegun => (ForwardOutcome::NotBegun, &b""[..]),
+        };
+        let version = operation.version;
+        if let Some(out) = turn.outside.room(peer) {
+            Message::ForwardReply { operation: asked, outcome, version, response }.write(out);
+        }
+    }
+
+    /// Without a view nothing can be placed: what came from another node is sent back, a client's
+    /// request waits a little, since a node that starts gets its first view within a second.
+    fn refuse_or_wait<S: Store, O: Outside>(
+        &mut self,
+        id: OperationId,
+        mut operation: Box<Operation>,
+        turn: &mut Turn<'_, S, O>,
+    ) -> Option<Box<Operation>> {
+        match operation.origin {
+            Origin::Client(_) => return Some(operation),
+            Origin::Node(peer, asked) => self.reply_not_begun(peer, asked, turn),
+            Origin::Message(peer) => self.reply_other_view(peer, &operation.request, turn),
+        }
+        operation.answered = true;
+        self.finish(id, operation, turn)
+    }
+}
+
+/// Whether the outcome does not depend on what is there: a plain set.
+fn is_blind(command: &Command<'_>) -> bool {
+    match command {
+        Command::Store(store) => {
+            store.mode == crate::request::StoreMode::Set && store.compare.is_none()
+        }
+        _ => false,
+    }
+}
+
+/// Whether a request means something outside the core it was made for.
+fn is_sendable(command: &Command<'_>) -> bool {
+    !matches!(
+        command,
+        Command::Store(crate::request::Store { value: crate::request::Body::Staged(_), .. })
+    )
+}

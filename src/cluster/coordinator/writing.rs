@@ -1,0 +1,282 @@
+//! Writing: the request is performed here, and its outcome handed to the other replicas.
+//!
+//! A replica that is away gets a hint. One that holds something newer than a blind write makes the
+//! write begin again under a newer version: the other may have been acknowledged long ago by a node
+//! whose clock is ahead, and an acknowledged write must be newer than those. For a guarded write
+//! something newer is harmless, because its read quorum has seen all that was acknowledged before;
+//! something older that it has not seen is not, and is answered with a conflict.
+
+use super::*;
+use crate::cluster::message::WriteOutcome;
+use crate::cluster::record::Record;
+use crate::request::Operation as Command;
+
+impl Coordinator {
+    /// Performs the request on the own store; goes on to the replicas if that changed something.
+    pub(super) fn apply<S: Store, O: Outside>(
+        &mut self,
+        id: OperationId,
+        mut operation: Box<Operation>,
+        turn: &mut Turn<'_, S, O>,
+    ) -> Option<Box<Operation>> {
+        let replication = self.settings.replication;
+        let mut request = relay::decode_request(&operation.request).expect("checked at first");
+        request.hash = self.hash(request.key);
+        operation.base = Version::NONE;
+        operation.prior.clear();
+        if let Some(held) = turn.store.read(request.key, turn.now) {
+            operation.base = held.version;
+            if operation.guarded {
+                operation.prior.set(&held);
+            }
+        }
+        let version = self.clock.next(turn.now);
+        operation.response.clear();
+        turn.store.execute(&request, version, turn.now, &mut operation.response);
+        if is_refused_set(&request.operation, &operation.response) {
+            // The old value is gone here; the others must not keep it.
+            let gone = Record::deleted(version);
+            turn.store.merge(request.key, &gone, turn.now);
+        }
+        if self.held_version(request.key, turn) != version {
+            return self.finish(id, operation, turn);
+        }
+        operation.version = version;
+        operation.stage = Stage::Writing;
+        operation.needed = operation.consistency.writes(replication);
+        for replica in &mut operation.replicas {
+            let here = replica.node == self.me;
+            replica.state = if here { State::Applied } else { State::Unasked };
+        }
+        self.write(id, operation, turn)
+    }
+
+    /// Sends the write to replicas that have not been sent it, and ends what can be ended.
+    pub(super) fn write<S: Store, O: Outside>(
+        &mut self,
+        id: OperationId,
+        mut operation: Box<Operation>,
+        turn: &mut Turn<'_, S, O>,
+    ) -> Option<Box<Operation>> {
+        for at in 0..operation.replicas.len() {
+            let Replica { node, boot, state } = operation.replicas[at];
+            if state != State::Unasked {
+                continue;
+            }
+            operation.replicas[at].state = if self.send_write(id, &operation, node, boot, turn) {
+                State::Asked(turn.now)
+            } else {
+                self.keep_hint(node, &operation.key, turn);
+                State::Failed
+            };
+        }
+        self.judge(id, operation, turn)
+    }
+
+    fn send_write<S: Store, O: Outside>(
+        &mut self,
+        id: OperationId,
+        operation: &Operation,
+        node: NodeKey,
+        boot: Boot,
+        turn: &mut Turn<'_, S, O>,
+    ) -> bool {
+        if !self.is_present(node, boot) || !self.peers.admits(node, turn.now) {
+            return false;
+        }
+        let key = &operation.key[..];
+        let Some(reach) = self.reach.get(&node) else { return false };
+        let to = Peer { node, core: reach.facts.core_of(key) };
+        // What is held now may be newer than the write, and contains it.
+        let (Some(record), Some(out)) = (turn.store.read(key, turn.now), turn.outside.room(to))
+        else {
+            self.peers.failed(node, turn.now);
+            return false;
+        };
+        let guard = operation.guarded.then_some(operation.base);
+        let guard = guard.filter(|_| record.version == operation.version);
+        Message::Write { operation: id, stamp: operation.stamp, guard, key, record }.write(out);
+        true
+    }
+
+    /// Answers when enough replicas hold the write; begins again, or gives up, when they cannot.
+    fn judge<S: Store, O: Outside>(
+        &mut self,
+        id: OperationId,
+        mut operation: Box<Operation>,
+        turn: &mut Turn<'_, S, O>,
+    ) -> Option<Box<Operation>> {
+        let needed = operation.needed as usize;
+        let applied = operation.count(|state| state == State::Applied);
+        let asked = operation.count(|state| matches!(state, State::Asked(_) | State::Unasked));
+        if applied >= needed {
+            self.answer(&mut operation, turn);
+        }
+        if asked > 0 && (operation.answered || applied + asked >= needed) {
+            return Some(operation);
+        }
+        if operation.answered {
+            return self.finish(id, operation, turn);
+        }
+        if operation.count(|state| state == State::Superseded) > 0 {
+            self.counters.write_retries += 1;
+            return self.apply(id, operation, turn);
+        }
+        if operation.count(|state| state == State::Conflict) > 0 && applied <= 1 && asked == 0 {
+            // Nobody else has it: undo it here, and see at the next check what the others had.
+            self.counters.write_retries += 1;
+            self.take_back(&operation, turn);
+            operation.stage = Stage::Waiting;
+            return Some(operation);
+        }
+        if asked > 0 {
+            // Some may still apply it; who asked should not wait for that.
+            return Some(operation);
+        }
+        self.finish_short(id, operation, applied, turn)
+    }
+
+    fn take_back<S: Store, O: Outside>(
+        &mut self,
+        operation: &Operation,
+        turn: &mut Turn<'_, S, O>,
+    ) {
+        let prior = operation.prior.get();
+        let prior = (prior.version != Version::NONE).then_some(&prior);
+        turn.store.take_back(&operation.key, operation.version, prior, turn.now);
+    }
+
+    /// A replica has said what became of a write.
+    pub(super) fn write_replied<S: Store, O: Outside>(
+        &mut self,
+        from: Peer,
+        id: OperationId,
+        outcome: WriteOutcome,
+        turn: &mut Turn<'_, S, O>,
+    ) {
+        self.peers.succeeded(from.node, turn.now);
+        let Some(mut operation) = self.operations.take(id) else { return };
+        let asked = operation
+            .replica(from.node)
+            .is_some_and(|replica| matches!(replica.state, State::Asked(_)));
+        if operation.stage != Stage::Writing || !asked {
+            return self.operations.keep(id, operation);
+        }
+        let guarded = operation.guarded;
+        let state = match outcome {
+            WriteOutcome::Applied => State::Applied,
+            WriteOutcome::Superseded(version) | WriteOutcome::Conflict(version) => {
+                let _ = self.clock.observe(version, turn.now);
+                match outcome {
+                    WriteOutcome::Conflict(_) => State::Conflict,
+                    _ if guarded => State::Applied,
+                    _ => State::Superseded,
+                }
+            }
+            WriteOutcome::NotReady | WriteOutcome::OtherView(_) => {
+                // Sent again at the next check, when views may agree.
+                let replica = operation.replica(from.node).expect("just found");
+                replica.state = State::Unasked;
+                return self.operations.keep(id, operation);
+            }
+            WriteOutcome::TooLarge | WriteOutcome::NoMemory | WriteOutcome::ClockAhead => {
+                State::Failed
+            }
+        };
+        operation.replica(from.node).expect("just found").state = state;
+        if let Some(operation) = self.judge(id, operation, turn) {
+            self.operations.keep(id, operation);
+        }
+    }
+
+    /// The view has changed while replicas were being told: those of the new one count.
+    pub(super) fn write_under_new_view<S: Store, O: Outside>(
+        &mut self,
+        id: OperationId,
+        mut operation: Box<Operation>,
+        turn: &mut Turn<'_, S, O>,
+    ) -> Option<Box<Operation>> {
+        let Some(placement) = &self.placement else { return Some(operation) };
+        operation.stamp = placement.view.stamp();
+        operation.place = placement.view.ring().place(&operation.key);
+        let members = self.members(operation.place);
+        let here = members.contains(&(self.me, self.boot));
+        if !here || self.must_fetch(&operation, turn) {
+            // Another must say now whether it holds; only a blind write can be begun again there.
+            if operation.answered {
+                return self.finish(id, operation, turn);
+            }
+            if operation.guarded {
+                return self.finish_uncertain(id, operation, turn);
+            }
+            return self.route(id, operation, turn);
+        }
+        operation.replicas.clear();
+        for (node, boot) in members {
+            let state = if node == self.me { State::Applied } else { State::Unasked };
+            operation.replicas.push(Replica { node, boot, state });
+        }
+        self.write(id, operation, turn)
+    }
+
+    /// Keeps the record held here for a replica that could not be told.
+    pub(super) fn keep_hint<S: Store, O: Outside>(
+        &mut self,
+        node: NodeKey,
+        key: &[u8],
+        turn: &mut Turn<'_, S, O>,
+    ) {
+        if let Some(record) = turn.store.read(key, turn.now) {
+            self.hints.keep(node, key, &record, turn.now);
+        }
+    }
+
+    /// Hands over hints for those that are back, and drops what is too old.
+    pub(super) fn hand_over_hints<S: Store, O: Outside>(&mut self, turn: &mut Turn<'_, S, O>) {
+        if self.hints.is_empty() {
+            return;
+        }
+        let view = self.placement.as_ref().map(|placement| placement.view.clone());
+        self.hints.expire(turn.now, |node| {
+            view.as_ref().is_none_or(|view| view.roster().seat(node).is_some())
+        });
+        let nodes: ArrayVec<NodeKey, 64> = self.hints.nodes().take(64).collect();
+        for node in nodes {
+            self.hand_over(node, turn);
+        }
+    }
+
+    fn hand_over<S: Store, O: Outside>(&mut self, node: NodeKey, turn: &mut Turn<'_, S, O>) {
+        if !self.peers.is_present(node) {
+            return;
+        }
+        let Some(reach) = self.reach.get(&node).copied() else { return };
+        let outside = &mut *turn.outside;
+        self.hints.hand_over(node, turn.now, |ticket, key, record| {
+            let to = Peer { node, core: reach.facts.core_of(key) };
+            if let Some(out) = outside.room(to) {
+                Message::Merge { ticket, key, record: *record }.write(out);
+            }
+        });
+    }
+
+    /// A replica holds what it was sent under `ticket`, or something newer.
+    pub(super) fn merged<S: Store, O: Outside>(
+        &mut self,
+        from: Peer,
+        ticket: u64,
+        turn: &mut Turn<'_, S, O>,
+    ) {
+        if self.hints.confirmed(from.node, ticket) {
+            self.hand_over(from.node, turn);
+        }
+    }
+}
+
+/// Whether a set was refused in a way that also removes what was there.
+fn is_refused_set(command: &Command<'_>, response: &[u8]) -> bool {
+    let removes = matches!(command, Command::Store(store) if store.refusal_removes);
+    let refused =
+        matches!(relay::decode_response(response), Ok(Response::TooLarge | Response::OutOfMemory));
+    removes && refused
+}
