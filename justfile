@@ -29,8 +29,13 @@ clients:
 fuzz seconds="60":
     FUZZ_SECONDS={{seconds}} .ci/run fuzz
 
+# Benchmarks by time; for figures that a noisy machine does not move, see `instructions`.
 bench:
-    cargo bench
+    cargo bench --bench parsers --bench shard --bench ttl_wheel --bench ring --bench mesh
+
+# Instructions per request against benches/instructions.baseline.
+instructions:
+    .ci/run instructions
 
 doc:
     .ci/run doc
