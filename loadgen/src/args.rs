@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use ringlane::cluster::ring::RingHash;
 
 use crate::address::Address;
 use crate::curve::Objective;
@@ -169,9 +170,15 @@ pub struct Target {
     #[arg(long, short, default_value = "127.0.0.1:11211")]
     pub address: Address,
     /// Several nodes instead, each key asked at the one that owns it on the ring:
-    /// ID=ADDRESS,ID=ADDRESS.
-    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = node)]
-    pub nodes: Vec<(String, Address)>,
+    /// ID=ADDRESS,ID=ADDRESS. A weight other than 1 follows the id: ID*2=ADDRESS.
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub nodes: Vec<NodeAddress>,
+    /// Points on the ring per node and unit of weight, as the nodes have it.
+    #[arg(long, value_name = "COUNT", default_value_t = 150, requires = "nodes")]
+    pub vnodes: u32,
+    /// How the ring places ids and keys, as the nodes have it: md5 or xxh3.
+    #[arg(long, default_value = "md5", requires = "nodes", value_parser = ring_hash)]
+    pub ring_hash: RingHash,
     /// Binary protocol: do not ask each core for its own keys, even if the server offers it.
     #[arg(long)]
     pub no_shard_ports: bool,
@@ -237,7 +244,8 @@ pub struct Workload {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Load")]
 pub struct Load {
-    /// Write every key before the load. Auto: if reads would miss, as a sample of keys shows.
+    /// Write every key before the load. Auto: if reads would miss or find another workload's
+    /// values, as a sample of keys shows.
     #[arg(long, value_enum, default_value = "auto", num_args = 0..=1,
         default_missing_value = "yes", require_equals = true)]
     pub populate: Populate,
@@ -273,7 +281,7 @@ pub struct Load {
 /// When to write all keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Populate {
-    /// If keys are missing and the workload reads them.
+    /// If keys are missing, or hold another workload's values, and the workload reads them.
     Auto,
     /// In any case.
     Yes,
@@ -309,10 +317,36 @@ impl std::str::FromStr for Rate {
     }
 }
 
-/// A node as `ID=ADDRESS`.
-fn node(text: &str) -> Result<(String, Address), String> {
-    let (id, address) = text.split_once('=').ok_or_else(|| format!("no ID=ADDRESS: {text:?}"))?;
-    Ok((id.into(), address.parse()?))
+/// A node of a ring, spelled `ID=ADDRESS` or `ID*WEIGHT=ADDRESS`.
+#[derive(Clone, Debug)]
+pub struct NodeAddress {
+    /// Its id, on which its points on the ring depend.
+    pub id: String,
+    /// Its share of the keys relative to other nodes.
+    pub weight: u32,
+    /// Where it listens.
+    pub address: Address,
+}
+
+impl std::str::FromStr for NodeAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (id, address) =
+            text.split_once('=').ok_or_else(|| format!("no ID=ADDRESS: {text:?}"))?;
+        let (id, weight) = match id.split_once('*') {
+            None => (id, 1),
+            Some((id, weight)) => {
+                (id, weight.parse().map_err(|_| format!("no weight: {weight:?}"))?)
+            }
+        };
+        Ok(Self { id: id.into(), weight, address: address.parse()? })
+    }
+}
+
+fn ring_hash(text: &str) -> Result<RingHash, String> {
+    let found = RingHash::NAMES.iter().find(|(name, _)| *name == text);
+    found.map(|(_, hash)| *hash).ok_or_else(|| "the ring's hash is md5 or xxh3".into())
 }
 
 /// A time with its unit: 500us, 20ms, 5s.
@@ -354,6 +388,17 @@ mod tests {
     fn the_command_line_is_consistent() {
         use clap::CommandFactory;
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn nodes_are_read_with_their_weight() {
+        let node: NodeAddress = "a=127.0.0.1:1".parse().unwrap();
+        assert_eq!((node.id.as_str(), node.weight), ("a", 1));
+        let node: NodeAddress = "b*3=127.0.0.1:2".parse().unwrap();
+        assert_eq!((node.id.as_str(), node.weight), ("b", 3));
+        for text in ["127.0.0.1:1", "a*x=127.0.0.1:1", "a=nowhere"] {
+            assert!(text.parse::<NodeAddress>().is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -57,7 +57,8 @@ impl Host {
     /// The facts in one line.
     pub fn sentence(&self) -> String {
         format!(
-            "{} ({} CPUs{}), {} MiB, Linux {}, governor {}, load {}",
+            "{} ({} CPUs{}), {} MiB, Linux {}, governor {}, load {}, limits: {} open files, {} B \
+             locked, somaxconn {}",
             self.cpu,
             self.cpus_online,
             if self.virtual_machine { ", virtual" } else { "" },
@@ -65,6 +66,9 @@ impl Host {
             self.kernel,
             self.governor,
             self.load_average,
+            self.open_files,
+            self.locked_memory,
+            self.somaxconn,
         )
     }
 }

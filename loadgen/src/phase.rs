@@ -29,6 +29,8 @@ pub struct Outcome {
     pub generator_cpu: Vec<CpuUse>,
     /// Part of the window each generator thread was at work, 0 to 1.
     pub generator_busy: Vec<f64>,
+    /// Part of the window in which others had the CPU of the generator thread that suffered most.
+    pub generator_waited: f64,
     /// CPU time of the server.
     pub server_cpu: Option<CpuUse>,
     /// Part of the window the server's busiest thread was at work, 0 to 1.
@@ -164,6 +166,7 @@ fn gather(outturns: Vec<Outturn>, timeline: Vec<Moment>) -> Outcome {
         window: Duration::ZERO,
         generator_cpu: Vec::new(),
         generator_busy: Vec::new(),
+        generator_waited: 0.0,
         server_cpu: None,
         server_busiest: None,
         unsent: 0,
@@ -176,6 +179,7 @@ fn gather(outturns: Vec<Outturn>, timeline: Vec<Moment>) -> Outcome {
         outcome.window = outcome.window.max(Duration::from_nanos(outturn.window_ns));
         outcome.generator_cpu.push(outturn.cpu);
         outcome.generator_busy.push(outturn.busy);
+        outcome.generator_waited = outcome.generator_waited.max(outturn.waited);
         outcome.server_cpu = outcome.server_cpu.or(outturn.server_cpu);
         outcome.unsent += outturn.unsent;
     }

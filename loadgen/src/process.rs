@@ -62,6 +62,14 @@ impl CpuTime {
         Ok(Self { threads: vec![(0, total_ns)], user_ticks, system_ticks })
     }
 
+    /// How long the calling thread has been ready to run while others had its CPU, in nanoseconds;
+    /// 0 where the kernel does not say.
+    pub fn this_thread_waited_ns() -> u64 {
+        let schedstat = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+        let waited = schedstat.split_ascii_whitespace().nth(1);
+        waited.and_then(|waited_ns| waited_ns.parse().ok()).unwrap_or(0)
+    }
+
     /// The time of several processes together; `None` of none.
     pub fn sum(times: impl IntoIterator<Item = CpuTime>) -> Option<Self> {
         times.into_iter().reduce(|mut sum, other| {

@@ -14,6 +14,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use std::io::{Read, Write};
 
 use crate::address::Address;
+use crate::args::NodeAddress;
 
 /// All endpoints, and the rule that places keys.
 #[derive(Debug)]
@@ -39,14 +40,18 @@ impl Routes {
         Self { endpoints: vec![address], nodes: vec![node], ring: None }
     }
 
-    /// Nodes of a ring, by id and address. With `shard_ports` each is asked for the ports of its
-    /// cores, and those are used if it has them.
-    pub fn new(nodes: &[(String, Address)], shard_ports: bool) -> Result<Self, String> {
+    /// Nodes of a ring that places keys as `parameters` say. With `shard_ports` each is asked for
+    /// the ports of its cores, and those are used if it has them.
+    pub fn new(
+        nodes: &[NodeAddress],
+        parameters: RingParameters,
+        shard_ports: bool,
+    ) -> Result<Self, String> {
         let mut routes = Self { endpoints: Vec::new(), nodes: Vec::new(), ring: None };
         // The ring numbers nodes by their ids in order.
-        let mut nodes: Vec<&(String, Address)> = nodes.iter().collect();
-        nodes.sort_by(|a, b| a.0.cmp(&b.0));
-        for (_, address) in &nodes {
+        let mut nodes: Vec<&NodeAddress> = nodes.iter().collect();
+        nodes.sort_by(|a, b| a.id.cmp(&b.id));
+        for NodeAddress { address, .. } in &nodes {
             let mut node = Node { first_endpoint: routes.endpoints.len(), cores: 1, hash_seed: 0 };
             let ports = if shard_ports { core_ports(address)? } else { None };
             match ports {
@@ -54,15 +59,16 @@ impl Routes {
                     (node.cores, node.hash_seed) = (ports.len() as u32, hash_seed);
                     routes.endpoints.extend(ports);
                 }
-                None => routes.endpoints.push((*address).clone()),
+                None => routes.endpoints.push(address.clone()),
             }
             routes.nodes.push(node);
         }
         if nodes.len() > 1 {
-            let members =
-                nodes.iter().map(|(id, _)| RingNode { id: id.as_str().into(), weight: 1 });
-            let ring = Ring::new(0, RingParameters::default(), members);
-            routes.ring = Some(ring.map_err(|error| format!("no ring: {error:?}"))?);
+            let members = nodes
+                .iter()
+                .map(|node| RingNode { id: node.id.as_str().into(), weight: node.weight });
+            let ring = Ring::new(0, parameters, members);
+            routes.ring = Some(ring.map_err(|error| format!("no ring: {error}"))?);
         }
         Ok(routes)
     }
@@ -128,7 +134,12 @@ fn hello(address: &Address) -> Result<Vec<u8>, String> {
     socket.write_all(&request).map_err(failed)?;
     let unspoken = |input: &[u8]| {
         let words = crate::workload::values::shown(input);
-        format!("{address} does not speak the binary protocol: answered HELLO with \"{words}\"")
+        match input {
+            [] => format!("{address} does not speak the binary protocol: no answer to HELLO"),
+            _ => format!(
+                "{address} does not speak the binary protocol: answered HELLO with \"{words}\""
+            ),
+        }
     };
     let (mut input, mut buffer) = (Vec::new(), [0; 4096]);
     loop {
@@ -163,19 +174,23 @@ mod tests {
 
     #[test]
     fn keys_spread_over_the_nodes_of_a_ring_whatever_their_order() {
-        let named = |name: &str, port| (name.to_owned(), address(port));
-        let (a, b, c) = (named("a", 1), named("b", 2), named("c", 3));
-        let one = Routes::new(&[a.clone(), b.clone(), c.clone()], false).unwrap();
-        let other = Routes::new(&[c, a, b], false).unwrap();
+        let named =
+            |id: &str, weight, port| NodeAddress { id: id.into(), weight, address: address(port) };
+        let (a, b, c) = (named("a", 1, 1), named("b", 1, 2), named("c", 2, 3));
+        let parameters = RingParameters::default();
+        let one = Routes::new(&[a.clone(), b.clone(), c.clone()], parameters, false).unwrap();
+        let other = Routes::new(&[c, a, b], parameters, false).unwrap();
         let mut seen = [0; 3];
-        for number in 0..3000 {
+        for number in 0..4000 {
             let key = format!("key:{number}");
             let endpoint = one.endpoint(key.as_bytes());
             let same = other.endpoint(key.as_bytes());
             assert_eq!(one.endpoints()[endpoint].to_string(), other.endpoints()[same].to_string());
             seen[endpoint] += 1;
         }
-        assert!(seen.iter().all(|&count| (700..1300).contains(&count)), "{seen:?}");
+        // The third has twice the weight.
+        assert!(seen[..2].iter().all(|&count| (700..1300).contains(&count)), "{seen:?}");
+        assert!((1600..2400).contains(&seen[2]), "{seen:?}");
     }
 
     #[test]

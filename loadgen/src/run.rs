@@ -4,8 +4,10 @@ use std::io::IsTerminal;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ringlane::cluster::ring::RingParameters;
+
 use crate::address::Address;
-use crate::args::{self, Populate, Rate};
+use crate::args::{self, NodeAddress, Populate, Rate};
 use crate::listener;
 use crate::phase::{self, Failure, Moment};
 use crate::plan::{Pace, Plan, Refill};
@@ -34,6 +36,7 @@ pub fn run(run: &args::Common) -> Result<(), Failure> {
     let name = plan.address.to_string();
     let summary = measure(&name, &plan, &workload, run.output.quiet)?;
     print!("{}", text::summary(&summary));
+    println!("host           {}", document.host.sentence());
     document.runs.push(summary);
     report::write(&run.output, &document)
 }
@@ -99,7 +102,7 @@ pub fn prepare(plan: &Plan, workload: &Workload, populate: Populate) -> Result<(
         Populate::Auto => {
             let reads =
                 [Command::Get, Command::Multiget].map(|command| workload.mix.weight(command));
-            reads != [0, 0] && !workload.cache_aside && misses_keys(plan, workload)?
+            reads != [0, 0] && !workload.cache_aside && lacks_keys(plan, workload)?
         }
     };
     if wanted {
@@ -115,12 +118,16 @@ pub fn prepare(plan: &Plan, workload: &Workload, populate: Populate) -> Result<(
     Ok(())
 }
 
-/// Whether a sample of keys has misses.
-fn misses_keys(plan: &Plan, workload: &Workload) -> Result<bool, Failure> {
-    // What is there may be another workload's values, which populating would mend.
-    let workload = Workload { verify: Verify::Off, ..workload.clone() };
-    let outcome = phase::run(once(plan, Job::Sample), workload, |_| {})?;
-    Ok(outcome.totals.keys_hit < outcome.totals.keys_asked)
+/// Whether a sample of keys has misses, or values of another workload: those of other lengths, which
+/// an earlier run may have left, would be taken for wrong answers.
+fn lacks_keys(plan: &Plan, workload: &Workload) -> Result<bool, Failure> {
+    let verify = if workload.verify == Verify::Off { Verify::Off } else { Verify::Content };
+    let workload = Workload { verify, versions: None, ..workload.clone() };
+    match phase::run(once(plan, Job::Sample), workload, |_| {}) {
+        Ok(outcome) => Ok(outcome.totals.keys_hit < outcome.totals.keys_asked),
+        Err(Failure::Wrong(_)) => Ok(true),
+        Err(failure) => Err(failure),
+    }
 }
 
 /// The plan at the rate asked for, which may depend on a peak that is measured first.
@@ -231,7 +238,7 @@ pub fn plan(target: &args::Target, load: &args::Load) -> Result<Plan, Failure> {
     }
     let mut server_pids = target.server_pid.clone();
     if server_pids.is_empty() {
-        let nodes = target.nodes.iter().map(|(_, address)| address);
+        let nodes = target.nodes.iter().map(|node| &node.address);
         let addresses = if target.nodes.is_empty() { vec![&address] } else { nodes.collect() };
         let found = addresses.iter().map(|address| listener::pid_of(address.socket()));
         // Part of the nodes would be taken for all of them.
@@ -261,9 +268,14 @@ pub fn plan(target: &args::Target, load: &args::Load) -> Result<Plan, Failure> {
 /// Where keys are asked, and the address that stands for all of it.
 fn routes(target: &args::Target) -> Result<(Address, Routes), String> {
     let binary = target.protocol == Protocol::Binary;
-    if let Some((_, first)) = target.nodes.first() {
-        let routes = Routes::new(&target.nodes, binary && !target.no_shard_ports)?;
-        return Ok((first.clone(), routes));
+    if let Some(first) = target.nodes.first() {
+        let parameters = RingParameters {
+            hash: target.ring_hash,
+            points_per_weight: target.vnodes,
+            ..RingParameters::default()
+        };
+        let routes = Routes::new(&target.nodes, parameters, binary && !target.no_shard_ports)?;
+        return Ok((first.address.clone(), routes));
     }
     let routes = route(&target.address, binary && !target.no_shard_ports)?;
     Ok((target.address.clone(), routes))
@@ -271,10 +283,11 @@ fn routes(target: &args::Target) -> Result<(Address, Routes), String> {
 
 /// The routes to one server, to its cores' own ports if asked for and offered.
 pub fn route(address: &Address, shard_ports: bool) -> Result<Routes, String> {
-    match shard_ports {
-        true => Routes::new(&[(String::from("node"), address.clone())], true),
-        false => Ok(Routes::one(address.clone())),
+    if !shard_ports {
+        return Ok(Routes::one(address.clone()));
     }
+    let node = NodeAddress { id: "node".into(), weight: 1, address: address.clone() };
+    Routes::new(&[node], RingParameters::default(), true)
 }
 
 /// The CPUs asked for, or the upper half of those allowed: a local server has the lower ones.

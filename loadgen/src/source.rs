@@ -231,12 +231,11 @@ pub fn endpoint_of(workload: &Workload, routes: &Routes, (command, key): Draft) 
 mod tests {
     use super::*;
     use crate::workload::tests::workload;
+    use ringlane::cluster::ring::RingParameters;
 
     fn two_nodes() -> Routes {
-        let node = |id: &str, port: u16| {
-            (id.to_owned(), format!("127.0.0.1:{port}").parse().expect("an address"))
-        };
-        Routes::new(&[node("a", 1), node("b", 2)], false).expect("a ring of two")
+        let nodes = ["a=127.0.0.1:1", "b=127.0.0.1:2"].map(|text| text.parse().expect("a node"));
+        Routes::new(&nodes, RingParameters::default(), false).expect("a ring of two")
     }
 
     #[test]

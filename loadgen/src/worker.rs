@@ -119,6 +119,8 @@ pub struct Outturn {
     pub cpu: CpuUse,
     /// Part of the window in which this thread was at work, 0 to 1.
     pub busy: f64,
+    /// Part of the window in which others had this thread's CPU while it had work, 0 to 1.
+    pub waited: f64,
     /// CPU time of the server in the window, measured by the first thread.
     pub server_cpu: Option<CpuUse>,
     /// Requests due in the window that were never sent, for want of room in the pipelines.
@@ -177,7 +179,8 @@ fn load(
     let meter = || -> io::Result<_> {
         let servers = server_pids.iter().map(|&pid| CpuTime::of_process(pid));
         let server = CpuTime::sum(servers.collect::<Result<Vec<_>, _>>().unwrap_or_default());
-        Ok((shared.now_ns(), CpuTime::of_this_thread()?, server))
+        let waited_ns = CpuTime::this_thread_waited_ns();
+        Ok((shared.now_ns(), CpuTime::of_this_thread()?, waited_ns, server))
     };
     let (mut began, mut ended, mut given_up_ns) = (None, None, u64::MAX);
     let (mut second, mut idle_ns, mut check_ns) = (1, 0, start_ns + CHECK_NS);
@@ -229,8 +232,8 @@ fn load(
     links.faults.count(Fault::TimedOut, late, || {
         format!("no answer from {} within {:?} after the end", plan.address, plan.timeout)
     });
-    let (began_ns, cpu_before, server_before) = began.map_or_else(meter, Ok)?;
-    let (ended_ns, cpu_after, server_after) = ended.map_or_else(meter, Ok)?;
+    let (began_ns, cpu_before, waited_before, server_before) = began.map_or_else(meter, Ok)?;
+    let (ended_ns, cpu_after, waited_after, server_after) = ended.map_or_else(meter, Ok)?;
     let server_cpu = match (server_before, server_after) {
         (Some(before), Some(after)) => Some(after.since(&before)),
         _ => None,
@@ -247,6 +250,7 @@ fn load(
         window_ns,
         cpu,
         busy: worked_ns / window_ns.max(1) as f64,
+        waited: (waited_after - waited_before) as f64 / window_ns.max(1) as f64,
         server_cpu,
     })
 }

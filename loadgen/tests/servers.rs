@@ -85,6 +85,17 @@ fn wrong_answers_fail_the_run_with_the_key_and_both_values() {
 }
 
 #[test]
+fn values_of_an_earlier_workload_are_written_over_first() {
+    let address = start(Manner::Honest);
+    let flags = ["run", "--address", &address, "--closed"];
+    for lengths in ["32", "10-1000", "50:1,60:1"] {
+        let flags = [&flags[..], &["--value-bytes", lengths], &SHORT].concat();
+        let run = &measured("earlier", &flags)["runs"][0];
+        assert_eq!(run["hit_ratio"], 1.0, "{lengths}: {run}");
+    }
+}
+
+#[test]
 fn what_is_not_verified_does_not_fail() {
     let address = start(Manner::Swapped);
     let flags = ["run", "--address", &address, "--closed", "--mix", "get=1", "--verify", "off"];

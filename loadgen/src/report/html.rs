@@ -239,16 +239,22 @@ fn distribution(runs: &[&Summary]) -> String {
 
 /// Latency against the rate reached.
 fn latency_by_rate(runs: &[&Summary]) -> String {
+    // The rate asked for: what a server past its limit reaches may fall again.
+    let rate = |run: &Summary| run.load.rate.unwrap_or(run.requests_per_second);
     let mut runs: Vec<&Summary> = runs.to_vec();
-    runs.sort_by(|a, b| a.requests_per_second.total_cmp(&b.requests_per_second));
+    runs.sort_by(|a, b| rate(a).total_cmp(&rate(b)));
     let line = |name: &str, figure: fn(&Summary) -> f64| Series {
         name: name.into(),
-        points: runs.iter().map(|run| (run.requests_per_second, figure(run))).collect(),
+        points: runs.iter().map(|run| (rate(run), figure(run))).collect(),
         marked: true,
     };
     Chart {
         title: "Latency against rate",
-        x: Axis { label: "requests/s reached", scale: Scale::Linear, format: count },
+        x: Axis {
+            label: "requests/s asked (closed loop: reached)",
+            scale: Scale::Linear,
+            format: count,
+        },
         y: Axis { label: "latency", scale: Scale::Log, format: text::span },
         series: vec![
             line("p50", |run| run.latency.p50),
@@ -319,9 +325,6 @@ fn facts(out: &mut String, document: &Document) {
     };
     fact("host", &host.sentence());
     fact("huge pages", &host.huge_pages);
-    fact("open files", &host.open_files);
-    fact("locked memory", &host.locked_memory);
-    fact("backlog (somaxconn)", &host.somaxconn);
     if let Some(run) = document.runs.first() {
         let (load, workload) = (&run.load, &run.workload);
         fact("server", &format!("{} ({})", load.address, load.protocol));

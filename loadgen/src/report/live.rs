@@ -84,13 +84,16 @@ impl Live {
         };
         vec![
             format!("{:>4} s  {asked}reached {}/s  {bars}", second.second, second.requests),
-            format!(
-                "        p50 {}   p99 {}   p99.9 {}   max {}",
-                text::span(second.p50),
-                text::span(second.p99),
-                text::span(second.p99_9),
-                text::span(second.max),
-            ),
+            match second.requests {
+                0 => "        no answer".into(),
+                _ => format!(
+                    "        p50 {}   p99 {}   p99.9 {}   max {}",
+                    text::span(second.p50),
+                    text::span(second.p99),
+                    text::span(second.p99_9),
+                    text::span(second.max),
+                ),
+            },
             format!("        {hits}errors {faults}"),
         ]
     }

@@ -7,6 +7,7 @@ use crate::histogram::Class;
 use crate::host::{self, Host};
 use crate::phase::Outcome;
 use crate::plan::{Pace, Plan, Refill};
+use crate::source::Job;
 use crate::workload::Workload;
 
 /// Version of the JSON. It grows when a field changes its meaning or goes; new fields do not count.
@@ -87,6 +88,9 @@ pub struct Summary {
     pub generator_cpu: CpuSummary,
     /// Part of the time the busiest generator thread was at work, 0 to 1.
     pub generator_busy: f64,
+    /// Part of the time in which a generator thread was ready and others had its CPU, 0 to 1.
+    #[serde(default)]
+    pub generator_waited: f64,
     /// Why the generator and not the server set the limit, if so: then no verdict holds.
     pub generator_limit: Option<String>,
     /// Requests due in the window that were never sent.
@@ -215,7 +219,7 @@ pub struct FaultSummary {
 }
 
 /// One second of a run.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct Second {
     /// Which, from 1.
     pub second: u64,
@@ -237,6 +241,8 @@ pub struct Second {
 
 /// Busier than this is taken as working to capacity.
 const BUSY: f64 = 0.95;
+/// Waiting for a CPU for more than this part of the time is taken as being held up.
+const WAITED: f64 = 0.1;
 
 impl Summary {
     /// Puts an outcome into figures.
@@ -267,7 +273,7 @@ impl Summary {
         Self {
             name: name.into(),
             group: String::new(),
-            workload: WorkloadFacts::of(workload),
+            workload: WorkloadFacts::of(plan.job, workload),
             load: LoadFacts::of(plan),
             seconds,
             requests: totals.answers,
@@ -280,7 +286,12 @@ impl Summary {
             server_cpu: outcome.server_cpu.map(cpu),
             generator_cpu: cpu(generator),
             generator_busy,
-            generator_limit: generator_limit(generator_busy, outcome.server_busiest),
+            generator_waited: outcome.generator_waited,
+            generator_limit: generator_limit(
+                generator_busy,
+                outcome.generator_waited,
+                outcome.server_busiest,
+            ),
             unsent: outcome.unsent,
             connections_renewed: totals.renewed,
             faults: outcome
@@ -319,9 +330,20 @@ impl Summary {
     }
 }
 
-/// In words, why the generator was the limit, if it was: it had no time left while the server's
-/// busiest thread, where known, had.
-fn generator_limit(generator_busy: f64, server_busiest: Option<f64>) -> Option<String> {
+/// In words, why the generator was the limit, if it was: others had its CPU, so that it sent and
+/// received late; or it had no time left while the server's busiest thread, where known, had.
+fn generator_limit(
+    generator_busy: f64,
+    generator_waited: f64,
+    server_busiest: Option<f64>,
+) -> Option<String> {
+    if generator_waited > WAITED {
+        return Some(format!(
+            "the generator was held up: for {:.0} % of the time a thread of it had work and others \
+             had its CPU",
+            generator_waited * 100.0
+        ));
+    }
     if generator_busy < BUSY || server_busiest.is_some_and(|busy| busy >= BUSY) {
         return None;
     }
@@ -404,10 +426,14 @@ impl Second {
 }
 
 impl WorkloadFacts {
-    fn of(workload: &Workload) -> Self {
+    fn of(job: Job, workload: &Workload) -> Self {
         let multigets = workload.mix.weight(crate::workload::mix::Command::Multiget) > 0;
         Self {
-            mix: workload.mix.to_string(),
+            mix: match job {
+                Job::Mix => workload.mix.to_string(),
+                Job::Populate => "every key set once".into(),
+                Job::Verify | Job::Sample => "every key read once".into(),
+            },
             keys: workload.keys.count(),
             key_bytes: workload.keys.key_bytes(),
             popularity: workload.popularity.to_string(),
@@ -456,10 +482,15 @@ mod tests {
 
     #[test]
     fn the_generator_is_the_limit_only_if_it_alone_is_busy() {
-        assert!(generator_limit(0.5, None).is_none());
-        assert!(generator_limit(0.99, Some(0.99)).is_none());
-        assert!(generator_limit(0.99, Some(0.7)).unwrap().contains("70 %"));
-        assert!(generator_limit(0.99, None).unwrap().contains("unknown"));
+        assert!(generator_limit(0.5, 0.01, None).is_none());
+        assert!(generator_limit(0.99, 0.0, Some(0.99)).is_none());
+        assert!(generator_limit(0.99, 0.0, Some(0.7)).unwrap().contains("70 %"));
+        assert!(generator_limit(0.99, 0.0, None).unwrap().contains("unknown"));
+    }
+
+    #[test]
+    fn a_generator_without_its_cpu_is_the_limit_too() {
+        assert!(generator_limit(0.5, 0.3, Some(0.99)).unwrap().contains("30 % of the time"));
     }
 
     #[test]

@@ -69,11 +69,15 @@ pub fn summary(run: &Summary) -> String {
     let cpu = &run.generator_cpu;
     let _ = writeln!(
         out,
-        "generator CPU  {:.3} µs/request (user {:.3}, system {:.3}), busiest thread {:.0} % busy",
+        "generator CPU  {:.3} µs/request (user {:.3}, system {:.3}), busiest thread {:.0} % busy{}",
         cpu.micros_per_request,
         cpu.user,
         cpu.system,
         100.0 * run.generator_busy,
+        match run.generator_waited {
+            0.0..0.01 => String::new(),
+            waited => format!(", {:.0} % waiting for its CPU", 100.0 * waited),
+        },
     );
     // A few at the very end say nothing.
     if run.unsent * 1000 > run.requests {
@@ -98,15 +102,19 @@ pub fn second(second: &Second, rate: Option<f64>) -> String {
         Some(rate) => format!(" of {rate:.0}"),
         None => String::new(),
     };
+    let spans = match second.requests {
+        0 => "no answer".into(),
+        _ => format!(
+            "p50 {}  p99 {}  p99.9 {}  max {}",
+            span(second.p50),
+            span(second.p99),
+            span(second.p99_9),
+            span(second.max),
+        ),
+    };
     format!(
-        "{:>4} s {:>9}{asked} requests  p50 {}  p99 {}  p99.9 {}  max {}{hits}  errors {}",
-        second.second,
-        second.requests,
-        span(second.p50),
-        span(second.p99),
-        span(second.p99_9),
-        span(second.max),
-        second.faults,
+        "{:>4} s {:>9}{asked} requests  {spans}{hits}  errors {}",
+        second.second, second.requests, second.faults,
     )
 }
 
@@ -123,6 +131,13 @@ pub fn span(micros: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_second_without_answers_has_no_latencies() {
+        let second = Second { second: 3, faults: 50, ..Second::default() };
+        let line = super::second(&second, Some(20_000.0));
+        assert_eq!(line, "   3 s         0 of 20000 requests  no answer  errors 50");
+    }
 
     #[test]
     fn spans_have_three_digits_and_a_unit() {
