@@ -235,9 +235,10 @@ impl Contender {
     }
 
     fn name(&self, row: &Row) -> String {
-        match row.against_protocol {
-            Some(_) => format!("{} {}", self.server.name, self.protocol.name()),
-            None => self.server.name.clone(),
+        match (&row.against_protocol, &row.against_mix) {
+            (Some(_), _) => format!("{} {}", self.server.name, self.protocol.name()),
+            (_, Some(_)) => format!("{} {}", self.server.name, self.workload.mix),
+            _ => self.server.name.clone(),
         }
     }
 }
@@ -251,21 +252,22 @@ fn contenders(
     let protocol = row.target.protocol;
     let usable =
         specs.iter().filter(|spec| compare.rows.is_none() || spec.is_unix() == row.over_unix);
-    let ready = |spec: &Spec, protocol: Protocol| -> Result<Contender, Failure> {
-        let workload = run::workload(&row.workload)?;
+    let ready = |spec: &Spec, protocol: Protocol, asked: &args::Workload| {
+        let workload = run::workload(asked)?;
         let server = Server::ready(spec, &compare.server_cpus)?;
         let shard_ports = protocol == Protocol::Binary && !row.target.no_shard_ports;
         let routes = run::route(&server.address, shard_ports).map_err(Failure::Impossible)?;
         Ok(Contender { server, protocol, routes: Arc::new(routes), workload })
     };
-    match row.against_protocol {
-        // The same server twice, so that the two need not share what they hold.
-        Some(other) => match usable.take(1).next() {
-            Some(spec) => Ok(vec![ready(spec, protocol)?, ready(spec, other)?]),
-            None => Ok(Vec::new()),
-        },
-        None => usable.map(|spec| ready(spec, protocol)).collect(),
+    if row.against_protocol.is_none() && row.against_mix.is_none() {
+        return usable.map(|spec| ready(spec, protocol, &row.workload)).collect();
     }
+    // The same server twice, so that the two need not share what they hold.
+    let Some(spec) = usable.take(1).next() else { return Ok(Vec::new()) };
+    let other = row.against_protocol.unwrap_or(protocol);
+    let mut asked = row.workload.clone();
+    asked.mix = row.against_mix.clone().unwrap_or(asked.mix);
+    Ok(vec![ready(spec, protocol, &row.workload)?, ready(spec, other, &asked)?])
 }
 
 /// The rate of an open loop: given, or a part of what one of the servers reaches.

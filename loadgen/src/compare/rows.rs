@@ -1,7 +1,8 @@
 //! The rows of a comparison table, from flags or from a file.
 //!
 //! A line of the file is a name in quotes and flags as `run` takes them, with a few of its own:
-//! `--unix`, `--peak-of SERVER`, `--against-protocol PROTOCOL` and `--goal 'METRIC:SERVER<=RATIO'`.
+//! `--unix`, `--peak-of SERVER`, `--against-protocol PROTOCOL`, `--against-mix MIX` and
+//! `--goal 'METRIC:SERVER<=RATIO'`.
 //! Lines that are empty or begin with `#` are left out.
 
 use std::path::Path;
@@ -13,6 +14,7 @@ use super::{Ratios, Spread};
 use crate::args;
 use crate::phase::Failure;
 use crate::wire::Protocol;
+use crate::workload::mix::Mix;
 
 /// One workload to compare servers under.
 #[derive(Clone, Debug)]
@@ -29,6 +31,8 @@ pub struct Row {
     pub over_unix: bool,
     /// Instead of other servers: the first server against itself in this protocol.
     pub against_protocol: Option<Protocol>,
+    /// Instead of other servers: the first server against itself with this mix of commands.
+    pub against_mix: Option<Mix>,
     /// Whose peak a rate in percent refers to.
     pub peak_of: Option<String>,
     /// What is to be reached.
@@ -50,6 +54,8 @@ struct Line {
     unix: bool,
     #[arg(long, value_enum)]
     against_protocol: Option<Protocol>,
+    #[arg(long, conflicts_with = "against_protocol")]
+    against_mix: Option<Mix>,
     #[arg(long)]
     peak_of: Option<String>,
     #[arg(long)]
@@ -146,6 +152,7 @@ impl Row {
             target: compare.common.target.clone(),
             over_unix: false,
             against_protocol: None,
+            against_mix: None,
             peak_of: None,
             goals: Vec::new(),
         }
@@ -181,6 +188,7 @@ pub fn read(path: &Path, compare: &args::Compare) -> Result<Vec<Row>, Failure> {
             target: args::Target { protocol, ..compare.common.target.clone() },
             over_unix: line.unix,
             against_protocol: line.against_protocol,
+            against_mix: line.against_mix,
             peak_of: line.peak_of,
             goals: line.goal,
         });
