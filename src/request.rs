@@ -66,6 +66,8 @@ pub struct Get {
     pub vivify: Option<Vivify>,
     /// Let this reader win when fewer than this many seconds of TTL are left (meta R).
     pub refresh_below_seconds: Option<u32>,
+    /// The seconds left are those before `touch` (R stands before T).
+    pub refresh_first: bool,
 }
 
 /// How meta N creates the missing item.

@@ -107,6 +107,7 @@ const UNUSED: Get = Get {
     lease: false,
     vivify: None,
     refresh_below_seconds: None,
+    refresh_first: false,
 };
 
 fn in_millis(millis: u64) -> Deadline {

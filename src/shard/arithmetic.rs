@@ -142,7 +142,7 @@ impl Shard {
             key: head.key(self.slab.memory()),
             cas: version,
             deadline: stored,
-            deadline_before: stored,
+            deadline_before: Deadline::NEVER,
             created: true,
             binary_key: arithmetic.binary_key,
         })

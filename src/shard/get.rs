@@ -78,9 +78,10 @@ impl Shard {
             }
         }
         let win_sent = head.has(WON);
+        let judged = if get.refresh_first { deadline_before } else { deadline };
         let refresh = get
             .refresh_below_seconds
-            .zip(deadline.seconds_left(now))
+            .zip(judged.seconds_left(now))
             .is_some_and(|(below, left)| left < below as u64);
         let won = !win_sent && (get.lease && head.has(STALE) || refresh);
         if won {
@@ -110,14 +111,15 @@ impl Shard {
         now: Instant,
     ) -> Response<'_> {
         if let Some(vivify) = get.vivify
-            && let Some(head) = self.vivify(request, &vivify, now)
+            && let Some(head) = self.vivify(request, &vivify, get.no_use, now)
         {
             self.count_hit(&Get { touch: None, ..*get }, &head);
             let mut hit = self.hit(&head, now);
             if vivify.deadline.is_past(now) {
                 hit.deadline = vivify.deadline;
-                hit.deadline_before = vivify.deadline;
             }
+            hit.deadline_before = Deadline::NEVER;
+            hit.marks.fetched = false;
             hit.marks.won = true;
             hit.marks.win_sent = false;
             return Response::Hit(hit);
@@ -141,7 +143,13 @@ impl Shard {
     }
 
     /// Creates the missing item, empty, with its win handed out. `None` without memory.
-    fn vivify(&mut self, request: &Request<'_>, vivify: &Vivify, now: Instant) -> Option<Head> {
+    fn vivify(
+        &mut self,
+        request: &Request<'_>,
+        vivify: &Vivify,
+        no_use: bool,
+        now: Instant,
+    ) -> Option<Head> {
         if !self.fits(request.key.len(), 0, 0) || !self.make_index_room(request.hash, now) {
             return None;
         }
@@ -150,7 +158,9 @@ impl Shard {
         let put = Put {
             flags: 0,
             deadline: if gone { Deadline::NEVER } else { vivify.deadline },
-            marks: WON | if vivify.binary_key { item::BINARY_KEY } else { 0 },
+            marks: WON
+                | if vivify.binary_key { item::BINARY_KEY } else { 0 }
+                | if no_use { 0 } else { FETCHED },
             version,
             content: Content::Bytes(b""),
         };

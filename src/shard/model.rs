@@ -276,13 +276,14 @@ impl Model {
         {
             item.deadline = touch;
         }
+        let judged = if get.refresh_first { before.deadline } else { item.deadline };
         let soon = get
             .refresh_below_seconds
-            .zip(item.deadline.seconds_left(now))
+            .zip(judged.seconds_left(now))
             .is_some_and(|(below, left)| left < below as u64);
         let won = created || !item.won && (get.lease && item.stale || soon);
         item.won |= won;
-        if !get.no_use && !created {
+        if !get.no_use {
             item.used = now;
             item.fetched = true;
         }
@@ -291,7 +292,7 @@ impl Model {
             flags: item.flags,
             cas: item.cas,
             deadline: item.deadline,
-            deadline_before: before.deadline,
+            deadline_before: if created { Deadline::NEVER } else { before.deadline },
             idle_seconds: ((now.as_millis() >> 3) - (before.used.as_millis() >> 3)) as u32 / 125,
             marks: Marks {
                 fetched: before.fetched,
@@ -459,7 +460,7 @@ impl Model {
                 value,
                 cas,
                 deadline,
-                deadline_before: deadline,
+                deadline_before: Deadline::NEVER,
                 created: true,
                 binary_key,
             };

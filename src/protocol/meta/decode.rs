@@ -64,6 +64,7 @@ fn get<'b>(mut tokens: Tokens<'b>, context: &Context<'b>) -> Decoded<'b> {
             binary_key: flags.binary_key,
         }),
         refresh_below_seconds: flags.refresh_below_seconds,
+        refresh_first: flags.refresh_first && flags.deadline.is_some(),
     };
     let form = MetaForm::Get {
         value: flags.value,

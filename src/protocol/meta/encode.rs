@@ -1,7 +1,7 @@
 //! Answers of the meta commands.
 
-use super::MetaForm;
 use super::base64;
+use super::{MetaForm, flags};
 use crate::protocol::text::encode::{
     LineBuffer, OUT_OF_MEMORY, OUT_OF_MEMORY_STORING, TOO_LARGE, UNCERTAIN, quorum_not_reached,
 };
@@ -100,11 +100,14 @@ fn get_hit(hit: &Hit<'_>, value: bool, tail: &[u8], now: Instant, out: &mut impl
         line.push(b"HD");
     }
     // Flags take effect from left to right: what is shown behind T (or N, for an item that N has
-    // made) is what they have left.
+    // made) is what they have left. Only such an item is won without being stale or having a TTL
+    // that runs out.
+    let created = hit.marks.won && !hit.marks.stale && hit.deadline_before.is_never();
     let mut deadline = hit.deadline_before;
     for token in Tokens::new(tail) {
         match token[0] {
-            b'T' | b'N' => deadline = hit.deadline,
+            b'T' | b'N' if created => deadline = given(token, hit.deadline, now),
+            b'T' => deadline = hit.deadline,
             b's' => tagged(&mut line, b" s", value_bytes),
             b't' => ttl(&mut line, b" t", deadline, now),
             b'c' => tagged(&mut line, b" c", hit.cas),
@@ -178,8 +181,8 @@ fn number(
     let mut deadline = number.deadline_before;
     for token in Tokens::new(reply.tail) {
         match token[0] {
+            b'T' | b'N' if number.created => deadline = given(token, number.deadline, now),
             b'T' => deadline = number.deadline,
-            b'N' if number.created => deadline = number.deadline,
             b't' => ttl(&mut line, b" t", deadline, now),
             b'c' => tagged(&mut line, b" c", number.cas),
             b'O' => opaque(&mut line, token),
@@ -240,6 +243,12 @@ fn ttl(line: &mut AnswerLine, tag: &[u8], deadline: Deadline, now: Instant) {
         Some(seconds) => tagged(line, tag, seconds),
         None => tagged(line, tag, -1),
     }
+}
+
+/// The deadline that a T or N gives an item that the request has made: the other of the two may
+/// follow and decide, so that the item's own says little.
+fn given(token: &[u8], made: Deadline, now: Instant) -> Deadline {
+    flags::deadline(&token[1..], now).unwrap_or(made)
 }
 
 fn opaque(line: &mut AnswerLine, token: &[u8]) {

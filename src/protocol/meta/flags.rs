@@ -45,6 +45,8 @@ pub struct Flags<'b> {
     pub vivified_deadline: Deadline,
     /// R, in seconds from now.
     pub refresh_below_seconds: Option<u32>,
+    /// R stands before T, so that it looks at the TTL before T changes it.
+    pub refresh_first: bool,
     /// C
     pub compare: Option<u64>,
     /// E; 0 counts as not given.
@@ -107,6 +109,7 @@ impl<'b> Flags<'b> {
             vivify: None,
             vivified_deadline: Deadline::NEVER,
             refresh_below_seconds: None,
+            refresh_first: false,
             compare: None,
             cas: None,
             mode: None,
@@ -161,7 +164,10 @@ impl<'b> Flags<'b> {
                 None => *pending = Some(TextError::MetaNumber),
             },
             b'R' => match strict_i32(argument) {
-                Some(seconds) => self.refresh_below_seconds = relative(seconds, context.now),
+                Some(seconds) => {
+                    self.refresh_below_seconds = relative(seconds, context.now);
+                    self.refresh_first = self.deadline.is_none();
+                }
                 None => *pending = Some(TextError::MetaNumber),
             },
             b'C' => match strict_u64(argument) {
@@ -192,7 +198,7 @@ impl<'b> Flags<'b> {
 }
 
 /// A deadline as T and N give it.
-fn deadline(argument: &[u8], now: Instant) -> Option<Deadline> {
+pub fn deadline(argument: &[u8], now: Instant) -> Option<Deadline> {
     Some(Deadline::from_exptime(strict_i32(argument)?.into(), now))
 }
 

@@ -34,7 +34,8 @@ mod get {
     pub const VIVIFY_CAS: u16 = 1 << 6;
     pub const VIVIFY_BINARY_KEY: u16 = 1 << 7;
     pub const REFRESH: u16 = 1 << 8;
-    pub const KNOWN: u16 = (1 << 9) - 1;
+    pub const REFRESH_FIRST: u16 = 1 << 9;
+    pub const KNOWN: u16 = (1 << 10) - 1;
 }
 
 /// Options of a store.
@@ -165,7 +166,8 @@ fn write_operation(operation: &Operation<'_>, writer: &mut Writer<'_>) {
                 | bit(get.vivify.is_some(), get::VIVIFY)
                 | bit(vivify_cas.is_some(), get::VIVIFY_CAS)
                 | bit(get.vivify.is_some_and(|v| v.binary_key), get::VIVIFY_BINARY_KEY)
-                | bit(get.refresh_below_seconds.is_some(), get::REFRESH);
+                | bit(get.refresh_below_seconds.is_some(), get::REFRESH)
+                | bit(get.refresh_first, get::REFRESH_FIRST);
             writer.u16(options);
             writer.optional_deadline(get.touch);
             writer.optional_deadline(get.vivify.map(|vivify| vivify.deadline));
@@ -295,6 +297,7 @@ fn read_operation<'b>(
                 lease: has(get::LEASE),
                 vivify,
                 refresh_below_seconds: reader.optional_u32(has(get::REFRESH))?,
+                refresh_first: has(get::REFRESH_FIRST),
             })
         }
         ask::STORE => {

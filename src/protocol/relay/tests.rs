@@ -58,15 +58,19 @@ fn get_options() -> impl Strategy<Value = Get> {
         any::<bool>(),
         option::of(vivify),
         option::of(any::<u32>()),
+        any::<bool>(),
     );
-    parts.prop_map(|(purpose, touch, no_use, lease, vivify, refresh_below_seconds)| Get {
-        purpose,
-        touch,
-        no_use,
-        lease,
-        vivify,
-        refresh_below_seconds,
-    })
+    parts.prop_map(
+        |(purpose, touch, no_use, lease, vivify, refresh_below_seconds, refresh_first)| Get {
+            purpose,
+            touch,
+            no_use,
+            lease,
+            vivify,
+            refresh_below_seconds,
+            refresh_first,
+        },
+    )
 }
 
 /// A store of everything but its value, and the length of a refused one.

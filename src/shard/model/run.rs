@@ -131,7 +131,9 @@ impl Pair {
             get.vivify = Some(Vivify { deadline, cas, binary_key: options & 64 != 0 });
         }
         if options & 128 != 0 {
-            get.refresh_below_seconds = Some(input.short() as u32);
+            let seconds = input.short();
+            get.refresh_below_seconds = Some(seconds as u32);
+            get.refresh_first = seconds & 1 == 1;
         }
         self.execute(&key, Operation::Get(get), None);
     }
