@@ -162,11 +162,12 @@ impl Engine {
             if at == input.len() {
                 return Fed { consumed: at, stop: Stop::NeedInput };
             }
-            if out.is_full() || outbox.is_full() || self.pipeline_is_full(&session.pipeline) {
+            let room = self.pipeline_room(&session.pipeline);
+            if room == 0 || out.is_full() || outbox.is_full() {
                 return Fed { consumed: at, stop: Stop::HeldBack };
             }
             let mut batch = Batch::new();
-            let beyond = self.parse(session, input, &mut at, context, &mut batch);
+            let beyond = self.parse(session, input, &mut at, room, context, &mut batch);
             self.execute(&batch, &mut session.pipeline, context.now, out, outbox);
             match beyond {
                 None => {}
@@ -198,14 +199,15 @@ impl Engine {
         }
     }
 
-    /// Parses requests into `batch` until it is full or a step is not a request; that step is
-    /// returned unconsumed. Starts loading what the batch will need.
+    /// Parses at most `room` requests into `batch` until it is full or a step is not a request; that
+    /// step is returned unconsumed. Starts loading what the batch will need.
     #[inline]
     fn parse<'b>(
         &mut self,
         session: &mut Session,
         input: &'b [u8],
         at: &mut usize,
+        room: usize,
         context: &Context<'b>,
         batch: &mut Batch<'b>,
     ) -> Option<Step<'b>> {
@@ -225,7 +227,7 @@ impl Engine {
                         self.shard.prefetch_bucket(request.hash);
                     }
                     batch.push((request, reply));
-                    if batch.is_full() || *at == input.len() {
+                    if batch.is_full() || batch.len() == room || *at == input.len() {
                         break None;
                     }
                 }
@@ -314,9 +316,9 @@ impl Engine {
         if pipeline.is_empty() { write(out) } else { pipeline.ready(|bytes| write(bytes)) }
     }
 
-    fn pipeline_is_full(&self, pipeline: &Pipeline) -> bool {
-        pipeline.len() >= self.config.pipeline_requests_max
-            || pipeline.bytes_held() >= self.config.pipeline_bytes_max
+    /// How many requests the pipeline can take.
+    fn pipeline_room(&self, pipeline: &Pipeline) -> usize {
+        pipeline.room(self.config.pipeline_requests_max, self.config.pipeline_bytes_max)
     }
 }
 

@@ -6,6 +6,9 @@
 //! order, so the pipeline of a connection is two ring buffers that stop allocating once they have
 //! grown to the connection's depth; the alternative, one small allocation per waiting request,
 //! cost more than the hop to the other core.
+//!
+//! Answers on their way cannot be stopped, so how many requests may be on theirs depends on how
+//! long the connection's answers are: the pipeline keeps an estimate of it.
 
 use std::collections::VecDeque;
 
@@ -15,7 +18,7 @@ use crate::request::Response;
 use crate::time::Instant;
 
 /// The unanswered requests of one connection, oldest first.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Pipeline {
     slots: VecDeque<Slot>,
     /// Sequence number of the oldest slot; wraps.
@@ -26,7 +29,15 @@ pub struct Pipeline {
     start: usize,
     /// How many bytes were dropped from the front of `bytes` since it was last empty.
     dropped: usize,
+    /// Length of the answers to come, judged by those that came.
+    answer_bytes: usize,
 }
+
+/// Length of an answer while none has come: few enough requests are let go that even long answers
+/// to all of them can be borne.
+const ANSWER_BYTES_UNKNOWN: usize = 10 << 10;
+/// An answer that is not as long as expected lowers the expectation by this part.
+const ANSWER_BYTES_DECAY: usize = 64;
 
 /// What answers a waiting request.
 #[derive(Clone, Copy)]
@@ -40,6 +51,14 @@ pub enum Completion<'r> {
 }
 
 impl Completion<'_> {
+    /// Bytes of the answer, in so far as they can be many.
+    fn long_bytes(&self) -> usize {
+        match self {
+            Completion::Response(Response::Hit(hit)) => hit.value.len(),
+            _ => 0,
+        }
+    }
+
     fn encode(self, reply: &Reply<'_>, now: Instant, out: &mut impl Output) {
         match self {
             Completion::Response(response) => encode(reply, response, now, out),
@@ -75,7 +94,36 @@ enum State {
     Early(Vec<u8>),
 }
 
+impl Default for Pipeline {
+    fn default() -> Self {
+        Self {
+            slots: VecDeque::new(),
+            first: 0,
+            bytes: Vec::new(),
+            start: 0,
+            dropped: 0,
+            answer_bytes: ANSWER_BYTES_UNKNOWN,
+        }
+    }
+}
+
 impl Pipeline {
+    /// How many further requests may be waited for, if at most `requests_max` may be in all and
+    /// their answers should not pass `bytes_max` by much. One is always let go.
+    pub fn room(&self, requests_max: usize, bytes_max: usize) -> usize {
+        if self.bytes_held() >= bytes_max {
+            return 0;
+        }
+        let bearable = bytes_max / self.answer_bytes.max(1);
+        bearable.clamp(1, requests_max).saturating_sub(self.len())
+    }
+
+    #[inline]
+    fn note_answer(&mut self, bytes: usize) {
+        let lowered = self.answer_bytes - self.answer_bytes.div_ceil(ANSWER_BYTES_DECAY);
+        self.answer_bytes = lowered.max(bytes);
+    }
+
     /// No request is unanswered.
     #[inline]
     pub fn is_empty(&self) -> bool {
@@ -109,6 +157,7 @@ impl Pipeline {
         let before = self.bytes.len();
         write(&mut self.bytes);
         let bytes = self.bytes.len() - before;
+        self.note_answer(bytes);
         match self.slots.back_mut() {
             Some(slot) if matches!(slot.state, State::Ready) => slot.bytes += bytes,
             _ => {
@@ -132,6 +181,7 @@ impl Pipeline {
     ) {
         let position = sequence.wrapping_sub(self.first) as usize;
         assert!(position < self.slots.len(), "completed a request that is not in the pipeline");
+        self.note_answer(completion.long_bytes());
         let slot = &mut self.slots[position];
         let offset = slot.begin - self.dropped;
         let State::Waiting { form, key_bytes } = slot.state else {
@@ -183,6 +233,8 @@ mod tests {
 
     use super::*;
     use crate::protocol::{Context, Decoder, Limits, Step};
+    use crate::request::{Hit, Marks, Value};
+    use crate::time::Deadline;
 
     const NOW: Instant = Instant::from_millis(1_700_000_000_000);
 
@@ -251,6 +303,47 @@ mod tests {
         assert_eq!(out, expected.as_bytes());
         assert_eq!(pipeline.bytes_held(), 0);
         assert!(pipeline.bytes.capacity() <= BYTES_KEPT);
+    }
+
+    #[test]
+    fn long_answers_let_few_requests_go_and_short_ones_many() {
+        let mut pipeline = Pipeline::default();
+        let (requests_max, bytes_max) = (1024, 256 << 10);
+        assert_eq!(pipeline.room(requests_max, bytes_max), 25, "nothing is known yet");
+        let number = wait(&mut pipeline, "get long");
+        assert_eq!(pipeline.room(requests_max, bytes_max), 24);
+        let value = vec![0; 100_000];
+        let hit = Hit { value: Value::Whole(&value), ..short_hit() };
+        pipeline.complete(number, Completion::Response(&Response::Hit(hit)), NOW, &mut Vec::new());
+        assert_eq!(pipeline.room(requests_max, bytes_max), 2);
+        let mut rooms = Vec::new();
+        for _ in 0..1000 {
+            let number = wait(&mut pipeline, "get short");
+            complete(&mut pipeline, number, &mut Vec::new());
+            rooms.push(pipeline.room(requests_max, bytes_max));
+        }
+        assert!(rooms.is_sorted() && *rooms.last().unwrap() == requests_max, "{rooms:?}");
+        let number = wait(&mut pipeline, "get huge");
+        let value = vec![0; 1 << 20];
+        let hit = Hit { value: Value::Whole(&value), ..short_hit() };
+        pipeline.complete(number, Completion::Response(&Response::Hit(hit)), NOW, &mut Vec::new());
+        assert_eq!(pipeline.room(requests_max, bytes_max), 1, "one is always let go");
+    }
+
+    fn short_hit() -> Hit<'static> {
+        Hit {
+            item: None,
+            key: b"k",
+            value: Value::Whole(b""),
+            flags: 0,
+            cas: 1,
+            deadline: Deadline::NEVER,
+            deadline_before: Deadline::NEVER,
+            idle_seconds: 0,
+            marks: Marks::default(),
+            class: 1,
+            item_bytes: 50,
+        }
     }
 
     #[test]
