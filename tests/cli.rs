@@ -89,6 +89,7 @@ fn every_invalid_value_ends_with_one_sentence_that_names_it() {
         ("-l 203.0.113.77", "203.0.113.77"),
         ("-R 0", "--max-reqs-per-event 0"),
         ("--admin 9000", "--admin 9000"),
+        ("-p 11299 --admin 127.0.0.1:11299", "127.0.0.1:11299"),
     ] {
         let mut arguments: Vec<&str> = line.split(' ').collect();
         if !line.starts_with("-p") {
@@ -106,6 +107,19 @@ fn a_taken_port_is_named_with_the_mend() {
     let port = owner.local_addr().expect("its address").port().to_string();
     let sentence = refused(&["-m", "64", "-p", &port]);
     assert!(sentence.contains(&port) && sentence.contains("already taken"), "{sentence}");
+}
+
+#[test]
+fn memory_beyond_the_address_space_is_refused_in_one_sentence() {
+    let port = free_port();
+    let script = format!(
+        "ulimit -v 400000 && exec {} -m 1024 -t 1 -p {port}",
+        env!("CARGO_BIN_EXE_ringlane")
+    );
+    let output = Command::new("bash").args(["-c", &script]).output().expect("there is a bash");
+    let line = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{line}");
+    assert!(line.lines().count() == 1 && line.contains("1GiB of memory"), "{line}");
 }
 
 #[test]

@@ -262,6 +262,21 @@ impl Config {
                 )
             })?;
         }
+        if let Some(admin) = self.admin {
+            let mut clients = std::iter::once(self.port)
+                .chain((0..core_count).filter_map(|core| self.shard_port(core)));
+            let shared = |ip: &IpAddr| *ip == admin.ip() || ip.is_unspecified();
+            let taken = (self.listen.iter().any(shared)
+                || (admin.ip().is_unspecified() && !self.listen.is_empty()))
+                && clients.any(|port| port == admin.port());
+            require(!taken, || {
+                format!(
+                    "the admin address {admin} is also one that clients connect to: choose another \
+                     port than {}",
+                    admin.port()
+                )
+            })?;
+        }
         self.check_memory()?;
         require(self.connections_max > 0, || {
             "0 connections would serve nobody: allow at least 1".into()
@@ -473,6 +488,20 @@ mod tests {
         assert!(complaint(cores(65533)).contains("65536"));
         assert!(complaint(cores(11210)).contains("11211"));
         assert_eq!(cores(12000).shard_port(3), Some(12003));
+    }
+
+    #[test]
+    fn the_admin_address_must_not_be_one_of_the_clients() {
+        let admin = |address: &str| Config {
+            admin: Some(address.parse().expect("an address")),
+            shard_ports: Some(12000),
+            ..Config::default()
+        };
+        assert_eq!(admin("127.0.0.1:9000").check(), Ok(()));
+        assert_eq!(admin("127.0.0.2:11211").check(), Ok(()));
+        for taken in ["127.0.0.1:11211", "0.0.0.0:11211", "127.0.0.1:12000"] {
+            assert!(complaint(admin(taken)).contains(taken), "{taken}");
+        }
     }
 
     #[test]

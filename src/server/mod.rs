@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc;
 
-use glommio::{LocalExecutorBuilder, Placement};
+use glommio::{GlommioError, LocalExecutorBuilder, Placement};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -129,7 +129,7 @@ pub fn run(config: Config) -> Result<(), ServerError> {
             .name(&format!("core-{core}"))
             .io_memory(REACTOR_MEMORY_BYTES)
             .spawn(move || run_core(parts, started))
-            .map_err(|error| ServerError::Core { cpu, reason: error.to_string() })?;
+            .map_err(|error| ServerError::Core { cpu, reason: thread_refusal(&error) })?;
         cores.push(handle);
     }
     drop(started);
@@ -216,6 +216,18 @@ async fn run_core(parts: CoreParts, started: mpsc::Sender<(usize, io::Result<()>
     let _ = started.send((core, Ok(())));
     drop(started);
     Worker::new(WorkerParts { net, mesh, engine, node, listeners }).run().await;
+}
+
+/// Why a core's thread could not be started, with the mend where there is one.
+fn thread_refusal(error: &GlommioError<()>) -> String {
+    match error {
+        GlommioError::IoError(io) if io.kind() == io::ErrorKind::WouldBlock => {
+            "no further thread is allowed: raise the limit with `ulimit -u` or TasksMax of the \
+             systemd unit, or use fewer --cores"
+                .into()
+        }
+        error => error.to_string(),
+    }
 }
 
 /// A core that panics must not leave a silently dead shard behind.

@@ -42,7 +42,7 @@ pub fn run(config: &Config, host: &HostFacts) -> Vec<Problem> {
     problems.extend(memlock());
     problems.extend(files(config));
     problems.extend(cpus(config, host));
-    problems.extend(memory(config, host));
+    problems.extend(memory(config, host).or_else(|| address_space(config)));
     problems.extend(addresses(config));
     problems.extend(config.unix_socket.as_ref().and_then(unix_socket));
     problems
@@ -193,6 +193,20 @@ fn memory(config: &Config, host: &HostFacts) -> Option<Problem> {
         Problem(format!(
             "{} of memory is more than the {mebibytes} that this {owner}: lower --memory",
             Size(config.memory_bytes)
+        ))
+    })
+}
+
+/// Asks for all of the memory for a moment, without touching it: a limit of the address space or
+/// the host's strict accounting would otherwise end a core that starts.
+fn address_space(config: &Config) -> Option<Problem> {
+    let bytes = config.memory_bytes;
+    let asked = usize::try_from(bytes).ok().map(|bytes| Vec::<u8>::new().try_reserve_exact(bytes));
+    (!matches!(asked, Some(Ok(())))).then(|| {
+        Problem(format!(
+            "{} of memory cannot be had from this host: run `ulimit -v unlimited`, set \
+             vm.overcommit_memory to 0, or lower --memory",
+            Size(bytes)
         ))
     })
 }
