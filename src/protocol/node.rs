@@ -138,6 +138,8 @@ pub struct Tuning {
     pub automove_free_ratio_myriadths: u32,
     /// Whether requests are counted by key prefix: `stats detail on`.
     pub detail: bool,
+    /// Memory for items of all cores in bytes, where `cache_memlimit` has changed it.
+    pub memory_bytes: Option<u64>,
 }
 
 impl Default for Tuning {
@@ -157,6 +159,7 @@ impl Default for Tuning {
             automove_ratio_hundredths: 80,
             automove_free_ratio_myriadths: 100,
             detail: false,
+            memory_bytes: None,
         }
     }
 }

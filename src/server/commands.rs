@@ -41,7 +41,8 @@ enum Kind {
     Acknowledge(NodeAnswer),
     Stats(Topic),
     Prefixes,
-    MemoryLimit,
+    /// `cache_memlimit` with so many bytes.
+    MemoryLimit(u64),
     Reassign,
     Crawl {
         classes: Vec<u8>,
@@ -149,8 +150,9 @@ impl Core {
                 Plan::Answer(NodeAnswer::Done)
             }
             NodeCommand::MemoryLimit { mebibytes } => {
-                let bytes = mebibytes.saturating_mul(1 << 20) / u64::from(self.core_count());
-                Plan::AskOne(Kind::MemoryLimit, Question::MemoryLimit(bytes))
+                let bytes = mebibytes.saturating_mul(1 << 20);
+                let share = bytes / u64::from(self.core_count());
+                Plan::AskOne(Kind::MemoryLimit(bytes), Question::MemoryLimit(share))
             }
             NodeCommand::Shutdown { .. } if !permissions.shutdown => {
                 Plan::Answer(NodeAnswer::ShutdownNotEnabled)
@@ -318,8 +320,11 @@ impl Core {
         let cores: Vec<CoreStats> = figures.into_iter().map(|(_, figures)| figures).collect();
         let answer = match kind {
             Kind::Acknowledge(answer) => answer,
-            Kind::MemoryLimit if refused => NodeAnswer::MemoryLimitUnreachable,
-            Kind::MemoryLimit => NodeAnswer::Done,
+            Kind::MemoryLimit(_) if refused => NodeAnswer::MemoryLimitUnreachable,
+            Kind::MemoryLimit(bytes) => {
+                self.node.tuning().memory_bytes = Some(bytes);
+                NodeAnswer::Done
+            }
             Kind::Reassign => match reassigned {
                 Some(ReassignOutcome::Started) => NodeAnswer::Done,
                 Some(ReassignOutcome::BadClass) => NodeAnswer::ReassignBadClass,
@@ -518,7 +523,8 @@ impl Core {
                 )),
                 state: if connection.awaiting_node {
                     ConnectionState::Parsing
-                } else if connection.arriving.is_some() {
+                } else if connection.arriving.is_some() || connection.pending.contains(&b'\n') {
+                    // What waits behind a whole line waits for the rest of its data.
                     ConnectionState::ReceivingValue
                 } else if connection.sending {
                     ConnectionState::Sending

@@ -758,6 +758,7 @@ impl Core {
             {
                 connection.broken = true;
                 connection.shut_down();
+                self.counters.idle_kicks += 1;
                 self.mark_dirty(index as u32);
             }
         }

@@ -69,8 +69,10 @@ impl ConnectionState {
     }
 }
 
-/// Renders every one.
+/// Renders every one, in the order of their descriptors, so that listeners come first.
 pub fn render(connections: &[ConnectionStats], emit: Emit<'_>) {
+    let mut connections: Vec<&ConnectionStats> = connections.iter().collect();
+    connections.sort_unstable_by_key(|connection| connection.id);
     for connection in connections {
         let id = connection.id;
         emit(format_args!("{id}:addr"), format_args!("{}", connection.address));

@@ -1,7 +1,7 @@
 //! `stats` without an argument: memcached's 84 names, in its order.
 //!
 //! Those of a memcached whose LRU threads are off, because there are none here. Test suites count
-//! the names, so there is no other.
+//! the names, so there is no other unless an idle timeout is set, which has a name of its own.
 
 use std::fmt;
 use std::time::Duration;
@@ -68,9 +68,15 @@ pub fn render(snapshot: &Snapshot<'_>, emit: Emit<'_>) {
         store_no_memory = count.store_no_memory,
         auth_cmds = conn.auth_cmds,
         auth_errors = conn.auth_errors,
+    }
+    // A name that is there only where idle connections are closed, as with memcached.
+    if config.idle_timeout.is_some() {
+        emit! { emit: idle_kicks = conn.idle_kicks, }
+    }
+    emit! { emit:
         bytes_read = conn.bytes_read,
         bytes_written = conn.bytes_written,
-        limit_maxbytes = config.memory_bytes,
+        limit_maxbytes = snapshot.memory_bytes(),
         accepting_conns = u8::from(curr_connections < u64::from(config.connections_max)),
         listen_disabled_num = 0,
         time_in_listen_disabled_us = 0,

@@ -45,6 +45,8 @@ counters! {
         read_buf_oom,
         /// flush_all commands, refused ones included.
         cmd_flush,
+        /// Connections closed because they were silent for too long.
+        idle_kicks,
         /// Attempts to authenticate.
         auth_cmds,
         /// Attempts to authenticate that failed.
@@ -118,6 +120,11 @@ pub struct Snapshot<'a> {
 }
 
 impl Snapshot<'_> {
+    /// Memory for items, in bytes, as it is allowed now.
+    fn memory_bytes(&self) -> u64 {
+        self.tuning.memory_bytes.unwrap_or(self.config.memory_bytes)
+    }
+
     /// Adds up one figure of all cores.
     fn sum(&self, figure: impl Fn(&CoreStats) -> u64) -> u64 {
         self.cores.iter().map(figure).sum()

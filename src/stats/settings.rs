@@ -24,7 +24,7 @@ pub fn render(snapshot: &Snapshot<'_>, emit: Emit<'_>) {
     };
     let umask = config.unix_socket.as_ref().map_or(0o700, |socket| socket.mode);
     emit! { emit:
-        maxbytes = config.memory_bytes,
+        maxbytes = snapshot.memory_bytes(),
         maxconns = config.connections_max,
         tcpport = if config.listen.is_empty() { 0 } else { config.port },
         udpport = 0,
