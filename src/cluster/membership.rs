@@ -33,11 +33,13 @@ use super::wire::{Reader, Writer};
 use crate::time::Instant;
 
 mod envelope;
+mod suspicion;
 #[cfg(test)]
 mod tests;
 
 use envelope::{Envelope, Kind, Opened};
 pub use envelope::{Refusal, Terms};
+use suspicion::Suspicions;
 
 /// Most addresses that are remembered for finding the cluster again.
 const KNOWN_MAX: usize = 1024;
@@ -161,6 +163,10 @@ pub struct Membership {
     timers: BinaryHeap<Reverse<Scheduled>>,
     timers_made: u64,
     knock_at: Option<Instant>,
+    suspicions: Suspicions,
+    probe_period: Duration,
+    /// A suspicion is ended after this.
+    suspect_max: Duration,
     /// Members as last reported, and where to look for them.
     known: HashMap<NodeKey, Known>,
     /// Told to be dead since the last knock; whom we knock at next may know a later boot of ours.
@@ -198,6 +204,9 @@ impl Membership {
             timers: BinaryHeap::new(),
             timers_made: 0,
             knock_at: None,
+            suspicions: Suspicions::default(),
+            probe_period: settings.probe_period,
+            suspect_max: settings.probe_period * (settings.missed_max + 1),
             known: HashMap::new(),
             declared_dead: false,
             superseded: false,
@@ -217,14 +226,17 @@ impl Membership {
             return;
         }
         match event {
-            Event::Start => self.knock(now, effects),
+            Event::Start => {
+                self.suspicions.look_at = Some(now.after(self.probe_period));
+                self.knock(now, effects);
+            }
             Event::Tick => self.tick(now, effects),
             Event::Datagram { from, bytes } => self.datagram(from, bytes, now, effects),
             Event::Leave => {
                 self.with_foca(now, effects, |foca, runtime| foca.leave_cluster(runtime));
                 self.left = true;
                 self.timers.clear();
-                self.knock_at = None;
+                (self.knock_at, self.suspicions.look_at) = (None, None);
             }
         }
     }
@@ -235,7 +247,7 @@ impl Membership {
             return None;
         }
         let timer = self.timers.peek().map(|Reverse(scheduled)| scheduled.at);
-        [timer, self.knock_at].into_iter().flatten().min()
+        [timer, self.knock_at, self.suspicions.look_at].into_iter().flatten().min()
     }
 
     /// All other members that are remembered, sorted by id.
@@ -268,6 +280,16 @@ impl Membership {
         }
         if self.knock_at.is_some_and(|at| at <= now) {
             self.knock(now, effects);
+        }
+        if self.suspicions.look_at.is_some_and(|at| at <= now) {
+            self.suspicions.look_at = Some(now.after(self.probe_period));
+            let members = self.foca.iter_membership_state();
+            let overdue = self.suspicions.overdue(members, now, self.suspect_max);
+            if !overdue.is_empty() {
+                self.with_foca(now, effects, |foca, runtime| {
+                    foca.apply_many(overdue.into_iter(), true, runtime)
+                });
+            }
         }
     }
 
