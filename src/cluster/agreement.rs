@@ -481,7 +481,16 @@ impl Agreement {
         }
         self.votes.clear();
         self.proposal = None;
-        self.wishes.retain(|wish| !roster.satisfies(&wish.change));
+        // A seat that was just given up is not taken again because of an old wish for it.
+        let given_up = |seat: &Seat| {
+            let before = self.log.iter().rev().nth(1);
+            before.is_some_and(|before| before.has(seat.key, seat.boot))
+                && !roster.has(seat.key, seat.boot)
+        };
+        self.wishes.retain(|wish| {
+            !roster.satisfies(&wish.change)
+                && !matches!(&wish.change, Change::Seat(seat) if given_up(seat))
+        });
         effects.push(Effect::Decided(roster));
         if self.propose_at.is_none() && self.may_propose() {
             self.try_later(now);

@@ -50,6 +50,7 @@ use crate::protocol::relay;
 use crate::request::{Request, Response};
 use crate::time::Instant;
 
+mod comparing;
 mod fetching;
 mod filling;
 mod operation;
@@ -58,6 +59,7 @@ mod replica;
 mod routing;
 mod writing;
 
+use comparing::Comparing;
 use filling::Filling;
 use operation::{Operation, Operations, Origin, Replica, Stage, State};
 
@@ -120,6 +122,8 @@ pub struct CoordinatorSettings {
     pub breaker: BreakerSettings,
     /// Bytes a second that arriving ranges may take, per core; at least 1.
     pub fill_bytes_per_second: u64,
+    /// How long a core rests between two comparisons with others.
+    pub compare_every: Duration,
     /// This core's number.
     pub core: u16,
     /// Seed of this node's key hashes.
@@ -136,6 +140,7 @@ impl CoordinatorSettings {
             hints: HintSettings::default(),
             breaker: BreakerSettings::default(),
             fill_bytes_per_second: 64 << 20,
+            compare_every: Duration::from_secs(10),
             core: 0,
             hash_seed: 0,
         }
@@ -165,6 +170,8 @@ pub struct CoordinatorCounters {
     pub filled_records: u64,
     /// Bytes of those.
     pub filled_bytes: u64,
+    /// Records sent because a comparison found them newer here.
+    pub compared_records: u64,
 }
 
 /// One core's part in the cluster.
@@ -186,7 +193,11 @@ pub struct Coordinator {
     /// Keys, by their hash, that were copied from enough former holders although their range is
     /// still arriving.
     fetched: HashSet<u64, ahash::RandomState>,
+    /// Guarded writes that no other replica has confirmed, by the hash of their key. One that
+    /// nobody has seen can be taken back.
+    attempts: HashMap<u64, Attempt, ahash::RandomState>,
     filling: Filling,
+    comparing: Comparing,
     counters: CoordinatorCounters,
 }
 
@@ -196,6 +207,14 @@ struct Reach {
     facts: PeerFacts,
     /// Cores of it that have a link with this one.
     links: u16,
+}
+
+/// A guarded write that only this core holds for certain.
+#[derive(Clone, Copy, Debug)]
+struct Attempt {
+    version: Version,
+    /// Somebody else has been shown it, or has computed from it.
+    seen: bool,
 }
 
 type Members = ArrayVec<(NodeKey, Boot), REPLICAS_MAX>;
@@ -216,7 +235,9 @@ impl Coordinator {
             checks: VecDeque::new(),
             hints: Hints::new(settings.hints),
             fetched: HashSet::with_hasher(hasher()),
+            attempts: HashMap::with_hasher(hasher()),
             filling: Filling::default(),
+            comparing: Comparing::default(),
             counters: CoordinatorCounters::default(),
             settings,
         }
@@ -346,6 +367,9 @@ impl Coordinator {
             }
         }
         self.placement = Some(Placement { view, fills });
+        // Others copy from here now what is not this node's own any more.
+        self.filling.stop_sweeping();
+        self.comparing.stop();
         self.fetched.clear();
         self.note_gone_sources();
         self.finish_fills(turn);
@@ -390,6 +414,37 @@ impl Coordinator {
         }
     }
 
+    /// Everybody who is alive has what became his own up to the roster of `epoch`: what is not this
+    /// node's own any more may be forgotten.
+    pub fn digested(&mut self, epoch: u64) {
+        if self.view().is_some_and(|view| view.epoch() == epoch) {
+            self.filling.sweep_from_the_beginning();
+        }
+    }
+
+    /// This node begins a new life: its store is empty, its seat and all that was under way are
+    /// gone.
+    pub fn reborn<S: Store, O: Outside>(&mut self, boot: Boot, turn: &mut Turn<'_, S, O>) {
+        turn.store.clear();
+        for id in self.operations.ids(|_| true) {
+            if let Some(operation) = self.operations.take(id) {
+                self.finish_uncertain(id, operation, turn);
+            }
+        }
+        let settings = self.settings.clone();
+        let (peers, reach) = (std::mem::take(&mut self.peers), std::mem::take(&mut self.reach));
+        let (clock, counters) = (self.clock.clone(), self.counters);
+        let operations = std::mem::take(&mut self.operations);
+        *self = Self {
+            peers,
+            reach,
+            clock,
+            counters,
+            operations,
+            ..Self::new(self.me, boot, settings)
+        };
+    }
+
     /// Everything of a version up to `version` is gone.
     pub fn flush<S: Store, O: Outside>(&mut self, version: Version, turn: &mut Turn<'_, S, O>) {
         let _ = self.clock.observe(version, turn.now);
@@ -409,16 +464,18 @@ impl Coordinator {
             }
         }
         self.fill(turn);
+        self.sweep(turn);
+        self.compare(turn);
         self.hand_over_hints(turn);
     }
 
     /// When the next [`Coordinator::tick`] is due.
     pub fn next_deadline(&self) -> Option<Instant> {
         let check = self.checks.front().map(|(at, _)| *at);
-        [check, self.filling.next_deadline(), self.hints.next_deadline()]
-            .into_iter()
-            .flatten()
-            .min()
+        let comparing = self.comparing.next_deadline();
+        let comparing = comparing.filter(|_| self.settings.replication.replicas() > 1);
+        let hints = self.hints.next_deadline(|node| self.peers.is_present(node));
+        [check, comparing, self.filling.next_deadline(), hints].into_iter().flatten().min()
     }
 
     /// Looks at all operations that `concerned` picks.
@@ -556,6 +613,7 @@ impl Coordinator {
         reached: usize,
         turn: &mut Turn<'_, S, O>,
     ) -> Option<Box<Operation>> {
+        self.end_attempt(&operation);
         if !std::mem::replace(&mut operation.answered, true) {
             self.counters.quorum_failures += 1;
             let (needed, reached) = (operation.needed.max(1), reached as u8);
@@ -581,6 +639,7 @@ impl Coordinator {
         mut operation: Box<Operation>,
         turn: &mut Turn<'_, S, O>,
     ) -> Option<Box<Operation>> {
+        self.end_attempt(&operation);
         if !std::mem::replace(&mut operation.answered, true) {
             self.counters.uncertain += 1;
             match operation.origin {

@@ -509,6 +509,14 @@ impl Governor {
     ) {
         match message {
             NodeMessage::Agreement(message) => {
+                // Who has left, or is gone, is not seated because of a message that came late.
+                if let agreement::Message::Wish(Change::Seat(seat)) = &message
+                    && !self.known.get(&seat.key).is_some_and(|known| {
+                        known.alive && known.identity.boot == seat.boot && seat.key == from
+                    })
+                {
+                    return;
+                }
                 self.agree(agreement::Event::Message { from, message }, now, effects);
             }
             NodeMessage::Status { stamp, epoch, settled, flushed } => {

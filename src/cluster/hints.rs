@@ -183,9 +183,10 @@ impl Hints {
         self.queues.keys().copied()
     }
 
-    /// When hints for somebody are due to be sent again.
-    pub fn next_deadline(&self) -> Option<Instant> {
-        self.queues.values().filter_map(|queue| queue.resend_at).min()
+    /// When hints for somebody who can be reached are due to be sent again.
+    pub fn next_deadline(&self, reachable: impl Fn(NodeKey) -> bool) -> Option<Instant> {
+        let queues = self.queues.iter().filter(|(node, _)| reachable(**node));
+        queues.filter_map(|(_, queue)| queue.resend_at).min()
     }
 
     /// Whether none is left.
@@ -255,7 +256,7 @@ mod tests {
         keep(&mut hints, "a", 1, NOW);
         keep(&mut hints, "b", 2, NOW);
         due(&mut hints, NOW);
-        assert_eq!(hints.next_deadline(), Some(NOW.after(RESEND_AFTER)));
+        assert_eq!(hints.next_deadline(|_| true), Some(NOW.after(RESEND_AFTER)));
         assert_eq!(keys(&due(&mut hints, NOW.after(RESEND_AFTER))), ["a", "b"]);
     }
 

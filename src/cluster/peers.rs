@@ -11,7 +11,7 @@ use super::identity::{Boot, NodeKey};
 use crate::time::Instant;
 
 /// The other nodes, as one core sees them.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Peers {
     settings: BreakerSettings,
     peers: HashMap<NodeKey, Peer, ahash::RandomState>,

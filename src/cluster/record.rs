@@ -69,6 +69,14 @@ impl<'r> Record<'r> {
         }
     }
 
+    /// Length of its value in bytes; 0 for a tombstone.
+    pub fn value_bytes(&self) -> usize {
+        match &self.content {
+            Content::Live(live) => live.value.len(),
+            Content::Deleted => 0,
+        }
+    }
+
     /// The order of records of one key: the greater one stays. Total, and equal only for equal
     /// records.
     pub fn order(&self, other: &Record<'_>) -> Ordering {

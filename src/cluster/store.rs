@@ -88,6 +88,11 @@ pub trait Store {
     /// Everything of a version up to `version` is gone, and stays gone whoever offers it again.
     fn flush(&mut self, version: Version);
 
+    /// Whether a new record can be taken without evicting another.
+    fn has_room(&self) -> bool {
+        true
+    }
+
     /// Forgets everything, as after a restart.
     fn clear(&mut self);
 }

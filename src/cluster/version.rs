@@ -33,6 +33,11 @@ impl Version {
     /// Older than every write: what a replica that has nothing answers.
     pub const NONE: Version = Version(0);
 
+    /// The first version of a moment.
+    pub const fn at(moment: Instant) -> Self {
+        Self(moment.as_millis() << (TIE_BITS + COUNTER_BITS))
+    }
+
     /// When it was given, in Unix milliseconds of the hybrid clock.
     pub const fn millis(self) -> u64 {
         self.0 >> (TIE_BITS + COUNTER_BITS)

@@ -127,13 +127,14 @@ impl Coordinator {
 
     /// What is known here of a key, for whoever asks; `known` is what he knows.
     pub(super) fn reply_read<S: Store, O: Outside>(
-        &self,
+        &mut self,
         to: Peer,
         asked: OperationId,
         key: &[u8],
         known: Version,
         turn: &mut Turn<'_, S, O>,
     ) {
+        self.show(key);
         let outcome = match turn.store.read(key, turn.now) {
             None if known == Version::NONE => ReadOutcome::Nothing,
             None => ReadOutcome::Older(Version::NONE),

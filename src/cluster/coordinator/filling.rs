@@ -27,6 +27,8 @@ pub(super) struct Filling {
     pulls: Vec<Pull>,
     /// The epoch that was last reported as settled.
     settled: u64,
+    /// Where to go on looking for records that are not this node's own any more.
+    sweep: Option<u64>,
 }
 
 /// How far the copying from one holder is.
@@ -44,7 +46,17 @@ struct Pull {
 
 impl Filling {
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.pulls.iter().map(|pull| pull.due).min()
+        // A sweep goes on in every call; there is always one soon.
+        let sweep = self.sweep.map(|_| Instant::default());
+        self.pulls.iter().map(|pull| pull.due).chain(sweep).min()
+    }
+
+    pub fn stop_sweeping(&mut self) {
+        self.sweep = None;
+    }
+
+    pub fn sweep_from_the_beginning(&mut self) {
+        self.sweep = Some(0);
     }
 }
 
@@ -139,6 +151,29 @@ impl Coordinator {
         }
     }
 
+    /// Forgets some of what is not this node's own any more.
+    pub(super) fn sweep<S: Store, O: Outside>(&mut self, turn: &mut Turn<'_, S, O>) {
+        let (Some(cursor), Some(placement)) = (self.filling.sweep, &self.placement) else { return };
+        let view = &placement.view;
+        let mut others = Vec::new();
+        let next = turn.store.scan(cursor, SCAN_STEP, turn.now, &mut |scanned: Scanned<'_>| {
+            let place = view.ring().place(scanned.key);
+            // A key that this node stands in for is kept while its own nodes are away.
+            let theirs = !view.holds(self.me, self.boot, place)
+                && view.ring().replicas(place).iter().all(|node| {
+                    let seat = view.seat(*node);
+                    self.peers.is_alive(seat.key, seat.boot)
+                });
+            if theirs {
+                others.push((scanned.key.to_vec(), scanned.record.version));
+            }
+        });
+        for (key, version) in others {
+            turn.store.forget(&key, version);
+        }
+        self.filling.sweep = next;
+    }
+
     /// Takes a message that is not about a single key.
     pub(super) fn node_message<S: Store, O: Outside>(
         &mut self,
@@ -153,6 +188,10 @@ impl Coordinator {
             NodeMessage::Pulled { epoch, cursor, next, merges } => {
                 self.pulled(from, epoch, cursor, next, merges, turn);
             }
+            NodeMessage::Compare { .. } => self.compare_asked(from, message, turn),
+            NodeMessage::Listing { .. } => self.listing_came(from, message),
+            NodeMessage::Compared { round } => self.compared(from, round),
+            NodeMessage::Want { keys, .. } => self.wanted(from, keys, turn),
             NodeMessage::Flush { version } => self.flush(version, turn),
             _ => self.counters.malformed += 1,
         }
@@ -227,6 +266,7 @@ impl Coordinator {
         bytes_max: u32,
         turn: &mut Turn<'_, S, O>,
     ) {
+        self.show_all();
         let Some(placement) = &self.placement else { return };
         let incomplete = placement.fills.iter().any(|fill| fill.epoch() < epoch);
         let Some(reach) = self.reach.get(&from.node).copied() else { return };

@@ -150,12 +150,13 @@ impl Coordinator {
 
     /// Sends the record that is held here for the receiver to merge.
     pub(super) fn send_record<S: Store, O: Outside>(
-        &self,
+        &mut self,
         node: NodeKey,
         key: &[u8],
         ticket: u64,
         turn: &mut Turn<'_, S, O>,
     ) -> bool {
+        self.show(key);
         let Some(reach) = self.reach.get(&node) else { return false };
         let to = Peer { node, core: reach.facts.core_of(key) };
         let (Some(record), Some(out)) = (turn.store.read(key, turn.now), turn.outside.room(to))

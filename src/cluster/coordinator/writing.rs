@@ -22,6 +22,7 @@ impl Coordinator {
         let replication = self.settings.replication;
         let mut request = relay::decode_request(&operation.request).expect("checked at first");
         request.hash = self.hash(request.key);
+        self.show(request.key);
         operation.base = Version::NONE;
         operation.prior.clear();
         if let Some(held) = turn.store.read(request.key, turn.now) {
@@ -40,6 +41,10 @@ impl Coordinator {
         }
         if self.held_version(request.key, turn) != version {
             return self.finish(id, operation, turn);
+        }
+        if operation.guarded {
+            let attempt = Attempt { version, seen: false };
+            self.attempts.insert(self.hash(&operation.key).to_bits(), attempt);
         }
         operation.version = version;
         operation.stage = Stage::Writing;
@@ -63,7 +68,12 @@ impl Coordinator {
             if state != State::Unasked {
                 continue;
             }
-            operation.replicas[at].state = if self.send_write(id, &operation, node, boot, turn) {
+            let held = self.held_version(&operation.key, turn);
+            operation.replicas[at].state = if held != operation.version && !operation.guarded {
+                // Something newer has come here meanwhile, and ours should have been newer than
+                // that. Telling others of the newer one would not tell them of ours.
+                State::Superseded
+            } else if self.send_write(id, &operation, node, boot, turn) {
                 State::Asked(turn.now)
             } else {
                 self.keep_hint(node, &operation.key, turn);
@@ -87,7 +97,8 @@ impl Coordinator {
         let key = &operation.key[..];
         let Some(reach) = self.reach.get(&node) else { return false };
         let to = Peer { node, core: reach.facts.core_of(key) };
-        // What is held now may be newer than the write, and contains it.
+        // What is held now may be newer than a guarded write, but then it was computed from that,
+        // or was under way at the same time and may count as having come after it.
         let (Some(record), Some(out)) = (turn.store.read(key, turn.now), turn.outside.room(to))
         else {
             self.peers.failed(node, turn.now);
@@ -110,21 +121,29 @@ impl Coordinator {
         let applied = operation.count(|state| state == State::Applied);
         let asked = operation.count(|state| matches!(state, State::Asked(_) | State::Unasked));
         if applied >= needed {
+            self.end_attempt(&operation);
             self.answer(&mut operation, turn);
         }
         if asked > 0 && (operation.answered || applied + asked >= needed) {
             return Some(operation);
         }
         if operation.answered {
+            self.hint_refusers(&operation, turn);
             return self.finish(id, operation, turn);
         }
         if operation.count(|state| state == State::Superseded) > 0 {
             self.counters.write_retries += 1;
             return self.apply(id, operation, turn);
         }
-        if operation.count(|state| state == State::Conflict) > 0 && applied <= 1 && asked == 0 {
-            // Nobody else has it: undo it here, and see at the next check what the others had.
+        let conflicts = operation.count(|state| state == State::Conflict);
+        if conflicts > 0 && conflicts + 1 == operation.replicas.len() && applied == 1 {
+            // Nobody else has it. If nobody has seen it either, it is undone, and the next check
+            // looks at what the others had; else nobody can tell any more.
             self.counters.write_retries += 1;
+            if !self.end_attempt(&operation) {
+                self.hint_refusers(&operation, turn);
+                return self.finish_uncertain(id, operation, turn);
+            }
             self.take_back(&operation, turn);
             operation.stage = Stage::Waiting;
             return Some(operation);
@@ -133,7 +152,50 @@ impl Coordinator {
             // Some may still apply it; who asked should not wait for that.
             return Some(operation);
         }
+        self.hint_refusers(&operation, turn);
         self.finish_short(id, operation, applied, turn)
+    }
+
+    /// Replicas that refused a guarded write still hold what is older than it; they are told
+    /// without the condition.
+    fn hint_refusers<S: Store, O: Outside>(
+        &mut self,
+        operation: &Operation,
+        turn: &mut Turn<'_, S, O>,
+    ) {
+        for replica in &operation.replicas {
+            if replica.state == State::Conflict {
+                self.keep_hint(replica.node, &operation.key, turn);
+            }
+        }
+    }
+
+    /// Notes that somebody sees what is held of `key`.
+    pub(super) fn show(&mut self, key: &[u8]) {
+        if self.attempts.is_empty() {
+            return;
+        }
+        let hash = self.hash(key).to_bits();
+        if let Some(attempt) = self.attempts.get_mut(&hash) {
+            attempt.seen = true;
+        }
+    }
+
+    /// Notes that somebody sees everything that is held.
+    pub(super) fn show_all(&mut self) {
+        self.attempts.values_mut().for_each(|attempt| attempt.seen = true);
+    }
+
+    /// A guarded write is decided; whether it was an attempt that nobody had seen.
+    pub(super) fn end_attempt(&mut self, operation: &Operation) -> bool {
+        if !operation.guarded {
+            return false;
+        }
+        let hash = self.hash(&operation.key).to_bits();
+        let own = |attempt: &&Attempt| attempt.version == operation.version;
+        let Some(attempt) = self.attempts.get(&hash).filter(own).copied() else { return false };
+        self.attempts.remove(&hash);
+        !attempt.seen
     }
 
     fn take_back<S: Store, O: Outside>(

@@ -1,0 +1,419 @@
+//! One node of the simulated world: its governor, its cores, and what they want done.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use ringlane::cluster::coordinator::{Asker, Coordinator, CoordinatorSettings, Outside, Turn};
+use ringlane::cluster::frame::{Opener, Sealer};
+use ringlane::cluster::governor::{self, Governor, GovernorSettings};
+use ringlane::cluster::identity::{Boot, Identity, NodeKey};
+use ringlane::cluster::link::{LinkEvent, NODE_CORE, Peer, PeerFacts};
+use ringlane::cluster::message::{Message, Messages};
+use ringlane::cluster::record::Record;
+use ringlane::cluster::store::{MapStore, Merged, Scanned, Store};
+use ringlane::cluster::version::Version;
+use ringlane::cluster::view::View;
+use ringlane::request::{Request, Response};
+use ringlane::time::Instant;
+
+use crate::world::Sabotage;
+
+/// The answer a client got, owned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    Hit(Vec<u8>, u64),
+    Miss,
+    Stored,
+    NotStored,
+    Exists,
+    NotFound,
+    Deleted,
+    Number(u64),
+    /// Too few replicas, or nobody can tell.
+    Unclear,
+    Other,
+}
+
+impl Answer {
+    fn of(response: &Response<'_>) -> Self {
+        match response {
+            Response::Hit(hit) => Answer::Hit(hit.value.to_vec(), hit.cas),
+            Response::Miss => Answer::Miss,
+            Response::Stored { .. } => Answer::Stored,
+            Response::NotStored => Answer::NotStored,
+            Response::Exists => Answer::Exists,
+            Response::NotFound => Answer::NotFound,
+            Response::Deleted => Answer::Deleted,
+            Response::Number(number) => Answer::Number(number.value),
+            Response::QuorumNotReached { .. } | Response::Uncertain => Answer::Unclear,
+            _ => Answer::Other,
+        }
+    }
+}
+
+/// A store that may break a rule on purpose.
+#[derive(Default)]
+pub struct SimStore {
+    pub map: MapStore,
+    sabotage: Option<Sabotage>,
+}
+
+impl Store for SimStore {
+    fn read(&mut self, key: &[u8], now: Instant) -> Option<Record<'_>> {
+        self.map.read(key, now)
+    }
+
+    fn merge(&mut self, key: &[u8], record: &Record<'_>, now: Instant) -> Merged {
+        if self.sabotage == Some(Sabotage::AcknowledgeWithoutApplying)
+            && record.version.0.is_multiple_of(3)
+        {
+            return Merged::Taken;
+        }
+        let merged = self.map.merge(key, record, now);
+        self.drop_tombstone(key, now);
+        merged
+    }
+
+    fn take_back(
+        &mut self,
+        key: &[u8],
+        attempt: Version,
+        record: Option<&Record<'_>>,
+        now: Instant,
+    ) {
+        self.map.take_back(key, attempt, record, now);
+    }
+
+    fn execute(
+        &mut self,
+        request: &Request<'_>,
+        version: Version,
+        now: Instant,
+        response: &mut Vec<u8>,
+    ) {
+        self.map.execute(request, version, now, response);
+    }
+
+    fn scan(
+        &mut self,
+        cursor: u64,
+        count: usize,
+        now: Instant,
+        show: &mut dyn FnMut(Scanned<'_>),
+    ) -> Option<u64> {
+        self.map.scan(cursor, count, now, show)
+    }
+
+    fn forget(&mut self, key: &[u8], version: Version) {
+        self.map.forget(key, version);
+    }
+
+    fn flush(&mut self, version: Version) {
+        self.map.flush(version);
+    }
+
+    fn clear(&mut self) {
+        self.map.clear();
+    }
+}
+
+impl SimStore {
+    fn drop_tombstone(&mut self, key: &[u8], now: Instant) {
+        if self.sabotage == Some(Sabotage::DropTombstones)
+            && let Some(record) = self.map.read(key, now)
+            && record.visible(now).is_none()
+        {
+            let version = record.version;
+            self.map.forget(key, version);
+        }
+    }
+}
+
+/// One core.
+pub struct Core {
+    pub coordinator: Coordinator,
+    pub store: SimStore,
+}
+
+/// What a call into a node wants done.
+#[derive(Default)]
+pub struct Wants {
+    /// From this core, to that one.
+    pub frames: Vec<(u16, Peer, Vec<u8>)>,
+    pub datagrams: Vec<(SocketAddr, Vec<u8>)>,
+    pub answers: Vec<(Asker, Answer)>,
+    /// Links that are wanted, or not any more.
+    pub links: Vec<(NodeKey, Boot, bool)>,
+    pub log: Vec<String>,
+}
+
+/// One process.
+pub struct Node {
+    pub id: String,
+    pub boot: Boot,
+    pub address: SocketAddr,
+    /// Milliseconds by which its clock is ahead, or behind.
+    pub skew: i64,
+    pub governor: Governor,
+    pub cores: Vec<Core>,
+    pub hash_seed: u64,
+    /// Up to when it does nothing at all.
+    pub stopped_until: Instant,
+    pub running: bool,
+    pub leaving: bool,
+    pub handed_over: bool,
+    /// Latest view, for checks.
+    pub view: Option<Arc<View>>,
+    /// Frames of one direction of a session: by own core, peer and its life.
+    sealers: HashMap<(u16, Peer, Boot), Sealer>,
+    openers: HashMap<(Peer, Boot, u16), Opener>,
+    pub sabotage: Option<Sabotage>,
+}
+
+/// What a node is made of.
+pub struct Parts {
+    pub id: String,
+    pub boot: Boot,
+    pub address: SocketAddr,
+    pub skew: i64,
+    pub core_count: u16,
+    pub governor: GovernorSettings,
+    pub coordinator: CoordinatorSettings,
+    pub seed: u64,
+    pub sabotage: Option<Sabotage>,
+}
+
+/// The world outside of one core, during one call.
+pub struct Hands<'h> {
+    core: u16,
+    linked: &'h dyn Fn(Peer) -> bool,
+    frames: Vec<(Peer, Vec<u8>)>,
+    answers: &'h mut Vec<(Asker, Answer)>,
+    settled: Option<u64>,
+    sabotage: Option<Sabotage>,
+}
+
+impl Outside for Hands<'_> {
+    fn room(&mut self, to: Peer) -> Option<&mut Vec<u8>> {
+        if !(self.linked)(to) {
+            return None;
+        }
+        let at = self.frames.iter().position(|(peer, _)| *peer == to).unwrap_or_else(|| {
+            self.frames.push((to, Vec::new()));
+            self.frames.len() - 1
+        });
+        Some(&mut self.frames[at].1)
+    }
+
+    fn answer(&mut self, asker: Asker, response: &Response<'_>) {
+        self.answers.push((asker, Answer::of(response)));
+    }
+
+    fn settled(&mut self, epoch: u64) {
+        self.settled = Some(epoch);
+    }
+}
+
+impl Hands<'_> {
+    /// The frames, without what the sabotage holds back.
+    fn sealed(self) -> Vec<(u16, Peer, Vec<u8>)> {
+        let spoil = self.sabotage == Some(Sabotage::SkipRepair);
+        let keep = |body: Vec<u8>| {
+            if !spoil {
+                return body;
+            }
+            let mut kept = Vec::new();
+            for message in Messages::new(&body).flatten() {
+                if let Ok(message) = Message::read(message)
+                    && !matches!(message, Message::Merge { .. })
+                {
+                    message.write(&mut kept);
+                }
+            }
+            kept
+        };
+        self.frames
+            .into_iter()
+            .map(|(peer, body)| (self.core, peer, keep(body)))
+            .filter(|(_, _, body)| !body.is_empty())
+            .collect()
+    }
+}
+
+impl Node {
+    pub fn new(parts: Parts) -> Self {
+        let Parts { id, boot, address, skew, core_count, governor, coordinator, seed, sabotage } =
+            parts;
+        let identity = Identity::new(&id, boot, address, address);
+        let key = identity.key;
+        let cores = (0..core_count)
+            .map(|core| {
+                let settings = CoordinatorSettings { core, hash_seed: seed, ..coordinator.clone() };
+                let store = SimStore { map: MapStore::default(), sabotage };
+                Core { coordinator: Coordinator::new(key, boot, settings), store }
+            })
+            .collect();
+        Self {
+            governor: Governor::new(identity, governor, seed),
+            id,
+            boot,
+            address,
+            skew,
+            cores,
+            hash_seed: seed,
+            stopped_until: Instant::default(),
+            running: true,
+            leaving: false,
+            handed_over: false,
+            view: None,
+            sealers: HashMap::new(),
+            openers: HashMap::new(),
+            sabotage,
+        }
+    }
+
+    pub fn key(&self) -> NodeKey {
+        NodeKey::of(&self.id)
+    }
+
+    pub fn facts(&self) -> PeerFacts {
+        PeerFacts {
+            boot: self.boot,
+            core_count: self.cores.len() as u16,
+            hash_seed: self.hash_seed,
+        }
+    }
+
+    /// The node's own time.
+    pub fn time(&self, now: Instant) -> Instant {
+        Instant::from_millis(now.as_millis().saturating_add_signed(self.skew))
+    }
+
+    /// When it wants to be woken, in the world's time.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let cores = self.cores.iter().filter_map(|core| core.coordinator.next_deadline());
+        let own = cores.chain(self.governor.next_deadline()).min()?;
+        Some(Instant::from_millis(own.as_millis().saturating_add_signed(-self.skew)))
+    }
+
+    /// Calls a core.
+    pub fn on_core(
+        &mut self,
+        core: u16,
+        now: Instant,
+        linked: &dyn Fn(Peer) -> bool,
+        wants: &mut Wants,
+        call: impl FnOnce(&mut Coordinator, &mut Turn<'_, SimStore, Hands<'_>>),
+    ) {
+        let time = self.time(now);
+        let mut hands = Hands {
+            core,
+            linked,
+            frames: Vec::new(),
+            answers: &mut wants.answers,
+            settled: None,
+            sabotage: self.sabotage,
+        };
+        let Core { coordinator, store } = &mut self.cores[core as usize];
+        let mut turn = Turn { now: time, store, outside: &mut hands };
+        call(coordinator, &mut turn);
+        let settled = hands.settled;
+        wants.frames.extend(hands.sealed());
+        if let Some(epoch) = settled {
+            let event = governor::Event::Settled { core: core as usize, epoch };
+            self.on_governor(event, now, linked, wants);
+        }
+    }
+
+    /// Tells the governor something and does what follows inside the node.
+    pub fn on_governor(
+        &mut self,
+        event: governor::Event<'_>,
+        now: Instant,
+        linked: &dyn Fn(Peer) -> bool,
+        wants: &mut Wants,
+    ) {
+        let mut effects = Vec::new();
+        self.governor.handle(event, self.time(now), &mut effects);
+        for effect in effects {
+            match effect {
+                governor::Effect::Datagram { to, bytes } => wants.datagrams.push((to, bytes)),
+                governor::Effect::Send { to, bytes } => {
+                    wants.frames.push((NODE_CORE, Peer { node: to, core: NODE_CORE }, bytes));
+                }
+                governor::Effect::Link { node, boot, wanted, .. } => {
+                    wants.links.push((node, boot, wanted));
+                }
+                governor::Effect::Placed(view) => {
+                    self.view = Some(view.clone());
+                    for core in 0..self.cores.len() as u16 {
+                        let view = view.clone();
+                        self.on_core(core, now, linked, wants, |c, turn| c.placed(view, turn));
+                    }
+                }
+                governor::Effect::Liveness { node, boot, alive } => {
+                    for core in 0..self.cores.len() as u16 {
+                        self.on_core(core, now, linked, wants, |c, turn| {
+                            c.liveness(node, boot, alive, turn);
+                        });
+                    }
+                }
+                governor::Effect::Digested(epoch) => {
+                    for core in 0..self.cores.len() as u16 {
+                        self.on_core(core, now, linked, wants, |c, _| c.digested(epoch));
+                    }
+                }
+                governor::Effect::Flushed(version) => {
+                    for core in 0..self.cores.len() as u16 {
+                        self.on_core(core, now, linked, wants, |c, turn| c.flush(version, turn));
+                    }
+                }
+                governor::Effect::Reborn(boot) => {
+                    self.boot = boot;
+                    self.view = None;
+                    for core in &mut self.cores {
+                        core.store.clear();
+                    }
+                    for core in 0..self.cores.len() as u16 {
+                        self.on_core(core, now, linked, wants, |c, turn| c.reborn(boot, turn));
+                    }
+                }
+                governor::Effect::Superseded => self.running = false,
+                governor::Effect::HandedOver => self.handed_over = true,
+                governor::Effect::Log(line) => wants.log.push(line.text),
+            }
+        }
+    }
+
+    /// Tells all cores of a link.
+    pub fn link(
+        &mut self,
+        event: LinkEvent,
+        now: Instant,
+        linked: &dyn Fn(Peer) -> bool,
+        wants: &mut Wants,
+    ) {
+        for core in 0..self.cores.len() as u16 {
+            self.on_core(core, now, linked, wants, |c, turn| c.link(event, turn));
+        }
+    }
+
+    pub fn seal(&mut self, core: u16, to: Peer, boot: Boot, body: &[u8]) -> Vec<u8> {
+        let sealer = self.sealers.entry((core, to, boot)).or_insert_with(|| Sealer::new(None));
+        let mut frame = Vec::new();
+        let start = sealer.begin(&mut frame);
+        frame.extend_from_slice(body);
+        sealer.end(start, &mut frame);
+        frame
+    }
+
+    pub fn open(&mut self, from: Peer, boot: Boot, core: u16, frame: &[u8]) -> Option<Vec<u8>> {
+        use ringlane::cluster::frame::Opened;
+        let opener = self.openers.entry((from, boot, core)).or_insert_with(|| Opener::new(None));
+        match opener.open(frame) {
+            Ok(Opened::Frame { body, .. }) => Some(body.to_vec()),
+            _ => None,
+        }
+    }
+}

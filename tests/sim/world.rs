@@ -1,0 +1,748 @@
+//! The world: nodes, network, clients and faults on one clock.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashSet};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use rand::rngs::Xoshiro256PlusPlus;
+use rand::{RngExt, SeedableRng};
+use ringlane::cluster::coordinator::{Asker, CoordinatorSettings};
+use ringlane::cluster::governor::{Event as Told, GovernorSettings};
+use ringlane::cluster::identity::{Boot, NodeKey};
+use ringlane::cluster::link::{LinkEvent, NODE_CORE, Peer};
+use ringlane::cluster::membership::{Health, MembershipSettings, Terms};
+use ringlane::cluster::message::{Message, Messages};
+use ringlane::cluster::quorum::{Consistency, Replication};
+use ringlane::cluster::ring::{RingHash, RingParameters};
+use ringlane::cluster::store::Store;
+use ringlane::time::Instant;
+
+use crate::network::Network;
+use crate::node::{Answer, Node, Parts, Wants};
+use crate::workload::Workload;
+
+const START: Instant = Instant::from_millis(1_700_000_000_000);
+/// Faults and clients end after this.
+const SAFETY: Duration = Duration::from_secs(60);
+/// By then everything must be equal everywhere.
+const LIVENESS: Duration = Duration::from_secs(90);
+/// A client gives up waiting after this.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// A rule broken on purpose, to see that it is found out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sabotage {
+    /// A replica says that it holds what it does not.
+    AcknowledgeWithoutApplying,
+    /// Deletions are not remembered.
+    DropTombstones,
+    /// Repairs and hints do not arrive.
+    SkipRepair,
+}
+
+/// What a run is like.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub replication: Replication,
+    pub nodes: usize,
+    pub cores: u16,
+    pub skew_max: i64,
+    pub faults: bool,
+    pub sabotage: Option<Sabotage>,
+    pub trace: bool,
+}
+
+impl Options {
+    pub fn of_seed(seed: u64) -> Self {
+        let mut random = Xoshiro256PlusPlus::seed_from_u64(seed ^ 0x0b5e55ed);
+        let quorums = [(3, 2, 2), (3, 2, 2), (3, 2, 2), (3, 3, 1), (3, 1, 3), (2, 2, 1), (5, 3, 3)];
+        let (n, w, r) = quorums[random.random_range(0..quorums.len())];
+        Self {
+            replication: Replication::new(n, w, r).expect("valid"),
+            nodes: n as usize + random.random_range(0..3),
+            cores: random.random_range(1..3),
+            skew_max: random.random_range(0..3) * 1500,
+            faults: random.random_range(0..20) != 0,
+            sabotage: None,
+            trace: false,
+        }
+    }
+}
+
+/// What a run has exercised.
+#[derive(Clone, Debug, Default)]
+pub struct Figures {
+    pub acknowledged: u64,
+    pub unclear: u64,
+    pub crashes: u64,
+    pub partitions: u64,
+    pub pauses: u64,
+    pub joins: u64,
+    pub leaves: u64,
+    pub lost: u64,
+    pub duplicated: u64,
+    pub hints: u64,
+    pub repairs: u64,
+    pub retries: u64,
+    pub filled: u64,
+    pub forwarded: u64,
+    pub events: u64,
+}
+
+impl Figures {
+    pub fn add(&mut self, other: &Figures) {
+        self.acknowledged += other.acknowledged;
+        self.unclear += other.unclear;
+        self.crashes += other.crashes;
+        self.partitions += other.partitions;
+        self.pauses += other.pauses;
+        self.joins += other.joins;
+        self.leaves += other.leaves;
+        self.lost += other.lost;
+        self.duplicated += other.duplicated;
+        self.hints += other.hints;
+        self.repairs += other.repairs;
+        self.retries += other.retries;
+        self.filled += other.filled;
+        self.forwarded += other.forwarded;
+        self.events += other.events;
+    }
+}
+
+#[derive(Debug)]
+enum Happening {
+    Datagram { from: SocketAddr, bytes: Vec<u8> },
+    Frame { from: Peer, from_boot: Boot, core: u16, bytes: Vec<u8> },
+    LinkUp { node: NodeKey, boot: Boot },
+    LinkDown { node: NodeKey },
+    Wake,
+    Restart,
+}
+
+struct Due {
+    at: Instant,
+    number: u64,
+    node: usize,
+    /// Only for this life; restarts are for any.
+    boot: Boot,
+    what: Happening,
+}
+
+pub struct World {
+    now: Instant,
+    options: Options,
+    random: Xoshiro256PlusPlus,
+    network: Network,
+    nodes: Vec<Node>,
+    /// For each node, the nodes it has links with, and in which life of theirs.
+    links: Vec<HashSet<(NodeKey, Boot)>>,
+    wake_at: Vec<Option<Instant>>,
+    queue: BinaryHeap<Reverse<Due>>,
+    number: u64,
+    workload: Workload,
+    requests: u32,
+    /// Request number of each client's question.
+    asked: Vec<(u32, usize)>,
+    fault_at: Instant,
+    figures: Figures,
+    broken: Option<String>,
+}
+
+impl World {
+    pub fn run(seed: u64, options: Options) -> Result<Figures, String> {
+        let mut random = Xoshiro256PlusPlus::seed_from_u64(seed);
+        let mut stream = || Xoshiro256PlusPlus::seed_from_u64(random.random());
+        let mut network = Network::new(stream());
+        let workload = Workload::new(stream(), START);
+        let mut random = stream();
+        if options.faults {
+            network.lost_per_mille = [0, 0, 5, 50][random.random_range(0..4)];
+            network.duplicated_per_mille = [0, 10, 50][random.random_range(0..3)];
+            network.delay_max = random.random_range(1..30);
+        }
+        let mut world = Self {
+            now: START,
+            fault_at: START.after(Duration::from_secs(13)),
+            asked: vec![(0, 0); workload.clients.len()],
+            options,
+            random,
+            network,
+            nodes: Vec::new(),
+            links: Vec::new(),
+            wake_at: Vec::new(),
+            queue: BinaryHeap::new(),
+            number: 0,
+            workload,
+            requests: 0,
+            figures: Figures::default(),
+            broken: None,
+        };
+        world.trace(|| format!("{:?}", world.options));
+        world.play()?;
+        Ok(world.figures)
+    }
+
+    fn play(&mut self) -> Result<(), String> {
+        for _ in 0..self.options.nodes {
+            self.start_node(self.nodes.len());
+        }
+        let end = START.after(SAFETY);
+        while self.now < end {
+            self.step(end)?;
+        }
+        self.workload.active = false;
+        self.network.calm();
+        self.fault_at = Instant::from_millis(u64::MAX);
+        for node in 0..self.nodes.len() {
+            self.nodes[node].stopped_until = self.now;
+            if !self.nodes[node].running && !self.nodes[node].leaving {
+                self.start_node(node);
+            }
+        }
+        let limit = self.now.after(LIVENESS);
+        let mut why = String::new();
+        while self.now < limit {
+            let until = self.now.after(Duration::from_secs(2));
+            while self.now < until {
+                self.step(until)?;
+            }
+            match self.differences() {
+                None => {
+                    self.gather();
+                    return Ok(());
+                }
+                Some(difference) => why = difference,
+            }
+        }
+        Err(format!("{} s after the last fault: {why}", LIVENESS.as_secs()))
+    }
+
+    fn step(&mut self, end: Instant) -> Result<(), String> {
+        let next = self.queue.peek().map(|Reverse(due)| due.at);
+        let client = self.workload.next_at();
+        let at = [next, client, Some(self.fault_at), Some(end)].into_iter().flatten().min();
+        self.now = at.expect("there is an end").max(self.now);
+        if self.now >= end && next.is_none_or(|at| at > self.now) {
+            return self.verdict();
+        }
+        self.figures.events += 1;
+        if next.is_some_and(|at| at <= self.now) {
+            let Reverse(due) = self.queue.pop().expect("just looked at");
+            self.happen(due);
+        } else if client.is_some_and(|at| at <= self.now) {
+            self.ask();
+        } else if self.fault_at <= self.now {
+            self.fault();
+        }
+        self.give_up_waiting()?;
+        self.verdict()
+    }
+
+    fn verdict(&mut self) -> Result<(), String> {
+        match self.broken.take() {
+            Some(why) => Err(format!("at {} ms: {why}", self.now.since(START).as_millis())),
+            None => Ok(()),
+        }
+    }
+
+    fn start_node(&mut self, at: usize) {
+        let number = at as u8 + 1;
+        let address = |number: u8| SocketAddr::new([10, 0, 0, number].into(), 7946);
+        let replication = self.options.replication;
+        let ring = RingParameters {
+            hash: RingHash::Xxh3,
+            points_per_weight: 8,
+            replicas: replication.replicas(),
+        };
+        let mut membership = MembershipSettings::new(Terms::new("sim", ring, replication));
+        membership.join = (1..=self.options.nodes as u8).map(address).collect();
+        membership.forget_after = Duration::from_secs(3600);
+        let skew = self.options.skew_max;
+        let skew = if skew == 0 { 0 } else { self.random.random_range(-skew..=skew) };
+        // A restart has a later boot even on a clock that is behind: see `Boot`.
+        let boot =
+            Boot(self.now.as_millis().max(self.nodes.get(at).map_or(0, |node| node.boot.0 + 1)));
+        let node = Node::new(Parts {
+            id: format!("n{at}"),
+            boot,
+            address: address(number),
+            skew,
+            core_count: self.options.cores,
+            governor: GovernorSettings {
+                membership,
+                ring,
+                weight: 1,
+                core_count: self.options.cores as usize,
+            },
+            coordinator: CoordinatorSettings {
+                compare_every: Duration::from_secs(2),
+                ..CoordinatorSettings::new(replication)
+            },
+            seed: self.random.random(),
+            sabotage: self.options.sabotage,
+        });
+        if at == self.nodes.len() {
+            self.nodes.push(node);
+            self.links.push(HashSet::new());
+            self.wake_at.push(None);
+        } else {
+            self.nodes[at] = node;
+            self.links[at].clear();
+            self.wake_at[at] = None;
+        }
+        self.trace(|| format!("n{at} starts as {boot:?}"));
+        self.on(at, |node, now, linked, wants| {
+            node.on_governor(Told::Start, now, linked, wants);
+        });
+    }
+
+    /// Calls a node and does what it wants.
+    fn on(
+        &mut self,
+        at: usize,
+        call: impl FnOnce(&mut Node, Instant, &dyn Fn(Peer) -> bool, &mut Wants),
+    ) {
+        let mut wants = Wants::default();
+        let links = &self.links[at];
+        let linked = |peer: Peer| links.iter().any(|(node, _)| *node == peer.node);
+        call(&mut self.nodes[at], self.now, &linked, &mut wants);
+        for line in std::mem::take(&mut wants.log) {
+            self.trace(|| format!("n{at}: {line}"));
+        }
+        for (node, boot, wanted) in wants.links {
+            self.want_link(at, node, boot, wanted);
+        }
+        for (to, bytes) in wants.datagrams {
+            let from = self.nodes[at].address;
+            if let Some(to) = self.nodes.iter().position(|node| node.address == to) {
+                for delay in self.network.send(at, to) {
+                    let what = Happening::Datagram { from, bytes: bytes.clone() };
+                    self.schedule(to, delay, what);
+                }
+            }
+        }
+        for (core, to, body) in wants.frames {
+            self.post(at, core, to, &body);
+        }
+        for (asker, answer) in wants.answers {
+            self.answered(asker, &answer);
+        }
+        if std::mem::take(&mut self.nodes[at].handed_over) {
+            self.trace(|| format!("n{at} has handed over"));
+            self.figures.leaves += 1;
+            let mut goodbye = Wants::default();
+            let now = self.now;
+            self.nodes[at].on_governor(Told::Goodbye, now, &|_| false, &mut goodbye);
+            for (to, bytes) in goodbye.datagrams {
+                let from = self.nodes[at].address;
+                if let Some(to) = self.nodes.iter().position(|node| node.address == to) {
+                    for delay in self.network.send(at, to) {
+                        self.schedule(
+                            to,
+                            delay,
+                            Happening::Datagram { from, bytes: bytes.clone() },
+                        );
+                    }
+                }
+            }
+            self.nodes[at].leaving = true;
+            self.end(at);
+        }
+        self.wake(at);
+    }
+
+    fn post(&mut self, at: usize, core: u16, to: Peer, body: &[u8]) {
+        let Some(target) = self.nodes.iter().position(|node| node.key() == to.node) else { return };
+        let boot = self.nodes[target].boot;
+        if self.options.trace && core != NODE_CORE {
+            for message in Messages::new(body).flatten() {
+                let shown = format!("{:?}", Message::read(message));
+                self.trace(|| format!("n{at}.{core} -> n{target}.{}: {shown}", to.core));
+            }
+        }
+        let bytes = self.nodes[at].seal(core, to, boot, body);
+        let (from, from_boot) = (Peer { node: self.nodes[at].key(), core }, self.nodes[at].boot);
+        for delay in self.network.send(at, target) {
+            let bytes = bytes.clone();
+            self.schedule(
+                target,
+                delay,
+                Happening::Frame { from, from_boot, core: to.core, bytes },
+            );
+        }
+    }
+
+    fn want_link(&mut self, at: usize, node: NodeKey, boot: Boot, wanted: bool) {
+        if wanted {
+            let delay = Duration::from_millis(self.random.random_range(5..100));
+            self.schedule(at, delay, Happening::LinkUp { node, boot });
+        } else if self.links[at].remove(&(node, boot)) {
+            self.schedule(at, Duration::ZERO, Happening::LinkDown { node });
+        }
+    }
+
+    fn schedule(&mut self, node: usize, after: Duration, what: Happening) {
+        self.number += 1;
+        let boot = self.nodes[node].boot;
+        let due = Due { at: self.now.after(after), number: self.number, node, boot, what };
+        self.queue.push(Reverse(due));
+    }
+
+    fn wake(&mut self, at: usize) {
+        if !self.nodes[at].running {
+            return;
+        }
+        let Some(deadline) = self.nodes[at].next_deadline() else { return };
+        // What is overdue is done in the next millisecond, so that time goes on.
+        let deadline = deadline.max(self.now.after(Duration::from_millis(1)));
+        if self.wake_at[at].is_none_or(|known| deadline < known || known <= self.now) {
+            self.wake_at[at] = Some(deadline);
+            self.schedule(at, deadline.since(self.now), Happening::Wake);
+        }
+    }
+
+    fn happen(&mut self, due: Due) {
+        let Due { node: at, boot, what, .. } = due;
+        if matches!(what, Happening::Restart) {
+            if !self.nodes[at].running && !self.nodes[at].leaving {
+                self.start_node(at);
+            }
+            return;
+        }
+        if !self.nodes[at].running || self.nodes[at].boot != boot {
+            return;
+        }
+        if self.nodes[at].stopped_until > self.now {
+            let wait = self.nodes[at].stopped_until.since(self.now);
+            return self.schedule(at, wait, what);
+        }
+        match what {
+            Happening::Datagram { from, bytes } => self.on(at, |node, now, linked, wants| {
+                node.on_governor(Told::Datagram { from, bytes: &bytes }, now, linked, wants);
+            }),
+            Happening::Frame { from, from_boot, core, bytes } => {
+                let Some(body) = self.nodes[at].open(from, from_boot, core, &bytes) else { return };
+                if core == NODE_CORE {
+                    return self.on(at, |node, now, linked, wants| {
+                        let told = Told::Message { from: from.node, bytes: &body };
+                        node.on_governor(told, now, linked, wants);
+                    });
+                }
+                if !self.links[at].contains(&(from.node, from_boot)) {
+                    return;
+                }
+                self.on(at, |node, now, linked, wants| {
+                    node.on_core(core, now, linked, wants, |coordinator, turn| {
+                        for message in Messages::new(&body).flatten() {
+                            coordinator.message(from, message, turn);
+                        }
+                    });
+                });
+            }
+            Happening::LinkUp { node, boot } => {
+                let other = self.nodes.iter().position(|other| other.key() == node);
+                let Some(other) = other
+                    .filter(|other| self.nodes[*other].running && self.nodes[*other].boot == boot)
+                else {
+                    return;
+                };
+                if !self.network.reaches(at, other) || !self.network.reaches(other, at) {
+                    return self.schedule(
+                        at,
+                        Duration::from_millis(300),
+                        Happening::LinkUp { node, boot },
+                    );
+                }
+                let facts = self.nodes[other].facts();
+                if self.links[at].insert((node, boot)) {
+                    self.on(at, |this, now, linked, wants| {
+                        for core in 0..facts.core_count {
+                            let peer = Peer { node, core };
+                            this.link(LinkEvent::Up { peer, facts }, now, linked, wants);
+                        }
+                    });
+                }
+            }
+            Happening::LinkDown { node } => {
+                let cores = self.options.cores;
+                self.on(at, |this, now, linked, wants| {
+                    for core in 0..cores {
+                        let peer = Peer { node, core };
+                        this.link(LinkEvent::Down { peer }, now, linked, wants);
+                    }
+                });
+            }
+            Happening::Wake => {
+                self.wake_at[at] = None;
+                self.on(at, |node, now, linked, wants| {
+                    node.on_governor(Told::Tick, now, linked, wants);
+                    for core in 0..node.cores.len() as u16 {
+                        node.on_core(core, now, linked, wants, |c, turn| c.tick(turn));
+                    }
+                });
+            }
+            Happening::Restart => unreachable!("handled above"),
+        }
+    }
+
+    fn ask(&mut self) {
+        let now = self.now;
+        let due = |at: &usize| {
+            let client = &self.workload.clients[*at];
+            client.waiting.is_none() && client.next_at <= now
+        };
+        let Some(client) = (0..self.workload.clients.len()).find(due) else { return };
+        let able: Vec<usize> = (0..self.nodes.len())
+            .filter(|at| self.nodes[*at].running && self.nodes[*at].stopped_until <= now)
+            .collect();
+        if able.is_empty() {
+            self.workload.clients[client].next_at = now.after(Duration::from_millis(100));
+            return;
+        }
+        let at = able[self.random.random_range(0..able.len())];
+        let owned = self.workload.ask(client, now);
+        self.requests += 1;
+        self.asked[client] = (self.requests, at);
+        let asker =
+            Asker { core: 0, connection: client as u32, generation: self.requests, sequence: 0 };
+        self.trace(|| format!("client {client} asks n{at}: {:?} {}", owned.kind, owned.key));
+        self.on(at, |node, now, linked, wants| {
+            let request = owned.request(node.hash_seed);
+            let core = request.hash.core(node.cores.len() as u32) as u16;
+            node.on_core(core, now, linked, wants, |coordinator, turn| {
+                coordinator.request(asker, Consistency::Configured, &request, turn);
+            });
+        });
+    }
+
+    fn answered(&mut self, asker: Asker, answer: &Answer) {
+        let client = asker.connection as usize;
+        if self.asked[client].0 != asker.generation {
+            return;
+        }
+        self.trace(|| format!("client {client} is told {answer:?}"));
+        self.asked[client].0 = 0;
+        if let Err(why) = self.workload.told(client, answer, self.now) {
+            self.broken.get_or_insert(why);
+        }
+    }
+
+    fn give_up_waiting(&mut self) -> Result<(), String> {
+        for client in 0..self.workload.clients.len() {
+            let Some((_, began)) = &self.workload.clients[client].waiting else { continue };
+            let alive = self.nodes[self.asked[client].1].running;
+            if !alive || self.now.since(*began) > PATIENCE {
+                self.asked[client].0 = 0;
+                self.workload.told(client, &Answer::Unclear, self.now)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether all members are here, agree, and have what is theirs.
+    fn is_healthy(&self) -> bool {
+        let running: Vec<&Node> = self.nodes.iter().filter(|node| !node.leaving).collect();
+        running.iter().all(|node| {
+            node.running
+                && node.stopped_until <= self.now
+                && node.governor.roster().is_some_and(|roster| {
+                    roster.seats().len() == running.len()
+                        && running.iter().all(|other| roster.has(other.key(), other.boot))
+                        && node
+                            .governor
+                            .members()
+                            .iter()
+                            .filter(|member| member.weight.is_some())
+                            .all(|m| m.settled >= roster.epoch && m.health == Health::Alive)
+                })
+        })
+    }
+
+    fn fault(&mut self) {
+        let pause = self.random.random_range(500..5000);
+        self.fault_at = self.now.after(Duration::from_millis(pause));
+        if !self.options.faults {
+            return;
+        }
+        let replication = self.options.replication;
+        let spare = replication.replicas() - replication.write_quorum();
+        let count = self.nodes.len();
+        let at = self.random.random_range(0..count);
+        match self.random.random_range(0..12) {
+            0..3 => {
+                let inside = self.random.random_range(1..=count.div_ceil(2));
+                let apart: Vec<usize> = (0..inside).map(|step| (at + step) % count).collect();
+                let one_way = self.random.random_range(0..3) == 0;
+                self.trace(|| format!("{apart:?} are cut off, one way: {one_way}"));
+                self.network.partition(&apart, count, one_way);
+                self.figures.partitions += 1;
+            }
+            3..6 => {
+                self.trace(|| "the network is whole".into());
+                self.network.heal();
+            }
+            6..8 if spare > 0 && self.is_healthy() => {
+                self.trace(|| format!("n{at} crashes"));
+                self.figures.crashes += 1;
+                self.end(at);
+                let after = Duration::from_millis(self.random.random_range(100..15_000));
+                self.schedule(at, after, Happening::Restart);
+            }
+            8 => {
+                let millis = self.random.random_range(100..12_000);
+                self.trace(|| format!("n{at} stops for {millis} ms"));
+                self.figures.pauses += 1;
+                self.nodes[at].stopped_until = self.now.after(Duration::from_millis(millis));
+            }
+            9 if count < self.options.nodes + 2 && self.is_healthy() => {
+                self.figures.joins += 1;
+                self.start_node(count);
+            }
+            10 if self.is_healthy() => {
+                let left = self.nodes.iter().filter(|node| node.running).count();
+                if left > replication.replicas() as usize && self.nodes[at].running {
+                    self.trace(|| format!("n{at} leaves"));
+                    self.on(at, |node, now, linked, wants| {
+                        node.on_governor(Told::Leave, now, linked, wants);
+                    });
+                }
+            }
+            11 if self.is_healthy() => {
+                let weight = self.random.random_range(1..4);
+                self.on(at, |node, now, linked, wants| {
+                    node.on_governor(Told::Weigh(weight), now, linked, wants);
+                });
+            }
+            _ => {}
+        }
+    }
+
+    /// A process ends. Others hear of it at once, or only when it does not answer.
+    fn end(&mut self, at: usize) {
+        self.count(at);
+        self.nodes[at].running = false;
+        let gone = (self.nodes[at].key(), self.nodes[at].boot);
+        for other in 0..self.nodes.len() {
+            let hears = self.random.random_range(0..2) == 0 && self.network.reaches(at, other);
+            if hears && self.links[other].remove(&gone) {
+                self.schedule(
+                    other,
+                    Duration::from_millis(1),
+                    Happening::LinkDown { node: gone.0 },
+                );
+            }
+        }
+    }
+
+    fn count(&mut self, at: usize) {
+        for core in &self.nodes[at].cores {
+            let counters = core.coordinator.counters();
+            self.figures.repairs += counters.read_repairs;
+            self.figures.retries += counters.write_retries;
+            self.figures.filled += counters.filled_records;
+            self.figures.forwarded += counters.forwarded;
+            self.figures.hints += core.coordinator.hints().0.handed_over;
+        }
+    }
+
+    fn gather(&mut self) {
+        for at in 0..self.nodes.len() {
+            if self.nodes[at].running {
+                self.count(at);
+            }
+        }
+        self.figures.acknowledged = self.workload.acknowledged;
+        self.figures.unclear = self.workload.unclear;
+        self.figures.lost = self.network.lost;
+        self.figures.duplicated = self.network.duplicated;
+    }
+
+    /// What is not yet as it should be when nothing disturbs any more.
+    fn differences(&mut self) -> Option<String> {
+        if !self.is_healthy() {
+            let stand: Vec<String> = self
+                .nodes
+                .iter()
+                .map(|node| {
+                    let epoch = node.governor.roster().map_or(0, |roster| roster.epoch);
+                    let settled: Vec<(u64, Health)> = node
+                        .governor
+                        .members()
+                        .iter()
+                        .map(|member| (member.settled, member.health))
+                        .collect();
+                    format!(
+                        "{} running {} epoch {epoch} settled {settled:?}",
+                        node.id, node.running
+                    )
+                })
+                .collect();
+            return Some(format!("the members do not agree: {}", stand.join("; ")));
+        }
+        let view = self.nodes.iter().find(|node| node.running)?.view.clone()?;
+        for node in self.nodes.iter().filter(|node| node.running) {
+            for core in &node.cores {
+                let (_, count, _) = core.coordinator.hints();
+                if count > 0 {
+                    return Some(format!("{} keeps {count} hints", node.id));
+                }
+                if core.coordinator.operations() > 0 {
+                    return Some(format!("{} has operations under way", node.id));
+                }
+            }
+        }
+        let mut keys: Vec<Vec<u8>> = Vec::new();
+        for node in self.nodes.iter().filter(|node| node.running) {
+            for core in &node.cores {
+                keys.extend(core.store.map.iter().map(|(key, _)| key.to_vec()));
+            }
+        }
+        keys.sort();
+        keys.dedup();
+        let now = self.now;
+        for key in keys {
+            let replicas = view.ring().replicas(view.ring().place(&key));
+            let mut held = Vec::new();
+            for index in replicas.iter() {
+                let seat = view.seat(*index).key;
+                let node = self.nodes.iter_mut().find(|node| node.key() == seat)?;
+                let hash = ringlane::hash::KeyHash::of(&key, node.hash_seed);
+                let core = hash.core(node.cores.len() as u32) as usize;
+                let record = node.cores[core].store.read(&key, now);
+                held.push(record.map_or(0, |record| record.version.0));
+            }
+            if held.iter().any(|version| *version != held[0]) {
+                let key = String::from_utf8_lossy(&key).into_owned();
+                return Some(format!("the replicas of {key} hold versions {held:?}"));
+            }
+        }
+        None
+    }
+
+    fn trace(&self, line: impl FnOnce() -> String) {
+        if self.options.trace {
+            println!("{:>6} {}", self.now.since(START).as_millis(), line());
+        }
+    }
+}
+
+impl PartialEq for Due {
+    fn eq(&self, other: &Self) -> bool {
+        self.number == other.number
+    }
+}
+
+impl Eq for Due {}
+
+impl PartialOrd for Due {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Due {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at, self.number).cmp(&(other.at, other.number))
+    }
+}
