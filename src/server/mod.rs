@@ -22,6 +22,7 @@ mod commands;
 pub mod connection;
 pub mod control;
 mod control_executor;
+mod core_state;
 pub mod host;
 mod http;
 pub mod inquiry;
