@@ -29,6 +29,10 @@ use crate::time::Instant;
 
 /// Polling pays while at most this many connections were active in a millisecond.
 const POLLING_CONNECTIONS_MAX: u32 = 4;
+/// Times a core that waits for more to come before it wakes may do so in a millisecond.
+const GATHERINGS_PER_MILLI: u32 = 20;
+/// Most arrivals that are waited for before a core wakes.
+const GATHERED_MAX: u32 = 16;
 /// Room that an idle connection's input buffer may keep.
 const PENDING_BYTES_KEPT: usize = 4 << 10;
 /// Room that an output buffer may keep between uses.
@@ -73,11 +77,13 @@ pub(super) struct Slot {
     pub(super) connection: Option<Box<Connection>>,
 }
 
-/// How many connections were active in the last whole millisecond.
+/// How many connections were active in the last whole millisecond, and how often.
 #[derive(Default)]
 pub(super) struct Activity {
     current: u32,
     last: u32,
+    arrivals_current: u32,
+    arrivals_last: u32,
     since: Instant,
 }
 
@@ -86,8 +92,11 @@ impl Activity {
         if now != self.since {
             self.last = self.current;
             self.current = 0;
+            self.arrivals_last = self.arrivals_current;
+            self.arrivals_current = 0;
             self.since = now;
         }
+        self.arrivals_current += 1;
         if connection.last_active != now || self.current == 0 {
             connection.last_active = now;
             self.current += 1;
@@ -96,6 +105,14 @@ impl Activity {
 
     pub(super) fn few(&self) -> bool {
         self.current.max(self.last) <= POLLING_CONNECTIONS_MAX
+    }
+
+    /// Receives in a millisecond, lately.
+    fn arrivals(&self, now: Instant) -> u32 {
+        if now.since(self.since) > Duration::from_millis(1) {
+            return 0;
+        }
+        self.arrivals_current.max(self.arrivals_last)
     }
 }
 
@@ -162,6 +179,16 @@ impl Core {
             buffer.shrink_to(OUTPUT_BYTES_KEPT);
             self.spare_outputs.push(buffer);
         }
+    }
+
+    /// How many arrivals are worth being waited for before the core wakes: what a gathering's time
+    /// brings at the rate of late. None when so little comes that waiting would only add latency.
+    pub(super) fn worth_gathering(&self) -> Option<u32> {
+        if self.activity.few() {
+            return None;
+        }
+        let expected = self.activity.arrivals(self.now) / GATHERINGS_PER_MILLI;
+        (expected >= 2).then_some(expected.min(GATHERED_MAX))
     }
 
     /// Lets everything go that waits for more of its batch.

@@ -15,15 +15,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use glommio::io::BufferedFile;
-
-use super::adopt;
 use super::connection::Connection;
 use super::control::Control;
 use super::core_state::{Core, Slot, spare};
 use super::listener::{Listener, Reach};
 use super::mesh::Mesh;
-use super::net_ring::{Event, NetRing, Output, Received, Token};
+use super::net_ring::{Event, NetRing, Output, Patience, Received, Token};
 use super::node::Node;
 use crate::engine::Engine;
 
@@ -31,8 +28,10 @@ use crate::engine::Engine;
 /// Half a level of the TTL wheel's first ring, so that items go within a second of their deadline.
 const HEARTBEAT_MILLIS: u32 = 250;
 /// How long an idle core waits for other cores to complete a batch of answers before it sends what
-/// is there. About what another core needs for a turn: one send instead of two.
-const DEFERRAL: Duration = Duration::from_micros(20);
+/// is there. About what another core needs to wake and for a turn: one send instead of two.
+const DEFERRAL: Duration = Duration::from_micros(50);
+/// How long a core waits for more to come before it wakes, when much comes.
+const GATHERING: Duration = Duration::from_micros(50);
 /// Most items expired, moved or reclaimed in one turn.
 const MAINTENANCE_PER_TURN: u32 = 64;
 /// Unused input of a connection that may not go on, beyond which it is no longer received from.
@@ -53,6 +52,17 @@ pub struct Worker {
     doorbell: usize,
     heartbeat_armed: bool,
     gap: GapEstimate,
+}
+
+/// What a turn leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outlook {
+    /// There was nothing to do.
+    Idle,
+    /// All there was is done.
+    Worked,
+    /// More is to be done at once.
+    Busy,
 }
 
 /// A moving average of how long the core was idle between arrivals.
@@ -102,36 +112,32 @@ impl Worker {
 
     /// Works until the node shuts down and everything due has been sent.
     pub async fn run(mut self) {
-        let wakeup = self.net.wakeup().try_clone_to_owned();
-        let bell = adopt::bell(wakeup.expect("one more file descriptor per core"));
+        self.core.node.doorbells[self.doorbell].set_ring(self.net.fd());
         for listener in &self.listeners {
             self.net.accept(listener.fd(), listener.number);
         }
         let mut turns = 0u32;
         loop {
-            if self.turn() {
-                turns = turns.wrapping_add(1);
-                if turns.is_multiple_of(256) {
-                    glommio::executor().yield_task_queue_now().await;
-                }
-                continue;
-            }
-            if self.core.node.is_stopping() && self.wind_down() {
+            let outlook = self.turn();
+            if outlook == Outlook::Idle && self.core.node.is_stopping() && self.wind_down() {
                 break;
             }
-            let idle_since = std::time::Instant::now();
-            if !self.poll(idle_since) {
-                self.sleep(&bell).await;
+            if outlook == Outlook::Busy || self.net.has_work() || self.mesh.has_arrivals() {
+                self.submit();
+            } else {
+                self.rest();
             }
-            let idle = idle_since.elapsed();
-            self.gap.note(idle);
-            self.core.idle += idle;
+            // The executor has next to nothing to do besides: it gets its turn with the heartbeat.
+            turns = turns.wrapping_add(1);
+            if turns.is_multiple_of(256) || !self.heartbeat_armed {
+                glommio::executor().yield_task_queue_now().await;
+            }
         }
-        bell.close().await.ok();
+        self.core.node.doorbells[self.doorbell].set_ring(-1);
     }
 
-    /// One turn. Returns whether there was anything to do.
-    fn turn(&mut self) -> bool {
+    /// One turn. What it wants from the kernel is queued when it returns, not submitted yet.
+    fn turn(&mut self) -> Outlook {
         let core = &mut self.core;
         core.now = core.node.clock.now();
         Rc::get_mut(&mut core.scratch).expect("borrowed within a turn only").reset();
@@ -152,9 +158,12 @@ impl Worker {
             self.control(from, message);
         }
         self.go_on();
-        worked |= self.core.engine.shard.maintain(now, MAINTENANCE_PER_TURN);
+        let mut more = self.core.engine.shard.maintain(now, MAINTENANCE_PER_TURN);
         // Before the sends, which take a while: other cores can work on it meanwhile.
-        worked |= self.mesh.publish();
+        more |= self.mesh.publish();
+        while let Some(ring) = self.mesh.next_to_wake() {
+            self.net.wake(ring);
+        }
         self.send();
         if let Some(wish) = self.core.node.cores[self.doorbell].inquiry.wish() {
             self.core.tell_outside(wish);
@@ -163,12 +172,19 @@ impl Worker {
             self.net.heartbeat(HEARTBEAT_MILLIS);
             self.heartbeat_armed = true;
         }
-        if (worked || self.net.has_submissions() || self.net.has_work())
+        match (more, worked) {
+            (true, _) => Outlook::Busy,
+            (false, true) => Outlook::Worked,
+            (false, false) => Outlook::Idle,
+        }
+    }
+
+    fn submit(&mut self) {
+        if (self.net.has_submissions() || self.net.has_work())
             && let Err(error) = self.net.submit()
         {
             panic!("io_uring_enter failed for good: {error}");
         }
-        worked
     }
 
     fn handle(&mut self, event: Event) {
@@ -202,6 +218,7 @@ impl Worker {
                 let listener = &self.listeners[listener as usize];
                 self.net.accept(listener.fd(), listener.number);
             }
+            Event::Woken => {}
             Event::Heartbeat => {
                 self.heartbeat_armed = false;
                 self.core.close_idle();
@@ -383,29 +400,37 @@ impl Worker {
         core.dirty = dirty;
     }
 
-    /// Waits for work without sleeping, as long as that is likely to pay.
-    fn poll(&mut self, since: std::time::Instant) -> bool {
+    /// Submits what the turn has queued and waits for work, in the way that is likely to pay.
+    fn rest(&mut self) {
+        let since = std::time::Instant::now();
         if !self.core.deferred.is_empty() {
-            let arrived = self.poll_until(since, DEFERRAL);
-            if !arrived {
+            self.sleep(Patience::Until(DEFERRAL));
+            if !self.net.has_work() && !self.mesh.has_arrivals() {
                 self.core.end_deferrals();
             }
-            return true;
+        } else if let Some(completions) = self.core.worth_gathering() {
+            self.sleep(Patience::Gather { completions, within: GATHERING });
+        } else if self.net.has_submissions() {
+            // Most of it completes at once; another turn, which costs little, sees to that.
+            return self.submit();
+        } else if !self.poll(since) {
+            self.sleep(Patience::Endless);
         }
+        let idle = since.elapsed();
+        self.gap.note(idle);
+        self.core.idle += idle;
+    }
+
+    /// Waits for work without sleeping, if that is likely to pay. True when some has come.
+    fn poll(&mut self, since: std::time::Instant) -> bool {
         let limit = self.core.node.config.busy_poll;
         if limit.is_zero() || self.gap.average >= limit || !self.core.activity.few() {
             return false;
         }
-        self.poll_until(since, limit)
-    }
-
-    fn poll_until(&mut self, since: std::time::Instant, limit: Duration) -> bool {
         loop {
             for _ in 0..16 {
                 if self.net.has_work() || self.mesh.has_arrivals() {
-                    if self.net.has_work() {
-                        let _ = self.net.submit();
-                    }
+                    self.submit();
                     return true;
                 }
                 std::hint::spin_loop();
@@ -416,25 +441,24 @@ impl Worker {
         }
     }
 
-    /// Sleeps until the net ring, another core or the heartbeat has something to do.
-    async fn sleep(&mut self, bell: &BufferedFile) {
-        let node = self.core.node.clone();
-        let doorbell = &node.doorbells[self.doorbell];
+    /// Submits what is queued and sleeps until the net ring, another core or the heartbeat has
+    /// something to do, or the patience is over.
+    fn sleep(&mut self, patience: Patience) {
+        let doorbell = &self.core.node.doorbells[self.doorbell];
         doorbell.lie_down();
-        self.net.notify(true);
-        if !self.net.has_work() && !self.mesh.has_arrivals() {
-            let _ = bell.read_at(0, 8).await;
-        }
-        self.net.notify(false);
+        // What was published before the other core could see that this one sleeps.
+        let outcome =
+            if self.mesh.has_arrivals() { self.net.submit() } else { self.net.wait(patience) };
         doorbell.get_up();
-        let _ = self.net.submit();
+        if let Err(error) = outcome {
+            panic!("io_uring_enter failed for good: {error}");
+        }
     }
 
     /// Shutting down: accepts nothing, answers what was read, closes. True when all is done.
     fn wind_down(&mut self) -> bool {
         self.core.close_all(self.core.node.stopping_for() > Duration::from_secs(3));
         self.send();
-        let _ = self.net.submit();
         self.core.open == 0 || self.core.node.stopping_for() > Duration::from_secs(4)
     }
 }
