@@ -148,7 +148,7 @@ impl Admin {
         let _turn = self.asking.acquire_permit(1).await.expect("it is never closed");
         for (core, doorbell) in self.node.cores.iter().zip(self.node.doorbells.iter()) {
             core.inquiry.ask(wish);
-            doorbell.ring_loudly();
+            doorbell.ring();
         }
         let asked_at = Instant::now();
         let mut all = Vec::with_capacity(self.node.cores.len());

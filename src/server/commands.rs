@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use super::connection::Connection;
 use super::control::{Control, ItemsQuestion, Question, Tell};
+use super::core_state::Core;
 use super::inquiry::{Told, Wish};
 use super::listener::Listener;
 use super::mesh::Mesh;
 use super::net_ring::Token;
 use super::process;
-use super::worker::Core;
 use crate::protocol::binary::{Topology, encode_topology};
 use crate::protocol::node::{Classes, NodeAnswer, NodeCommand};
 use crate::protocol::pipeline::Completion;

@@ -1,21 +1,24 @@
 //! Core to core: requests travel to the owner of a key and answers back, in batches.
 //!
-//! Between two cores there are four byte rings, requests and answers each way. Requests and
-//! answers are apart so that two cores full of requests for each other can still answer: answers
-//! are always taken, requests only when there is room for their answer. A core collects messages
-//! for each other core and publishes them once per turn, so an atomic store and a cache line
-//! handed over are paid per turn, not per message. Messages larger than a fair part of the ring
-//! leave it as a parcel, one owned allocation that changes hands.
+//! A core collects messages for each other core in a buffer and once per turn hands over the whole
+//! buffer, so that what is paid per message is writing it once and reading it in place, and what is
+//! paid for atomics and cache lines in flight is paid per turn. Buffers come back and are used again.
+//! Refused: a ring of bytes, which copies each message twice more, and has to treat what is larger
+//! than the ring apart.
 //!
-//! Whoever publishes to a core that sleeps rings its doorbell, the eventfd that the core sleeps
-//! on; a running core is never disturbed.
+//! Requests and answers travel apart so that two cores full of requests for each other can still
+//! answer: answers are always taken, requests only when there is room for their answer.
+//!
+//! Whoever publishes to a core that sleeps wakes it with a message from net ring to net ring, which
+//! travels with the sends of the turn and costs no system call of its own; a running core is never
+//! disturbed. Threads that have no net ring ring its doorbell, an eventfd that its ring watches.
 
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering, fence};
 
 use arrayvec::ArrayVec;
 use rtrb::{Consumer, Producer, RingBuffer};
@@ -29,10 +32,11 @@ use crate::time::Instant;
 
 /// Bytes before each message: its length, and whom the answer is for.
 const HEAD_BYTES: usize = 16;
-/// In the length field: the message itself is the next parcel.
-const PARCEL: u32 = 1 << 31;
-/// Parcels on their way between two cores; a further one waits at the sender.
-const PARCELS: usize = 64;
+/// Buffers on their way between two cores; a further one waits at the sender.
+const BUFFERS: usize = 64;
+/// Emptied buffers kept by a sender, and the room each may keep.
+const SPARE_BUFFERS: usize = 4;
+const SPARE_BYTES: usize = 64 << 10;
 /// Control messages on their way between two cores; a further one waits at the sender.
 const CONTROLS: usize = 64;
 
@@ -48,13 +52,24 @@ pub struct Return {
 /// How a core is woken.
 pub struct Doorbell {
     sleeping: AtomicBool,
+    /// The owner's net ring, or -1 while it has none.
+    ring: AtomicI32,
     bell: File,
 }
 
 impl Doorbell {
     /// A doorbell that rings by writing to `eventfd`.
     pub fn new(eventfd: OwnedFd) -> Self {
-        Self { sleeping: AtomicBool::new(false), bell: File::from(eventfd) }
+        Self {
+            sleeping: AtomicBool::new(false),
+            ring: AtomicI32::new(-1),
+            bell: File::from(eventfd),
+        }
+    }
+
+    /// Tells others the owner's net ring; -1 before it closes.
+    pub fn set_ring(&self, ring: RawFd) {
+        self.ring.store(ring, Ordering::Release);
     }
 
     /// Says that the owner is about to sleep. It must look for work once more afterwards.
@@ -68,16 +83,17 @@ impl Doorbell {
         self.sleeping.store(false, Ordering::Relaxed);
     }
 
-    /// Wakes the owner if it sleeps. What was published before is seen by it.
-    pub fn ring(&self) {
+    /// The net ring that has to be sent a message if the owner sleeps and nobody else is waking it.
+    /// What was published before is seen by the owner once it wakes.
+    pub fn to_wake(&self) -> Option<RawFd> {
         fence(Ordering::SeqCst);
-        if self.sleeping.load(Ordering::Relaxed) && self.sleeping.swap(false, Ordering::Relaxed) {
-            self.ring_loudly();
-        }
+        let asleep =
+            self.sleeping.load(Ordering::Relaxed) && self.sleeping.swap(false, Ordering::Relaxed);
+        asleep.then(|| self.ring.load(Ordering::Acquire)).filter(|&ring| ring >= 0)
     }
 
     /// Wakes the owner whether or not it says it sleeps.
-    pub fn ring_loudly(&self) {
+    pub fn ring(&self) {
         // Fails only when the counter is full, and then the owner is being woken anyway.
         let _ = (&self.bell).write(&1u64.to_ne_bytes());
     }
@@ -90,133 +106,134 @@ impl Doorbell {
 
 /// One direction between two cores: the sender's end.
 struct Sender {
-    ring: Producer<u8>,
-    parcels: Producer<Vec<u8>>,
-    /// Messages collected in this turn, and what did not fit before.
+    buffers: Producer<Vec<u8>>,
+    /// Buffers that the receiver is done with.
+    returned: Consumer<Vec<u8>>,
+    spare: Vec<Vec<u8>>,
+    /// Messages collected since the last hand-over.
     staged: Vec<u8>,
-    /// Parcels that wait, each with the position of its message, counted since the beginning.
-    staged_parcels: VecDeque<(u64, Vec<u8>)>,
-    /// Bytes ever published.
-    published: u64,
-    /// Longest message that stays in the ring; a longer one becomes a parcel.
-    message_bytes_max: usize,
+    /// Bytes handed over whose buffer has not come back.
+    under_way: usize,
+    /// A buffer waits while those under way hold more than this.
+    bytes_max: usize,
 }
 
 /// One direction between two cores: the receiver's end.
 struct Receiver {
-    ring: Consumer<u8>,
-    parcels: Consumer<Vec<u8>>,
-    /// Bytes taken off the ring that are not handled yet: whole messages and a part of one.
-    incoming: Vec<u8>,
+    buffers: Consumer<Vec<u8>>,
+    returns: Producer<Vec<u8>>,
+    /// The buffer that is being worked on.
+    current: Vec<u8>,
+    /// Where its first message begins that is not handled yet.
+    at: usize,
 }
 
-fn direction(bytes: usize) -> (Sender, Receiver) {
-    let (ring_in, ring_out) = RingBuffer::new(bytes);
-    let (parcels_in, parcels_out) = RingBuffer::new(PARCELS);
+fn direction(bytes_max: usize) -> (Sender, Receiver) {
+    let (buffers_in, buffers_out) = RingBuffer::new(BUFFERS);
+    // What is under way, the buffer in hand and what came back since the sender last looked.
+    let (returns_in, returns_out) = RingBuffer::new(2 * BUFFERS);
     let sender = Sender {
-        ring: ring_in,
-        parcels: parcels_in,
+        buffers: buffers_in,
+        returned: returns_out,
+        spare: Vec::with_capacity(SPARE_BUFFERS),
         staged: Vec::new(),
-        staged_parcels: VecDeque::new(),
-        published: 0,
-        message_bytes_max: bytes / 8,
+        under_way: 0,
+        bytes_max,
     };
-    (sender, Receiver { ring: ring_out, parcels: parcels_out, incoming: Vec::new() })
+    (sender, Receiver { buffers: buffers_out, returns: returns_in, current: Vec::new(), at: 0 })
 }
 
 impl Sender {
     /// Collects one message whose body `encode` writes into exactly `bytes` bytes.
+    #[inline]
     fn stage(&mut self, to: Return, bytes: usize, encode: impl FnOnce(&mut [u8])) {
-        let inline = HEAD_BYTES + bytes <= self.message_bytes_max;
-        let length = if inline { bytes as u32 } else { bytes as u32 | PARCEL };
-        let head = [length, to.token.index, to.token.generation, to.sequence];
+        let head = [bytes as u32, to.token.index, to.token.generation, to.sequence];
         let start = self.staged.len();
-        self.staged.resize(start + HEAD_BYTES + if inline { bytes } else { 0 }, 0);
-        for (place, word) in self.staged[start..].chunks_exact_mut(4).zip(head) {
+        self.staged.resize(start + HEAD_BYTES + bytes, 0);
+        let (place, body) = self.staged[start..].split_at_mut(HEAD_BYTES);
+        for (place, word) in place.chunks_exact_mut(4).zip(head) {
             place.copy_from_slice(&word.to_le_bytes());
         }
-        if inline {
-            encode(&mut self.staged[start + HEAD_BYTES..]);
-        } else {
-            let mut parcel = vec![0; bytes];
-            encode(&mut parcel);
-            self.staged_parcels.push_back((self.published + start as u64, parcel));
-        }
+        encode(body);
     }
 
-    /// Publishes what fits. True when anything was.
+    /// Hands over what was collected, if there is room. True when anything was.
     fn publish(&mut self) -> bool {
         if self.staged.is_empty() {
             return false;
         }
-        // Parcels first: whoever sees a message that names one must find it.
-        while let Some((position, parcel)) = self.staged_parcels.pop_front() {
-            if let Err(rtrb::PushError::Full(parcel)) = self.parcels.push(parcel) {
-                self.staged_parcels.push_front((position, parcel));
-                break;
+        while let Ok(mut buffer) = self.returned.pop() {
+            self.under_way -= buffer.len();
+            if self.spare.len() < SPARE_BUFFERS {
+                buffer.clear();
+                buffer.shrink_to(SPARE_BYTES);
+                self.spare.push(buffer);
             }
         }
-        let due = match self.staged_parcels.front() {
-            Some((position, _)) => (position - self.published) as usize,
-            None => self.staged.len(),
-        };
-        let (published, _) = self.ring.push_partial_slice(&self.staged[..due]);
-        let published = published.len();
-        self.published += published as u64;
-        if published == self.staged.len() {
-            self.staged.clear();
-        } else {
-            self.staged.drain(..published);
+        let bytes = self.staged.len();
+        if self.under_way > 0 && self.under_way + bytes > self.bytes_max {
+            return false;
         }
-        published > 0
+        let next = self.spare.pop().unwrap_or_default();
+        match self.buffers.push(std::mem::replace(&mut self.staged, next)) {
+            Ok(()) => {
+                self.under_way += bytes;
+                true
+            }
+            Err(rtrb::PushError::Full(buffer)) => {
+                let next = std::mem::replace(&mut self.staged, buffer);
+                self.spare.extend((next.capacity() > 0).then_some(next));
+                false
+            }
+        }
     }
 }
 
 impl Receiver {
-    /// Takes what has arrived off the ring, so that the sender has room again.
+    /// Makes sure that the buffer in hand has a message that is not handled yet. False when none
+    /// has arrived.
     fn take(&mut self) -> bool {
-        let bytes = self.ring.slots();
-        if bytes > 0 {
-            let chunk = self.ring.read_chunk(bytes).expect("as many were there");
-            let (first, second) = chunk.as_slices();
-            self.incoming.extend_from_slice(first);
-            self.incoming.extend_from_slice(second);
-            chunk.commit_all();
+        while self.at == self.current.len() {
+            let Ok(next) = self.buffers.pop() else { return false };
+            let done = std::mem::replace(&mut self.current, next);
+            self.at = 0;
+            self.give_back(done);
         }
-        self.incoming.len() >= HEAD_BYTES
+        true
     }
 
-    /// Forgets the first `bytes` bytes, which are handled.
-    fn done(&mut self, bytes: usize) {
-        if bytes == self.incoming.len() {
-            self.incoming.clear();
-        } else {
-            self.incoming.drain(..bytes);
+    /// Notes that all messages before `at` are handled.
+    fn handled(&mut self, at: usize) {
+        self.at = at;
+        if at == self.current.len() {
+            let done = std::mem::take(&mut self.current);
+            self.at = 0;
+            self.give_back(done);
         }
+    }
+
+    fn give_back(&mut self, buffer: Vec<u8>) {
+        if !buffer.is_empty() {
+            self.returns.push(buffer).expect("no more buffers exist than fit");
+        }
+    }
+
+    /// Something has arrived or is in hand.
+    #[inline]
+    fn has_more(&self) -> bool {
+        self.at < self.current.len() || !self.buffers.is_empty()
     }
 }
 
-/// A message in `bytes` at `at`.
-enum Message<'m> {
-    /// In place, ending at the given position.
-    Inline(Return, &'m [u8], usize),
-    /// In the next parcel; the head ends at the given position.
-    Parcel(Return, usize),
-}
-
-/// The message that begins at `at`, if it is there as a whole.
+/// The message that begins at `at` in `bytes`, and where it ends.
 #[inline]
-fn message(bytes: &[u8], at: usize) -> Option<Message<'_>> {
-    let head = bytes.get(at..at + HEAD_BYTES)?;
+fn message(bytes: &[u8], at: usize) -> Option<(Return, &[u8], usize)> {
+    let head: &[u8; HEAD_BYTES] = bytes.get(at..)?.first_chunk()?;
     let word = |i: usize| u32::from_le_bytes(head[i * 4..][..4].try_into().expect("four bytes"));
     let token = Token { index: word(1), generation: word(2) };
-    let to = Return { token, sequence: word(3) };
     let start = at + HEAD_BYTES;
-    if word(0) & PARCEL != 0 {
-        return Some(Message::Parcel(to, start));
-    }
     let end = start + word(0) as usize;
-    Some(Message::Inline(to, bytes.get(start..end)?, end))
+    Some((Return { token, sequence: word(3) }, &bytes[start..end], end))
 }
 
 /// All of one core's rings, and everybody's doorbells.
@@ -225,6 +242,7 @@ pub struct Mesh {
     staged_bytes_max: usize,
     peers: Vec<Option<Peer>>,
     doorbells: Arc<[Doorbell]>,
+    to_wake: Vec<RawFd>,
     full: bool,
     core: u32,
     /// Control messages of this core to itself.
@@ -248,6 +266,7 @@ pub fn build(core_count: usize, ring_bytes: usize, doorbells: Arc<[Doorbell]>) -
             staged_bytes_max: ring_bytes,
             peers: (0..core_count).map(|_| None).collect(),
             doorbells: doorbells.clone(),
+            to_wake: Vec::with_capacity(core_count),
             full: false,
             core: core as u32,
             own: VecDeque::new(),
@@ -328,8 +347,8 @@ impl Mesh {
         self.full
     }
 
-    /// Publishes what was collected since the last time and rings the doorbells of those who sleep.
-    /// Returns whether anything had to stay behind for lack of room.
+    /// Publishes what was collected since the last time; [`Mesh::next_to_wake`] names those who have
+    /// to be woken. Returns whether anything had to stay behind for lack of room.
     pub fn publish(&mut self) -> bool {
         let mut behind = false;
         self.full = false;
@@ -344,8 +363,8 @@ impl Mesh {
                 }
                 published = true;
             }
-            if published {
-                self.doorbells[core].ring();
+            if published && let Some(ring) = self.doorbells[core].to_wake() {
+                self.to_wake.push(ring);
             }
             behind |= !peer.requests_out.staged.is_empty()
                 || !peer.answers_out.staged.is_empty()
@@ -355,12 +374,17 @@ impl Mesh {
         behind
     }
 
+    /// The net ring of a core that slept when something was published for it, to be sent a message.
+    pub fn next_to_wake(&mut self) -> Option<RawFd> {
+        self.to_wake.pop()
+    }
+
     /// Whether other cores have sent anything that waits here.
     #[inline]
     pub fn has_arrivals(&self) -> bool {
         self.peers.iter().flatten().any(|peer| {
-            peer.requests_in.ring.slots() > 0
-                || peer.answers_in.ring.slots() > 0
+            peer.requests_in.has_more()
+                || !peer.answers_in.buffers.is_empty()
                 || !peer.controls_in.is_empty()
         })
     }
@@ -369,18 +393,10 @@ impl Mesh {
     pub fn serve(&mut self, engine: &mut Engine, now: Instant) -> usize {
         let mut served = 0;
         for peer in self.peers.iter_mut().flatten() {
-            if !peer.requests_in.take() {
-                continue;
+            while peer.answers_out.staged.len() <= self.staged_bytes_max && peer.requests_in.take()
+            {
+                served += serve_batch(peer, engine, now);
             }
-            let mut at = 0;
-            while peer.answers_out.staged.len() <= self.staged_bytes_max {
-                let count = serve_batch(peer, &mut at, engine, now);
-                if count == 0 {
-                    break;
-                }
-                served += count;
-            }
-            peer.requests_in.done(at);
         }
         served
     }
@@ -389,25 +405,15 @@ impl Mesh {
     pub fn answers(&mut self, mut take: impl FnMut(Return, &Response<'_>)) -> usize {
         let mut taken = 0;
         for peer in self.peers.iter_mut().flatten() {
-            if !peer.answers_in.take() {
-                continue;
-            }
-            let mut at = 0;
-            while let Some(message) = message(&peer.answers_in.incoming, at) {
-                taken += 1;
-                match message {
-                    Message::Inline(to, body, end) => {
-                        take(to, &relay::decode_response(body).expect(MALFORMED));
-                        at = end;
-                    }
-                    Message::Parcel(to, end) => {
-                        let parcel = peer.answers_in.parcels.pop().expect(PARCEL_FIRST);
-                        take(to, &relay::decode_response(&parcel).expect(MALFORMED));
-                        at = end;
-                    }
+            while peer.answers_in.take() {
+                let mut at = peer.answers_in.at;
+                while let Some((to, body, end)) = message(&peer.answers_in.current, at) {
+                    taken += 1;
+                    take(to, &relay::decode_response(body).expect(MALFORMED));
+                    at = end;
                 }
+                peer.answers_in.handled(at);
             }
-            peer.answers_in.done(at);
         }
         taken
     }
@@ -425,37 +431,26 @@ impl Mesh {
 }
 
 const MALFORMED: &str = "cores of one process encode messages alike";
-const PARCEL_FIRST: &str = "a parcel is published before the message that names it";
 
-/// Executes one batch of a peer's requests, which begin at `at`. Returns how many.
-fn serve_batch(peer: &mut Peer, at: &mut usize, engine: &mut Engine, now: Instant) -> usize {
-    let Receiver { incoming, parcels, .. } = &mut peer.requests_in;
-    let answers = &mut peer.answers_out;
-    let mut answer = |to: Return, response: &Response<'_>| {
-        let bytes = relay::encoded_response_bytes(response);
-        answers.stage(to, bytes, |place| relay::encode_response(response, place));
-    };
+/// Executes the next of a peer's requests, as many as make a batch. Returns how many.
+fn serve_batch(peer: &mut Peer, engine: &mut Engine, now: Instant) -> usize {
+    let Peer { requests_in, answers_out, .. } = peer;
     let mut batch = ArrayVec::<(Return, Request<'_>), BATCH>::new();
-    while !batch.is_full() {
-        match message(incoming, *at) {
-            None => break,
-            Some(Message::Inline(to, body, end)) => {
-                batch.push((to, relay::decode_request(body).expect(MALFORMED)));
-                *at = end;
-            }
-            // A parcel's bytes live no longer than this arm, so it goes alone.
-            Some(Message::Parcel(..)) if !batch.is_empty() => break,
-            Some(Message::Parcel(to, end)) => {
-                let parcel = parcels.pop().expect(PARCEL_FIRST);
-                let request = relay::decode_request(&parcel).expect(MALFORMED);
-                engine.serve(&[(to, request)], now, answer);
-                *at = end;
-                return 1;
-            }
-        }
+    let mut at = requests_in.at;
+    while !batch.is_full()
+        && let Some((to, body, end)) = message(&requests_in.current, at)
+    {
+        batch.push((to, relay::decode_request(body).expect(MALFORMED)));
+        at = end;
     }
-    engine.serve(&batch, now, &mut answer);
-    batch.len()
+    engine.serve(&batch, now, |to: Return, response: &Response<'_>| {
+        let bytes = relay::encoded_response_bytes(response);
+        answers_out.stage(to, bytes, |place| relay::encode_response(response, place));
+    });
+    let served = batch.len();
+    drop(batch);
+    requests_in.handled(at);
+    served
 }
 
 #[cfg(test)]
@@ -466,25 +461,13 @@ mod tests {
         Return { token: Token { index: 7, generation: 9 }, sequence }
     }
 
-    /// Publishes and receives until nothing moves; returns the bodies with their sequence numbers.
-    fn pump(sender: &mut Sender, receiver: &mut Receiver) -> Vec<(u32, Vec<u8>)> {
+    /// Takes all that has arrived; returns the bodies with their sequence numbers.
+    fn take(receiver: &mut Receiver) -> Vec<(u32, Vec<u8>)> {
         let mut bodies = Vec::new();
-        while sender.publish() || receiver.ring.slots() > 0 {
-            receiver.take();
-            let mut at = 0;
-            while let Some(message) = message(&receiver.incoming, at) {
-                match message {
-                    Message::Inline(to, body, end) => {
-                        bodies.push((to.sequence, body.to_vec()));
-                        at = end;
-                    }
-                    Message::Parcel(to, end) => {
-                        bodies.push((to.sequence, receiver.parcels.pop().unwrap()));
-                        at = end;
-                    }
-                }
-            }
-            receiver.done(at);
+        while receiver.take() {
+            let (to, body, end) = message(&receiver.current, receiver.at).expect("whole messages");
+            bodies.push((to.sequence, body.to_vec()));
+            receiver.handled(end);
         }
         bodies
     }
@@ -492,43 +475,58 @@ mod tests {
     #[test]
     fn messages_of_any_length_arrive_whole_and_in_order() {
         let (mut sender, mut receiver) = direction(4096);
-        let mut expected = Vec::new();
+        let (mut expected, mut arrived) = (Vec::new(), Vec::new());
         for sequence in 0..2000u32 {
-            // Lengths around the limit between inline messages and parcels, and far beyond it.
+            // Some larger than all that may be under way together.
             let bytes = [0, 1, 40, 495, 496, 497, 3000, 70_000][sequence as usize % 8];
             let body = vec![sequence as u8; bytes];
             sender.stage(to(sequence), bytes, |place| place.copy_from_slice(&body));
             expected.push((sequence, body));
-            if sequence % 50 == 49 {
-                assert_eq!(pump(&mut sender, &mut receiver), std::mem::take(&mut expected));
+            if sequence % 5 == 4 {
+                sender.publish();
+                arrived.extend(take(&mut receiver));
             }
         }
+        assert!(arrived == expected);
     }
 
     #[test]
-    fn a_full_ring_keeps_the_rest_at_the_sender() {
+    fn beyond_the_bytes_under_way_the_rest_stays_at_the_sender() {
         let (mut sender, mut receiver) = direction(1024);
-        for sequence in 0..100 {
-            sender.stage(to(sequence), 50, |place| place.fill(sequence as u8));
-        }
+        let stage = |sender: &mut Sender, sequence| {
+            sender.stage(to(sequence), 500, |place| place.fill(sequence as u8));
+        };
+        stage(&mut sender, 0);
         assert!(sender.publish());
-        assert!(!sender.staged.is_empty(), "6,600 bytes do not fit into 1,024");
-        let bodies = pump(&mut sender, &mut receiver);
-        assert_eq!(bodies.len(), 100);
-        assert!(bodies.iter().enumerate().all(|(i, (n, body))| *n == i as u32 && body.len() == 50));
+        stage(&mut sender, 1);
+        assert!(!sender.publish(), "1,032 bytes are more than 1,024");
+        stage(&mut sender, 2);
+        assert_eq!(take(&mut receiver).len(), 1);
+        assert!(sender.publish(), "whatever its length, one buffer may be under way");
+        let bodies = take(&mut receiver);
+        assert_eq!(bodies.iter().map(|(sequence, _)| *sequence).collect::<Vec<_>>(), [1, 2]);
     }
 
     #[test]
-    fn parcels_beyond_their_ring_wait_and_hold_back_what_names_them() {
-        let (mut sender, mut receiver) = direction(4096);
-        for sequence in 0..PARCELS as u32 * 3 {
-            sender.stage(to(sequence), 5000, |place| place.fill(1));
+    fn buffers_come_back_and_only_so_many_are_under_way() {
+        let (mut sender, mut receiver) = direction(1 << 20);
+        let mut published = 0;
+        for sequence in 0..BUFFERS as u32 * 3 {
+            sender.stage(to(sequence), 8, |place| place.fill(1));
+            published += usize::from(sender.publish());
         }
-        let mut arrived = 0;
-        for _ in 0..10 {
-            sender.publish();
-            arrived += pump(&mut sender, &mut receiver).len();
-        }
-        assert_eq!(arrived, PARCELS * 3);
+        assert_eq!(published, BUFFERS);
+        let mut arrived = take(&mut receiver).len();
+        assert!(sender.publish());
+        arrived += take(&mut receiver).len();
+        assert_eq!(arrived, BUFFERS * 3);
+        let room = sender.spare.iter().map(Vec::capacity).min();
+        assert!(sender.spare.len() >= SPARE_BUFFERS - 1 && room > Some(0), "{:?}", sender.spare);
+        sender.stage(to(0), 8, |place| place.fill(1));
+        sender.publish();
+        take(&mut receiver);
+        sender.stage(to(0), 8, |place| place.fill(1));
+        sender.publish();
+        assert_eq!(sender.under_way, HEAD_BYTES + 8);
     }
 }

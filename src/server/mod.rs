@@ -22,6 +22,7 @@ mod commands;
 pub mod connection;
 pub mod control;
 mod control_executor;
+mod core_state;
 pub mod host;
 mod http;
 pub mod inquiry;
@@ -197,6 +198,7 @@ async fn run_core(parts: CoreParts, started: mpsc::Sender<(usize, io::Result<()>
         prefixes.switch(true);
         prefixes
     });
+    process::prefer_huge_pages(engine.shard.memory_mut());
     let ring = NetRingConfig {
         entries: NET_RING_ENTRIES,
         buffer_count: config.queues.receive_buffers,

@@ -12,17 +12,21 @@
 //! may use `unsafe` and its callers need not.
 #![allow(unsafe_code)]
 
-use std::alloc::Layout;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU16, Ordering, fence};
+use std::sync::atomic::{Ordering, fence};
+use std::time::Duration;
 
-use io_uring::types::{BufRingEntry, CancelBuilder, Fd, Timespec};
+use io_uring::types::{CancelBuilder, Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 use slab::Slab;
 
 use crate::request::ItemRef;
+
+mod buffers;
+
+use buffers::BufferRing;
 
 /// Group number of the provided buffers; a ring has one group.
 const BUFFER_GROUP: u16 = 0;
@@ -89,6 +93,8 @@ pub enum Event {
     },
     /// The heartbeat timer fired.
     Heartbeat,
+    /// Another core or thread woke this ring.
+    Woken,
 }
 
 /// A filled buffer of the buffer ring.
@@ -97,6 +103,27 @@ pub struct Received {
     id: u16,
     bytes: u32,
 }
+
+/// How long [`NetRing::wait`] sleeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    /// Until something completes.
+    Endless,
+    /// Until something completes, but no longer than this.
+    Until(Duration),
+    /// Until so many operations that were under way before have completed. After `within`, a single
+    /// one will do. Where the kernel cannot do this (before Linux 6.12) it is like `Endless`.
+    Gather {
+        /// How many.
+        completions: u32,
+        /// How long for all of them, in whole microseconds.
+        within: Duration,
+    },
+}
+
+/// Without a limit of its own, the kernel would end a gathering in which nothing comes at all
+/// after the time that was meant for gathering.
+const GATHERING_GIVEN_UP: Timespec = Timespec::new().sec(1);
 
 /// Sizes of a [`NetRing`].
 #[derive(Clone, Copy, Debug)]
@@ -117,8 +144,14 @@ pub struct NetRing {
     /// Operations that have not completed for good: the kernel holds their sockets and memory.
     armed: u32,
     wakeup: OwnedFd,
+    /// Where the eventfd's counter is read to.
+    rung: Box<u64>,
     heartbeat: Box<Timespec>,
+    /// The kernel can wait for several completions and be content with fewer after a while.
+    gathers: bool,
     completions: Vec<cqueue::Entry>,
+    /// Sends among the operations that are not submitted yet.
+    sends_queued: u32,
     enters: u64,
 }
 
@@ -213,6 +246,12 @@ enum Kind {
     Cancel = 4,
     Heartbeat = 5,
     Fill = 6,
+    /// A read of the eventfd.
+    Bell = 7,
+    /// A message to another ring, which completes here only if it fails.
+    Wake = 8,
+    /// A message from another ring.
+    Woken = 9,
 }
 
 const fn user_data(kind: Kind, index: u32, generation: u32) -> u64 {
@@ -220,7 +259,7 @@ const fn user_data(kind: Kind, index: u32, generation: u32) -> u64 {
 }
 
 impl NetRing {
-    /// A ring whose completions also count up `wakeup`, an eventfd, while notification is on.
+    /// A ring that is also woken by counting up `wakeup`, an eventfd.
     ///
     /// # Errors
     /// When the kernel refuses the ring, the buffers or the eventfd.
@@ -232,27 +271,50 @@ impl NetRing {
             .setup_submit_all()
             .setup_cqsize(config.entries * 4)
             .build(config.entries)?;
-        ring.submitter().register_eventfd(wakeup.as_raw_fd())?;
         let buffers = BufferRing::new(&ring, config.buffer_count, config.buffer_bytes)?;
+        let gathers = ring.params().is_feature_min_timeout();
         let mut net_ring = Self {
             ring,
             buffers,
             in_flight: Slab::new(),
             armed: 0,
             wakeup,
+            rung: Box::new(0),
             heartbeat: Box::new(Timespec::new()),
+            gathers,
             completions: Vec::with_capacity(256),
+            sends_queued: 0,
             enters: 0,
         };
-        // Saves the kernel a descriptor look-up in every enter; older kernels go without.
-        let _ = net_ring.ring.submitter().register_ring_fd();
-        net_ring.notify(false);
+        net_ring.listen_to_bell();
         Ok(net_ring)
     }
 
-    /// The eventfd that counts completions while notification is on.
-    pub fn wakeup(&self) -> BorrowedFd<'_> {
-        self.wakeup.as_fd()
+    /// The descriptor that other rings send messages to.
+    pub fn fd(&self) -> RawFd {
+        self.ring.as_raw_fd()
+    }
+
+    /// Wakes the net ring behind `ring`, another core's, with the next submission.
+    pub fn wake(&mut self, ring: RawFd) {
+        let woken = user_data(Kind::Woken, 0, 0);
+        let entry = opcode::MsgRingData::new(Fd(ring), 0, woken, None)
+            .build()
+            .flags(squeue::Flags::SKIP_SUCCESS)
+            .user_data(user_data(Kind::Wake, 0, 0));
+        // SAFETY: the entry points to no memory.
+        unsafe { self.push(&entry) }
+        // A message that arrives completes there, not here.
+        self.armed -= 1;
+    }
+
+    fn listen_to_bell(&mut self) {
+        let entry = opcode::Read::new(Fd(self.wakeup.as_raw_fd()), (&raw mut *self.rung).cast(), 8)
+            .build()
+            .user_data(user_data(Kind::Bell, 0, 0));
+        // SAFETY: the counter is boxed and used by nobody else; `drop` reaps its completion before
+        // it is freed.
+        unsafe { self.push(&entry) }
     }
 
     /// System calls made so far.
@@ -343,6 +405,7 @@ impl NetRing {
         // block of its pieces, stays in `in_flight`, untouched, until the completion is reaped;
         // pinned values stay by the promise of `Pinned::new`. `drop` reaps all completions first.
         unsafe { self.push(&entry) }
+        self.sends_queued += 1;
     }
 
     /// One [`Event::Heartbeat`] after `millis` milliseconds.
@@ -368,6 +431,7 @@ impl NetRing {
         // SAFETY: the caller vouches for the entry.
         while unsafe { self.ring.submission().push(entry) }.is_err() {
             self.enters += 1;
+            self.sends_queued = 0;
             if let Err(error) = self.ring.submit()
                 && !is_transient(&error)
             {
@@ -382,12 +446,44 @@ impl NetRing {
     /// Whatever `io_uring_enter` refuses for good.
     pub fn submit(&mut self) -> io::Result<()> {
         self.enters += 1;
+        self.sends_queued = 0;
         let queued = self.ring.submission().len() as u32;
         const GETEVENTS: u32 = 1;
         // SAFETY: no argument structure is passed; queued entries were vouched for when pushed.
         match unsafe { self.ring.submitter().enter::<libc::sigset_t>(queued, 0, GETEVENTS, None) } {
             Ok(_) => Ok(()),
             Err(error) if is_transient(&error) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Submits what is queued and sleeps until something has completed or the patience is over.
+    ///
+    /// # Errors
+    /// Whatever `io_uring_enter` refuses for good.
+    pub fn wait(&mut self, patience: Patience) -> io::Result<()> {
+        self.enters += 1;
+        let sends_queued = std::mem::take(&mut self.sends_queued);
+        let mut timeout = GATHERING_GIVEN_UP;
+        let mut arguments = SubmitArgs::new();
+        let mut wanted = 1;
+        match patience {
+            Patience::Endless => {}
+            Patience::Until(limit) => {
+                timeout = Timespec::from(limit);
+                arguments = arguments.timespec(&timeout);
+            }
+            Patience::Gather { completions, within } if self.gathers => {
+                // Sends mostly complete at once and are no reason to wake.
+                wanted = (completions + sends_queued) as usize;
+                arguments = arguments.timespec(&timeout).min_wait_usec(within.as_micros() as u32);
+            }
+            Patience::Gather { .. } => {}
+        }
+        match self.ring.submitter().submit_with_args(wanted, &arguments) {
+            Ok(_) => Ok(()),
+            Err(error) if is_transient(&error) => Ok(()),
+            Err(error) if error.raw_os_error() == Some(libc::ETIME) => Ok(()),
             Err(error) => Err(error),
         }
     }
@@ -407,12 +503,6 @@ impl NetRing {
         !self.ring.completion().is_empty()
     }
 
-    /// Turns the counting of completions on the eventfd on, before sleeping, or off.
-    pub fn notify(&mut self, on: bool) {
-        let completion = self.ring.completion();
-        if on { completion.enable_eventfd() } else { completion.disable_eventfd() }
-    }
-
     /// Appends what has completed to `events`.
     pub fn reap(&mut self, events: &mut Vec<Event>) {
         let mut completions = std::mem::take(&mut self.completions);
@@ -429,6 +519,13 @@ impl NetRing {
         let token = Token { index, generation: data as u32 };
         let (result, flags) = (completion.result(), completion.flags());
         let more = cqueue::more(flags);
+        if data >> 56 >= Kind::Wake as u64 {
+            // Messages between rings are not among what is armed here.
+            if data >> 56 == Kind::Woken as u64 {
+                events.push(Event::Woken);
+            }
+            return;
+        }
         self.armed -= u32::from(!more);
         match (data >> 56) as u8 {
             kind if kind == Kind::Receive as u8 => {
@@ -468,6 +565,12 @@ impl NetRing {
                 events.push(Event::Filled { token, outcome });
             }
             kind if kind == Kind::Heartbeat as u8 => events.push(Event::Heartbeat),
+            kind if kind == Kind::Bell as u8 => {
+                events.push(Event::Woken);
+                if result >= 0 {
+                    self.listen_to_bell();
+                }
+            }
             _ => {}
         }
     }
@@ -486,78 +589,6 @@ impl NetRing {
 /// Interrupted, or out of room for completions until some are reaped.
 fn is_transient(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EINTR | libc::EBUSY | libc::EAGAIN))
-}
-
-/// Receive buffers shared by all connections, lent to the kernel through a ring of descriptors.
-struct BufferRing {
-    /// The ring of descriptors: page-aligned, `count` entries, the tail in the first one.
-    entries: NonNull<BufRingEntry>,
-    layout: Layout,
-    /// The buffers, `count` times `bytes`.
-    memory: NonNull<u8>,
-    memory_layout: Layout,
-    count: u16,
-    bytes: u32,
-    tail: u16,
-}
-
-impl BufferRing {
-    fn new(ring: &IoUring, count: u16, bytes: u32) -> io::Result<Self> {
-        assert!(count.is_power_of_two() && bytes > 0, "buffer ring sizes come from valid config");
-        let page = 4096;
-        let layout = Layout::from_size_align(count as usize * size_of::<BufRingEntry>(), page)
-            .expect("at most 512 KiB");
-        let memory_layout =
-            Layout::from_size_align(count as usize * bytes as usize, page).expect("bounded");
-        // SAFETY: both layouts have a non-zero size.
-        let (entries, memory) =
-            unsafe { (std::alloc::alloc_zeroed(layout), std::alloc::alloc_zeroed(memory_layout)) };
-        let entries =
-            NonNull::new(entries.cast::<BufRingEntry>()).ok_or(io::ErrorKind::OutOfMemory)?;
-        let memory = NonNull::new(memory).ok_or(io::ErrorKind::OutOfMemory)?;
-        // SAFETY: `entries` is page-aligned, zeroed, has room for `count` entries and lives until
-        // the ring is closed, see the field order and `Drop` of `NetRing`.
-        unsafe {
-            ring.submitter().register_buf_ring_with_flags(
-                entries.as_ptr() as u64,
-                count,
-                BUFFER_GROUP,
-                0,
-            )?;
-        }
-        let mut buffers = Self { entries, layout, memory, memory_layout, count, bytes, tail: 0 };
-        for id in 0..count {
-            buffers.recycle(id);
-        }
-        Ok(buffers)
-    }
-
-    fn bytes(&self, received: &Received) -> &[u8] {
-        assert!(received.id < self.count && received.bytes <= self.bytes);
-        let offset = received.id as usize * self.bytes as usize;
-        // SAFETY: in bounds by the assertion; the kernel filled these bytes and does not touch
-        // the buffer again until `recycle`, which consumes the `Received` this borrows from.
-        unsafe {
-            std::slice::from_raw_parts(self.memory.as_ptr().add(offset), received.bytes as usize)
-        }
-    }
-
-    fn recycle(&mut self, id: u16) {
-        let slot = (self.tail & (self.count - 1)) as usize;
-        // SAFETY: `slot` is below `count`. The kernel reads an entry only after the tail has
-        // passed it, and this one is beyond the tail.
-        let entry = unsafe { &mut *self.entries.as_ptr().add(slot) };
-        // SAFETY: `id` is below `count`, so the address is inside `memory`.
-        let address = unsafe { self.memory.as_ptr().add(id as usize * self.bytes as usize) };
-        entry.set_addr(address as u64);
-        entry.set_len(self.bytes);
-        entry.set_bid(id);
-        self.tail = self.tail.wrapping_add(1);
-        // SAFETY: the tail lies in the first entry's reserved field, aligned for u16, and both
-        // sides access it atomically.
-        let tail = unsafe { &*(BufRingEntry::tail(self.entries.as_ptr()) as *const AtomicU16) };
-        tail.store(self.tail, Ordering::Release);
-    }
 }
 
 impl Drop for NetRing {
@@ -582,178 +613,9 @@ impl Drop for NetRing {
         }
         fence(Ordering::SeqCst);
         // SAFETY: the buffer ring is unregistered and all receives are cancelled.
-        unsafe {
-            std::alloc::dealloc(self.buffers.entries.as_ptr().cast(), self.buffers.layout);
-            std::alloc::dealloc(self.buffers.memory.as_ptr(), self.buffers.memory_layout);
-        }
+        unsafe { self.buffers.free() }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io::{Read, Write};
-    use std::os::unix::net::UnixStream;
-    use std::time::{Duration, Instant};
-
-    use super::*;
-
-    const TOKEN: Token = Token { index: 5, generation: 77 };
-
-    fn ring(buffer_count: u16, buffer_bytes: u32) -> NetRing {
-        let flags = rustix::event::EventfdFlags::CLOEXEC;
-        let wakeup = rustix::event::eventfd(0, flags).expect("an eventfd");
-        NetRing::new(NetRingConfig { entries: 8, buffer_count, buffer_bytes }, wakeup)
-            .expect("this host has io_uring")
-    }
-
-    /// Turns the ring until `enough` says so of the events so far.
-    fn events(net: &mut NetRing, mut enough: impl FnMut(&mut NetRing, &mut Vec<Event>) -> bool) {
-        let started = Instant::now();
-        let mut events = Vec::new();
-        loop {
-            net.submit().expect("the ring works");
-            net.reap(&mut events);
-            if enough(net, &mut events) {
-                return;
-            }
-            assert!(started.elapsed() < Duration::from_secs(10), "waited too long: {events:?}");
-        }
-    }
-
-    #[test]
-    fn bytes_arrive_in_order_through_few_small_buffers() {
-        let mut net = ring(2, 64);
-        let (ours, mut theirs) = UnixStream::pair().unwrap();
-        let sent: Vec<u8> = (0..50_000u32).map(|i| i as u8).collect();
-        let expected = sent.clone();
-        let writer = std::thread::spawn(move || theirs.write_all(&sent));
-        net.receive(ours.as_raw_fd(), TOKEN);
-        let (mut arrived, mut exhausted) = (Vec::new(), 0);
-        events(&mut net, |net, events| {
-            for event in events.drain(..) {
-                match event {
-                    Event::Received { token, buffer, ended } => {
-                        assert_eq!(token, TOKEN);
-                        arrived.extend_from_slice(net.bytes(&buffer));
-                        net.recycle(buffer);
-                        if ended {
-                            net.receive(ours.as_raw_fd(), TOKEN);
-                        }
-                    }
-                    Event::ReceiveEnded { outcome: Err(libc::ENOBUFS), .. } => {
-                        exhausted += 1;
-                        net.receive(ours.as_raw_fd(), TOKEN);
-                    }
-                    event => panic!("unexpected {event:?}"),
-                }
-            }
-            arrived.len() >= expected.len()
-        });
-        writer.join().unwrap().unwrap();
-        assert_eq!(arrived, expected);
-        assert!(exhausted > 0, "two buffers of 64 bytes must run out");
-    }
-
-    #[test]
-    fn the_end_of_the_stream_and_a_cancellation_end_the_receive() {
-        let mut net = ring(4, 256);
-        let (ours, theirs) = UnixStream::pair().unwrap();
-        net.receive(ours.as_raw_fd(), TOKEN);
-        net.submit().unwrap();
-        net.cancel_receive(TOKEN);
-        let ended = |outcome| {
-            move |_: &mut NetRing, events: &mut Vec<Event>| {
-                events.drain(..).any(|event| match event {
-                    Event::ReceiveEnded { outcome: found, .. } => {
-                        assert_eq!(found, outcome);
-                        true
-                    }
-                    _ => false,
-                })
-            }
-        };
-        events(&mut net, ended(Err(libc::ECANCELED)));
-        net.receive(ours.as_raw_fd(), TOKEN);
-        drop(theirs);
-        events(&mut net, ended(Ok(())));
-    }
-
-    #[test]
-    fn a_send_of_several_pieces_keeps_their_order_and_comes_back_whole() {
-        let mut net = ring(4, 256);
-        let (ours, mut theirs) = UnixStream::pair().unwrap();
-        let value = vec![b'v'; 600_000];
-        let mut output = Output { buffer: b"headtail".to_vec(), pinned: Vec::new() };
-        // SAFETY: `value` outlives the send, which completes below.
-        output.pinned.push(unsafe { Pinned::new(4, ItemRef(1), &value) });
-        let bytes = output.len();
-        assert_eq!(bytes, 600_008);
-        net.send(ours.as_raw_fd(), TOKEN, output, 0);
-        let reader = std::thread::spawn(move || {
-            let mut read = vec![0; bytes];
-            theirs.read_exact(&mut read).map(|()| read)
-        });
-        events(&mut net, |_, events| match events.pop() {
-            Some(Event::Sent { token, output, outcome }) => {
-                assert_eq!((token, outcome), (TOKEN, Ok(bytes)));
-                assert_eq!(output.buffer, b"headtail");
-                true
-            }
-            _ => false,
-        });
-        let read = reader.join().unwrap().unwrap();
-        assert!(read.starts_with(b"headvvv") && read.ends_with(b"vvvtail"));
-        assert!(read[4..600_004] == value[..]);
-    }
-
-    #[test]
-    fn a_send_can_go_on_from_any_byte() {
-        let value = vec![b'v'; 10];
-        let mut output = Output { buffer: b"abcdef".to_vec(), pinned: Vec::new() };
-        // SAFETY: never sent.
-        output.pinned.push(unsafe { Pinned::new(3, ItemRef(1), &value) });
-        for offset in 0..output.len() {
-            let mut pieces = Vec::new();
-            output.pieces(offset, &mut pieces);
-            let rest: usize = pieces.iter().map(|piece| piece.iov_len).sum();
-            assert_eq!(rest, output.len() - offset);
-        }
-    }
-
-    #[test]
-    fn a_receive_straight_into_memory_waits_for_all_of_it() {
-        let mut net = ring(4, 256);
-        let (ours, mut theirs) = UnixStream::pair().unwrap();
-        let mut place = vec![0; 100_000];
-        // SAFETY: `place` is not touched until the event below.
-        unsafe { net.fill(ours.as_raw_fd(), TOKEN, &mut place) };
-        net.submit().unwrap();
-        let writer = std::thread::spawn(move || {
-            for part in [b'a', b'b'] {
-                theirs.write_all(&vec![part; 50_000]).unwrap();
-            }
-            theirs
-        });
-        events(&mut net, |_, events| match events.pop() {
-            Some(Event::Filled { outcome, .. }) => {
-                assert_eq!(outcome, Ok(100_000));
-                true
-            }
-            _ => false,
-        });
-        assert_eq!((place[0], place[99_999]), (b'a', b'b'));
-        drop(writer.join());
-    }
-
-    #[test]
-    fn dropping_the_ring_with_a_send_in_flight_frees_nothing_too_early() {
-        let mut net = ring(4, 256);
-        let (ours, theirs) = UnixStream::pair().unwrap();
-        let output = Output { buffer: vec![1; 8 << 20], pinned: Vec::new() };
-        net.send(ours.as_raw_fd(), TOKEN, output, 0);
-        net.receive(ours.as_raw_fd(), TOKEN);
-        net.submit().unwrap();
-        drop(net);
-        drop(theirs);
-    }
-}
+mod tests;

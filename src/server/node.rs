@@ -132,7 +132,7 @@ impl Node {
             let now = self.clock.uptime().as_millis() as u64;
             self.stopping_since_millis.store(now, Ordering::SeqCst);
         }
-        self.doorbells.iter().for_each(Doorbell::ring_loudly);
+        self.doorbells.iter().for_each(Doorbell::ring);
     }
 
     /// Whether the node is shutting down.
@@ -143,7 +143,7 @@ impl Node {
     /// Tells the control executor that all cores are gone.
     pub fn end(&self) {
         self.ended.store(true, Ordering::SeqCst);
-        self.control_bell.ring_loudly();
+        self.control_bell.ring();
     }
 
     /// Whether all cores are gone.

@@ -23,3 +23,16 @@ pub fn stats(uptime: Duration) -> ProcessStats {
         system: span(usage.ru_stime),
     }
 }
+
+/// Asks the kernel to back `memory` with huge pages where it can. Look-ups go to random places of
+/// it, and each 4 KiB page costs an entry of the address translation's cache.
+pub fn prefer_huge_pages(memory: &mut [u8]) {
+    const PAGE: usize = 4096;
+    let skip = memory.as_ptr().align_offset(PAGE);
+    let Some(bytes) = memory.len().checked_sub(skip) else { return };
+    // SAFETY: the range lies in `memory`, and this advice changes neither contents nor access. A
+    // kernel that does not know it or does not want to says so, which changes nothing.
+    unsafe {
+        libc::madvise(memory[skip..].as_mut_ptr().cast(), bytes, libc::MADV_HUGEPAGE);
+    }
+}

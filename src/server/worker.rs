@@ -15,35 +15,25 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bumpalo::Bump;
-use glommio::io::BufferedFile;
-use slab::Slab;
-
-use super::adopt;
-use super::commands::{self, Query};
-use super::connection::{Arriving, Connection, DEFERRALS_MAX, Place};
+use super::connection::Connection;
 use super::control::Control;
+use super::core_state::{Core, Slot, spare};
 use super::listener::{Listener, Reach};
-use super::mesh::{Mesh, Return};
-use super::net_ring::{Event, NetRing, Output, Received, Token};
+use super::mesh::Mesh;
+use super::net_ring::{Event, NetRing, Output, Patience, Received, Token};
 use super::node::Node;
-use crate::engine::{BoundedOutput, Engine, Outbox, Stop};
-use crate::protocol::pipeline::Completion;
-use crate::protocol::{Context, Limits, Reply, relay};
-use crate::request::{Body, Operation, Request, Response};
-use crate::stats::{ConnectionCounters, ConnectionStats};
-use crate::time::Instant;
+use crate::engine::Engine;
 
 /// How often an idle core wakes to expire items and look at its connections, in milliseconds.
 /// Half a level of the TTL wheel's first ring, so that items go within a second of their deadline.
 const HEARTBEAT_MILLIS: u32 = 250;
 /// How long an idle core waits for other cores to complete a batch of answers before it sends what
-/// is there. About what another core needs for a turn: one send instead of two.
-const DEFERRAL: Duration = Duration::from_micros(20);
+/// is there. About what another core needs to wake and for a turn: one send instead of two.
+const DEFERRAL: Duration = Duration::from_micros(50);
+/// How long a core waits for more to come before it wakes, when much comes.
+const GATHERING: Duration = Duration::from_micros(50);
 /// Most items expired, moved or reclaimed in one turn.
 const MAINTENANCE_PER_TURN: u32 = 64;
-/// Polling pays while at most this many connections were active in a millisecond.
-const POLLING_CONNECTIONS_MAX: u32 = 4;
 /// Unused input of a connection that may not go on, beyond which it is no longer received from.
 const PENDING_BYTES_MAX: usize = 64 << 10;
 /// Receives after a long value during which the next one is expected.
@@ -51,12 +41,6 @@ const BULK_TURNS: u8 = 16;
 /// Bytes received at a time while a long value is expected: its line, and little of the value that
 /// would have to be copied.
 const BULK_HEAD_BYTES: u32 = 512;
-/// Room that an idle connection's input buffer may keep.
-const PENDING_BYTES_KEPT: usize = 4 << 10;
-/// Room that an output buffer may keep between uses.
-const OUTPUT_BYTES_KEPT: usize = 64 << 10;
-/// Output buffers kept for reuse.
-const OUTPUT_BUFFERS_KEPT: usize = 256;
 
 /// One core.
 pub struct Worker {
@@ -70,67 +54,15 @@ pub struct Worker {
     gap: GapEstimate,
 }
 
-/// All of a worker but its rings, so that bytes borrowed from the net ring can be worked on.
-pub(super) struct Core {
-    pub(super) engine: Engine,
-    pub(super) node: Arc<Node>,
-    limits: Rc<Limits>,
-    scratch: Rc<Bump>,
-    pub(super) connections: Vec<Slot>,
-    free: Vec<u32>,
-    pub(super) open: u32,
-    pub(super) now: Instant,
-    /// What has happened to connections.
-    pub(super) counters: ConnectionCounters,
-    /// Time spent waiting for work.
-    pub(super) idle: Duration,
-    /// Node commands under way that came to this core.
-    pub(super) queries: Slab<Query>,
-    /// Dumps among them whose client has to read first.
-    pub(super) dumps_waiting: Vec<u32>,
-    /// This core's listeners, for `stats conns`.
-    pub(super) listening: Vec<ConnectionStats>,
-    dirty: Vec<u32>,
-    /// Connections whose answers wait for others of the same batch, still on other cores.
-    deferred: Vec<u32>,
-    pub(super) held_back: Vec<u32>,
-    starved: Vec<u32>,
-    spare_outputs: Vec<Vec<u8>>,
-    activity: Activity,
-    output_bytes_max: usize,
-}
-
-/// Room for a connection.
-#[derive(Default)]
-pub(super) struct Slot {
-    generation: u32,
-    pub(super) connection: Option<Box<Connection>>,
-}
-
-/// How many connections were active in the last whole millisecond.
-#[derive(Default)]
-struct Activity {
-    current: u32,
-    last: u32,
-    since: Instant,
-}
-
-impl Activity {
-    fn note(&mut self, connection: &mut Connection, now: Instant) {
-        if now != self.since {
-            self.last = self.current;
-            self.current = 0;
-            self.since = now;
-        }
-        if connection.last_active != now || self.current == 0 {
-            connection.last_active = now;
-            self.current += 1;
-        }
-    }
-
-    fn few(&self) -> bool {
-        self.current.max(self.last) <= POLLING_CONNECTIONS_MAX
-    }
+/// What a turn leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outlook {
+    /// There was nothing to do.
+    Idle,
+    /// All there was is done.
+    Worked,
+    /// More is to be done at once.
+    Busy,
 }
 
 /// A moving average of how long the core was idle between arrivals.
@@ -164,30 +96,8 @@ impl Worker {
     /// A worker that has not started.
     pub fn new(parts: WorkerParts) -> Self {
         let WorkerParts { net, mesh, engine, node, listeners } = parts;
-        let now = node.clock.now();
         let doorbell = engine.config().core as usize;
-        let core = Core {
-            engine,
-            limits: Rc::new(Limits::from(&node.config)),
-            output_bytes_max: node.config.queues.output_bytes_max as usize,
-            node,
-            scratch: Rc::new(Bump::new()),
-            connections: Vec::new(),
-            free: Vec::new(),
-            open: 0,
-            now,
-            counters: ConnectionCounters::default(),
-            idle: Duration::ZERO,
-            queries: Slab::new(),
-            dumps_waiting: Vec::new(),
-            listening: commands::listening(&listeners),
-            dirty: Vec::new(),
-            deferred: Vec::new(),
-            held_back: Vec::new(),
-            starved: Vec::new(),
-            spare_outputs: Vec::new(),
-            activity: Activity::default(),
-        };
+        let core = Core::new(engine, node, &listeners);
         Self {
             net,
             mesh,
@@ -202,36 +112,32 @@ impl Worker {
 
     /// Works until the node shuts down and everything due has been sent.
     pub async fn run(mut self) {
-        let wakeup = self.net.wakeup().try_clone_to_owned();
-        let bell = adopt::bell(wakeup.expect("one more file descriptor per core"));
+        self.core.node.doorbells[self.doorbell].set_ring(self.net.fd());
         for listener in &self.listeners {
             self.net.accept(listener.fd(), listener.number);
         }
         let mut turns = 0u32;
         loop {
-            if self.turn() {
-                turns = turns.wrapping_add(1);
-                if turns.is_multiple_of(256) {
-                    glommio::executor().yield_task_queue_now().await;
-                }
-                continue;
-            }
-            if self.core.node.is_stopping() && self.wind_down() {
+            let outlook = self.turn();
+            if outlook == Outlook::Idle && self.core.node.is_stopping() && self.wind_down() {
                 break;
             }
-            let idle_since = std::time::Instant::now();
-            if !self.poll(idle_since) {
-                self.sleep(&bell).await;
+            if outlook == Outlook::Busy || self.net.has_work() || self.mesh.has_arrivals() {
+                self.submit();
+            } else {
+                self.rest();
             }
-            let idle = idle_since.elapsed();
-            self.gap.note(idle);
-            self.core.idle += idle;
+            // The executor has next to nothing to do besides: it gets its turn with the heartbeat.
+            turns = turns.wrapping_add(1);
+            if turns.is_multiple_of(256) || !self.heartbeat_armed {
+                glommio::executor().yield_task_queue_now().await;
+            }
         }
-        bell.close().await.ok();
+        self.core.node.doorbells[self.doorbell].set_ring(-1);
     }
 
-    /// One turn. Returns whether there was anything to do.
-    fn turn(&mut self) -> bool {
+    /// One turn. What it wants from the kernel is queued when it returns, not submitted yet.
+    fn turn(&mut self) -> Outlook {
         let core = &mut self.core;
         core.now = core.node.clock.now();
         Rc::get_mut(&mut core.scratch).expect("borrowed within a turn only").reset();
@@ -252,9 +158,12 @@ impl Worker {
             self.control(from, message);
         }
         self.go_on();
-        worked |= self.core.engine.shard.maintain(now, MAINTENANCE_PER_TURN);
+        let mut more = self.core.engine.shard.maintain(now, MAINTENANCE_PER_TURN);
         // Before the sends, which take a while: other cores can work on it meanwhile.
-        worked |= self.mesh.publish();
+        more |= self.mesh.publish();
+        while let Some(ring) = self.mesh.next_to_wake() {
+            self.net.wake(ring);
+        }
         self.send();
         if let Some(wish) = self.core.node.cores[self.doorbell].inquiry.wish() {
             self.core.tell_outside(wish);
@@ -263,12 +172,19 @@ impl Worker {
             self.net.heartbeat(HEARTBEAT_MILLIS);
             self.heartbeat_armed = true;
         }
-        if (worked || self.net.has_submissions() || self.net.has_work())
+        match (more, worked) {
+            (true, _) => Outlook::Busy,
+            (false, true) => Outlook::Worked,
+            (false, false) => Outlook::Idle,
+        }
+    }
+
+    fn submit(&mut self) {
+        if (self.net.has_submissions() || self.net.has_work())
             && let Err(error) = self.net.submit()
         {
             panic!("io_uring_enter failed for good: {error}");
         }
-        worked
     }
 
     fn handle(&mut self, event: Event) {
@@ -302,6 +218,7 @@ impl Worker {
                 let listener = &self.listeners[listener as usize];
                 self.net.accept(listener.fd(), listener.number);
             }
+            Event::Woken => {}
             Event::Heartbeat => {
                 self.heartbeat_armed = false;
                 self.core.close_idle();
@@ -483,29 +400,37 @@ impl Worker {
         core.dirty = dirty;
     }
 
-    /// Waits for work without sleeping, as long as that is likely to pay.
-    fn poll(&mut self, since: std::time::Instant) -> bool {
+    /// Submits what the turn has queued and waits for work, in the way that is likely to pay.
+    fn rest(&mut self) {
+        let since = std::time::Instant::now();
         if !self.core.deferred.is_empty() {
-            let arrived = self.poll_until(since, DEFERRAL);
-            if !arrived {
+            self.sleep(Patience::Until(DEFERRAL));
+            if !self.net.has_work() && !self.mesh.has_arrivals() {
                 self.core.end_deferrals();
             }
-            return true;
+        } else if let Some(completions) = self.core.worth_gathering() {
+            self.sleep(Patience::Gather { completions, within: GATHERING });
+        } else if self.net.has_submissions() {
+            // Most of it completes at once; another turn, which costs little, sees to that.
+            return self.submit();
+        } else if !self.poll(since) {
+            self.sleep(Patience::Endless);
         }
+        let idle = since.elapsed();
+        self.gap.note(idle);
+        self.core.idle += idle;
+    }
+
+    /// Waits for work without sleeping, if that is likely to pay. True when some has come.
+    fn poll(&mut self, since: std::time::Instant) -> bool {
         let limit = self.core.node.config.busy_poll;
         if limit.is_zero() || self.gap.average >= limit || !self.core.activity.few() {
             return false;
         }
-        self.poll_until(since, limit)
-    }
-
-    fn poll_until(&mut self, since: std::time::Instant, limit: Duration) -> bool {
         loop {
             for _ in 0..16 {
                 if self.net.has_work() || self.mesh.has_arrivals() {
-                    if self.net.has_work() {
-                        let _ = self.net.submit();
-                    }
+                    self.submit();
                     return true;
                 }
                 std::hint::spin_loop();
@@ -516,25 +441,24 @@ impl Worker {
         }
     }
 
-    /// Sleeps until the net ring, another core or the heartbeat has something to do.
-    async fn sleep(&mut self, bell: &BufferedFile) {
-        let node = self.core.node.clone();
-        let doorbell = &node.doorbells[self.doorbell];
+    /// Submits what is queued and sleeps until the net ring, another core or the heartbeat has
+    /// something to do, or the patience is over.
+    fn sleep(&mut self, patience: Patience) {
+        let doorbell = &self.core.node.doorbells[self.doorbell];
         doorbell.lie_down();
-        self.net.notify(true);
-        if !self.net.has_work() && !self.mesh.has_arrivals() {
-            let _ = bell.read_at(0, 8).await;
-        }
-        self.net.notify(false);
+        // What was published before the other core could see that this one sleeps.
+        let outcome =
+            if self.mesh.has_arrivals() { self.net.submit() } else { self.net.wait(patience) };
         doorbell.get_up();
-        let _ = self.net.submit();
+        if let Err(error) = outcome {
+            panic!("io_uring_enter failed for good: {error}");
+        }
     }
 
     /// Shutting down: accepts nothing, answers what was read, closes. True when all is done.
     fn wind_down(&mut self) -> bool {
         self.core.close_all(self.core.node.stopping_for() > Duration::from_secs(3));
         self.send();
-        let _ = self.net.submit();
         self.core.open == 0 || self.core.node.stopping_for() > Duration::from_secs(4)
     }
 }
@@ -573,321 +497,4 @@ impl NetRing {
             }
         }
     }
-}
-
-impl Core {
-    pub(super) fn connection(&mut self, token: Token) -> Option<&mut Connection> {
-        let slot = self.connections.get_mut(token.index as usize)?;
-        if slot.generation != token.generation {
-            return None;
-        }
-        slot.connection.as_deref_mut()
-    }
-
-    /// The connection in slot `index`, which must be open.
-    pub(super) fn connection_at(&mut self, index: u32) -> &mut Connection {
-        let connection = self.connections[index as usize].connection.as_deref_mut();
-        connection.expect("the slot of an open connection")
-    }
-
-    /// Lists a connection for the end of the turn: to send, receive or close.
-    pub(super) fn mark_dirty(&mut self, index: u32) {
-        if let Some(connection) = self.connections[index as usize].connection.as_deref_mut()
-            && !connection.dirty
-        {
-            connection.dirty = true;
-            self.dirty.push(index);
-        }
-    }
-
-    /// Unpins the values of an output that was sent or given up, and keeps its buffer.
-    fn release_output(&mut self, output: Output) {
-        let Output { mut buffer, pinned } = output;
-        for part in pinned {
-            self.engine.shard.unpin(part.item);
-        }
-        if buffer.capacity() > 0 && self.spare_outputs.len() < OUTPUT_BUFFERS_KEPT {
-            buffer.clear();
-            buffer.shrink_to(OUTPUT_BYTES_KEPT);
-            self.spare_outputs.push(buffer);
-        }
-    }
-
-    /// Lets everything go that waits for more of its batch.
-    fn end_deferrals(&mut self) {
-        for &index in &self.deferred {
-            if let Some(connection) = self.connections[index as usize].connection.as_deref_mut() {
-                connection.deferrals = DEFERRALS_MAX;
-            }
-        }
-    }
-
-    /// Takes bytes that arrived for a connection.
-    fn input(&mut self, index: u32, bytes: &[u8], mesh: &mut Mesh) {
-        let connection = self.connections[index as usize].connection.as_deref_mut();
-        let connection = connection.expect("input comes for open connections");
-        if connection.closing || connection.broken {
-            return;
-        }
-        if connection.pending.is_empty() && !connection.is_stalled() {
-            let consumed = self.process(index, bytes, mesh);
-            let connection = self.connections[index as usize].connection.as_deref_mut();
-            connection.expect("still open").pending.extend_from_slice(&bytes[consumed..]);
-        } else {
-            connection.pending.extend_from_slice(bytes);
-            if !connection.is_stalled() {
-                self.process_pending(index, mesh);
-            }
-        }
-        self.mark_dirty(index);
-    }
-
-    /// Goes on with input that was kept.
-    fn process_pending(&mut self, index: u32, mesh: &mut Mesh) {
-        let slot = &mut self.connections[index as usize];
-        let Some(connection) = slot.connection.as_deref_mut() else { return };
-        let mut pending = mem::take(&mut connection.pending);
-        let consumed = self.process(index, &pending, mesh);
-        pending.drain(..consumed);
-        if pending.is_empty() {
-            pending.shrink_to(PENDING_BYTES_KEPT);
-        }
-        let connection = self.connections[index as usize].connection.as_deref_mut();
-        connection.expect("still open").pending = pending;
-        self.mark_dirty(index);
-    }
-
-    /// Lets a connection that was held back go on.
-    fn release(&mut self, index: u32, mesh: &mut Mesh) {
-        let Some(connection) = self.connections[index as usize].connection.as_deref_mut() else {
-            return;
-        };
-        if !connection.held_back {
-            return;
-        }
-        connection.held_back = false;
-        if connection.sending && connection.out.is_full() {
-            connection.held_back = true;
-            self.held_back.push(index);
-            return;
-        }
-        if !connection.is_stalled() {
-            self.process_pending(index, mesh);
-        }
-    }
-
-    /// Answers or hands on what `input` asks for. Returns how much of it is used up.
-    fn process(&mut self, index: u32, input: &[u8], mesh: &mut Mesh) -> usize {
-        let (limits, scratch) = (self.limits.clone(), self.scratch.clone());
-        let slot = &mut self.connections[index as usize];
-        let mut connection = slot.connection.as_deref_mut().expect("input is for open connections");
-        let out = &mut connection.out.output.buffer;
-        if out.capacity() == 0
-            && let Some(spare) = self.spare_outputs.pop()
-        {
-            *out = spare;
-        }
-        let mut at = 0;
-        loop {
-            if let Some(arriving) = &mut connection.arriving {
-                at += arriving.take(&input[at..], self.engine.shard.memory_mut());
-                if !arriving.is_complete() {
-                    return at;
-                }
-                let arrived = connection.arriving.take().expect("it is there");
-                finish_body(&mut self.engine, connection, *arrived, self.now, mesh);
-            }
-            let context = Context {
-                limits: &limits,
-                now: self.now,
-                hash_seed: self.engine.config().hash_seed,
-                scratch: &scratch,
-            };
-            let token = connection.token;
-            let fed = self.engine.feed(
-                &mut connection.session,
-                &input[at..],
-                &context,
-                &mut connection.out,
-                &mut Sender { mesh, token },
-            );
-            at += fed.consumed;
-            match fed.stop {
-                Stop::NeedInput => return at,
-                Stop::HeldBack => {
-                    connection.held_back = true;
-                    self.held_back.push(index);
-                    return at;
-                }
-                Stop::Body { request, reply, value_bytes, trailer_bytes } => {
-                    let body = (value_bytes, trailer_bytes);
-                    begin_body(&mut self.engine, connection, &request, &reply, body, self.now);
-                }
-                Stop::Node { command, reply } => {
-                    self.begin_command(index, command, &reply, mesh);
-                    let slot = &mut self.connections[index as usize];
-                    connection = slot.connection.as_deref_mut().expect("still open");
-                    if connection.is_stalled() {
-                        return if connection.closing { input.len() } else { at };
-                    }
-                }
-                Stop::Close => {
-                    connection.closing = true;
-                    return input.len();
-                }
-            }
-        }
-    }
-
-    /// Takes an answer of another core.
-    fn complete(&mut self, to: Return, response: &Response<'_>) {
-        let now = self.now;
-        let Some(connection) = self.connection(to.token) else { return };
-        let completion = Completion::Response(response);
-        connection.session.pipeline.complete(to.sequence, completion, now, &mut connection.out);
-        self.mark_dirty(to.token.index);
-    }
-
-    /// Closes connections that have been silent for too long.
-    fn close_idle(&mut self) {
-        let Some(timeout) = self.node.config.idle_timeout else { return };
-        for index in 0..self.connections.len() {
-            if let Some(connection) = self.connections[index].connection.as_deref_mut()
-                && self.now.since(connection.last_active) > timeout
-                && !connection.broken
-            {
-                connection.broken = true;
-                connection.shut_down();
-                self.counters.idle_kicks += 1;
-                self.mark_dirty(index as u32);
-            }
-        }
-    }
-
-    /// Closes all connections, after their answers unless `hurry`.
-    fn close_all(&mut self, hurry: bool) {
-        for index in 0..self.connections.len() {
-            if let Some(connection) = self.connections[index].connection.as_deref_mut() {
-                connection.closing = true;
-                connection.broken |= hurry;
-                self.mark_dirty(index as u32);
-            }
-        }
-    }
-
-    fn remove(&mut self, index: u32) {
-        let slot = &mut self.connections[index as usize];
-        let connection = slot.connection.take().expect("removed once");
-        if let Some(arriving) = connection.arriving
-            && let Place::Item(staged, _) = arriving.place
-        {
-            self.engine.shard.discard(staged);
-        }
-        self.free.push(index);
-        self.open -= 1;
-        let core = self.engine.config().core as usize;
-        self.node.cores[core].connections.fetch_sub(1, Ordering::Relaxed);
-        self.node.dismiss();
-    }
-}
-
-/// Sends a connection's requests to other cores.
-struct Sender<'m> {
-    mesh: &'m mut Mesh,
-    token: Token,
-}
-
-impl Outbox for Sender<'_> {
-    #[inline]
-    fn send(&mut self, core: u32, sequence: u32, request: &Request<'_>) {
-        self.mesh.request(core, Return { token: self.token, sequence }, request);
-    }
-
-    #[inline]
-    fn is_full(&self) -> bool {
-        self.mesh.is_full()
-    }
-}
-
-/// Makes room for a long value that follows.
-fn begin_body(
-    engine: &mut Engine,
-    connection: &mut Connection,
-    request: &Request<'_>,
-    reply: &Reply<'_>,
-    (value_bytes, trailer_bytes): (u32, u8),
-    now: Instant,
-) {
-    let Operation::Store(store) = &request.operation else {
-        unreachable!("only stores have a body");
-    };
-    let sequence = connection.session.pipeline.wait(reply);
-    let place = if engine.owner(request) == engine.config().core {
-        let key_bytes = request.key.len();
-        let staged = engine.shard.stage(key_bytes, store.flags, store.deadline, value_bytes, now);
-        match staged {
-            Ok(staged) => Place::Item(staged, engine.shard.staged_spans(&staged).collect()),
-            Err(refusal) => {
-                let response = engine.shard.refuse_stage(request, refusal, now);
-                let completion = Completion::Response(&response);
-                let Connection { session, out, .. } = connection;
-                session.pipeline.complete(sequence, completion, now, out);
-                session.skip = u64::from(value_bytes) + u64::from(trailer_bytes);
-                return;
-            }
-        }
-    } else {
-        Place::Buffer(Vec::with_capacity(value_bytes as usize))
-    };
-    let mut head = vec![0; relay::encoded_request_bytes(request)];
-    relay::encode_request(request, &mut head);
-    connection.arriving = Some(Box::new(Arriving {
-        request: head,
-        sequence,
-        place,
-        arrived: 0,
-        value_bytes: value_bytes as usize,
-        trailer: Vec::new(),
-        trailer_bytes: trailer_bytes as usize,
-    }));
-}
-
-/// A long value has arrived: stores it here or hands it to its owner.
-fn finish_body(
-    engine: &mut Engine,
-    connection: &mut Connection,
-    arrived: Arriving,
-    now: Instant,
-    mesh: &mut Mesh,
-) {
-    let Connection { session, out, token, .. } = connection;
-    let Arriving { request, sequence, place, trailer, .. } = arrived;
-    if !session.decoder.trailer_is_valid(&trailer) {
-        if let Place::Item(staged, _) = place {
-            engine.shard.discard(staged);
-        }
-        session.pipeline.complete(sequence, Completion::BadDataChunk, now, out);
-        return;
-    }
-    let mut request = relay::decode_request(&request).expect("encoded by this core");
-    let owner = engine.owner(&request);
-    let Operation::Store(store) = &mut request.operation else {
-        unreachable!("only stores have a body");
-    };
-    match place {
-        Place::Item(staged, _) => {
-            store.value = Body::Staged(staged);
-            let response = engine.shard.execute(&request, now);
-            session.pipeline.complete(sequence, Completion::Response(&response), now, out);
-        }
-        Place::Buffer(value) => {
-            store.value = Body::Bytes(&value);
-            mesh.request(owner, Return { token: *token, sequence }, &request);
-        }
-    }
-}
-
-/// An empty buffer's room, if it has any.
-fn spare(buffer: &mut Vec<u8>) -> Option<Vec<u8>> {
-    (buffer.capacity() > 0).then(|| mem::take(buffer))
 }

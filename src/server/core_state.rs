@@ -1,0 +1,471 @@
+//! What a core holds besides its rings: engine, connections and the lists by which a turn finds
+//! those that need something.
+//!
+//! It is apart from the rings so that bytes borrowed from the net ring can be worked on in place.
+//! Input goes through the engine here, answers of other cores come back here, long values begin and
+//! end here; the worker performs what follows: sends, receives, sleep.
+
+use std::mem;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bumpalo::Bump;
+use slab::Slab;
+
+use super::commands::{self, Query};
+use super::connection::{Arriving, Connection, DEFERRALS_MAX, Place};
+use super::listener::Listener;
+use super::mesh::{Mesh, Return};
+use super::net_ring::{Output, Token};
+use super::node::Node;
+use crate::engine::{BoundedOutput, Engine, Outbox, Stop};
+use crate::protocol::pipeline::Completion;
+use crate::protocol::{Context, Limits, Reply, relay};
+use crate::request::{Body, Operation, Request, Response};
+use crate::stats::{ConnectionCounters, ConnectionStats};
+use crate::time::Instant;
+
+/// Polling pays while at most this many connections were active in a millisecond.
+const POLLING_CONNECTIONS_MAX: u32 = 4;
+/// Times a core that waits for more to come before it wakes may do so in a millisecond.
+const GATHERINGS_PER_MILLI: u32 = 20;
+/// Most arrivals that are waited for before a core wakes.
+const GATHERED_MAX: u32 = 16;
+/// Room that an idle connection's input buffer may keep.
+const PENDING_BYTES_KEPT: usize = 4 << 10;
+/// Room that an output buffer may keep between uses.
+const OUTPUT_BYTES_KEPT: usize = 64 << 10;
+/// Output buffers kept for reuse.
+const OUTPUT_BUFFERS_KEPT: usize = 256;
+
+/// All of a worker but its rings, so that bytes borrowed from the net ring can be worked on.
+pub(super) struct Core {
+    pub(super) engine: Engine,
+    pub(super) node: Arc<Node>,
+    pub(super) limits: Rc<Limits>,
+    pub(super) scratch: Rc<Bump>,
+    pub(super) connections: Vec<Slot>,
+    pub(super) free: Vec<u32>,
+    pub(super) open: u32,
+    pub(super) now: Instant,
+    /// What has happened to connections.
+    pub(super) counters: ConnectionCounters,
+    /// Time spent waiting for work.
+    pub(super) idle: Duration,
+    /// Node commands under way that came to this core.
+    pub(super) queries: Slab<Query>,
+    /// Dumps among them whose client has to read first.
+    pub(super) dumps_waiting: Vec<u32>,
+    /// This core's listeners, for `stats conns`.
+    pub(super) listening: Vec<ConnectionStats>,
+    pub(super) dirty: Vec<u32>,
+    /// Connections whose answers wait for others of the same batch, still on other cores.
+    pub(super) deferred: Vec<u32>,
+    pub(super) held_back: Vec<u32>,
+    pub(super) starved: Vec<u32>,
+    pub(super) spare_outputs: Vec<Vec<u8>>,
+    pub(super) activity: Activity,
+    pub(super) output_bytes_max: usize,
+}
+
+/// Room for a connection.
+#[derive(Default)]
+pub(super) struct Slot {
+    pub(super) generation: u32,
+    pub(super) connection: Option<Box<Connection>>,
+}
+
+/// How many connections were active in the last whole millisecond, and how often.
+#[derive(Default)]
+pub(super) struct Activity {
+    current: u32,
+    last: u32,
+    arrivals_current: u32,
+    arrivals_last: u32,
+    since: Instant,
+}
+
+impl Activity {
+    pub(super) fn note(&mut self, connection: &mut Connection, now: Instant) {
+        if now != self.since {
+            self.last = self.current;
+            self.current = 0;
+            self.arrivals_last = self.arrivals_current;
+            self.arrivals_current = 0;
+            self.since = now;
+        }
+        self.arrivals_current += 1;
+        if connection.last_active != now || self.current == 0 {
+            connection.last_active = now;
+            self.current += 1;
+        }
+    }
+
+    pub(super) fn few(&self) -> bool {
+        self.current.max(self.last) <= POLLING_CONNECTIONS_MAX
+    }
+
+    /// Receives in a millisecond, lately.
+    fn arrivals(&self, now: Instant) -> u32 {
+        if now.since(self.since) > Duration::from_millis(1) {
+            return 0;
+        }
+        self.arrivals_current.max(self.arrivals_last)
+    }
+}
+
+impl Core {
+    /// A core without connections.
+    pub(super) fn new(engine: Engine, node: Arc<Node>, listeners: &[Listener]) -> Self {
+        let now = node.clock.now();
+        Self {
+            engine,
+            limits: Rc::new(Limits::from(&node.config)),
+            output_bytes_max: node.config.queues.output_bytes_max as usize,
+            node,
+            scratch: Rc::new(Bump::new()),
+            connections: Vec::new(),
+            free: Vec::new(),
+            open: 0,
+            now,
+            counters: ConnectionCounters::default(),
+            idle: Duration::ZERO,
+            queries: Slab::new(),
+            dumps_waiting: Vec::new(),
+            listening: commands::listening(listeners),
+            dirty: Vec::new(),
+            deferred: Vec::new(),
+            held_back: Vec::new(),
+            starved: Vec::new(),
+            spare_outputs: Vec::new(),
+            activity: Activity::default(),
+        }
+    }
+
+    pub(super) fn connection(&mut self, token: Token) -> Option<&mut Connection> {
+        let slot = self.connections.get_mut(token.index as usize)?;
+        if slot.generation != token.generation {
+            return None;
+        }
+        slot.connection.as_deref_mut()
+    }
+
+    /// The connection in slot `index`, which must be open.
+    pub(super) fn connection_at(&mut self, index: u32) -> &mut Connection {
+        let connection = self.connections[index as usize].connection.as_deref_mut();
+        connection.expect("the slot of an open connection")
+    }
+
+    /// Lists a connection for the end of the turn: to send, receive or close.
+    pub(super) fn mark_dirty(&mut self, index: u32) {
+        if let Some(connection) = self.connections[index as usize].connection.as_deref_mut()
+            && !connection.dirty
+        {
+            connection.dirty = true;
+            self.dirty.push(index);
+        }
+    }
+
+    /// Unpins the values of an output that was sent or given up, and keeps its buffer.
+    pub(super) fn release_output(&mut self, output: Output) {
+        let Output { mut buffer, pinned } = output;
+        for part in pinned {
+            self.engine.shard.unpin(part.item);
+        }
+        if buffer.capacity() > 0 && self.spare_outputs.len() < OUTPUT_BUFFERS_KEPT {
+            buffer.clear();
+            buffer.shrink_to(OUTPUT_BYTES_KEPT);
+            self.spare_outputs.push(buffer);
+        }
+    }
+
+    /// How many arrivals are worth being waited for before the core wakes: what a gathering's time
+    /// brings at the rate of late. None when so little comes that waiting would only add latency.
+    pub(super) fn worth_gathering(&self) -> Option<u32> {
+        if self.activity.few() {
+            return None;
+        }
+        let expected = self.activity.arrivals(self.now) / GATHERINGS_PER_MILLI;
+        (expected >= 2).then_some(expected.min(GATHERED_MAX))
+    }
+
+    /// Lets everything go that waits for more of its batch.
+    pub(super) fn end_deferrals(&mut self) {
+        for &index in &self.deferred {
+            if let Some(connection) = self.connections[index as usize].connection.as_deref_mut() {
+                connection.deferrals = DEFERRALS_MAX;
+            }
+        }
+    }
+
+    /// Takes bytes that arrived for a connection.
+    pub(super) fn input(&mut self, index: u32, bytes: &[u8], mesh: &mut Mesh) {
+        let connection = self.connections[index as usize].connection.as_deref_mut();
+        let connection = connection.expect("input comes for open connections");
+        if connection.closing || connection.broken {
+            return;
+        }
+        if connection.pending.is_empty() && !connection.is_stalled() {
+            let consumed = self.process(index, bytes, mesh);
+            let connection = self.connections[index as usize].connection.as_deref_mut();
+            connection.expect("still open").pending.extend_from_slice(&bytes[consumed..]);
+        } else {
+            connection.pending.extend_from_slice(bytes);
+            if !connection.is_stalled() {
+                self.process_pending(index, mesh);
+            }
+        }
+        self.mark_dirty(index);
+    }
+
+    /// Goes on with input that was kept.
+    fn process_pending(&mut self, index: u32, mesh: &mut Mesh) {
+        let slot = &mut self.connections[index as usize];
+        let Some(connection) = slot.connection.as_deref_mut() else { return };
+        let mut pending = mem::take(&mut connection.pending);
+        let consumed = self.process(index, &pending, mesh);
+        pending.drain(..consumed);
+        if pending.is_empty() {
+            pending.shrink_to(PENDING_BYTES_KEPT);
+        }
+        let connection = self.connections[index as usize].connection.as_deref_mut();
+        connection.expect("still open").pending = pending;
+        self.mark_dirty(index);
+    }
+
+    /// Lets a connection that was held back go on.
+    pub(super) fn release(&mut self, index: u32, mesh: &mut Mesh) {
+        let Some(connection) = self.connections[index as usize].connection.as_deref_mut() else {
+            return;
+        };
+        if !connection.held_back {
+            return;
+        }
+        connection.held_back = false;
+        if connection.sending && connection.out.is_full() {
+            connection.held_back = true;
+            self.held_back.push(index);
+            return;
+        }
+        if !connection.is_stalled() {
+            self.process_pending(index, mesh);
+        }
+    }
+
+    /// Answers or hands on what `input` asks for. Returns how much of it is used up.
+    fn process(&mut self, index: u32, input: &[u8], mesh: &mut Mesh) -> usize {
+        let (limits, scratch) = (self.limits.clone(), self.scratch.clone());
+        let slot = &mut self.connections[index as usize];
+        let mut connection = slot.connection.as_deref_mut().expect("input is for open connections");
+        let out = &mut connection.out.output.buffer;
+        if out.capacity() == 0
+            && let Some(spare) = self.spare_outputs.pop()
+        {
+            *out = spare;
+        }
+        let mut at = 0;
+        loop {
+            if let Some(arriving) = &mut connection.arriving {
+                at += arriving.take(&input[at..], self.engine.shard.memory_mut());
+                if !arriving.is_complete() {
+                    return at;
+                }
+                let arrived = connection.arriving.take().expect("it is there");
+                finish_body(&mut self.engine, connection, *arrived, self.now, mesh);
+            }
+            let context = Context {
+                limits: &limits,
+                now: self.now,
+                hash_seed: self.engine.config().hash_seed,
+                scratch: &scratch,
+            };
+            let token = connection.token;
+            let fed = self.engine.feed(
+                &mut connection.session,
+                &input[at..],
+                &context,
+                &mut connection.out,
+                &mut Sender { mesh, token },
+            );
+            at += fed.consumed;
+            match fed.stop {
+                Stop::NeedInput => return at,
+                Stop::HeldBack => {
+                    connection.held_back = true;
+                    self.held_back.push(index);
+                    return at;
+                }
+                Stop::Body { request, reply, value_bytes, trailer_bytes } => {
+                    let body = (value_bytes, trailer_bytes);
+                    begin_body(&mut self.engine, connection, &request, &reply, body, self.now);
+                }
+                Stop::Node { command, reply } => {
+                    self.begin_command(index, command, &reply, mesh);
+                    let slot = &mut self.connections[index as usize];
+                    connection = slot.connection.as_deref_mut().expect("still open");
+                    if connection.is_stalled() {
+                        return if connection.closing { input.len() } else { at };
+                    }
+                }
+                Stop::Close => {
+                    connection.closing = true;
+                    return input.len();
+                }
+            }
+        }
+    }
+
+    /// Takes an answer of another core.
+    pub(super) fn complete(&mut self, to: Return, response: &Response<'_>) {
+        let now = self.now;
+        let Some(connection) = self.connection(to.token) else { return };
+        let completion = Completion::Response(response);
+        connection.session.pipeline.complete(to.sequence, completion, now, &mut connection.out);
+        self.mark_dirty(to.token.index);
+    }
+
+    /// Closes connections that have been silent for too long.
+    pub(super) fn close_idle(&mut self) {
+        let Some(timeout) = self.node.config.idle_timeout else { return };
+        for index in 0..self.connections.len() {
+            if let Some(connection) = self.connections[index].connection.as_deref_mut()
+                && self.now.since(connection.last_active) > timeout
+                && !connection.broken
+            {
+                connection.broken = true;
+                connection.shut_down();
+                self.counters.idle_kicks += 1;
+                self.mark_dirty(index as u32);
+            }
+        }
+    }
+
+    /// Closes all connections, after their answers unless `hurry`.
+    pub(super) fn close_all(&mut self, hurry: bool) {
+        for index in 0..self.connections.len() {
+            if let Some(connection) = self.connections[index].connection.as_deref_mut() {
+                connection.closing = true;
+                connection.broken |= hurry;
+                self.mark_dirty(index as u32);
+            }
+        }
+    }
+
+    pub(super) fn remove(&mut self, index: u32) {
+        let slot = &mut self.connections[index as usize];
+        let connection = slot.connection.take().expect("removed once");
+        if let Some(arriving) = connection.arriving
+            && let Place::Item(staged, _) = arriving.place
+        {
+            self.engine.shard.discard(staged);
+        }
+        self.free.push(index);
+        self.open -= 1;
+        let core = self.engine.config().core as usize;
+        self.node.cores[core].connections.fetch_sub(1, Ordering::Relaxed);
+        self.node.dismiss();
+    }
+}
+
+/// Sends a connection's requests to other cores.
+struct Sender<'m> {
+    mesh: &'m mut Mesh,
+    token: Token,
+}
+
+impl Outbox for Sender<'_> {
+    #[inline]
+    fn send(&mut self, core: u32, sequence: u32, request: &Request<'_>) {
+        self.mesh.request(core, Return { token: self.token, sequence }, request);
+    }
+
+    #[inline]
+    fn is_full(&self) -> bool {
+        self.mesh.is_full()
+    }
+}
+
+/// Makes room for a long value that follows.
+fn begin_body(
+    engine: &mut Engine,
+    connection: &mut Connection,
+    request: &Request<'_>,
+    reply: &Reply<'_>,
+    (value_bytes, trailer_bytes): (u32, u8),
+    now: Instant,
+) {
+    let Operation::Store(store) = &request.operation else {
+        unreachable!("only stores have a body");
+    };
+    let sequence = connection.session.pipeline.wait(reply);
+    let place = if engine.owner(request) == engine.config().core {
+        let key_bytes = request.key.len();
+        let staged = engine.shard.stage(key_bytes, store.flags, store.deadline, value_bytes, now);
+        match staged {
+            Ok(staged) => Place::Item(staged, engine.shard.staged_spans(&staged).collect()),
+            Err(refusal) => {
+                let response = engine.shard.refuse_stage(request, refusal, now);
+                let completion = Completion::Response(&response);
+                let Connection { session, out, .. } = connection;
+                session.pipeline.complete(sequence, completion, now, out);
+                session.skip = u64::from(value_bytes) + u64::from(trailer_bytes);
+                return;
+            }
+        }
+    } else {
+        Place::Buffer(Vec::with_capacity(value_bytes as usize))
+    };
+    let mut head = vec![0; relay::encoded_request_bytes(request)];
+    relay::encode_request(request, &mut head);
+    connection.arriving = Some(Box::new(Arriving {
+        request: head,
+        sequence,
+        place,
+        arrived: 0,
+        value_bytes: value_bytes as usize,
+        trailer: Vec::new(),
+        trailer_bytes: trailer_bytes as usize,
+    }));
+}
+
+/// A long value has arrived: stores it here or hands it to its owner.
+fn finish_body(
+    engine: &mut Engine,
+    connection: &mut Connection,
+    arrived: Arriving,
+    now: Instant,
+    mesh: &mut Mesh,
+) {
+    let Connection { session, out, token, .. } = connection;
+    let Arriving { request, sequence, place, trailer, .. } = arrived;
+    if !session.decoder.trailer_is_valid(&trailer) {
+        if let Place::Item(staged, _) = place {
+            engine.shard.discard(staged);
+        }
+        session.pipeline.complete(sequence, Completion::BadDataChunk, now, out);
+        return;
+    }
+    let mut request = relay::decode_request(&request).expect("encoded by this core");
+    let owner = engine.owner(&request);
+    let Operation::Store(store) = &mut request.operation else {
+        unreachable!("only stores have a body");
+    };
+    match place {
+        Place::Item(staged, _) => {
+            store.value = Body::Staged(staged);
+            let response = engine.shard.execute(&request, now);
+            session.pipeline.complete(sequence, Completion::Response(&response), now, out);
+        }
+        Place::Buffer(value) => {
+            store.value = Body::Bytes(&value);
+            mesh.request(owner, Return { token: *token, sequence }, &request);
+        }
+    }
+}
+
+/// An empty buffer's room, if it has any.
+pub(super) fn spare(buffer: &mut Vec<u8>) -> Option<Vec<u8>> {
+    (buffer.capacity() > 0).then(|| mem::take(buffer))
+}

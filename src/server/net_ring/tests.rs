@@ -1,0 +1,237 @@
+//! The net ring against sockets of this host.
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::time::Instant;
+
+use super::*;
+
+const TOKEN: Token = Token { index: 5, generation: 77 };
+
+fn ring(buffer_count: u16, buffer_bytes: u32) -> NetRing {
+    let flags = rustix::event::EventfdFlags::CLOEXEC;
+    let wakeup = rustix::event::eventfd(0, flags).expect("an eventfd");
+    NetRing::new(NetRingConfig { entries: 8, buffer_count, buffer_bytes }, wakeup)
+        .expect("this host has io_uring")
+}
+
+/// Turns the ring until `enough` says so of the events so far.
+fn events(net: &mut NetRing, mut enough: impl FnMut(&mut NetRing, &mut Vec<Event>) -> bool) {
+    let started = Instant::now();
+    let mut events = Vec::new();
+    loop {
+        net.submit().expect("the ring works");
+        net.reap(&mut events);
+        if enough(net, &mut events) {
+            return;
+        }
+        assert!(started.elapsed() < Duration::from_secs(10), "waited too long: {events:?}");
+    }
+}
+
+#[test]
+fn bytes_arrive_in_order_through_few_small_buffers() {
+    let mut net = ring(2, 64);
+    let (ours, mut theirs) = UnixStream::pair().unwrap();
+    let sent: Vec<u8> = (0..50_000u32).map(|i| i as u8).collect();
+    let expected = sent.clone();
+    let writer = std::thread::spawn(move || theirs.write_all(&sent));
+    net.receive(ours.as_raw_fd(), TOKEN);
+    let (mut arrived, mut exhausted) = (Vec::new(), 0);
+    events(&mut net, |net, events| {
+        for event in events.drain(..) {
+            match event {
+                Event::Received { token, buffer, ended } => {
+                    assert_eq!(token, TOKEN);
+                    arrived.extend_from_slice(net.bytes(&buffer));
+                    net.recycle(buffer);
+                    if ended {
+                        net.receive(ours.as_raw_fd(), TOKEN);
+                    }
+                }
+                Event::ReceiveEnded { outcome: Err(libc::ENOBUFS), .. } => {
+                    exhausted += 1;
+                    net.receive(ours.as_raw_fd(), TOKEN);
+                }
+                event => panic!("unexpected {event:?}"),
+            }
+        }
+        arrived.len() >= expected.len()
+    });
+    writer.join().unwrap().unwrap();
+    assert_eq!(arrived, expected);
+    assert!(exhausted > 0, "two buffers of 64 bytes must run out");
+}
+
+#[test]
+fn the_end_of_the_stream_and_a_cancellation_end_the_receive() {
+    let mut net = ring(4, 256);
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    net.receive(ours.as_raw_fd(), TOKEN);
+    net.submit().unwrap();
+    net.cancel_receive(TOKEN);
+    let ended = |outcome| {
+        move |_: &mut NetRing, events: &mut Vec<Event>| {
+            events.drain(..).any(|event| match event {
+                Event::ReceiveEnded { outcome: found, .. } => {
+                    assert_eq!(found, outcome);
+                    true
+                }
+                _ => false,
+            })
+        }
+    };
+    events(&mut net, ended(Err(libc::ECANCELED)));
+    net.receive(ours.as_raw_fd(), TOKEN);
+    drop(theirs);
+    events(&mut net, ended(Ok(())));
+}
+
+#[test]
+fn a_send_of_several_pieces_keeps_their_order_and_comes_back_whole() {
+    let mut net = ring(4, 256);
+    let (ours, mut theirs) = UnixStream::pair().unwrap();
+    let value = vec![b'v'; 600_000];
+    let mut output = Output { buffer: b"headtail".to_vec(), pinned: Vec::new() };
+    // SAFETY: `value` outlives the send, which completes below.
+    output.pinned.push(unsafe { Pinned::new(4, ItemRef(1), &value) });
+    let bytes = output.len();
+    assert_eq!(bytes, 600_008);
+    net.send(ours.as_raw_fd(), TOKEN, output, 0);
+    let reader = std::thread::spawn(move || {
+        let mut read = vec![0; bytes];
+        theirs.read_exact(&mut read).map(|()| read)
+    });
+    events(&mut net, |_, events| match events.pop() {
+        Some(Event::Sent { token, output, outcome }) => {
+            assert_eq!((token, outcome), (TOKEN, Ok(bytes)));
+            assert_eq!(output.buffer, b"headtail");
+            true
+        }
+        _ => false,
+    });
+    let read = reader.join().unwrap().unwrap();
+    assert!(read.starts_with(b"headvvv") && read.ends_with(b"vvvtail"));
+    assert!(read[4..600_004] == value[..]);
+}
+
+#[test]
+fn a_send_can_go_on_from_any_byte() {
+    let value = vec![b'v'; 10];
+    let mut output = Output { buffer: b"abcdef".to_vec(), pinned: Vec::new() };
+    // SAFETY: never sent.
+    output.pinned.push(unsafe { Pinned::new(3, ItemRef(1), &value) });
+    for offset in 0..output.len() {
+        let mut pieces = Vec::new();
+        output.pieces(offset, &mut pieces);
+        let rest: usize = pieces.iter().map(|piece| piece.iov_len).sum();
+        assert_eq!(rest, output.len() - offset);
+    }
+}
+
+#[test]
+fn a_receive_straight_into_memory_waits_for_all_of_it() {
+    let mut net = ring(4, 256);
+    let (ours, mut theirs) = UnixStream::pair().unwrap();
+    let mut place = vec![0; 100_000];
+    // SAFETY: `place` is not touched until the event below.
+    unsafe { net.fill(ours.as_raw_fd(), TOKEN, &mut place) };
+    net.submit().unwrap();
+    let writer = std::thread::spawn(move || {
+        for part in [b'a', b'b'] {
+            theirs.write_all(&vec![part; 50_000]).unwrap();
+        }
+        theirs
+    });
+    events(&mut net, |_, events| match events.pop() {
+        Some(Event::Filled { outcome, .. }) => {
+            assert_eq!(outcome, Ok(100_000));
+            true
+        }
+        _ => false,
+    });
+    assert_eq!((place[0], place[99_999]), (b'a', b'b'));
+    drop(writer.join());
+}
+
+#[test]
+fn dropping_the_ring_with_a_send_in_flight_frees_nothing_too_early() {
+    let mut net = ring(4, 256);
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let output = Output { buffer: vec![1; 8 << 20], pinned: Vec::new() };
+    net.send(ours.as_raw_fd(), TOKEN, output, 0);
+    net.receive(ours.as_raw_fd(), TOKEN);
+    net.submit().unwrap();
+    drop(net);
+    drop(theirs);
+}
+
+/// Waits until a ring has a message; asserts that it slept for it.
+fn woken(net: &mut NetRing) {
+    let mut events = Vec::new();
+    net.submit().unwrap();
+    net.reap(&mut events);
+    assert!(events.is_empty(), "nothing has happened yet: {events:?}");
+    net.wait(Patience::Endless).unwrap();
+    net.reap(&mut events);
+    assert!(matches!(events[..], [Event::Woken]), "{events:?}");
+}
+
+#[test]
+fn another_ring_and_a_bell_end_the_sleep() {
+    let (tell, told) = std::sync::mpsc::channel();
+    let sleeper = std::thread::spawn(move || {
+        let mut net = ring(4, 256);
+        tell.send((net.fd(), net.wakeup.try_clone().unwrap())).unwrap();
+        woken(&mut net);
+        woken(&mut net);
+        woken(&mut net);
+    });
+    let (fd, bell) = told.recv().unwrap();
+    let mut net = ring(4, 256);
+    for way in 0..3 {
+        std::thread::sleep(Duration::from_millis(20));
+        if way == 0 {
+            net.wake(fd);
+            net.submit().unwrap();
+        } else {
+            rustix::io::write(&bell, &1u64.to_ne_bytes()).unwrap();
+        }
+    }
+    sleeper.join().unwrap();
+    // To a ring that is gone: no harm, and nothing that would be taken for an event.
+    net.wake(fd);
+    let mut events = Vec::new();
+    net.submit().unwrap();
+    net.reap(&mut events);
+    assert!(events.is_empty(), "{events:?}");
+}
+
+#[test]
+fn gathering_ends_with_enough_or_with_its_time() {
+    let mut net = ring(4, 256);
+    let mut pairs: Vec<_> = (0..3).map(|_| UnixStream::pair().unwrap()).collect();
+    for (ours, _) in &pairs {
+        net.receive(ours.as_raw_fd(), TOKEN);
+    }
+    net.submit().unwrap();
+    let mut events = Vec::new();
+    for (arrivals, within) in [(3, Duration::from_secs(5)), (1, Duration::from_millis(5))] {
+        for (_, theirs) in &mut pairs[..arrivals] {
+            theirs.write_all(b"x").unwrap();
+        }
+        // A send of our own is submitted along with it and does not count.
+        net.send(pairs[0].0.as_raw_fd(), TOKEN, Output { buffer: vec![1], pinned: Vec::new() }, 0);
+        let started = Instant::now();
+        net.wait(Patience::Gather { completions: 3, within }).unwrap();
+        assert!(started.elapsed() < Duration::from_secs(2));
+        net.reap(&mut events);
+        let mut received = 0;
+        for event in events.drain(..) {
+            if let Event::Received { buffer, .. } = event {
+                net.recycle(buffer);
+                received += 1;
+            }
+        }
+        assert_eq!(received, arrivals);
+    }
+}
