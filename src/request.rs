@@ -352,6 +352,15 @@ pub struct Marks {
     pub binary_key: bool,
 }
 
+impl Marks {
+    /// [`Marks::stale`] where marks are kept as bits: with an item, and with its copies.
+    pub const STALE_BIT: u8 = 32;
+    /// That somebody has won, where marks are kept as bits.
+    pub const WON_BIT: u8 = 64;
+    /// [`Marks::binary_key`] where marks are kept as bits.
+    pub const BINARY_KEY_BIT: u8 = 128;
+}
+
 /// A value as it lies in memory: in one piece, or in chunks of one memory.
 #[derive(Clone, Copy, Debug)]
 pub enum Value<'s> {

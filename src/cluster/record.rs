@@ -43,7 +43,7 @@ pub struct Live<'r> {
     pub deadline: Deadline,
     /// Opaque client flags.
     pub flags: u32,
-    /// Marks that the shard keeps with an item (stale, won and the like), in its own encoding.
+    /// Marks that are kept with an item: the bits of [`Marks`](crate::request::Marks).
     pub marks: u8,
     /// The value.
     pub value: Value<'r>,
@@ -74,6 +74,15 @@ impl<'r> Record<'r> {
         match &self.content {
             Content::Live(live) => live.value.len(),
             Content::Deleted => 0,
+        }
+    }
+
+    /// The record as it is kept at `now`: a value whose deadline has passed is a tombstone, as the
+    /// store makes of it when it takes its memory back.
+    pub fn at(&self, now: Instant) -> Record<'r> {
+        match self.visible(now) {
+            Some(_) => *self,
+            None => Record::deleted(self.version),
         }
     }
 

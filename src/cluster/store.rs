@@ -41,8 +41,11 @@ pub struct Scanned<'s> {
 }
 
 /// One core's store, as the cluster uses it.
+///
+/// A value whose deadline has passed is a tombstone of the same version from then on, whatever the
+/// store does with its memory: see [`Record::at`].
 pub trait Store {
-    /// The record of `key`, deleted and expired ones included. Does not count as a use.
+    /// The record of `key`, deletions included. Does not count as a use.
     fn read(&mut self, key: &[u8], now: Instant) -> Option<Record<'_>>;
 
     /// Keeps `record` if it is newer than what is there.
@@ -61,7 +64,8 @@ pub trait Store {
 
     /// Performs a client's request on the key's record and appends the response as the relay
     /// writes it. If the request changes the record, it gets `version`, which is newer than the
-    /// one there; a deletion leaves a tombstone.
+    /// one there and than every flush, whatever token the client asks for; a deletion leaves a
+    /// tombstone, also one that a refused store or a deadline in the past brings.
     fn execute(
         &mut self,
         request: &Request<'_>,
@@ -71,8 +75,9 @@ pub trait Store {
     );
 
     /// Shows about `count` records from `cursor` on (0 begins) and says where to go on; `None` at
-    /// the end. Every record that is there during the whole scan is shown at least once, the most
-    /// recently used first as far as the store can tell.
+    /// the end. Every record that is there during the whole scan is shown at least once, and once
+    /// unless the store has grown manifold meanwhile; the most recently used first as far as the
+    /// store can tell.
     fn scan(
         &mut self,
         cursor: u64,

@@ -5,15 +5,13 @@ use std::collections::BTreeMap;
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::super::record::{Content, Live, Record, RecordBuf};
+use super::super::record::{Record, RecordBuf};
 use super::super::version::Version;
 use super::{Merged, Scanned, Store};
-use crate::protocol::relay;
-use crate::request::{
-    Arithmetic, Body, Delete, Get, Hit, Marks, Number, Operation, Request, Response, StoreMode,
-    Value,
-};
+use crate::request::Request;
 use crate::time::Instant;
+
+mod act;
 
 /// Records by the hash of their key, which is also the order of scans.
 #[derive(Clone, Debug, Default)]
@@ -76,9 +74,9 @@ impl MapStore {
 }
 
 impl Store for MapStore {
-    fn read(&mut self, key: &[u8], _now: Instant) -> Option<Record<'_>> {
+    fn read(&mut self, key: &[u8], now: Instant) -> Option<Record<'_>> {
         let flushed = self.flushed;
-        let record = self.find(key)?.record.get();
+        let record = self.find(key)?.record.get().at(now);
         (record.version > flushed).then_some(record)
     }
 
@@ -86,6 +84,7 @@ impl Store for MapStore {
         if record.version <= self.flushed {
             return Merged::Older(self.flushed);
         }
+        let record = &record.at(now);
         if let Some(there) = self.read(key, now) {
             match record.order(&there) {
                 std::cmp::Ordering::Less => return Merged::Older(there.version),
@@ -119,20 +118,10 @@ impl Store for MapStore {
         now: Instant,
         response: &mut Vec<u8>,
     ) {
-        let (changed, key) = (RecordBuf::default(), request.key);
-        let there = self.read(key, now);
-        let live = there.as_ref().and_then(|record| record.visible(now).copied());
-        let cas = there.map_or(0, |record| record.version.0);
-        let mut act = Act { key, cas, live, version, response, changed };
-        match &request.operation {
-            Operation::Get(get) => act.get(get),
-            Operation::Store(store) => act.store(store),
-            Operation::Delete(delete) => act.delete(delete),
-            Operation::Arithmetic(arithmetic) => act.arithmetic(arithmetic),
-        }
-        let changed = act.changed;
-        if changed.version() != Version::NONE {
-            self.put(key, &changed.get(), now);
+        let there = self.read(request.key, now);
+        let changed = act::perform(request, there.as_ref(), version, now, response);
+        if let Some(changed) = changed {
+            self.put(request.key, &changed.get(), now);
         }
     }
 
@@ -140,7 +129,7 @@ impl Store for MapStore {
         &mut self,
         cursor: u64,
         count: usize,
-        _now: Instant,
+        now: Instant,
         show: &mut dyn FnMut(Scanned<'_>),
     ) -> Option<u64> {
         let mut shown = 0;
@@ -150,7 +139,7 @@ impl Store for MapStore {
             }
             for stored in same_hash.iter().filter(|s| s.record.version() > self.flushed) {
                 let Stored { key, record, received } = stored;
-                show(Scanned { key, record: record.get(), received: *received });
+                show(Scanned { key, record: record.get().at(now), received: *received });
                 shown += 1;
             }
         }
@@ -172,149 +161,10 @@ impl Store for MapStore {
     }
 }
 
-/// One request on one record.
-struct Act<'a> {
-    key: &'a [u8],
-    cas: u64,
-    live: Option<Live<'a>>,
-    version: Version,
-    response: &'a mut Vec<u8>,
-    /// The new record; of no version while nothing changed.
-    changed: RecordBuf,
-}
-
-impl Act<'_> {
-    fn answer(&mut self, response: &Response<'_>) {
-        let start = self.response.len();
-        self.response.resize(start + relay::encoded_response_bytes(response), 0);
-        relay::encode_response(response, &mut self.response[start..]);
-    }
-
-    fn change(&mut self, live: Live<'_>) {
-        self.changed.set(&Record { version: self.version, content: Content::Live(live) });
-    }
-
-    /// Whether the token asked for is another than the record's.
-    fn differs(&self, compare: Option<u64>) -> bool {
-        compare.is_some_and(|token| token != self.cas)
-    }
-
-    fn get(&mut self, get: &Get) {
-        let Some(live) = self.live else { return self.answer(&Response::Miss) };
-        let deadline = get.touch.unwrap_or(live.deadline);
-        let mut cas = self.cas;
-        if deadline != live.deadline {
-            self.change(Live { deadline, ..live });
-            cas = self.version.0;
-        }
-        let hit = Hit {
-            item: None,
-            key: self.key,
-            value: live.value,
-            flags: live.flags,
-            cas,
-            deadline,
-            deadline_before: live.deadline,
-            idle_seconds: 0,
-            marks: Marks::default(),
-            class: 0,
-            item_bytes: (self.key.len() + live.value.len()) as u32,
-        };
-        self.answer(&Response::Hit(hit));
-    }
-
-    fn store(&mut self, store: &crate::request::Store<'_>) {
-        let Body::Bytes(body) = store.value else { return self.answer(&Response::TooLarge) };
-        let joins = matches!(store.mode, StoreMode::Append | StoreMode::Prepend);
-        let refusal = match (store.mode, self.live) {
-            (StoreMode::Add, Some(_)) => Some(Response::NotStored),
-            (StoreMode::Add, None) => None,
-            (_, Some(_)) if self.differs(store.compare) => Some(Response::Exists),
-            (StoreMode::Set, None) if store.compare.is_some() => Some(Response::NotFound),
-            (StoreMode::Set, _) | (_, Some(_)) => None,
-            (StoreMode::Replace, None) if store.compare.is_some() => Some(Response::NotFound),
-            (_, None) if joins && store.vivify.is_some() => None,
-            (_, None) => Some(Response::NotStored),
-        };
-        if let Some(refusal) = refusal {
-            return self.answer(&refusal);
-        }
-        let old = self.live.filter(|_| joins);
-        let old_value = old.map_or(Vec::new(), |live| live.value.to_vec());
-        let value = match store.mode {
-            StoreMode::Append => [&old_value[..], body].concat(),
-            StoreMode::Prepend => [body, &old_value[..]].concat(),
-            _ => body.to_vec(),
-        };
-        let deadline = old.map_or(store.vivify.filter(|_| joins), |live| Some(live.deadline));
-        self.change(Live {
-            deadline: deadline.unwrap_or(store.deadline),
-            flags: old.map_or(store.flags, |live| live.flags),
-            marks: 0,
-            value: Value::Whole(&value),
-        });
-        let value_bytes = value.len() as u32;
-        self.answer(&Response::Stored { cas: self.version.0, value_bytes });
-    }
-
-    fn delete(&mut self, delete: &Delete) {
-        if self.live.is_none() {
-            return self.answer(&Response::NotFound);
-        }
-        if self.differs(delete.compare) {
-            return self.answer(&Response::Exists);
-        }
-        self.changed.set(&Record::deleted(self.version));
-        self.answer(&Response::Deleted);
-    }
-
-    fn arithmetic(&mut self, arithmetic: &Arithmetic) {
-        let (number, deadline_before, created) = match self.live {
-            None => match arithmetic.create {
-                None => return self.answer(&Response::NotFound),
-                Some((initial, deadline)) => (initial, deadline, true),
-            },
-            Some(_) if self.differs(arithmetic.compare) => {
-                return self.answer(&Response::Exists);
-            }
-            Some(live) => {
-                let digits = live.value.to_vec();
-                let text = core::str::from_utf8(&digits).ok();
-                let Some(old) = text.and_then(|text| text.trim_end().parse::<u64>().ok()) else {
-                    return self.answer(&Response::NonNumeric);
-                };
-                let number = if arithmetic.decrement {
-                    old.saturating_sub(arithmetic.delta)
-                } else {
-                    old.wrapping_add(arithmetic.delta)
-                };
-                (number, live.deadline, false)
-            }
-        };
-        let deadline = arithmetic.touch.filter(|_| !created).unwrap_or(deadline_before);
-        let digits = number.to_string();
-        self.change(Live {
-            deadline,
-            flags: self.live.map_or(0, |live| live.flags),
-            marks: 0,
-            value: Value::Whole(digits.as_bytes()),
-        });
-        let number = Number {
-            value: number,
-            key: self.key,
-            cas: self.version.0,
-            deadline,
-            deadline_before,
-            created,
-            binary_key: false,
-        };
-        self.answer(&Response::Number(number));
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::request::{Arithmetic, Delete, Operation, StoreMode};
     use crate::time::Deadline;
 
     const NOW: Instant = Instant::from_millis(1_700_000_000_000);
