@@ -37,6 +37,13 @@ impl Instant {
         Self(self.0.saturating_add(millis))
     }
 
+    /// The moment `span` earlier; stops at the epoch.
+    pub const fn before(self, span: Duration) -> Self {
+        let millis = span.as_millis();
+        let millis = if millis > u64::MAX as u128 { u64::MAX } else { millis as u64 };
+        Self(self.0.saturating_sub(millis))
+    }
+
     /// The span from `earlier` to here; zero when `earlier` is later.
     pub const fn since(self, earlier: Instant) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))

@@ -93,8 +93,7 @@ impl Shard {
         }
         at = Head::read(self.slab.memory(), at.item);
         if gone {
-            let entry = self.find_again(request.hash, at.item);
-            self.send_to_limbo(request.hash, entry, &at);
+            self.send_to_limbo(request.hash, &at, now);
         }
         Response::Number(Number {
             value: number,
@@ -125,16 +124,18 @@ impl Shard {
         let version = self.cas_or_next(arithmetic.cas);
         let put = Put {
             flags: 0,
-            deadline: if gone { Deadline::NEVER } else { deadline },
+            deadline: if gone { Deadline::NEVER } else { self.lasting(deadline, version) },
             marks: if arithmetic.binary_key { BINARY_KEY } else { 0 },
             version,
             content: Content::Bytes(digits),
         };
-        let Some(head) = self.put(request, None, &put, now) else { return Response::OutOfMemory };
+        let Some(head) = self.put_over(request, None, &put, true, now) else {
+            return Response::OutOfMemory;
+        };
+        let head = Head::read(self.slab.memory(), head.item);
         let mut stored = self.deadline_of(&head);
         if gone {
-            let entry = self.find_again(request.hash, head.item);
-            self.send_to_limbo(request.hash, entry, &head);
+            self.send_to_limbo(request.hash, &head, now);
             stored = deadline;
         }
         Response::Number(Number {

@@ -7,13 +7,31 @@
 //! however late the wheel is. Refused: eight bytes for everybody, and milliseconds since the start
 //! of the process, which would forbid long absolute deadlines.
 
-use crate::time::Deadline;
+use crate::time::{Deadline, Instant};
 
 /// The code of [`Deadline::NEVER`].
 pub(super) const NEVER: u32 = u32::MAX;
 
 const SECONDS: u32 = 1 << 31;
 const MASK: u32 = SECONDS - 1;
+
+/// Copies keep deadlines further ahead than this in whole seconds: 20 days, so that a nearer one
+/// stays exact although the base of a copy lags behind by days.
+const EXACT_MILLIS: u64 = 20 * 86_400_000;
+/// Copies cut deadlines to this far ahead: 67 years.
+const AHEAD_MILLIS_MAX: u64 = 67 * 365 * 86_400_000;
+
+/// `deadline` as every shard can keep it that holds a copy of what was written at `written`: what
+/// [`encode`] makes of it depends on each shard's base.
+#[inline]
+pub(super) fn rounded(deadline: Deadline, written: Instant) -> Deadline {
+    let ahead = deadline.as_millis().saturating_sub(written.as_millis());
+    if ahead <= EXACT_MILLIS || deadline.is_never() {
+        return deadline;
+    }
+    let millis = written.as_millis() + ahead.min(AHEAD_MILLIS_MAX);
+    Deadline::from_millis(millis / 1000 * 1000)
+}
 
 /// The code of `deadline`, which is at or after `base_millis`. Earlier ones are taken as the base.
 pub(super) fn encode(deadline: Deadline, base_millis: u64) -> u32 {
@@ -73,6 +91,22 @@ mod tests {
             let read = decode(encode(Deadline::from_millis(deadline), base), base + moved.min(ahead)).as_millis();
             prop_assert!(read <= deadline && read + 2000 > deadline, "{} {}", read, deadline);
         }
+    }
+
+    #[test]
+    fn a_deadline_is_rounded_down_to_seconds_beyond_twenty_days_and_once_only() {
+        let now = Instant::from_millis(1_700_000_000_123);
+        for (ahead, kept) in [
+            (EXACT_MILLIS, now.as_millis() + EXACT_MILLIS),
+            (EXACT_MILLIS + 1000, (now.as_millis() + EXACT_MILLIS + 1000) / 1000 * 1000),
+        ] {
+            let read = rounded(Deadline::from_millis(now.as_millis() + ahead), now);
+            assert_eq!(read.as_millis(), kept);
+            assert_eq!(rounded(read, now), read);
+        }
+        assert!(rounded(Deadline::NEVER, now).is_never());
+        let farthest = rounded(Deadline::from_millis(u64::MAX - 1), now);
+        assert_eq!(rounded(farthest, now), farthest);
     }
 
     #[test]

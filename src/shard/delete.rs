@@ -31,7 +31,7 @@ impl Shard {
             Some(flags) => self.empty(request, delete, flags, (entry, head), now),
             None if delete.invalidate => self.invalidate(request, delete, entry, &head, now),
             None => {
-                self.remove_found(request, entry, &head);
+                self.vanish(request, Some((entry, head)), now);
                 Response::Deleted
             }
         }
@@ -49,7 +49,7 @@ impl Shard {
         let mut item = head.item;
         match delete.deadline {
             Some(deadline) if deadline.is_past(now) => {
-                self.remove_found(request, entry, head);
+                self.vanish(request, Some((entry, *head)), now);
                 return Response::Deleted;
             }
             Some(deadline) => item = self.set_deadline(request.hash, head, deadline, now).item,
@@ -74,16 +74,17 @@ impl Shard {
     ) -> Response<'_> {
         let deadline = delete.deadline.unwrap_or(Deadline::NEVER);
         if deadline.is_past(now) {
-            self.remove_found(request, entry, &head);
+            self.vanish(request, Some((entry, head)), now);
             return Response::Deleted;
         }
         let asked = delete.cas.filter(|&cas| cas != 0);
-        let version = match asked {
-            Some(cas) => cas,
-            None if delete.invalidate => self.take_cas(),
-            None => head.version,
+        let version = if asked.is_some() || delete.invalidate || self.keeping.is_some() {
+            self.cas_or_next(asked)
+        } else {
+            head.version
         };
         let stale = if delete.invalidate { STALE } else { 0 };
+        let deadline = self.lasting(deadline, version);
         let marks = head.marks & BINARY_KEY | stale;
         let put = Put { flags, deadline, marks, version, content: Content::Bytes(b"") };
         match self.put_over(request, Some((entry, head)), &put, true, now) {

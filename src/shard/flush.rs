@@ -6,9 +6,15 @@
 //! epoch's number is used again when none of its items is left. Refused: comparing CAS tokens with
 //! the counter at the flush (clients may choose tokens) and comparing times (items stored in the
 //! same millisecond right after a flush must survive it).
+//!
+//! A shard that keeps records for others (see `record`) is flushed up to a version instead, for the
+//! flush and the writes around it reach the nodes in different orders. That too starts a new epoch,
+//! but items of past ones are only suspects: whoever meets one removes it if its version says so
+//! and takes it over into the present epoch if not. Epochs come in pairs there: the even one is
+//! that of items, the odd one that of tombstones, which no look-up takes for an item therefore.
 
 use super::Shard;
-use super::eviction::Look;
+use super::item::{self, Head, Kind};
 use super::room::Leave;
 use super::slab::CLASS_INDEX;
 use crate::time::Instant;
@@ -19,8 +25,14 @@ const EPOCHS: usize = 16;
 pub(super) struct Flush {
     /// The epoch of live items.
     pub(super) epoch: u8,
+    /// 1, or 2 where epochs come in pairs.
+    pub(super) step: u8,
     /// Items by epoch, those of past ones not yet reclaimed.
     pub(super) items: [u64; EPOCHS],
+    /// One bit for each epoch of which nothing lives.
+    condemned: u16,
+    /// Nothing of a version up to this lives, outside the epoch of live items.
+    pub(super) upto: u64,
     /// When the pending flush happens.
     pub(super) at: Option<Instant>,
     /// Page and chunk the sweep looks at next.
@@ -30,7 +42,44 @@ pub(super) struct Flush {
 
 impl Flush {
     pub(super) fn new() -> Self {
-        Self { epoch: 0, items: [0; EPOCHS], at: None, page: 0, chunk: 0 }
+        Self {
+            epoch: 0,
+            step: 1,
+            items: [0; EPOCHS],
+            condemned: u16::MAX,
+            upto: 0,
+            at: None,
+            page: 0,
+            chunk: 0,
+        }
+    }
+
+    /// Lets epochs come in pairs. There is no item yet.
+    pub(super) fn pair_epochs(&mut self) {
+        debug_assert_eq!(self.items, [0; EPOCHS]);
+        (self.epoch, self.step) = (0, 2);
+        self.condemned = 0;
+    }
+
+    /// The epoch of tombstones that hold; that of live items where there are none.
+    pub(super) fn tombstone_epoch(&self) -> u8 {
+        self.epoch | (self.step - 1)
+    }
+
+    /// Whether the item is a tombstone.
+    pub(super) fn is_tombstone(&self, head: &Head) -> bool {
+        head.epoch() & (self.step - 1) != 0
+    }
+
+    /// Whether the item was stored before a flush that covers it.
+    pub(super) fn is_flushed(&self, head: &Head) -> bool {
+        let epoch = head.epoch();
+        epoch != self.epoch && (self.condemned >> epoch & 1 != 0 || head.version <= self.upto)
+    }
+
+    /// Tombstones that hold.
+    pub(super) fn tombstones(&self) -> u64 {
+        if self.step == 1 { 0 } else { self.items[self.tombstone_epoch() as usize] }
     }
 
     /// Items that are still alive.
@@ -40,7 +89,14 @@ impl Flush {
 
     /// Flushed items whose memory is still to be reclaimed.
     pub(super) fn dead(&self) -> u64 {
-        self.items.iter().sum::<u64>() - self.live()
+        self.items.iter().sum::<u64>() - self.live() - self.tombstones()
+    }
+
+    /// An epoch of which nothing is left.
+    fn unused(&self) -> Option<u8> {
+        let pairs = self.items.chunks(self.step as usize);
+        let at = pairs.into_iter().position(|pair| pair.iter().all(|&items| items == 0))?;
+        Some(at as u8 * self.step)
     }
 }
 
@@ -51,7 +107,7 @@ impl Shard {
         self.attend_if_due(now);
         if at <= now {
             self.flush.at = None;
-            self.start_flush(now);
+            self.start_flush(true);
             self.attention_at = u64::MAX;
         } else {
             self.flush.at = Some(at);
@@ -59,24 +115,34 @@ impl Shard {
         }
     }
 
-    pub(super) fn start_flush(&mut self, now: Instant) {
-        if self.flush.live() == 0 {
+    /// Starts a new epoch. Items of past ones are dead, or with `condemns` false those of them whose
+    /// version says so.
+    pub(super) fn start_flush(&mut self, condemns: bool) {
+        let flush = &mut self.flush;
+        if flush.live() == 0 && !(condemns && flush.step > 1) {
             return;
         }
-        let unused = |flush: &Flush| flush.items.iter().position(|&items| items == 0);
-        let epoch = unused(&self.flush).unwrap_or_else(|| {
-            // Sixteen flushes within one sweep: this one pays for the rest of it.
+        let epoch = self.flush.unused().unwrap_or_else(|| {
+            // So many flushes within one sweep: this one pays for the rest of it.
+            (self.flush.page, self.flush.chunk) = (0, 0);
             let mut unbounded = u32::MAX;
-            self.reclaim_flushed(now, &mut unbounded);
-            unused(&self.flush).expect("a whole sweep leaves only live items")
+            self.reclaim_flushed(&mut unbounded);
+            self.flush.unused().expect("a whole sweep leaves only live items")
         });
-        self.flush.epoch = epoch as u8;
-        self.flush.page = 0;
-        self.flush.chunk = 0;
+        let flush = &mut self.flush;
+        if condemns {
+            flush.condemned = u16::MAX;
+        }
+        if flush.step > 1 {
+            flush.condemned &= !(3 << epoch);
+        }
+        flush.epoch = epoch;
+        flush.page = 0;
+        flush.chunk = 0;
     }
 
     /// Sweeps on. Each chunk looked at costs one of `budget`. True when more is to be done.
-    pub(super) fn reclaim_flushed(&mut self, now: Instant, budget: &mut u32) -> bool {
+    pub(super) fn reclaim_flushed(&mut self, budget: &mut u32) -> bool {
         while self.flush.dead() > 0 {
             if *budget == 0 {
                 return true;
@@ -84,7 +150,7 @@ impl Shard {
             *budget -= 1;
             let page = self.flush.page;
             if page >= self.slab.page_count() {
-                // Only items that are kept by a pin or an operation were passed over.
+                // What moved meanwhile may have been passed over.
                 self.flush.page = 0;
                 return false;
             }
@@ -97,12 +163,28 @@ impl Shard {
             }
             let chunk = self.slab.chunk(page, self.flush.chunk);
             self.flush.chunk += 1;
-            if let Look::Dead(head) = self.sight(now).look(chunk)
-                && head.epoch() != self.flush.epoch
-            {
+            if item::kind(self.slab.memory(), chunk) != Kind::Item || self.pins.is_dead(chunk) {
+                continue;
+            }
+            // Pinned items too: nothing else would ever meet them.
+            let head = Head::read(self.slab.memory(), chunk);
+            if self.flush.is_flushed(&head) {
                 self.remove(&head, Leave::Flushed);
+            } else {
+                self.take_over(&head);
             }
         }
         false
+    }
+
+    /// Puts an item that survived a flush into the present epoch.
+    pub(super) fn take_over(&mut self, head: &Head) {
+        let (from, bit) = (head.epoch(), head.epoch() & (self.flush.step - 1));
+        let to = self.flush.epoch | bit;
+        if from != to {
+            item::set_epoch(self.slab.memory_mut(), head.item, to);
+            self.flush.items[from as usize] -= 1;
+            self.flush.items[to as usize] += 1;
+        }
     }
 }

@@ -10,7 +10,7 @@ use crate::time::{Deadline, Instant};
 impl Shard {
     #[inline]
     pub(super) fn get(&mut self, request: &Request<'_>, get: &Get, now: Instant) -> Response<'_> {
-        let (entry, head) = match self.find(request, now) {
+        let (_, head) = match self.find(request, now) {
             Ok(found) => found,
             Err(absent) => return self.miss(request, get, absent, now),
         };
@@ -19,7 +19,7 @@ impl Shard {
             self.use_item(&head, now);
         }
         if get.touch.is_some() || get.lease || get.refresh_below_seconds.is_some() {
-            return self.get_special(request, get, entry, &head, now);
+            return self.get_special(request, get, &head, now);
         }
         Response::Hit(self.hit(&head, now))
     }
@@ -60,7 +60,6 @@ impl Shard {
         &mut self,
         request: &Request<'_>,
         get: &Get,
-        entry: super::Entry,
         head: &Head,
         now: Instant,
     ) -> Response<'_> {
@@ -88,8 +87,13 @@ impl Shard {
             let marks = Head::read(self.slab.memory(), at.item).marks;
             item::set_marks(self.slab.memory_mut(), at.item, marks | WON);
         }
+        if self.keeping.is_some() && (won || deadline != deadline_before) {
+            // A change that copies must follow is a version of its own.
+            at.version = self.take_cas();
+            item::set_version(self.slab.memory_mut(), at.item, at.version);
+        }
         if gone {
-            self.send_to_limbo(request.hash, entry, &at);
+            self.send_to_limbo(request.hash, &at, now);
         }
         let mut hit = self.hit(&at, now);
         hit.deadline = deadline;
@@ -157,17 +161,17 @@ impl Shard {
         let version = self.cas_or_next(vivify.cas);
         let put = Put {
             flags: 0,
-            deadline: if gone { Deadline::NEVER } else { vivify.deadline },
+            deadline: if gone { Deadline::NEVER } else { self.lasting(vivify.deadline, version) },
             marks: WON
                 | if vivify.binary_key { item::BINARY_KEY } else { 0 }
                 | if no_use { 0 } else { FETCHED },
             version,
             content: Content::Bytes(b""),
         };
-        let head = self.put(request, None, &put, now)?;
+        let head = self.put_over(request, None, &put, true, now)?;
+        let head = Head::read(self.slab.memory(), head.item);
         if gone {
-            let entry = self.find_again(request.hash, head.item);
-            self.send_to_limbo(request.hash, entry, &head);
+            self.send_to_limbo(request.hash, &head, now);
         }
         Some(head)
     }
@@ -183,6 +187,7 @@ impl Shard {
         now: Instant,
     ) -> Head {
         let mut item = head.item;
+        let deadline = self.lasting(deadline, self.next_cas);
         if head.has(HAS_TTL) {
             let old = self.deadline_of(head);
             let linked = item::previous(self.slab.memory(), item) != 0;

@@ -161,6 +161,20 @@ impl Index {
         write_u32(memory, entry.0, item.0);
     }
 
+    /// Calls `visit` for the items of bucket number `number`, below [`Index::bucket_count`].
+    #[inline]
+    pub(super) fn visit_bucket(&self, memory: &[u8], number: u32, mut visit: impl FnMut(ItemRef)) {
+        let mut bucket = Some(self.bucket_offset(number));
+        while let Some(at) = bucket {
+            let bytes = bucket_bytes(memory, at);
+            (0..ENTRIES)
+                .map(|entry| read_ref(bytes, entry))
+                .filter(|&item| item != 0)
+                .for_each(|item| visit(ItemRef(item)));
+            bucket = self.overflow_of(bytes);
+        }
+    }
+
     /// Whether an insertion is certain to find room; if not, [`Index::add_overflow_page`] first.
     #[inline]
     pub(super) fn has_room(&self) -> bool {
@@ -388,6 +402,14 @@ impl Index {
         assert_eq!(items, self.items);
         assert_eq!(overflow, self.overflow_used);
     }
+}
+
+/// The bucket of `bits` in an index of `bucket_count` buckets. With the number of a later bucket as
+/// bits: the one whose items went there.
+pub(super) const fn bucket_among(bucket_count: u32, bits: u32) -> u32 {
+    let low_mask = (1 << bucket_count.ilog2()) - 1;
+    let number = bits & (low_mask << 1 | 1);
+    if number < bucket_count { number } else { bits & low_mask }
 }
 
 #[inline(always)]

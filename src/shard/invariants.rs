@@ -8,8 +8,8 @@ use crate::request::ItemRef;
 use std::collections::{HashMap, HashSet};
 
 impl Shard {
-    /// Panics with the broken relation unless: every live item is in the index once, in one wheel
-    /// slot exactly if it has a deadline; every chunk in use holds an item, a piece of one, or
+    /// Panics with the broken relation unless: every live item and every tombstone is in the index
+    /// once, in one wheel slot exactly if it has a deadline; every chunk in use holds an item, a piece of one, or
     /// something staged or pinned; every page has one owner; counts and bytes add up.
     pub fn check_invariants(&self) {
         self.slab.check_invariants();
@@ -40,6 +40,10 @@ impl Shard {
             assert!(shape.chunk_bytes() <= self.slab.chunk_bytes_of(item), "the item fits");
             let waits = head.has(HAS_TTL) && !self.deadline_of(&head).is_never();
             assert_eq!(waits, waiting.contains(&item), "in the wheel exactly with a deadline");
+            if self.flush.is_tombstone(&head) {
+                let empty = shape.value_bytes == 0 && !shape.flags && !shape.chained;
+                assert!(waits && empty, "a tombstone waits to be forgotten and holds nothing");
+            }
             by_epoch[head.epoch() as usize] += 1;
             let class = by_class.entry(self.slab.class_of(item)).or_default();
             class.0 += 1;
@@ -52,6 +56,7 @@ impl Shard {
             assert_eq!((counted.items, counted.item_bytes), (items, bytes), "class {class}");
         }
         self.check_chunks(&indexed, &mut pieces);
+        assert!(self.keeping.is_some() || self.flush.tombstones() == 0, "tombstones are wanted");
         assert_eq!(self.guard, ItemRef(0), "no operation is in progress");
     }
 

@@ -25,7 +25,7 @@
 //! is: 0 free, 1 to 250 an item, [`KEY_STAGED`] an item in the making, [`KEY_PIECE`] a part of a
 //! chained item's value. All numbers are little-endian and need no alignment.
 
-use crate::request::ItemRef;
+use crate::request::{ItemRef, Marks};
 use crate::time::Instant;
 
 /// Bytes of the part every item has.
@@ -44,11 +44,11 @@ pub(super) const LARGE: u8 = 4;
 /// Read since it was stored.
 pub(super) const FETCHED: u8 = 16;
 /// Invalidated, still served.
-pub(super) const STALE: u8 = 32;
+pub(super) const STALE: u8 = Marks::STALE_BIT;
 /// Somebody has won the right to refresh it.
-pub(super) const WON: u8 = 64;
+pub(super) const WON: u8 = Marks::WON_BIT;
 /// Its key came base64-encoded.
-pub(super) const BINARY_KEY: u8 = 128;
+pub(super) const BINARY_KEY: u8 = Marks::BINARY_KEY_BIT;
 
 /// Key length of a chunk that is being filled and is in no index.
 pub(super) const KEY_STAGED: u8 = 254;
@@ -321,6 +321,12 @@ pub(super) fn set_value_bytes(memory: &mut [u8], item: ItemRef, value_bytes: usi
     }
 }
 
+/// Changes the flush epoch.
+pub(super) fn set_epoch(memory: &mut [u8], item: ItemRef, epoch: u8) {
+    let at = offset(item) + 15;
+    memory[at] = memory[at] & 0x0f | epoch << 4;
+}
+
 pub(super) fn set_version(memory: &mut [u8], item: ItemRef, version: u64) {
     let at = offset(item);
     memory[at..at + 8].copy_from_slice(&version.to_le_bytes());
@@ -410,6 +416,8 @@ mod tests {
             let head = Head::read(&memory, item);
             assert_eq!((head.version, head.accessed, head.key_len), (77, 9, 5));
             assert_eq!(head.epoch(), 13);
+            set_epoch(&mut memory, item, 6);
+            assert_eq!(Head::read(&memory, item).epoch(), 6);
             assert!(head.has(STALE) && head.has(WON) && !head.has(FETCHED));
             assert_eq!(head.value_bytes(&memory), shape.value_bytes);
             assert_eq!(head.flags(&memory), if shape.flags { 0xdead } else { 0 });

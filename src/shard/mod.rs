@@ -25,17 +25,21 @@ mod join;
 #[doc(hidden)]
 pub mod model;
 mod pages;
+mod record;
 mod room;
 mod slab;
 mod staging;
 mod stats;
 mod store;
+mod tombstone;
 mod ttl_wheel;
 mod value;
 
 pub use pages::ReassignOutcome;
+pub use record::{Kept, KeptItem, NotKept};
 pub use staging::StageRefusal;
 pub use stats::{ClassStats, Gauges, ScanCursor};
+pub use tombstone::Keeping;
 
 use crate::config::ShardConfig;
 use crate::hash::KeyHash;
@@ -88,6 +92,8 @@ pub struct Shard {
     index: Index,
     wheel: TtlWheel,
     flush: Flush,
+    /// How long deletions are kept, for whoever keeps copies elsewhere; `None` where nobody does.
+    keeping: Option<Keeping>,
     counters: Counters,
     class_counters: Vec<ClassCounters>,
     hash_seed: u64,
@@ -133,6 +139,7 @@ impl Shard {
             index: Index::new(first, slab.page_bytes()),
             wheel: TtlWheel::new(),
             flush: Flush::new(),
+            keeping: None,
             counters: Counters::default(),
             class_counters: vec![ClassCounters::default(); class_count],
             hash_seed,
@@ -204,16 +211,20 @@ impl Shard {
     /// and starts a flush whose time has come.
     #[cold]
     fn attend(&mut self, now: Instant) {
+        self.empty_limbo();
+        if self.flush.at.is_some_and(|at| at <= now) {
+            self.flush.at = None;
+            self.start_flush(true);
+        }
+        self.attention_at = self.flush.at.map_or(u64::MAX, Instant::as_millis);
+    }
+
+    fn empty_limbo(&mut self) {
         if let Some(item) = self.limbo.take() {
             let head = Head::read(self.slab.memory(), item);
             let chain = head.chain(self.slab.memory()).unwrap_or(item::NO_CHAIN);
             self.free_item(item, chain);
         }
-        if self.flush.at.is_some_and(|at| at <= now) {
-            self.flush.at = None;
-            self.start_flush(now);
-        }
-        self.attention_at = self.flush.at.map_or(u64::MAX, Instant::as_millis);
     }
 
     /// The live item under the request's key. A dead one is removed on the way.
@@ -228,7 +239,10 @@ impl Shard {
         });
         let Some((entry, _)) = found else { return Err(Absent::Missing) };
         if head.epoch() != self.flush.epoch {
-            return Err(self.bury(request.hash, entry, &head, Leave::Flushed));
+            if let Some(absent) = self.judge(request.hash, entry, head) {
+                return Err(absent);
+            }
+            head = Head::read(self.slab.memory(), head.item);
         }
         if head.has(HAS_TTL) && self.deadline_of(&head).is_past(now) {
             return Err(self.bury(request.hash, entry, &head, Leave::Expired));
@@ -241,22 +255,47 @@ impl Shard {
         self.index.entry_of(self.slab.memory(), hash, item).expect("a guarded item stays indexed")
     }
 
+    /// What an item outside the epoch of live ones is; `None` when it lives, in that epoch now.
+    #[cold]
+    #[inline(never)]
+    fn judge(&mut self, hash: KeyHash, entry: Entry, head: Head) -> Option<Absent> {
+        if self.flush.is_flushed(&head) {
+            return Some(self.bury(hash, entry, &head, Leave::Flushed));
+        }
+        self.take_over(&head);
+        self.flush.is_tombstone(&head).then_some(Absent::Missing)
+    }
+
     #[cold]
     fn bury(&mut self, hash: KeyHash, entry: Entry, head: &Head, leave: Leave) -> Absent {
+        if leave == Leave::Expired && self.keeping.is_some() {
+            // It hides what is older until the wheel makes a tombstone of it.
+            return Absent::Expired;
+        }
         self.index.remove(self.slab.memory_mut(), hash, entry);
         self.leave(head, leave);
         if leave == Leave::Flushed { Absent::Flushed } else { Absent::Expired }
     }
 
     /// Removes an item whose answer is still to be given: it is in no index and no wheel any more,
-    /// and its memory is freed by the next request.
-    fn send_to_limbo(&mut self, hash: KeyHash, entry: Entry, head: &Head) {
+    /// and its memory is freed by the next request. Where deletions are kept a tombstone of the
+    /// version given stays.
+    #[cold]
+    fn send_to_limbo(&mut self, hash: KeyHash, head: &Head, now: Instant) {
+        let tombstone = match self.keeping {
+            Some(_) => self.place_beside(head, self.next_cas, now),
+            None => None,
+        };
+        let entry = self.find_again(hash, head.item);
         self.index.remove(self.slab.memory_mut(), hash, entry);
         self.detach(head, Leave::Removed);
         if !(self.is_pinned(head.item) && self.pins.bury(head.item)) {
             debug_assert!(self.limbo.is_none());
             self.limbo = Some(head.item);
             self.attention_at = 0;
+        }
+        if let Some(tombstone) = tombstone {
+            self.link_tombstone(hash, tombstone);
         }
     }
 
@@ -275,10 +314,10 @@ impl Shard {
         cas
     }
 
-    /// The token a client asked for, or the next one.
+    /// The token a client asked for, or the next one. What orders copies is no client's choice.
     fn cas_or_next(&mut self, asked: Option<u64>) -> u64 {
         match asked {
-            Some(cas) if cas != 0 => cas,
+            Some(cas) if cas != 0 && self.keeping.is_none() => cas,
             _ => self.take_cas(),
         }
     }

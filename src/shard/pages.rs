@@ -66,7 +66,11 @@ impl Shard {
         let mut budget = budget.max(1);
         while let Some(item) = self.wheel.next_expired(self.slab.memory_mut(), now, &mut budget) {
             let head = Head::read(self.slab.memory(), item);
-            self.remove(&head, Leave::Expired);
+            if self.keeping.is_some() {
+                self.outlive(&head, now);
+            } else {
+                self.remove(&head, Leave::Expired);
+            }
         }
         if budget == 0 {
             return true;
@@ -78,7 +82,7 @@ impl Shard {
         if self.drain.is_some() {
             self.drain_some(now, &mut budget);
         }
-        let reclaiming = self.reclaim_flushed(now, &mut budget);
+        let reclaiming = self.reclaim_flushed(&mut budget);
         reclaiming || budget == 0 || self.drain.is_some()
     }
 
@@ -221,7 +225,7 @@ impl Shard {
             wheel: &self.wheel,
             pins: &self.pins,
             guard: self.guard,
-            epoch: self.flush.epoch,
+            flush: &self.flush,
             now,
         };
         self.policy.eviction_age(&sight, class)

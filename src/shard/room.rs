@@ -42,7 +42,7 @@ impl Shard {
             wheel: &self.wheel,
             pins: &self.pins,
             guard: self.guard,
-            epoch: self.flush.epoch,
+            flush: &self.flush,
             now,
         }
     }
@@ -150,7 +150,7 @@ impl Shard {
             wheel: &self.wheel,
             pins: &self.pins,
             guard: self.guard,
-            epoch: self.flush.epoch,
+            flush: &self.flush,
             now,
         };
         match self.policy.victim(&sight, class) {
@@ -164,8 +164,10 @@ impl Shard {
 
     /// Removes an item for room, or because it is dead anyway.
     pub(super) fn evict(&mut self, head: &Head, now: Instant) {
-        let leave = if head.epoch() != self.flush.epoch {
+        let leave = if self.flush.is_flushed(head) {
             Leave::Flushed
+        } else if self.flush.is_tombstone(head) {
+            Leave::Removed
         } else if head.has(HAS_TTL) && self.deadline_of(head).is_past(now) {
             Leave::Expired
         } else {

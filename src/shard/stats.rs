@@ -42,8 +42,10 @@ counters! {
         staged_bytes,
         /// Items with a deadline.
         ttl_items,
-        /// Flushed items whose memory is still to be reclaimed.
+        /// Items from before a flush that are still to be reclaimed, or looked at once more.
         flushed_items,
+        /// Deletions that are kept for the other copies of the key.
+        tombstones,
     }
 }
 
@@ -179,8 +181,9 @@ impl Shard {
             pages_used: self.slab.pages_in_use() as u64,
             pages_free: self.slab.pages_free() as u64,
             staged_bytes: self.staged_bytes,
-            ttl_items: self.wheel.len(),
+            ttl_items: self.wheel.len().saturating_sub(self.flush.tombstones()),
             flushed_items: self.flush.dead(),
+            tombstones: self.flush.tombstones(),
         }
     }
 
@@ -283,10 +286,11 @@ impl Shard {
             // A pinned item looks like nothing to eviction, but is there.
             match sight.look(chunk) {
                 Look::Dead(_) => {}
+                Look::Live(head) if self.flush.is_tombstone(&head) => {}
                 Look::Live(head) => visit(&self.hit(&head, now)),
                 Look::Nothing if self.is_pinned(chunk) => {
                     let head = super::Head::read(self.slab.memory(), chunk);
-                    if !sight.is_dead(&head) {
+                    if !sight.is_dead(&head) && !self.flush.is_tombstone(&head) {
                         visit(&self.hit(&head, now));
                     }
                 }

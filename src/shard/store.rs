@@ -74,15 +74,14 @@ impl Shard {
             Decision::Put { deadline, .. } if deadline.is_past(now) => {
                 // Stored and gone at once.
                 self.drop_content(content);
-                if let Some((entry, head)) = found {
-                    self.remove_found(request, entry, &head);
-                }
+                self.vanish(request, found, now);
                 let cas = self.cas_or_next(store.cas);
                 self.counters.total_items += 1;
                 Ok(Response::Stored { cas, value_bytes: content.len() as u32 })
             }
             Decision::Put { deadline, marks } => {
                 let version = self.cas_or_next(store.cas);
+                let deadline = self.lasting(deadline, version);
                 let marks = marks | if store.binary_key { BINARY_KEY } else { 0 };
                 let put = Put { flags: store.flags, deadline, marks, version, content };
                 let value_bytes = content.len() as u32;
@@ -140,9 +139,9 @@ impl Shard {
         now: Instant,
     ) -> Response<'_> {
         if store.refusal_removes
-            && let Ok((entry, head)) = self.find(request, now)
+            && let Ok(found) = self.find(request, now)
         {
-            self.remove_found(request, entry, &head);
+            self.vanish(request, Some(found), now);
         }
         if fits {
             self.counters.store_no_memory += 1;
@@ -215,6 +214,11 @@ impl Shard {
         may_remove: bool,
         now: Instant,
     ) -> Option<Head> {
+        // A tombstone, or what has expired, has kept its place in the index.
+        let old = match old {
+            None if self.keeping.is_some() => self.standing(request.key, request.hash),
+            old => old,
+        };
         let Some((entry, old)) = old else { return self.put(request, None, put, now) };
         if let Content::Bytes(value) = put.content
             && self.overwrite(&old, request.key, value, put, now)

@@ -118,6 +118,30 @@ fn items_stored_right_after_a_flush_survive_it() {
 }
 
 #[test]
+fn many_flushes_while_items_are_being_sent_do_not_run_out_of_epochs() {
+    let mut bench = Bench::new();
+    let mut pinned = Vec::new();
+    for round in 0..40 {
+        let key = format!("sent {round}");
+        bench.set(&key, "v");
+        let Response::Hit(hit) = bench.run(&key, Operation::Get(Get::default())) else {
+            panic!("it is there")
+        };
+        let item = hit.item.unwrap();
+        bench.shard.pin(item);
+        pinned.push(item);
+        bench.shard.flush_all(bench.now, bench.now);
+    }
+    for item in pinned {
+        assert_eq!(bench.shard.pinned_value(item).to_vec(), b"v");
+        bench.shard.unpin(item);
+    }
+    while bench.shard.maintain(bench.now, 1000) {}
+    bench.shard.check_invariants();
+    assert_eq!(bench.shard.gauges().chunk_bytes, 0);
+}
+
+#[test]
 fn deleting_twice_finds_nothing_the_second_time() {
     let mut bench = Bench::new();
     bench.set("k", "v");

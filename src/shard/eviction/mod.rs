@@ -8,6 +8,7 @@ mod lru;
 
 pub(super) use lru::Lru;
 
+use super::flush::Flush;
 use super::item::{self, Head, Kind};
 use super::slab::Slab;
 use super::staging::Pins;
@@ -75,7 +76,7 @@ pub(super) struct Sight<'a> {
     pub(super) pins: &'a Pins,
     /// The item that an operation in progress still needs; `ItemRef(0)` for none.
     pub(super) guard: ItemRef,
-    pub(super) epoch: u8,
+    pub(super) flush: &'a Flush,
     pub(super) now: Instant,
 }
 
@@ -104,7 +105,7 @@ impl Sight<'_> {
 
     #[inline]
     pub(super) fn is_dead(&self, head: &Head) -> bool {
-        head.epoch() != self.epoch
+        self.flush.is_flushed(head)
             || head.has(item::HAS_TTL)
                 && self.wheel.deadline(head.deadline_code(self.slab.memory())).is_past(self.now)
     }
