@@ -24,6 +24,8 @@ use crate::time::{Deadline, Instant};
 /// prefetched lines still wait in the first-level cache when they are used.
 const BATCH: usize = 24;
 
+pub mod store;
+
 /// Takes requests for other cores.
 pub trait Outbox {
     /// Hands `request` to core `core`; its answer comes back under `sequence` to the connection
