@@ -90,6 +90,17 @@ fn every_invalid_value_ends_with_one_sentence_that_names_it() {
         ("-R 0", "--max-reqs-per-event 0"),
         ("--admin 9000", "--admin 9000"),
         ("-p 11299 --admin 127.0.0.1:11299", "127.0.0.1:11299"),
+        ("--join 127.0.0.2:7000", "--cluster-listen"),
+        ("--cluster-listen 7000", "--cluster-listen 7000"),
+        ("--cluster-listen 0.0.0.0:7000", "--cluster-advertise"),
+        ("--cluster-listen 203.0.113.77:7000", "203.0.113.77"),
+        ("--cluster-listen 127.0.0.2:7000 --replicas 3 --write-quorum 4", "quorum of 4"),
+        ("--cluster-listen 127.0.0.2:7000 --weight 1000", "weight of 1000"),
+        ("--cluster-listen 127.0.0.2:7000 --ring-hash crc", "--ring-hash crc"),
+        ("--cluster-listen 127.0.0.2:7000 --members a=127.0.0.3:7000", "this node"),
+        ("--cluster-listen 127.0.0.2:7000 --dead-after soon", "--dead-after soon"),
+        ("--cluster-key-file /no/such.key", "--cluster-key-file /no/such.key"),
+        ("--cluster-key-file /dev/null", "/dev/null is no key"),
     ] {
         let mut arguments: Vec<&str> = line.split(' ').collect();
         if !line.starts_with("-p") {

@@ -4,8 +4,9 @@ use std::fmt::Write;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use ringlane::config::Config;
+use ringlane::cluster::ring::RingHash;
 use ringlane::config::size::Size;
+use ringlane::config::{ClusterConfig, Config};
 use ringlane::server::preflight::ranges;
 
 /// The configuration, one line per setting, each ended.
@@ -60,8 +61,76 @@ pub fn describe(config: &Config) -> String {
     if let Some(path) = &config.pid_file {
         line("pid file", path.display().to_string());
     }
+    if let Some(cluster) = &config.cluster {
+        describe_cluster(cluster, &mut line);
+    }
     line("log", config.log.name().into());
     text
+}
+
+fn describe_cluster(cluster: &ClusterConfig, line: &mut impl FnMut(&str, String)) {
+    let mut at = format!("{} at {}", cluster.node_id, cluster.advertise);
+    if cluster.listen != cluster.advertise {
+        at += &format!(", listening on {}", cluster.listen);
+    }
+    line("cluster", cluster.name.clone());
+    line("node", format!("{at}, weight {}", cluster.weight));
+    let list = |addresses: &[SocketAddr]| {
+        addresses.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(", ")
+    };
+    if !cluster.join.is_empty() {
+        line("join", list(&cluster.join));
+    }
+    if let Some(members) = &cluster.members {
+        let members = members.iter().map(|member| format!("{}={}", member.id, member.address));
+        line("members", members.collect::<Vec<_>>().join(", "));
+    }
+    let key = if cluster.key.is_some() { "given" } else { "none: every node is believed" };
+    line("cluster key", key.into());
+    let replication = cluster.replication;
+    line(
+        "replication",
+        format!(
+            "{} copies, {} to write, {} to read",
+            replication.replicas(),
+            replication.write_quorum(),
+            replication.read_quorum()
+        ),
+    );
+    let hash = RingHash::NAMES.iter().find(|(_, hash)| *hash == cluster.ring_hash);
+    line(
+        "ring",
+        format!(
+            "{}, {} points per weight",
+            hash.map_or("", |(name, _)| name),
+            cluster.points_per_weight
+        ),
+    );
+    line(
+        "liveness",
+        format!(
+            "probed every {:?}, dead after {:?}, forgotten after {:?}",
+            cluster.probe_period, cluster.dead_after, cluster.forget_after
+        ),
+    );
+    line("requests wait", format!("{:?} for other nodes at most", cluster.operation_timeout));
+    line(
+        "hints",
+        format!("{} for {:?} at most", Size(cluster.hint_bytes_max), cluster.hint_age_max),
+    );
+    line("link queue", Size(cluster.link_queue_bytes_max).to_string());
+    line("rebalancing", format!("{} per second", Size(cluster.rebalance_bytes_per_second)));
+    let hot = cluster.hot_keys;
+    line(
+        "hot keys",
+        format!(
+            "{} requests in {:?}, copies of {} for {:?}",
+            hot.threshold,
+            hot.window,
+            Size(hot.cache_bytes_max),
+            hot.cache_age_max
+        ),
+    );
 }
 
 fn mebibytes(bytes: u64) -> String {
@@ -81,6 +150,15 @@ mod tests {
         assert_eq!(mebibytes(512 << 20), "512MiB");
         assert_eq!(mebibytes((1 << 30) / 3), "341.3333MiB");
         assert_eq!(mebibytes(100 << 20), "100MiB");
+    }
+
+    #[test]
+    fn a_member_of_a_cluster_shows_what_it_shares_with_the_others() {
+        let cluster = ClusterConfig::new("127.0.0.2:7000".parse().expect("an address"));
+        let text = describe(&Config { cluster: Some(cluster), ..Config::default() });
+        for word in ["ringlane", "127.0.0.2:7000", "1 copies", "md5, 150", "3s", "64MiB", "1000"] {
+            assert!(text.contains(word), "{word} in {text}");
+        }
     }
 
     #[test]

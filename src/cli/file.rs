@@ -55,8 +55,10 @@ mod tests {
 
     #[test]
     fn a_file_says_everything_that_flags_can() {
+        let key = std::env::temp_dir().join(format!("ringlane-key-{}", std::process::id()));
+        fs::write(&key, "a secret of some length\n").expect("a writable directory");
         let file = parse(
-            r#"
+            &r#"
             listen = ["127.0.0.1:11300", "[::1]:11300"]
             port = 11300
             shard-ports = 12000
@@ -80,15 +82,42 @@ mod tests {
             disable-dumping = true
             prefix-delimiter = ":"
             pid-file = "/tmp/ringlane.pid"
+            cluster-listen = "0.0.0.0:7000"
+            cluster-advertise = "127.0.0.2:7000"
+            node-id = "a"
+            join = ["127.0.0.3:7000", "127.0.0.4:7000"]
+            members = ["a=127.0.0.2:7000", "b=127.0.0.3:7000"]
+            cluster-name = "test"
+            cluster-key-file = "KEY"
+            replicas = 3
+            write-quorum = 2
+            read-quorum = 2
+            vnodes = 100
+            ring-hash = "xxh3"
+            weight = 2
+            probe-period = "500ms"
+            dead-after = 2
+            forget-after = "5m"
+            operation-timeout = "2s"
+            hint-memory = "32MiB"
+            hint-age = "1m"
+            link-queue = "1MiB"
+            rebalance-rate = "8MiB"
+            hot-key-window = "10s"
+            hot-key-threshold = 50
+            hot-key-memory = "1MiB"
+            hot-key-age = "500ms"
             log = "warn"
             verbose = 1
-            "#,
+            "#
+            .replace("KEY", &key.display().to_string()),
         )
         .expect("a valid file");
         assert_eq!(file.clone().or(Settings::default()), file);
         assert_eq!(Settings::default().or(file.clone()), file);
         // Nothing of it may have stayed unset, or a key is read but not kept.
         assert!(!format!("{file:?}").contains(": None"), "{file:?}");
+        let _ = fs::remove_file(key);
     }
 
     #[test]

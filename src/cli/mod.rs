@@ -12,6 +12,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Parser, Subcommand};
 use ringlane::server::host::HostFacts;
 
+mod cluster;
 pub mod describe;
 mod file;
 mod memcached;

@@ -9,8 +9,8 @@ use ringlane::config::{
 use ringlane::server::host::HostFacts;
 use ringlane::server::preflight;
 
-use super::CliError;
 use super::settings::Settings;
+use super::{CliError, cluster};
 
 /// A configuration, and what the host made different from the documented defaults.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +31,7 @@ pub fn resolve(settings: Settings, host: &HostFacts) -> Result<Resolution, CliEr
     };
     let item_bytes_max = settings.max_item_size.map_or(1 << 20, |size| size.0);
     let cpus = cpus(&settings, host, memory_bytes, item_bytes_max, &mut notes)?;
+    let cluster = cluster::resolve(&settings)?;
     let mut config = Config {
         listen,
         port,
@@ -57,6 +58,7 @@ pub fn resolve(settings: Settings, host: &HostFacts) -> Result<Resolution, CliEr
         prefix_delimiter: settings.prefix_delimiter.map(|delimiter| delimiter.0),
         pid_file: settings.pid_file,
         queues: Queues::for_cores(cpus.len()),
+        cluster,
         cpus,
         ..Config::default()
     };

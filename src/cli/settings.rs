@@ -6,8 +6,9 @@ use clap::Args;
 use serde::Deserialize;
 
 use super::values::{
-    CpuList, Delimiter, EvictionName, ItemSize, ListenAddress, LogName, MemorySize, Micros, Number,
-    Port, Seconds, SocketAddress, UnixMode, list, text,
+    CpuList, Delimiter, EvictionName, ItemSize, KeyFile, ListenAddress, LogName, Member,
+    MemorySize, Micros, NodeId, Number, Port, RingHashName, Seconds, SocketAddress, Span, UnixMode,
+    list, text,
 };
 
 /// One source of settings; what it does not say is `None`.
@@ -103,6 +104,106 @@ pub struct Settings {
     /// Write the process id to this file while the server runs
     #[arg(short = 'P', long, alias = "pidfile", value_name = "FILE", help_heading = LOG)]
     pub pid_file: Option<PathBuf>,
+    /// Take part in a cluster: UDP gossip and TCP links of other nodes
+    #[arg(long, value_name = "ADDR:PORT", help_heading = CLUSTER)]
+    #[serde(deserialize_with = "text")]
+    pub cluster_listen: Option<SocketAddress>,
+    /// The address other nodes reach it by [default: the one listened on]
+    #[arg(long, value_name = "ADDR:PORT", help_heading = CLUSTER)]
+    #[serde(deserialize_with = "text")]
+    pub cluster_advertise: Option<SocketAddress>,
+    /// The node's id, the same after a restart [default: its cluster address]
+    #[arg(long, value_name = "NAME", help_heading = CLUSTER)]
+    #[serde(deserialize_with = "text")]
+    pub node_id: Option<NodeId>,
+    /// Where some members may be found, separated by commas
+    #[arg(long, value_name = "ADDR:PORT", value_delimiter = ',', help_heading = CLUSTER)]
+    #[serde(deserialize_with = "list")]
+    pub join: Option<Vec<SocketAddress>>,
+    /// All nodes that may be members, separated by commas; others are refused
+    #[arg(long, value_name = "ID=ADDR:PORT", value_delimiter = ',', help_heading = CLUSTER)]
+    #[serde(deserialize_with = "list")]
+    pub members: Option<Vec<Member>>,
+    /// Name of the cluster; nodes of another one are refused [default: ringlane]
+    #[arg(long, value_name = "NAME", help_heading = CLUSTER)]
+    pub cluster_name: Option<String>,
+    /// File with the secret that all nodes share [default: none]
+    #[arg(long, value_name = "FILE", help_heading = CLUSTER)]
+    #[serde(deserialize_with = "text")]
+    pub cluster_key_file: Option<KeyFile>,
+    /// Copies of each key, 1 to 8 [default: 1]
+    #[arg(long, value_name = "COUNT", help_heading = CLUSTER)]
+    #[serde(deserialize_with = "text")]
+    pub replicas: Option<Number>,
+    /// Copies that must have applied a write [default: 1]
+    #[arg(long, value_name = "COUNT", help_heading = CLUSTER)]
+    #[serde(deserialize_with = "text")]
+    pub write_quorum: Option<Number>,
+    /// Copies that must have answered a read [default: 1]
+    #[arg(long, value_name = "COUNT", help_heading = CLUSTER)]
+    #[serde(deserialize_with = "text")]
+    pub read_quorum: Option<Number>,
+    /// Points on the ring per unit of weight [default: 150]
+    #[arg(long, value_name = "COUNT", help_heading = CLUSTER)]
+    #[serde(deserialize_with = "text")]
+    pub vnodes: Option<Number>,
+    /// How keys are placed on the ring: md5 or xxh3 [default: md5]
+    #[arg(long, value_name = "HASH", help_heading = CLUSTER)]
+    #[serde(deserialize_with = "text")]
+    pub ring_hash: Option<RingHashName>,
+    /// The node's share of the keys relative to others, 1 to 100 [default: 1]
+    #[arg(long, value_name = "COUNT", help_heading = CLUSTER)]
+    #[serde(deserialize_with = "text")]
+    pub weight: Option<Number>,
+    /// How often a member is probed [default: 1s]
+    #[arg(long, value_name = "SPAN", help_heading = CLUSTER)]
+    #[serde(deserialize_with = "text")]
+    pub probe_period: Option<Span>,
+    /// Silence after which a member is dead [default: 3s]
+    #[arg(long, value_name = "SPAN", help_heading = CLUSTER)]
+    #[serde(deserialize_with = "text")]
+    pub dead_after: Option<Span>,
+    /// A dead member is forgotten after this [default: 10m]
+    #[arg(long, value_name = "SPAN", help_heading = CLUSTER)]
+    #[serde(deserialize_with = "text")]
+    pub forget_after: Option<Span>,
+    /// Longest wait for other nodes in a request [default: 5s]
+    #[arg(long, value_name = "SPAN", help_heading = CLUSTER)]
+    #[serde(deserialize_with = "text")]
+    pub operation_timeout: Option<Span>,
+    /// Memory for writes kept for absent nodes [default: 64MiB]
+    #[arg(long, value_name = "SIZE", help_heading = CLUSTER)]
+    #[serde(deserialize_with = "text")]
+    pub hint_memory: Option<MemorySize>,
+    /// Such writes are dropped after this [default: 10m]
+    #[arg(long, value_name = "SPAN", help_heading = CLUSTER)]
+    #[serde(deserialize_with = "text")]
+    pub hint_age: Option<Span>,
+    /// Bytes waiting for one core of another node [default: 8MiB]
+    #[arg(long, value_name = "SIZE", help_heading = CLUSTER)]
+    #[serde(deserialize_with = "text")]
+    pub link_queue: Option<MemorySize>,
+    /// Bytes per second sent when ranges move [default: 32MiB]
+    #[arg(long, value_name = "SIZE", help_heading = CLUSTER)]
+    #[serde(deserialize_with = "text")]
+    pub rebalance_rate: Option<MemorySize>,
+    /// Span over which requests for a key are counted [default: 60s]
+    #[arg(long, value_name = "SPAN", help_heading = CLUSTER)]
+    #[serde(deserialize_with = "text")]
+    pub hot_key_window: Option<Span>,
+    /// Requests to one core in it that make a key hot [default: 1000]
+    #[arg(long, value_name = "COUNT", help_heading = CLUSTER)]
+    #[serde(deserialize_with = "text")]
+    pub hot_key_threshold: Option<Number>,
+    /// Memory for copies of hot keys of other nodes [default: 4MiB]
+    #[arg(long, value_name = "SIZE", help_heading = CLUSTER)]
+    #[serde(deserialize_with = "text")]
+    pub hot_key_memory: Option<MemorySize>,
+    /// Such a copy is used for so long, 1s at most; 0 for none [default: 1s]
+    #[arg(long, value_name = "SPAN", help_heading = CLUSTER)]
+    #[serde(deserialize_with = "text")]
+    pub hot_key_age: Option<Span>,
+
     /// What reaches the log: off, error, warn, info, debug or trace [default: info]
     #[arg(long, value_name = "LEVEL", help_heading = LOG)]
     #[serde(deserialize_with = "text")]
@@ -116,6 +217,7 @@ const NETWORK: &str = "Network";
 const CORES: &str = "Cores";
 const ITEMS: &str = "Items";
 const CLIENTS: &str = "What clients may do";
+const CLUSTER: &str = "Cluster";
 const LOG: &str = "Log and statistics";
 
 impl Settings {
@@ -134,7 +236,10 @@ impl Settings {
             listen port shard_ports unix_socket unix_mode backlog max_connections idle_timeout
             admin cores cpus busy_poll memory max_item_size eviction
             disable_evictions default_ttl disable_cas disable_flush_all enable_shutdown
-            disable_dumping prefix_delimiter pid_file log
+            disable_dumping prefix_delimiter pid_file cluster_listen cluster_advertise node_id join members cluster_name
+            cluster_key_file replicas write_quorum read_quorum vnodes ring_hash weight probe_period
+            dead_after forget_after operation_timeout hint_memory hint_age link_queue
+            rebalance_rate hot_key_window hot_key_threshold hot_key_memory hot_key_age log
         }
     }
 }

@@ -9,6 +9,9 @@ use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::str::FromStr;
 use std::time::Duration;
 
+use ringlane::cluster::frame::Key;
+use ringlane::cluster::ring::RingHash;
+use ringlane::config::cluster::{ListedMember, is_node_id};
 use ringlane::config::size::Size;
 use ringlane::config::{CORES_MAX, Eviction, LogLevel};
 use serde::de::{Deserializer, Error, SeqAccess, Visitor};
@@ -188,6 +191,97 @@ impl FromStr for Micros {
     }
 }
 
+/// A span with its unit; a plain number counts seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span(pub Duration);
+
+impl FromStr for Span {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+        let (number, unit) = text.split_at(digits);
+        let millis = match unit {
+            "ms" => 1,
+            "" | "s" => 1000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            _ => 0,
+        };
+        match number.parse::<u32>() {
+            Ok(number) if millis > 0 => Ok(Self(Duration::from_millis(number as u64 * millis))),
+            _ => Err("is no span: write one such as 500ms, 3s, 10m or 1h".into()),
+        }
+    }
+}
+
+/// The id of a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeId(pub String);
+
+impl FromStr for NodeId {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match is_node_id(text) {
+            true => Ok(Self(text.into())),
+            false => Err("is no node id: write 1 to 64 bytes without spaces, = or commas".into()),
+        }
+    }
+}
+
+/// A node of a static list: `id=address`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member(pub ListedMember);
+
+impl FromStr for Member {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let member = text.trim().split_once('=').and_then(|(id, address)| {
+            let SocketAddress(address) = address.parse().ok()?;
+            is_node_id(id).then(|| ListedMember { id: id.into(), address })
+        });
+        member.map(Self).ok_or_else(|| "is no member: write one such as a=127.0.0.2:7000".into())
+    }
+}
+
+/// The key in a file. Read at once, so that a file that cannot be is named with its setting.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyFile(pub Key);
+
+/// Shortest and longest key in bytes.
+const KEY_FILE_BYTES: std::ops::RangeInclusive<usize> = 16..=65_536;
+
+impl FromStr for KeyFile {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        use std::io::Read;
+        let mut bytes = Vec::new();
+        let read = std::fs::File::open(text)
+            .and_then(|file| file.take(*KEY_FILE_BYTES.end() as u64 + 1).read_to_end(&mut bytes));
+        if let Err(error) = read {
+            return Err(format!("cannot be read ({error}): name a readable file"));
+        }
+        // A line feed at the end belongs to the editor, not to the secret.
+        let secret = bytes.trim_ascii();
+        if !KEY_FILE_BYTES.contains(&secret.len()) {
+            return Err("is no key: write 16 to 65536 bytes, for example with `openssl rand -hex \
+                        32`"
+            .into());
+        }
+        Ok(Self(Key::from_file_contents(secret)))
+    }
+}
+
+/// A ring hash by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RingHashName(pub RingHash);
+
+impl FromStr for RingHashName {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        by_name(&RingHash::NAMES, text, "is no ring hash: choose one of").map(Self)
+    }
+}
+
 /// Permission bits in octal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UnixMode(pub u32);
@@ -335,6 +429,25 @@ mod tests {
         assert_eq!(parsed("[::]"), Ok(("::".into(), None)));
         for text in ["", ":11211", "1.2.3.4:port", "1.2.3.4:99999", "no such host"] {
             assert!(parsed(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn spans_carry_their_unit_and_count_seconds_without_one() {
+        let span = |text: &str| text.parse::<Span>().map(|span| span.0.as_millis());
+        assert_eq!((span("500ms"), span("3s"), span("3")), (Ok(500), Ok(3000), Ok(3000)));
+        assert_eq!((span("10m"), span("1h"), span("0")), (Ok(600_000), Ok(3_600_000), Ok(0)));
+        for text in ["", "s", "-1s", "1 s", "1d", "99999999999s"] {
+            assert!(span(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn members_are_ids_with_addresses() {
+        let Member(member) = "a=127.0.0.2:7000".parse().expect("a member");
+        assert_eq!((member.id.as_str(), member.address.port()), ("a", 7000));
+        for text in ["", "a", "a=", "=127.0.0.2:7000", "a=127.0.0.2", "a b=127.0.0.2:7000"] {
+            assert!(text.parse::<Member>().is_err(), "{text}");
         }
     }
 

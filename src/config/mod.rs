@@ -11,8 +11,10 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub mod cluster;
 pub mod size;
 
+pub use cluster::ClusterConfig;
 use size::Size;
 
 const KIB: u64 = 1 << 10;
@@ -84,6 +86,8 @@ pub struct Config {
     pub pid_file: Option<PathBuf>,
     /// Bounds of every queue and buffer.
     pub queues: Queues,
+    /// The node's part of a cluster. `None` for a node of its own.
+    pub cluster: Option<ClusterConfig>,
 }
 
 /// A unix domain socket to listen on.
@@ -188,6 +192,7 @@ impl Default for Config {
             prefix_delimiter: None,
             pid_file: None,
             queues: Queues::default(),
+            cluster: None,
         }
     }
 }
@@ -296,7 +301,21 @@ impl Config {
             "an idle timeout of 0 would close every connection at once: leave it away for none"
                 .into()
         })?;
+        if let Some(cluster) = &self.cluster {
+            self.check_cluster(cluster)?;
+        }
         self.queues.check()
+    }
+
+    fn check_cluster(&self, cluster: &ClusterConfig) -> Result<(), ConfigError> {
+        cluster.check()?;
+        let (ip, port) = (cluster.listen.ip(), cluster.listen.port());
+        let shared = |other: &IpAddr| *other == ip || ip.is_unspecified() || other.is_unspecified();
+        let shard_ports = (0..self.core_count()).filter_map(|core| self.shard_port(core));
+        let taken = std::iter::once(self.port).chain(shard_ports).any(|client| client == port);
+        require(!(taken && self.listen.iter().any(shared)), || {
+            format!("cluster port {port} is also one for clients: choose another")
+        })
     }
 
     fn check_memory(&self) -> Result<(), ConfigError> {

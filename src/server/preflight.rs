@@ -13,7 +13,7 @@ use std::path::Path;
 
 use io_uring::{IoUring, Probe, opcode};
 use rustix::io::Errno;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Socket, Type};
 
 use super::host::{self, HostFacts};
 use crate::config::size::Size;
@@ -49,7 +49,7 @@ pub fn run(config: &Config, host: &HostFacts) -> Vec<Problem> {
 }
 
 /// File descriptors that `config` needs at most: one per connection, and for each core its rings,
-/// eventfds and listeners.
+/// eventfds, listeners and links.
 pub fn files_needed(config: &Config) -> u64 {
     config.connections_max as u64 + files_besides_connections(config.core_count(), config)
 }
@@ -57,8 +57,12 @@ pub fn files_needed(config: &Config) -> u64 {
 /// The part of [`files_needed`] that does not depend on the number of connections.
 pub fn files_besides_connections(core_count: usize, config: &Config) -> u64 {
     let listeners = config.listen.len() as u64 * 2 + 1;
-    64 + core_count as u64 * (24 + listeners)
+    let links = config.cluster.as_ref().map_or(0, |_| LINKS_PER_CORE);
+    64 + core_count as u64 * (24 + listeners + links)
 }
+
+/// Links to cores of other nodes that each core has files for: 32 nodes of eight cores.
+const LINKS_PER_CORE: u64 = 256;
 
 /// Whether io_uring is there with all that the net ring uses.
 fn ring(host: &HostFacts) -> Option<Problem> {
@@ -211,7 +215,7 @@ fn address_space(config: &Config) -> Option<Problem> {
     })
 }
 
-/// Binds every TCP address for a moment. Without SO_REUSEPORT, so that a second Ringlane is
+/// Binds every address for a moment. Without SO_REUSEPORT, so that a second Ringlane is
 /// noticed instead of sharing the first one's connections.
 fn addresses(config: &Config) -> Vec<Problem> {
     let shard_ports = (0..config.core_count()).filter_map(|core| config.shard_port(core));
@@ -220,15 +224,24 @@ fn addresses(config: &Config) -> Vec<Problem> {
         .listen
         .iter()
         .flat_map(|&address| ports.iter().map(move |&port| SocketAddr::new(address, port)));
-    clients
-        .chain(config.admin)
-        .filter_map(|address| bind_problem(address, &bind(address)))
-        .collect()
+    let clients = clients.chain(config.admin).map(|address| (address, Type::STREAM));
+    let cluster = config.cluster.iter().flat_map(|cluster| {
+        [Type::STREAM, Type::DGRAM].map(|transport| (cluster.listen, transport))
+    });
+    let mut problems: Vec<Problem> = clients
+        .chain(cluster)
+        .filter_map(|(address, transport)| bind_problem(address, &bind(address, transport)))
+        .collect();
+    // The same said of TCP and of UDP.
+    problems.dedup();
+    problems
 }
 
-fn bind(address: SocketAddr) -> io::Result<()> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
+fn bind(address: SocketAddr, transport: Type) -> io::Result<()> {
+    let socket = Socket::new(Domain::for_address(address), transport, None)?;
+    if transport == Type::STREAM {
+        socket.set_reuse_address(true)?;
+    }
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
@@ -375,16 +388,22 @@ mod tests {
         owner.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).expect("a free port");
         owner.listen(1).expect("to listen");
         let address = owner.local_addr().ok().and_then(|a| a.as_socket()).expect("its address");
-        let text = bind_problem(address, &bind(address)).expect("it is taken").to_string();
+        let text =
+            bind_problem(address, &bind(address, Type::STREAM)).expect("it is taken").to_string();
         assert!(text.contains(&address.to_string()) && text.contains("already taken"), "{text}");
         drop(owner);
-        assert_eq!(bind_problem(address, &bind(address)), None, "and free afterwards");
+        assert_eq!(
+            bind_problem(address, &bind(address, Type::STREAM)),
+            None,
+            "and free afterwards"
+        );
     }
 
     #[test]
     fn an_address_of_another_host_is_refused() {
         let address: SocketAddr = "203.0.113.7:11311".parse().expect("an address");
-        let text = bind_problem(address, &bind(address)).expect("not ours").to_string();
+        let text =
+            bind_problem(address, &bind(address, Type::STREAM)).expect("not ours").to_string();
         assert!(text.contains("203.0.113.7 is no address of this host"), "{text}");
     }
 

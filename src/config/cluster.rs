@@ -1,0 +1,394 @@
+//! What a node needs to know to be a member of a cluster.
+//!
+//! It is written in the values of `cluster` itself (replication, ring hash, key), which are valid by
+//! construction, so that nothing has to be translated or checked twice. Everything that all nodes
+//! must have in common goes into [`ClusterConfig::terms`]; a node with other terms is refused.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::{ConfigError, MIB, require};
+use crate::cluster::frame::Key;
+use crate::cluster::membership::{MembershipSettings, Terms};
+use crate::cluster::quorum::Replication;
+use crate::cluster::ring::{
+    NODE_ID_BYTES_MAX, NODES_MAX, POINTS_PER_WEIGHT, REPLICAS_MAX, RingHash, RingParameters,
+    WEIGHT_MAX,
+};
+
+/// The name of a cluster that was given none.
+pub const CLUSTER_NAME: &str = "ringlane";
+/// Most points of a node per unit of weight, so that the rings of large clusters stay small.
+pub const POINTS_PER_WEIGHT_MAX: u32 = 4096;
+/// Shortest and longest probe period.
+pub const PROBE_PERIOD_RANGE: (Duration, Duration) =
+    (Duration::from_millis(50), Duration::from_secs(60));
+/// Shortest and longest wait for the answers of other nodes.
+pub const OPERATION_TIMEOUT_RANGE: (Duration, Duration) =
+    (Duration::from_millis(10), Duration::from_secs(60));
+/// Smallest queue of a link in bytes.
+pub const LINK_QUEUE_BYTES_MIN: u64 = 64 << 10;
+/// Largest queue of a link in bytes.
+pub const LINK_QUEUE_BYTES_MAX: u64 = 1 << 30;
+/// Longest age of a cached copy of a hot key.
+pub const HOT_KEY_AGE_MAX: Duration = Duration::from_secs(1);
+
+/// One node's part of a cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterConfig {
+    /// The cluster's name. Nodes of another name are refused.
+    pub name: String,
+    /// This node's id, 1 to 64 bytes, its own in the cluster and the same after a restart: the
+    /// place of its keys follows from it.
+    pub node_id: String,
+    /// Its share of the keys relative to other nodes, 1 to 100.
+    pub weight: u32,
+    /// Where it takes gossip (UDP) and connections of other nodes (TCP).
+    pub listen: SocketAddr,
+    /// What the other nodes are told to send to, where that differs from `listen`.
+    pub advertise: SocketAddr,
+    /// Where some members may be found. Empty for the first node.
+    pub join: Vec<SocketAddr>,
+    /// With a static list: all nodes that may be members, this one among them. Others are refused.
+    pub members: Option<Vec<ListedMember>>,
+    /// The key that all nodes share; `None` believes everybody who can reach the port.
+    pub key: Option<Key>,
+    /// How keys are placed on the ring. The same on all nodes.
+    pub ring_hash: RingHash,
+    /// Points of a node of weight 1. The same on all nodes.
+    pub points_per_weight: u32,
+    /// Copies of each key and how many of them take part. The same on all nodes.
+    pub replication: Replication,
+    /// How often a member is probed.
+    pub probe_period: Duration,
+    /// Silence after which a member is dead, at least two probe periods.
+    pub dead_after: Duration,
+    /// A dead member is forgotten after this, and its data given to others.
+    pub forget_after: Duration,
+    /// An operation whose replicas have not answered after this fails.
+    pub operation_timeout: Duration,
+    /// Bytes of hints that the node keeps for others, all cores together; then the oldest go.
+    pub hint_bytes_max: u64,
+    /// A hint older than this is dropped.
+    pub hint_age_max: Duration,
+    /// Bytes that wait for or are on their way to one core of another node; with more, requests
+    /// that need it fail at once.
+    pub link_queue_bytes_max: u64,
+    /// Bytes per second that the node sends to others when ranges move.
+    pub rebalance_bytes_per_second: u64,
+    /// When a key counts as hot and what follows.
+    pub hot_keys: HotKeyConfig,
+}
+
+/// A node of a static list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListedMember {
+    /// Its id.
+    pub id: String,
+    /// Its cluster address.
+    pub address: SocketAddr,
+}
+
+/// Keys that are asked for so often that a node that does not own them keeps a copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HotKeyConfig {
+    /// Requests are counted over this span.
+    pub window: Duration,
+    /// A key with so many requests to one core in it is hot.
+    pub threshold: u32,
+    /// Bytes of copies, all cores together; then the coldest go.
+    pub cache_bytes_max: u64,
+    /// A copy is used for so long; zero keeps none.
+    pub cache_age_max: Duration,
+}
+
+impl Default for HotKeyConfig {
+    fn default() -> Self {
+        Self {
+            window: Duration::from_secs(60),
+            threshold: 1000,
+            cache_bytes_max: 4 * MIB,
+            cache_age_max: HOT_KEY_AGE_MAX,
+        }
+    }
+}
+
+impl ClusterConfig {
+    /// The first node of a cluster with the documented defaults. Its id is its address, which no
+    /// other node of the cluster has.
+    pub fn new(listen: SocketAddr) -> Self {
+        Self {
+            name: CLUSTER_NAME.into(),
+            node_id: listen.to_string(),
+            weight: 1,
+            listen,
+            advertise: listen,
+            join: Vec::new(),
+            members: None,
+            key: None,
+            ring_hash: RingHash::default(),
+            points_per_weight: POINTS_PER_WEIGHT,
+            replication: Replication::default(),
+            probe_period: Duration::from_secs(1),
+            dead_after: Duration::from_secs(3),
+            forget_after: Duration::from_secs(600),
+            operation_timeout: Duration::from_secs(5),
+            hint_bytes_max: 64 * MIB,
+            hint_age_max: Duration::from_secs(600),
+            link_queue_bytes_max: 8 * MIB,
+            rebalance_bytes_per_second: 32 * MIB,
+            hot_keys: HotKeyConfig::default(),
+        }
+    }
+
+    /// So many copies and quorums.
+    ///
+    /// # Errors
+    /// When they cannot be had: a sentence that names the setting and the mend.
+    pub fn replication(replicas: u32, write: u32, read: u32) -> Result<Replication, ConfigError> {
+        require((1..=REPLICAS_MAX as u32).contains(&replicas), || {
+            format!("{replicas} replicas are not possible: choose 1 to {REPLICAS_MAX}")
+        })?;
+        for (quorum, name) in [(write, "write"), (read, "read")] {
+            require((1..=replicas).contains(&quorum), || {
+                format!(
+                    "a {name} quorum of {quorum} is not between 1 and the {replicas} replicas: \
+                     lower it or raise --replicas"
+                )
+            })?;
+        }
+        let made = Replication::new(replicas as u8, write as u8, read as u8);
+        Ok(made.expect("what it demands was just checked"))
+    }
+
+    /// What all nodes must agree on to place keys alike.
+    pub fn ring(&self) -> RingParameters {
+        RingParameters {
+            hash: self.ring_hash,
+            points_per_weight: self.points_per_weight,
+            replicas: self.replication.replicas(),
+        }
+    }
+
+    /// What all nodes of the cluster must have in common.
+    pub fn terms(&self) -> Terms {
+        Terms::new(&self.name, self.ring(), self.replication)
+    }
+
+    /// How members watch each other.
+    pub fn membership(&self) -> MembershipSettings {
+        let periods = self.dead_after.as_millis().div_ceil(self.probe_period.as_millis());
+        let listed = self.members.iter().flatten();
+        let mut join = self.join.clone();
+        join.extend(listed.clone().map(|member| member.address));
+        join.retain(|address| *address != self.advertise);
+        MembershipSettings {
+            key: self.key.clone(),
+            probe_period: self.probe_period,
+            missed_max: (periods as u32).max(2),
+            forget_after: self.forget_after,
+            listed: self.listed(),
+            join,
+            ..MembershipSettings::new(self.terms())
+        }
+    }
+
+    /// The ids that may join; `None` admits any.
+    pub fn listed(&self) -> Option<std::sync::Arc<[Box<str>]>> {
+        let members = self.members.as_ref()?;
+        Some(members.iter().map(|member| member.id.as_str().into()).collect())
+    }
+
+    /// Finds the first setting that cannot be served.
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        require(!self.name.is_empty(), || {
+            "a cluster without a name could be mistaken for another: give it one".into()
+        })?;
+        require(is_node_id(&self.node_id), || {
+            format!(
+                "{:?} is no node id: write 1 to {NODE_ID_BYTES_MAX} bytes without spaces",
+                self.node_id
+            )
+        })?;
+        require((1..=WEIGHT_MAX).contains(&self.weight), || {
+            format!("a weight of {} is not possible: choose 1 to {WEIGHT_MAX}", self.weight)
+        })?;
+        require((1..=POINTS_PER_WEIGHT_MAX).contains(&self.points_per_weight), || {
+            format!(
+                "{} points per node are not possible: choose 1 to {POINTS_PER_WEIGHT_MAX}",
+                self.points_per_weight
+            )
+        })?;
+        require(self.listen.port() != 0 && self.advertise.port() != 0, || {
+            "cluster port 0 cannot be found by other nodes: choose one from 1 to 65535".into()
+        })?;
+        require(!self.advertise.ip().is_unspecified(), || {
+            format!(
+                "other nodes cannot reach {}: name the address that they can with \
+                 --cluster-advertise",
+                self.advertise
+            )
+        })?;
+        require(self.join.len() <= NODES_MAX, || {
+            format!("{} addresses to join are too many: a few suffice", self.join.len())
+        })?;
+        self.check_members()?;
+        self.check_spans()?;
+        let queue = self.link_queue_bytes_max;
+        require((LINK_QUEUE_BYTES_MIN..=LINK_QUEUE_BYTES_MAX).contains(&queue), || {
+            format!("a link queue of {queue} bytes is not possible: choose 64KiB to 1GiB")
+        })?;
+        require(self.rebalance_bytes_per_second >= MIB, || {
+            "rebalancing below 1MiB per second would never end: choose 1MiB or more".into()
+        })
+    }
+
+    fn check_members(&self) -> Result<(), ConfigError> {
+        let Some(members) = &self.members else { return Ok(()) };
+        require(members.len() <= NODES_MAX, || {
+            format!("{} members are more than the {NODES_MAX} of a ring", members.len())
+        })?;
+        for (number, member) in members.iter().enumerate() {
+            let twice = members[..number]
+                .iter()
+                .any(|other| other.id == member.id || other.address == member.address);
+            require(!twice, || {
+                format!(
+                    "the member {}={} is listed twice: ids and addresses must differ",
+                    member.id, member.address
+                )
+            })?;
+        }
+        require(members.iter().any(|member| member.id == self.node_id), || {
+            format!(
+                "this node, {}, is not among the listed members: add it or choose --node-id from \
+                 the list",
+                self.node_id
+            )
+        })
+    }
+
+    fn check_spans(&self) -> Result<(), ConfigError> {
+        let within = |span: Duration, (least, most): (Duration, Duration), name: &str| {
+            require((least..=most).contains(&span), || {
+                format!("{name} of {span:?} is not possible: choose {least:?} to {most:?}")
+            })
+        };
+        within(self.probe_period, PROBE_PERIOD_RANGE, "a probe period")?;
+        within(self.operation_timeout, OPERATION_TIMEOUT_RANGE, "an operation timeout")?;
+        require(self.dead_after >= self.probe_period * 2, || {
+            format!(
+                "a member cannot be dead after {:?} when it is probed every {:?}: allow at least \
+                 two probes",
+                self.dead_after, self.probe_period
+            )
+        })?;
+        require(self.forget_after > self.dead_after, || {
+            format!(
+                "a member cannot be forgotten after {:?} when it is dead only after {:?}: raise \
+                 --forget-after",
+                self.forget_after, self.dead_after
+            )
+        })?;
+        require(self.hot_keys.cache_age_max <= HOT_KEY_AGE_MAX, || {
+            format!(
+                "copies of hot keys older than {HOT_KEY_AGE_MAX:?} would be too stale: lower \
+                 --hot-key-age"
+            )
+        })
+    }
+}
+
+/// Whether `text` can be a node's id: it is written in lists and log lines.
+pub fn is_node_id(text: &str) -> bool {
+    (1..=NODE_ID_BYTES_MAX).contains(&text.len())
+        && !text.contains(|c: char| c.is_whitespace() || c.is_control() || matches!(c, '=' | ','))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    fn address(text: &str) -> SocketAddr {
+        text.parse().expect("an address")
+    }
+
+    fn node() -> ClusterConfig {
+        ClusterConfig::new(address("127.0.0.2:7000"))
+    }
+
+    fn complaint(cluster: ClusterConfig) -> String {
+        let config = Config { cluster: Some(cluster), ..Config::tiny() };
+        config.check().expect_err("must be refused").to_string()
+    }
+
+    #[test]
+    fn the_defaults_are_a_valid_single_member() {
+        let config = Config { cluster: Some(node()), ..Config::tiny() };
+        assert_eq!(config.check(), Ok(()));
+        let membership = node().membership();
+        assert_eq!((membership.missed_max, membership.listed), (3, None));
+        assert!(membership.join.is_empty());
+    }
+
+    #[test]
+    fn quorums_lie_between_one_and_the_replicas() {
+        let refused = |n, w, r| ClusterConfig::replication(n, w, r).expect_err("refused").0;
+        assert!(ClusterConfig::replication(3, 2, 2).is_ok());
+        assert!(refused(3, 4, 1).contains("write quorum of 4"));
+        assert!(refused(3, 1, 4).contains("read quorum of 4"));
+        assert!(refused(3, 0, 1).contains("write quorum of 0"));
+        assert!(refused(9, 1, 1).contains("9 replicas"));
+    }
+
+    #[test]
+    fn an_address_that_nobody_can_reach_must_be_replaced() {
+        let everywhere = ClusterConfig::new(address("0.0.0.0:7000"));
+        assert!(complaint(everywhere.clone()).contains("--cluster-advertise"));
+        let told = ClusterConfig { advertise: address("10.0.0.1:7000"), ..everywhere };
+        assert_eq!(told.check(), Ok(()));
+    }
+
+    #[test]
+    fn a_static_list_names_this_node_and_nobody_twice() {
+        let member = |id: &str, at: &str| ListedMember { id: id.into(), address: address(at) };
+        let (a, b) = (member("a", "127.0.0.2:7000"), member("b", "127.0.0.3:7000"));
+        let list = |id: &str, members: Vec<ListedMember>| ClusterConfig {
+            node_id: id.into(),
+            members: Some(members),
+            ..node()
+        };
+        let valid = list("a", vec![a.clone(), b.clone()]);
+        assert_eq!(valid.check(), Ok(()));
+        assert_eq!(valid.membership().join, [b.address], "others, not itself");
+        assert!(complaint(list("c", vec![a.clone(), b.clone()])).contains("this node, c"));
+        assert!(complaint(list("a", vec![a.clone(), b, a])).contains("listed twice"));
+    }
+
+    #[test]
+    fn spans_must_leave_room_for_each_other() {
+        let second = Duration::from_secs(1);
+        assert!(complaint(ClusterConfig { dead_after: second, ..node() }).contains("two probes"));
+        let forgetful = ClusterConfig { forget_after: second, ..node() };
+        assert!(complaint(forgetful).contains("--forget-after"));
+        let hasty = ClusterConfig { probe_period: Duration::from_millis(1), ..node() };
+        assert!(complaint(hasty).contains("probe period of 1ms"));
+    }
+
+    #[test]
+    fn the_cluster_port_is_not_also_one_for_clients() {
+        let cluster = ClusterConfig::new(address("127.0.0.1:11211"));
+        assert!(complaint(cluster).contains("11211"));
+    }
+
+    #[test]
+    fn ids_can_stand_in_lists() {
+        for id in ["a", "127.0.0.2:7000", "größe"] {
+            assert!(is_node_id(id), "{id}");
+        }
+        for id in ["", "a b", "a=b", "a,b", "a\n", &"x".repeat(65)] {
+            assert!(!is_node_id(id), "{id}");
+        }
+    }
+}
