@@ -8,6 +8,7 @@ pub mod breaker;
 pub mod coordinator;
 pub mod frame;
 pub mod governor;
+pub mod handshake;
 pub mod hints;
 pub mod identity;
 pub mod link;
