@@ -1,10 +1,11 @@
 //! Descriptors handed over to glommio, whose types can only be made from raw ones.
 #![allow(unsafe_code)]
 
-use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 
 use glommio::io::BufferedFile;
-use glommio::net::TcpListener;
+use glommio::net::{TcpListener, TcpStream, UdpSocket};
 use socket2::Socket;
 
 /// An eventfd as a file: a read of 8 bytes waits until somebody counts it up.
@@ -17,4 +18,25 @@ pub fn bell(eventfd: OwnedFd) -> BufferedFile {
 pub fn listener(socket: Socket) -> TcpListener {
     // SAFETY: the descriptor is owned, and its ownership goes to the listener alone.
     unsafe { TcpListener::from_raw_fd(socket.into_raw_fd()) }
+}
+
+/// A socket for datagrams, on the executor that calls this.
+pub fn datagrams(socket: Socket) -> UdpSocket {
+    // SAFETY: the descriptor is owned, and its ownership goes to the socket alone.
+    unsafe { UdpSocket::from_raw_fd(socket.into_raw_fd()) }
+}
+
+/// A connection, on the executor that calls this.
+pub fn stream(socket: OwnedFd) -> TcpStream {
+    // SAFETY: the descriptor is owned, and its ownership goes to the stream alone.
+    unsafe { TcpStream::from_raw_fd(socket.into_raw_fd()) }
+}
+
+/// A second descriptor of a connection, to be served elsewhere once the stream is dropped.
+///
+/// # Errors
+/// When the process has no descriptor left.
+pub fn descriptor(stream: &TcpStream) -> io::Result<OwnedFd> {
+    // SAFETY: the stream is borrowed, so its descriptor stays open until this returns.
+    unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) }.try_clone_to_owned()
 }

@@ -107,7 +107,7 @@ impl Core {
             Plan::Stop => {
                 connection.closing = true;
                 self.finish(token, sequence, &|_, _| {});
-                self.node.stop();
+                self.node.leave();
             }
             Plan::Ask(kind, questions) => {
                 let questions = questions.iter().map(|question| question());

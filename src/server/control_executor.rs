@@ -1,6 +1,6 @@
 //! The executor beside the cores: unpinned, for what must not share a core's turns.
 //!
-//! It serves the admin pages. It ends after the cores have, so that `/health` tells to the last that
+//! It serves the admin pages and speaks for the node in its cluster. It ends after the cores have, so that `/health` tells to the last that
 //! the node is stopping.
 
 use std::io;
@@ -9,6 +9,8 @@ use std::sync::Arc;
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 use socket2::Socket;
 
+use super::cluster::control::Control;
+use super::cluster::sockets::ClusterSockets;
 use super::node::Node;
 use super::{REACTOR_MEMORY_BYTES, admin, adopt};
 
@@ -16,23 +18,40 @@ use super::{REACTOR_MEMORY_BYTES, admin, adopt};
 ///
 /// # Errors
 /// When the kernel refuses its rings or its thread.
-pub fn start(node: Arc<Node>, admin: Option<Socket>) -> io::Result<ExecutorJoinHandle<()>> {
+pub fn start(
+    node: Arc<Node>,
+    admin: Option<Socket>,
+    others: Option<ClusterSockets>,
+    hash_seed: u64,
+) -> io::Result<ExecutorJoinHandle<()>> {
     LocalExecutorBuilder::new(Placement::Unbound)
         .name("control")
         .io_memory(REACTOR_MEMORY_BYTES)
-        .spawn(move || run(node, admin))
+        .spawn(move || run(node, admin, others, hash_seed))
         .map_err(|error| io::Error::other(error.to_string()))
 }
 
-async fn run(node: Arc<Node>, admin: Option<Socket>) {
+async fn run(
+    node: Arc<Node>,
+    admin: Option<Socket>,
+    others: Option<ClusterSockets>,
+    hash_seed: u64,
+) {
     let pages = admin.map(|socket| {
         let listener = adopt::listener(socket);
         glommio::spawn_local(admin::serve(listener, node.clone()))
+    });
+    let cluster = node.config.cluster.as_ref().zip(others).map(|(config, sockets)| {
+        Control::start(node.clone(), config, sockets, hash_seed)
+            .unwrap_or_else(|error| panic!("the node cannot take part in its cluster: {error}"))
     });
     if let Ok(eventfd) = node.control_bell.eventfd().try_clone_to_owned() {
         let bell = adopt::bell(eventfd);
         while !node.has_ended() {
             let _ = bell.read_at(0, 8).await;
+            if let Some(cluster) = &cluster {
+                cluster.woken();
+            }
         }
         let _ = bell.close().await;
     }

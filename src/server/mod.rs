@@ -18,6 +18,7 @@ use crate::stats::PrefixCounters;
 mod admin;
 mod adopt;
 pub mod clock;
+pub mod cluster;
 mod commands;
 pub mod connection;
 pub mod control;
@@ -111,6 +112,8 @@ pub fn run(config: Config) -> Result<(), ServerError> {
         .map_err(|(address, error)| ServerError::Listen { address, error })?;
     let admin =
         admin::open(&config).map_err(|(address, error)| ServerError::Listen { address, error })?;
+    let others = cluster::sockets::open(&config)
+        .map_err(|(address, error)| ServerError::Listen { address, error })?;
     let doorbells = (0..core_count)
         .map(|_| eventfd().map(Doorbell::new))
         .collect::<io::Result<Arc<[_]>>>()
@@ -144,7 +147,8 @@ pub fn run(config: Config) -> Result<(), ServerError> {
         std::fs::write(path, format!("{}\n", std::process::id()))
             .map_err(|error| ServerError::PidFile(path.clone(), error))?;
     }
-    let control = control_executor::start(node.clone(), admin).map_err(ServerError::Control)?;
+    let control = control_executor::start(node.clone(), admin, others, hash_seed)
+        .map_err(ServerError::Control)?;
     announce(&node);
 
     let signal_handle = signals.handle();
@@ -152,7 +156,7 @@ pub fn run(config: Config) -> Result<(), ServerError> {
     let waiter = std::thread::Builder::new().name("signals".into()).spawn(move || {
         if let Some(signal) = signals.forever().next() {
             log::info!("signal {signal}: shutting down");
-            on_signal.stop();
+            on_signal.leave();
         }
     });
     for handle in cores {
@@ -247,7 +251,7 @@ fn eventfd() -> io::Result<OwnedFd> {
 }
 
 /// A seed that an attacker cannot guess, so that keys cannot be chosen to meet in one bucket.
-fn random_seed() -> u64 {
+pub(crate) fn random_seed() -> u64 {
     use std::hash::{BuildHasher, Hasher};
     std::collections::hash_map::RandomState::new().build_hasher().finish()
 }

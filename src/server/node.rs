@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use super::clock::Clock;
+use super::cluster::Mail;
 use super::inquiry::Inquiry;
 use super::mesh::Doorbell;
 use crate::config::{Config, LogLevel};
@@ -25,6 +26,8 @@ pub struct Node {
     pub doorbells: Arc<[Doorbell]>,
     /// How the control executor is woken.
     pub control_bell: Doorbell,
+    /// Where cores and control executor leave word for each other.
+    pub mail: Mail,
     /// Figures of each core.
     pub cores: Box<[CoreFigures]>,
     /// Open connections of all cores.
@@ -32,6 +35,7 @@ pub struct Node {
     tuning: Mutex<Tuning>,
     verbosity: AtomicU32,
     flushed_at_millis: AtomicU64,
+    leaving: AtomicBool,
     stopping: AtomicBool,
     stopping_since_millis: AtomicU64,
     ended: AtomicBool,
@@ -50,6 +54,7 @@ pub struct CoreFigures {
 impl Node {
     /// The shared state of a node that is about to start.
     pub fn new(config: Config, doorbells: Arc<[Doorbell]>, control_bell: Doorbell) -> Self {
+        let mail = Mail::new(config.core_count());
         let cores = (0..config.core_count()).map(|_| CoreFigures::default()).collect();
         let verbosity = AtomicU32::new(config.verbosity.into());
         let detail = config.prefix_delimiter.is_some();
@@ -58,11 +63,13 @@ impl Node {
             clock: Clock::start(),
             doorbells,
             control_bell,
+            mail,
             cores,
             connections: AtomicU32::new(0),
             tuning: Mutex::new(Tuning { detail, ..Tuning::default() }),
             verbosity,
             flushed_at_millis: AtomicU64::new(0),
+            leaving: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             stopping_since_millis: AtomicU64::new(0),
             ended: AtomicBool::new(false),
@@ -126,6 +133,20 @@ impl Node {
         self.flushed_at_millis.store(at.as_millis(), Ordering::Relaxed);
     }
 
+    /// Ends the node: leaves its cluster first, if it has one, and then stops.
+    pub fn leave(&self) {
+        if self.config.cluster.is_none() {
+            return self.stop();
+        }
+        self.leaving.store(true, Ordering::SeqCst);
+        self.control_bell.ring();
+    }
+
+    /// Whether the node shall leave its cluster.
+    pub fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::SeqCst) || self.is_stopping()
+    }
+
     /// Tells all cores to stop.
     pub fn stop(&self) {
         if !self.stopping.swap(true, Ordering::SeqCst) {
@@ -133,6 +154,7 @@ impl Node {
             self.stopping_since_millis.store(now, Ordering::SeqCst);
         }
         self.doorbells.iter().for_each(Doorbell::ring);
+        self.control_bell.ring();
     }
 
     /// Whether the node is shutting down.

@@ -15,6 +15,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use super::cluster::core::CoreCluster;
+use super::cluster::links::Links;
 use super::connection::Connection;
 use super::control::Control;
 use super::core_state::{Core, Slot, spare};
@@ -47,6 +49,8 @@ pub struct Worker {
     net: NetRing,
     mesh: Mesh,
     core: Core,
+    /// Its part in the cluster, if the node has one.
+    cluster: Option<Box<CoreCluster>>,
     listeners: Vec<Listener>,
     events: Vec<Event>,
     doorbell: usize,
@@ -97,11 +101,13 @@ impl Worker {
     pub fn new(parts: WorkerParts) -> Self {
         let WorkerParts { net, mesh, engine, node, listeners } = parts;
         let doorbell = engine.config().core as usize;
+        let cluster = CoreCluster::new(doorbell as u16, &node).map(Box::new);
         let core = Core::new(engine, node, &listeners);
         Self {
             net,
             mesh,
             core,
+            cluster,
             listeners,
             events: Vec::with_capacity(256),
             doorbell,
@@ -144,6 +150,7 @@ impl Worker {
         let mut events = mem::take(&mut self.events);
         self.net.reap(&mut events);
         let mut worked = !events.is_empty();
+        worked |= self.cluster_news();
         for event in events.drain(..) {
             self.handle(event);
         }
@@ -165,6 +172,9 @@ impl Worker {
             self.net.wake(ring);
         }
         self.send();
+        if let Some(cluster) = &mut self.cluster {
+            more |= cluster.flush(&mut self.net);
+        }
         if let Some(wish) = self.core.node.cores[self.doorbell].inquiry.wish() {
             self.core.tell_outside(wish);
         }
@@ -187,7 +197,23 @@ impl Worker {
         }
     }
 
+    /// Takes what the control executor says about the cluster. True when there was anything.
+    fn cluster_news(&mut self) -> bool {
+        let Some(cluster) = &mut self.cluster else { return false };
+        let mut any = false;
+        while let Some(news) = cluster.next_news() {
+            any = true;
+            log::debug!("core {}: {news:?}", self.doorbell);
+        }
+        any
+    }
+
     fn handle(&mut self, event: Event) {
+        if let Some(cluster) = &mut self.cluster
+            && Links::own(&event)
+        {
+            return cluster.handle(event, &mut self.net, |_, _, _| {});
+        }
         match event {
             Event::Received { token, buffer, ended } => self.received(token, buffer, ended),
             Event::Sent { token, output, outcome } => self.sent(token, output, outcome),

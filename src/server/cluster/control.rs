@@ -1,0 +1,467 @@
+//! The cluster's part of the control executor: gossip, dialling, answering, and the governor.
+//!
+//! Several tasks, each waiting for one thing (a datagram, a connection, the nearest deadline, the
+//! bell), share one state that is borrowed only between two awaits. What the governor wants is
+//! performed at once; datagrams that the kernel has no room for are dropped, as the network may too.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::io;
+use std::mem;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_lite::future::or;
+use glommio::channels::local_channel::{self, LocalReceiver, LocalSender};
+use glommio::net::TcpListener;
+use socket2::Socket;
+
+use super::core::frame_bytes_max;
+use super::links::NewLink;
+use super::meet::{self, MeetError, Met};
+use super::node_links::NodeLink;
+use super::sockets::ClusterSockets;
+use super::{Letter, Report};
+use crate::cluster::dials::{Dial, Dials, Ends};
+use crate::cluster::governor::{Effect, Event, Governor, GovernorSettings};
+use crate::cluster::handshake::Party;
+use crate::cluster::identity::{Boot, Identity, NodeKey};
+use crate::cluster::link::{NODE_CORE, Peer};
+use crate::config::ClusterConfig;
+use crate::server::adopt;
+use crate::server::node::Node;
+use crate::time::Instant;
+
+/// Longest datagram that is taken; gossip stays below it.
+const DATAGRAM_BYTES_MAX: usize = 2048;
+/// Connections being dialled at once; further ones wait.
+const DIALS_MAX: u32 = 64;
+/// Connections of others being shaken hands over at once; further ones are closed.
+const ANSWERS_MAX: u32 = 256;
+/// Pause after a socket has failed.
+const PAUSE: Duration = Duration::from_millis(200);
+/// Longest time between two looks at the deadlines.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Longest wait for others to copy what a leaving node holds.
+const LEAVE_MAX: Duration = Duration::from_secs(2);
+/// The same trouble with the same node is logged once in this span.
+const QUIET_FOR: Duration = Duration::from_secs(60);
+/// Troubles remembered for that; with more, all are forgotten and logged anew.
+const TROUBLES_MAX: usize = 256;
+
+/// The cluster's part of the control executor.
+pub struct Control {
+    node: Arc<Node>,
+    party: RefCell<Arc<Party>>,
+    gossip: Socket,
+    state: RefCell<State>,
+    /// Wakes the task that waits for the nearest deadline.
+    sooner: LocalSender<()>,
+    dialling: Cell<u32>,
+    answering: Cell<u32>,
+    queue_bytes_max: usize,
+}
+
+struct State {
+    governor: Governor,
+    effects: Vec<Effect>,
+    dials: Dials,
+    node_links: HashMap<NodeKey, NodeLink>,
+    troubles: HashMap<(String, String), Instant>,
+    leaving: bool,
+}
+
+impl Control {
+    /// Starts to take part in the cluster, on the executor that calls this.
+    ///
+    /// # Errors
+    /// When the process has no descriptor left.
+    pub fn start(
+        node: Arc<Node>,
+        config: &ClusterConfig,
+        sockets: ClusterSockets,
+        hash_seed: u64,
+    ) -> io::Result<Rc<Self>> {
+        let boot = Boot(node.clock.now().as_millis());
+        let identity = Identity::new(&config.node_id, boot, config.advertise, config.advertise);
+        let key = identity.key;
+        let core_count = node.config.core_count() as u16;
+        let party = Arc::new(Party {
+            id: identity.id.clone(),
+            boot,
+            core_count,
+            hash_seed,
+            frame_bytes_max: frame_bytes_max(&node.config, config),
+            terms: config.terms(),
+            key: config.key.clone(),
+            listed: config.listed(),
+        });
+        let settings = GovernorSettings {
+            membership: config.membership(),
+            ring: config.ring(),
+            weight: config.weight,
+            core_count: node.config.core_count(),
+        };
+        let governor = Governor::new(identity, settings, crate::server::random_seed());
+        let (sooner, nudges) = local_channel::new_bounded(1);
+        let control = Rc::new(Self {
+            node,
+            party: RefCell::new(party),
+            gossip: sockets.gossip.try_clone()?,
+            state: RefCell::new(State {
+                governor,
+                effects: Vec::new(),
+                dials: Dials::new(key, core_count, crate::server::random_seed()),
+                node_links: HashMap::new(),
+                troubles: HashMap::new(),
+                leaving: false,
+            }),
+            sooner,
+            dialling: Cell::new(0),
+            answering: Cell::new(0),
+            queue_bytes_max: config.link_queue_bytes_max as usize,
+        });
+        glommio::spawn_local(control.clone().take_gossip(sockets.gossip)).detach();
+        let listener = adopt::listener(sockets.listener);
+        glommio::spawn_local(control.clone().take_connections(listener)).detach();
+        glommio::spawn_local(control.clone().keep_deadlines(nudges)).detach();
+        control.event(Event::Start);
+        Ok(control)
+    }
+
+    /// The control executor's bell was rung: cores may have reported something, or the node stops.
+    pub fn woken(self: &Rc<Self>) {
+        let now = self.node.clock.now();
+        for report in self.node.mail.control.take() {
+            match report {
+                Report::Lost { ends, serial } => {
+                    self.state.borrow_mut().dials.lost(ends, serial, now);
+                    self.nudge();
+                }
+                Report::Settled { core, epoch } => {
+                    self.event(Event::Settled { core: core.into(), epoch });
+                }
+                Report::Flush(version) => self.event(Event::Flush(version)),
+            }
+        }
+        if self.node.is_leaving() {
+            self.leave();
+        }
+    }
+
+    /// Gives up the seat, waits a while for others to take over, and says goodbye.
+    fn leave(self: &Rc<Self>) {
+        if mem::replace(&mut self.state.borrow_mut().leaving, true) {
+            return;
+        }
+        self.event(Event::Leave);
+        let control = self.clone();
+        glommio::spawn_local(async move {
+            glommio::timer::sleep(LEAVE_MAX).await;
+            control.say_goodbye();
+        })
+        .detach();
+    }
+
+    fn say_goodbye(self: &Rc<Self>) {
+        self.event(Event::Goodbye);
+        self.node.stop();
+    }
+
+    /// Whether what was said in the name of `party` still holds: this node's life is the same.
+    fn is_current(&self, party: &Arc<Party>) -> bool {
+        Arc::ptr_eq(party, &self.party.borrow())
+    }
+
+    fn party(&self) -> Arc<Party> {
+        self.party.borrow().clone()
+    }
+
+    /// Hands an event to the governor and performs what follows.
+    fn event(self: &Rc<Self>, event: Event<'_>) {
+        let now = self.node.clock.now();
+        let mut effects = {
+            let mut state = self.state.borrow_mut();
+            let mut effects = mem::take(&mut state.effects);
+            let before = state.governor.next_deadline();
+            state.governor.handle(event, now, &mut effects);
+            if state.governor.next_deadline() < before || before.is_none() {
+                self.nudge();
+            }
+            effects
+        };
+        for effect in effects.drain(..) {
+            self.perform(effect, now);
+        }
+        self.state.borrow_mut().effects = effects;
+    }
+
+    fn perform(self: &Rc<Self>, effect: Effect, now: Instant) {
+        match effect {
+            Effect::Datagram { to, bytes } => {
+                let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+                if let Err(error) = self.gossip.send_to_with_flags(&bytes, &to.into(), flags) {
+                    self.trouble(&to, &format!("gossip to {to} is lost: {error}"), now);
+                }
+            }
+            Effect::Send { to, bytes } => {
+                if let Some(link) = self.state.borrow_mut().node_links.get_mut(&to) {
+                    link.send(&bytes);
+                }
+            }
+            Effect::Link { node, address, wanted: true, .. } => {
+                self.state.borrow_mut().dials.want(node, address, now);
+                self.nudge();
+            }
+            Effect::Link { node, boot, wanted: false, .. } => {
+                let mut state = self.state.borrow_mut();
+                state.dials.unwant(node);
+                if state.node_links.get(&node).is_some_and(|link| link.boot <= boot) {
+                    state.node_links.remove(&node);
+                }
+                drop(state);
+                self.tell_cores(|| Letter::Unlink(node, boot));
+            }
+            Effect::Placed(view) => self.tell_cores(|| Letter::Placed(view.clone())),
+            Effect::Liveness { node, boot, alive } => {
+                self.tell_cores(|| Letter::Liveness { node, boot, alive });
+            }
+            Effect::Digested(epoch) => self.tell_cores(|| Letter::Digested(epoch)),
+            Effect::Flushed(version) => self.tell_cores(|| Letter::Flushed(version)),
+            Effect::Reborn(boot) => {
+                // Links of the life before tell the others the wrong one.
+                let party = Party { boot, ..Party::clone(&self.party()) };
+                *self.party.borrow_mut() = Arc::new(party);
+                self.state.borrow_mut().node_links.clear();
+                self.tell_cores(|| Letter::Reborn(boot));
+            }
+            Effect::HandedOver => {
+                let control = self.clone();
+                glommio::spawn_local(async move { control.say_goodbye() }).detach();
+            }
+            Effect::Log(line) if line.warning => log::warn!("{}", line.text),
+            Effect::Log(line) => log::info!("{}", line.text),
+            Effect::Superseded => {
+                log::error!("this node's place in the cluster is taken: it stops");
+                self.node.stop();
+            }
+        }
+    }
+
+    fn tell_cores(&self, letter: impl Fn() -> Letter) {
+        for core in 0..self.node.mail.cores.len() {
+            self.tell_core(core, letter());
+        }
+    }
+
+    fn tell_core(&self, core: usize, letter: Letter) {
+        self.node.mail.cores[core].post(letter);
+        self.node.doorbells[core].ring();
+    }
+
+    fn nudge(&self) {
+        // A full channel holds a nudge already.
+        let _ = self.sooner.try_send(());
+    }
+
+    async fn take_gossip(self: Rc<Self>, socket: Socket) {
+        let socket = adopt::datagrams(socket);
+        let mut buffer = [0; DATAGRAM_BYTES_MAX];
+        loop {
+            match socket.recv_from(&mut buffer).await {
+                Ok((bytes, from)) => {
+                    let bytes = &buffer[..bytes];
+                    self.event(Event::Datagram { from, bytes });
+                    // Receiving does not wait while there are datagrams.
+                    glommio::yield_if_needed().await;
+                }
+                Err(error) => {
+                    log::warn!("gossip paused: {error}");
+                    glommio::timer::sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+
+    async fn take_connections(self: Rc<Self>, listener: TcpListener) {
+        loop {
+            match listener.accept().await {
+                Ok(stream) if self.answering.get() < ANSWERS_MAX => {
+                    let control = self.clone();
+                    self.answering.set(self.answering.get() + 1);
+                    let task = async move {
+                        let from = stream.peer_addr();
+                        let party = control.party();
+                        let outcome = meet::answer(party.clone(), stream).await;
+                        control.answering.set(control.answering.get() - 1);
+                        match (outcome, from) {
+                            (Ok(met), _) if control.is_current(&party) => control.met(met, 0),
+                            (Ok(_), _) => {}
+                            (Err(error), Ok(from)) => {
+                                // Ports change from try to try; the trouble is with the host.
+                                let host = SocketAddr::new(from.ip(), 0);
+                                let text = format!("no link with {}: {error}", from.ip());
+                                control.meet_trouble(&host, &error, &text);
+                            }
+                            (Err(_), Err(_)) => {}
+                        }
+                    };
+                    glommio::spawn_local(task).detach();
+                }
+                Ok(stream) => drop(stream),
+                Err(error) => {
+                    log::warn!("accepting links paused: {error}");
+                    glommio::timer::sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Ticks the governor and dials, each when it is time.
+    async fn keep_deadlines(self: Rc<Self>, nudges: LocalReceiver<()>) {
+        loop {
+            let now = self.node.clock.now();
+            let deadline = {
+                let state = self.state.borrow();
+                let may_dial = self.dialling.get() < DIALS_MAX;
+                let dials = may_dial.then(|| state.dials.next_deadline()).flatten();
+                [state.governor.next_deadline(), dials].into_iter().flatten().min()
+            };
+            let wait = deadline.map_or(LOOK_EVERY, |at| at.since(now)).min(LOOK_EVERY);
+            if !wait.is_zero() {
+                let timer = async {
+                    glommio::timer::sleep(wait).await;
+                };
+                let nudge = async {
+                    nudges.recv().await;
+                };
+                or(timer, nudge).await;
+            }
+            let now = self.node.clock.now();
+            let due = self.state.borrow().governor.next_deadline().is_some_and(|at| at <= now);
+            if due {
+                self.event(Event::Tick);
+            }
+            self.start_dials(now);
+        }
+    }
+
+    fn start_dials(self: &Rc<Self>, now: Instant) {
+        while self.dialling.get() < DIALS_MAX {
+            let Some(dial) = self.state.borrow_mut().dials.next(now) else { return };
+            self.dialling.set(self.dialling.get() + 1);
+            let control = self.clone();
+            let task = async move {
+                let party = control.party();
+                let outcome = meet::dial(party.clone(), &dial).await;
+                control.dialling.set(control.dialling.get() - 1);
+                control.dialled(&dial, &party, outcome);
+            };
+            glommio::spawn_local(task).detach();
+        }
+    }
+
+    fn dialled(self: &Rc<Self>, dial: &Dial, party: &Arc<Party>, outcome: Result<Met, MeetError>) {
+        let now = self.node.clock.now();
+        match outcome {
+            Ok(_) if !self.is_current(party) => {
+                self.state.borrow_mut().dials.failed(dial, now);
+            }
+            Ok((socket, session)) => {
+                let core_count = session.facts.core_count;
+                let wanted = self.state.borrow_mut().dials.succeeded(dial, core_count, now);
+                if wanted {
+                    self.met((socket, session), dial.serial);
+                }
+            }
+            Err(error) => {
+                self.state.borrow_mut().dials.failed(dial, now);
+                let text = format!("no link with {} yet: {error}", dial.address);
+                self.meet_trouble(&dial.address, &error, &text);
+            }
+        }
+        self.nudge();
+    }
+
+    /// Puts a connection to its use.
+    fn met(self: &Rc<Self>, (socket, session): Met, serial: u64) {
+        let (peer, core) = (session.peer, session.core);
+        log::debug!("linked with node {}: core {core} with core {}", session.id, peer.core);
+        if core != NODE_CORE {
+            let link = NewLink { socket, session, serial };
+            self.tell_core(usize::from(core), Letter::Link(link));
+            return;
+        }
+        let boot = session.facts.boot;
+        let known = self.state.borrow().node_links.get(&peer.node).map(|link| link.boot);
+        if known.is_some_and(|known| known > boot) {
+            return self.lost_node_link(peer, serial);
+        }
+        // Tasks of the link hold the control part only weakly, else neither would ever go.
+        let (deliver_to, lose_from) = (Rc::downgrade(self), Rc::downgrade(self));
+        let link = NodeLink::start(
+            socket,
+            *session,
+            self.queue_bytes_max,
+            self.party().frame_bytes_max as usize,
+            move |from, bytes| {
+                if let Some(control) = deliver_to.upgrade() {
+                    control.event(Event::Message { from, bytes });
+                }
+            },
+            move || {
+                if let Some(control) = lose_from.upgrade() {
+                    control.node_link_ended(peer, serial);
+                }
+            },
+        );
+        match link {
+            Ok(link) => {
+                self.state.borrow_mut().node_links.insert(peer.node, link);
+            }
+            Err(error) => {
+                log::warn!("no link with node {:016x}: {error}", peer.node.0);
+                self.lost_node_link(peer, serial);
+            }
+        }
+    }
+
+    /// A link between executors is gone. Called by its own tasks, which end when it is replaced.
+    fn node_link_ended(&self, peer: Peer, serial: u64) {
+        self.state.borrow_mut().node_links.remove(&peer.node);
+        self.lost_node_link(peer, serial);
+    }
+
+    fn lost_node_link(&self, peer: Peer, serial: u64) {
+        let now = self.node.clock.now();
+        let mut state = self.state.borrow_mut();
+        state.dials.lost(Ends { core: NODE_CORE, peer }, serial, now);
+        drop(state);
+        self.nudge();
+    }
+
+    /// Logs why a node is not linked with: refusals as what an operator should look at.
+    fn meet_trouble(&self, with: &SocketAddr, error: &MeetError, text: &str) {
+        match error {
+            MeetError::Handshake(_) => self.trouble(with, text, self.node.clock.now()),
+            _ => log::debug!("{text}"),
+        }
+    }
+
+    /// Logs trouble with a node, once in a while.
+    fn trouble(&self, with: &SocketAddr, text: &str, now: Instant) {
+        let mut state = self.state.borrow_mut();
+        let troubles = &mut state.troubles;
+        let what = (with.to_string(), text.to_owned());
+        if troubles.get(&what).is_some_and(|last| now.since(*last) < QUIET_FOR) {
+            return;
+        }
+        if troubles.len() >= TROUBLES_MAX {
+            troubles.clear();
+        }
+        troubles.insert(what, now);
+        log::warn!("{text}");
+    }
+}

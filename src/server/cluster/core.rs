@@ -1,0 +1,149 @@
+//! A core's part: its mailbox and its links, for the worker to turn.
+//!
+//! In each turn the worker takes the news first, hands events of links to [`CoreCluster::handle`]
+//! as they come, and ends with [`CoreCluster::flush`]. Whoever coordinates the core's operations
+//! gets the news and the frames, and collects messages in [`Links::room`].
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::links::{LinkSettings, Links};
+use super::{Letter, Report};
+use crate::cluster::dials::Ends;
+use crate::cluster::frame::BODY_BYTES_MAX;
+use crate::cluster::identity::{Boot, NodeKey};
+use crate::cluster::link::{LinkEvent, Peer};
+use crate::cluster::version::Version;
+use crate::cluster::view::View;
+use crate::config::{ClusterConfig, Config};
+use crate::server::net_ring::{Event, NetRing};
+use crate::server::node::Node;
+
+/// Room in a frame for what is around an item and for small messages beside it.
+const AROUND_BYTES: u64 = 64 << 10;
+
+/// What a core learns between two turns.
+#[derive(Clone, Debug)]
+pub enum News {
+    /// A link came or went.
+    Link(LinkEvent),
+    /// Keys lie like this from now on.
+    Placed(Arc<View>),
+    /// A node is alive, or dead.
+    Liveness {
+        /// The node.
+        node: NodeKey,
+        /// Which start of its process.
+        boot: Boot,
+        /// Whether it lives.
+        alive: bool,
+    },
+    /// Everybody has what became his own up to this epoch.
+    Digested(u64),
+    /// Everything of a version up to this one is gone.
+    Flushed(Version),
+    /// This node begins a new life, without data and seat.
+    Reborn(Boot),
+}
+
+/// The cluster's part of a core.
+pub struct CoreCluster {
+    core: u16,
+    node: Arc<Node>,
+    /// The links.
+    pub links: Links,
+    letters: VecDeque<Letter>,
+}
+
+impl CoreCluster {
+    /// The part of core `core`; `None` on a node of its own.
+    pub fn new(core: u16, node: &Arc<Node>) -> Option<Self> {
+        let cluster = node.config.cluster.as_ref()?;
+        let links = Links::new(LinkSettings {
+            queue_bytes_max: cluster.link_queue_bytes_max as usize,
+            frame_bytes_max: frame_bytes_max(&node.config, cluster) as usize,
+        });
+        Some(Self { core, node: node.clone(), links, letters: VecDeque::new() })
+    }
+
+    /// Whether something was left in the mailbox.
+    #[inline]
+    pub fn has_mail(&self) -> bool {
+        self.node.mail.cores[usize::from(self.core)].has_any()
+    }
+
+    /// The next news; to be asked until there is none, before the turn's frames.
+    pub fn next_news(&mut self) -> Option<News> {
+        if self.has_mail() {
+            self.letters.extend(self.node.mail.cores[usize::from(self.core)].take());
+        }
+        loop {
+            if let Some(event) = self.links.next_event() {
+                return Some(News::Link(event));
+            }
+            match self.letters.pop_front()? {
+                Letter::Link(link) => self.links.add(link),
+                Letter::Unlink(node, boot) => self.links.end_node(node, boot),
+                Letter::Placed(view) => return Some(News::Placed(view)),
+                Letter::Liveness { node, boot, alive } => {
+                    return Some(News::Liveness { node, boot, alive });
+                }
+                Letter::Digested(epoch) => return Some(News::Digested(epoch)),
+                Letter::Flushed(version) => return Some(News::Flushed(version)),
+                Letter::Reborn(boot) => {
+                    self.links.end_all();
+                    return Some(News::Reborn(boot));
+                }
+            }
+        }
+    }
+
+    /// Takes an event of the net ring that is a link's, see [`Links::own`].
+    pub fn handle(
+        &mut self,
+        event: Event,
+        net: &mut NetRing,
+        deliver: impl FnMut(&mut Links, Peer, &[u8]),
+    ) {
+        self.links.handle(event, net, deliver);
+    }
+
+    /// Ends the turn: one send for each link with something to say. True when there is news at
+    /// once: the core must not sleep.
+    pub fn flush(&mut self, net: &mut NetRing) -> bool {
+        self.links.flush(net);
+        let (core, node) = (self.core, &self.node);
+        let mut any = false;
+        for lost in self.links.take_lost() {
+            let ends = Ends { core, peer: lost.peer };
+            node.mail.control.post(Report::Lost { ends, serial: lost.serial });
+            any = true;
+        }
+        if any {
+            node.control_bell.ring();
+        }
+        self.links.has_events()
+    }
+
+    /// Tells that all that became this core's own up to the roster of this epoch has arrived.
+    pub fn settled(&self, epoch: u64) {
+        self.report(Report::Settled { core: self.core, epoch });
+    }
+
+    /// Has everything of a version up to this one forgotten, on all nodes.
+    pub fn flush_everywhere(&self, version: Version) {
+        self.report(Report::Flush(version));
+    }
+
+    fn report(&self, report: Report) {
+        self.node.mail.control.post(report);
+        self.node.control_bell.ring();
+    }
+}
+
+/// Longest frame body that this node takes: what it may send itself, which is a full queue and the
+/// largest item.
+pub fn frame_bytes_max(config: &Config, cluster: &ClusterConfig) -> u32 {
+    let bytes = cluster.link_queue_bytes_max + u64::from(config.item_bytes_max) + AROUND_BYTES;
+    bytes.min(BODY_BYTES_MAX as u64) as u32
+}

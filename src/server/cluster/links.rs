@@ -1,0 +1,518 @@
+//! A core's links to the cores of other nodes, on its net ring beside the clients.
+//!
+//! What the core has for a peer is collected in one buffer a turn and leaves as one frame with one
+//! send; while that is on its way the next frame collects. Frames that arrive whole in a receive
+//! buffer are opened where they lie, others are gathered first. After warm-up nothing is allocated:
+//! two buffers change places, as long as messages stay below [`BYTES_KEPT`].
+//!
+//! What waits for a peer is bounded: beyond it there is no room, and whoever has a message for that
+//! peer learns so at once instead of queueing behind a peer that does not read. A link that fails is
+//! reported and forgotten; making it again is the dialler's business.
+
+use std::collections::{HashMap, VecDeque};
+use std::mem;
+use std::net::Shutdown;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use crate::cluster::frame::{HEAD_BYTES, Opened, Opener, Sealer};
+use crate::cluster::handshake::Session;
+use crate::cluster::identity::{Boot, NodeKey};
+use crate::cluster::link::{LinkEvent, Peer};
+use crate::server::net_ring::{Event, NetRing, Output, Token};
+
+#[cfg(test)]
+mod tests;
+
+/// Slots of the net ring from this one on are links, those below are clients.
+const LINKS_FROM: u32 = 1 << 23;
+/// Room that an idle link's buffers may keep.
+const BYTES_KEPT: usize = 64 << 10;
+
+/// Bounds of a core's links.
+#[derive(Clone, Copy, Debug)]
+pub struct LinkSettings {
+    /// Bytes that wait for or are on their way to one peer, beyond which there is no room.
+    pub queue_bytes_max: usize,
+    /// Longest frame body that is taken; a longer one ends the link.
+    pub frame_bytes_max: usize,
+}
+
+/// A connection over which both sides have shaken hands.
+#[derive(Debug)]
+pub struct NewLink {
+    /// The connection.
+    pub socket: OwnedFd,
+    /// What came out of the handshake.
+    pub session: Box<Session>,
+    /// The dial it came from; 0 if the other side dialled.
+    pub serial: u64,
+}
+
+/// A link that is gone, for whoever dials it again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LostLink {
+    /// Whom it reached.
+    pub peer: Peer,
+    /// The dial it came from; 0 if the other side dialled.
+    pub serial: u64,
+}
+
+/// What has happened to the links of a core.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LinkCounters {
+    /// Links that are up.
+    pub up: u64,
+    /// Links ever made.
+    pub made: u64,
+    /// Frames sent.
+    pub frames_sent: u64,
+    /// Frames received.
+    pub frames_received: u64,
+    /// Bytes sent, frames as a whole.
+    pub bytes_sent: u64,
+    /// Bytes received, frames as a whole.
+    pub bytes_received: u64,
+    /// Messages that no room was found for.
+    pub refused_full: u64,
+    /// Messages dropped since they are longer than what the peer takes.
+    pub too_long: u64,
+    /// Links ended since a frame was forged, replayed or too long.
+    pub bad_frames: u64,
+}
+
+/// The links of one core.
+#[derive(Debug)]
+pub struct Links {
+    settings: LinkSettings,
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    by_peer: HashMap<Peer, u32, ahash::RandomState>,
+    /// Links with something to do at the end of the turn.
+    due: Vec<u32>,
+    events: VecDeque<LinkEvent>,
+    lost: Vec<LostLink>,
+    counters: LinkCounters,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    generation: u32,
+    link: Option<Box<Link>>,
+}
+
+#[derive(Debug)]
+struct Link {
+    socket: OwnedFd,
+    peer: Peer,
+    boot: Boot,
+    serial: u64,
+    sealer: Sealer,
+    opener: Opener,
+    /// Longest frame body that the peer takes.
+    peer_bytes_max: usize,
+    /// The frame being collected: nothing, or room for its head and messages.
+    out: Vec<u8>,
+    /// An empty buffer, for the frame after the one on its way.
+    spare: Vec<u8>,
+    /// Bytes on their way.
+    in_flight: usize,
+    /// The beginning of a frame whose end has not arrived.
+    gathered: Vec<u8>,
+    receiving: bool,
+    sending: bool,
+    broken: bool,
+    /// Listed in `due`.
+    due: bool,
+}
+
+/// The peer broke the rules of frames.
+struct BadFrame;
+
+impl Links {
+    /// No links yet.
+    pub fn new(settings: LinkSettings) -> Self {
+        Self {
+            settings,
+            slots: Vec::new(),
+            free: Vec::new(),
+            by_peer: HashMap::with_hasher(ahash::RandomState::new()),
+            due: Vec::new(),
+            events: VecDeque::new(),
+            lost: Vec::new(),
+            counters: LinkCounters::default(),
+        }
+    }
+
+    /// Whether `event` is a link's rather than a client's.
+    #[inline]
+    pub fn own(event: &Event) -> bool {
+        match event {
+            Event::Received { token, .. }
+            | Event::ReceiveEnded { token, .. }
+            | Event::Sent { token, .. } => token.index >= LINKS_FROM,
+            _ => false,
+        }
+    }
+
+    /// Takes a new link. It replaces the one with the same peer, unless that reaches a later start
+    /// of it.
+    pub fn add(&mut self, new: NewLink) {
+        let NewLink { socket, session, serial } = new;
+        let (peer, facts) = (session.peer, session.facts);
+        if let Some(&index) = self.by_peer.get(&peer) {
+            if self.link(index).boot > facts.boot {
+                self.lost.push(LostLink { peer, serial });
+                return;
+            }
+            self.end(index);
+        }
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(Slot::default());
+            self.slots.len() as u32 - 1
+        });
+        let slot = &mut self.slots[index as usize];
+        slot.generation = slot.generation.wrapping_add(1);
+        slot.link = Some(Box::new(Link {
+            socket,
+            peer,
+            boot: facts.boot,
+            serial,
+            sealer: session.sealer,
+            opener: session.opener,
+            peer_bytes_max: session.frame_bytes_max as usize,
+            out: Vec::new(),
+            spare: Vec::new(),
+            in_flight: 0,
+            gathered: Vec::new(),
+            receiving: false,
+            sending: false,
+            broken: false,
+            due: false,
+        }));
+        self.by_peer.insert(peer, index);
+        self.events.push_back(LinkEvent::Up { peer, facts });
+        self.counters.made += 1;
+        self.counters.up += 1;
+        self.list(index);
+    }
+
+    /// Ends all links with `node` in its life `boot` or an earlier one.
+    pub fn end_node(&mut self, node: NodeKey, boot: Boot) {
+        let of_node = self.by_peer.iter().filter(|(peer, _)| peer.node == node);
+        let indices: Vec<u32> = of_node.map(|(_, &index)| index).collect();
+        for index in indices {
+            if self.link(index).boot <= boot {
+                self.end(index);
+            }
+        }
+    }
+
+    /// Ends every link; those that are wanted will be made again.
+    pub fn end_all(&mut self) {
+        let indices: Vec<u32> = self.by_peer.values().copied().collect();
+        indices.into_iter().for_each(|index| self.end(index));
+    }
+
+    /// What has come and gone, oldest first. To be asked before frames of the next turn are taken.
+    pub fn next_event(&mut self) -> Option<LinkEvent> {
+        self.events.pop_front()
+    }
+
+    /// Whether something has come or gone.
+    pub fn has_events(&self) -> bool {
+        !self.events.is_empty()
+    }
+
+    /// Links that are gone, for the dialler.
+    pub fn take_lost(&mut self) -> impl Iterator<Item = LostLink> {
+        self.lost.drain(..)
+    }
+
+    /// What has happened so far.
+    pub fn counters(&self) -> LinkCounters {
+        self.counters
+    }
+
+    /// Where messages for `peer` are being collected; they leave at the end of the turn. `None`
+    /// when there is no link, or no room: the message is then not to be sent.
+    #[inline]
+    pub fn room(&mut self, peer: Peer) -> Option<&mut Vec<u8>> {
+        let index = *self.by_peer.get(&peer)?;
+        let link = self.slots[index as usize].link.as_deref_mut().expect("listed links exist");
+        if link.out.len() + link.in_flight >= self.settings.queue_bytes_max {
+            self.counters.refused_full += 1;
+            return None;
+        }
+        if link.out.is_empty() {
+            link.sealer.begin(&mut link.out);
+        }
+        if !link.due {
+            link.due = true;
+            self.due.push(index);
+        }
+        Some(&mut link.out)
+    }
+
+    /// Whether there is no room for messages to `peer`, or no link.
+    pub fn is_full(&self, peer: Peer) -> bool {
+        self.by_peer.get(&peer).is_none_or(|&index| {
+            let link = self.slots[index as usize].link.as_deref().expect("listed links exist");
+            link.out.len() + link.in_flight >= self.settings.queue_bytes_max
+        })
+    }
+
+    /// Takes what the net ring says about a link. Each frame's body goes to `deliver`, which may
+    /// collect messages for any peer meanwhile.
+    pub fn handle(
+        &mut self,
+        event: Event,
+        net: &mut NetRing,
+        mut deliver: impl FnMut(&mut Links, Peer, &[u8]),
+    ) {
+        match event {
+            Event::Received { token, buffer, ended } => {
+                if let Some(index) = self.index(token) {
+                    let bytes = net.bytes(&buffer);
+                    self.counters.bytes_received += bytes.len() as u64;
+                    if ended {
+                        self.link(index).receiving = false;
+                        self.list(index);
+                    }
+                    if self.receive(index, bytes, &mut deliver).is_err() {
+                        self.counters.bad_frames += 1;
+                        let peer = self.link(index).peer;
+                        log::warn!(
+                            "the link with core {} of node {:016x} ends: a frame was forged, \
+                             replayed or too long",
+                            peer.core,
+                            peer.node.0
+                        );
+                        self.end(index);
+                    }
+                }
+                net.recycle(buffer);
+            }
+            Event::ReceiveEnded { token, outcome } => {
+                let Some(index) = self.index(token) else { return };
+                self.link(index).receiving = false;
+                self.list(index);
+                // Without free buffers it is armed again at the end of the turn.
+                if !matches!(outcome, Err(libc::ENOBUFS)) {
+                    self.end(index);
+                }
+            }
+            Event::Sent { token, output, outcome } => self.sent(token, output, outcome, net),
+            _ => {}
+        }
+    }
+
+    /// Ends the turn: sends what was collected, arms receives, closes what is gone.
+    pub fn flush(&mut self, net: &mut NetRing) {
+        while let Some(index) = self.due.pop() {
+            let slot = &mut self.slots[index as usize];
+            let token = Token { index: LINKS_FROM + index, generation: slot.generation };
+            let link = slot.link.as_deref_mut().expect("listed links exist");
+            link.due = false;
+            if link.broken {
+                if !link.receiving && !link.sending {
+                    slot.link = None;
+                    self.free.push(index);
+                }
+                continue;
+            }
+            if !link.receiving {
+                link.receiving = true;
+                net.receive(link.socket.as_raw_fd(), token);
+            }
+            if !link.sending && link.out.len() > HEAD_BYTES {
+                let buffer = link.seal(&mut self.counters);
+                if !buffer.is_empty() {
+                    link.sending = true;
+                    link.in_flight = buffer.len();
+                    let output = Output { buffer, ..Output::default() };
+                    net.send(link.socket.as_raw_fd(), token, output, 0);
+                }
+            }
+        }
+    }
+
+    /// Ends every link; true once the kernel has let go of all.
+    pub fn close(&mut self, net: &mut NetRing) -> bool {
+        self.end_all();
+        self.flush(net);
+        self.slots.iter().all(|slot| slot.link.is_none())
+    }
+
+    /// Opens the frames in `bytes`, the first of which may have begun earlier.
+    fn receive(
+        &mut self,
+        index: u32,
+        bytes: &[u8],
+        deliver: &mut impl FnMut(&mut Links, Peer, &[u8]),
+    ) -> Result<(), BadFrame> {
+        let frame_bytes_max = self.settings.frame_bytes_max;
+        let link = self.link(index);
+        if link.broken {
+            return Ok(());
+        }
+        let peer = link.peer;
+        let mut rest = bytes;
+        let mut gathered = mem::take(&mut link.gathered);
+        while !gathered.is_empty() {
+            match self.link(index).opener.open(&gathered).map_err(|_| BadFrame)? {
+                Opened::Incomplete { bytes } => {
+                    check_length(bytes, frame_bytes_max)?;
+                    let missing = bytes - gathered.len();
+                    let (part, after) = rest.split_at(missing.min(rest.len()));
+                    gathered.extend_from_slice(part);
+                    rest = after;
+                    if part.len() < missing {
+                        self.link(index).gathered = gathered;
+                        return Ok(());
+                    }
+                }
+                Opened::Frame { body, .. } => {
+                    self.counters.frames_received += 1;
+                    deliver(self, peer, body);
+                    gathered.clear();
+                }
+            }
+        }
+        gathered.shrink_to(BYTES_KEPT);
+        while !rest.is_empty() {
+            match self.link(index).opener.open(rest).map_err(|_| BadFrame)? {
+                Opened::Incomplete { bytes } => {
+                    check_length(bytes, frame_bytes_max)?;
+                    gathered.extend_from_slice(rest);
+                    break;
+                }
+                Opened::Frame { consumed, body } => {
+                    rest = &rest[consumed..];
+                    self.counters.frames_received += 1;
+                    deliver(self, peer, body);
+                }
+            }
+        }
+        self.link(index).gathered = gathered;
+        Ok(())
+    }
+
+    fn sent(
+        &mut self,
+        token: Token,
+        output: Output,
+        outcome: Result<usize, i32>,
+        net: &mut NetRing,
+    ) {
+        let index = self.index(token).expect("a link outlives its sends");
+        let link = self.slots[index as usize].link.as_deref_mut().expect("looked up above");
+        let fd = link.socket.as_raw_fd();
+        match outcome {
+            Ok(bytes) if bytes < output.len() && !link.broken => {
+                link.in_flight = output.len() - bytes;
+                return net.send(fd, token, output, bytes);
+            }
+            Ok(_) => {}
+            Err(libc::EINTR | libc::EAGAIN) if !link.broken => {
+                let offset = output.len() - link.in_flight;
+                return net.send(fd, token, output, offset);
+            }
+            Err(_) => self.end(index),
+        }
+        self.counters.frames_sent += 1;
+        self.counters.bytes_sent += output.len() as u64;
+        let link = self.link(index);
+        link.sending = false;
+        link.in_flight = 0;
+        let mut buffer = output.buffer;
+        buffer.clear();
+        buffer.shrink_to(BYTES_KEPT);
+        link.spare = buffer;
+        self.list(index);
+    }
+
+    /// Forgets a link and lets the kernel give back what it holds of it.
+    fn end(&mut self, index: u32) {
+        let link = self.slots[index as usize].link.as_deref_mut().expect("ended links exist");
+        if mem::replace(&mut link.broken, true) {
+            return;
+        }
+        let _ = socket2::SockRef::from(&link.socket).shutdown(Shutdown::Both);
+        link.out = Vec::new();
+        link.gathered = Vec::new();
+        let (peer, serial) = (link.peer, link.serial);
+        self.by_peer.remove(&peer);
+        self.events.push_back(LinkEvent::Down { peer });
+        self.lost.push(LostLink { peer, serial });
+        self.counters.up -= 1;
+        self.list(index);
+    }
+
+    fn list(&mut self, index: u32) {
+        let link = self.slots[index as usize].link.as_deref_mut().expect("listed links exist");
+        if !mem::replace(&mut link.due, true) {
+            self.due.push(index);
+        }
+    }
+
+    fn index(&self, token: Token) -> Option<u32> {
+        let index = token.index.checked_sub(LINKS_FROM)?;
+        let slot = self.slots.get(index as usize)?;
+        (slot.generation == token.generation && slot.link.is_some()).then_some(index)
+    }
+
+    fn link(&mut self, index: u32) -> &mut Link {
+        self.slots[index as usize].link.as_deref_mut().expect("indices of links that exist")
+    }
+}
+
+impl Link {
+    /// Seals what was collected and makes room for what follows.
+    fn seal(&mut self, counters: &mut LinkCounters) -> Vec<u8> {
+        let mut frame = mem::replace(&mut self.out, mem::take(&mut self.spare));
+        if frame.len() - HEAD_BYTES > self.peer_bytes_max {
+            return self.seal_parts(&frame[HEAD_BYTES..], counters);
+        }
+        self.sealer.end(0, &mut frame);
+        frame
+    }
+
+    /// Seals more than the peer takes at once as several frames, at the limits of messages. One
+    /// that is too long by itself is dropped: a node that takes no frame of its length does not
+    /// store items of it either.
+    #[cold]
+    fn seal_parts(&mut self, messages: &[u8], counters: &mut LinkCounters) -> Vec<u8> {
+        let mut frames = Vec::with_capacity(messages.len() + 4 * HEAD_BYTES);
+        let mut start = None;
+        let mut rest = messages;
+        while let Some(length) = rest.first_chunk::<4>() {
+            let bytes = (4 + u32::from_le_bytes(*length) as usize).min(rest.len());
+            let (message, after) = rest.split_at(bytes);
+            rest = after;
+            if bytes > self.peer_bytes_max {
+                counters.too_long += 1;
+                continue;
+            }
+            if let Some(begun) = start
+                && frames.len() - begun - HEAD_BYTES + bytes > self.peer_bytes_max
+            {
+                self.sealer.end(begun, &mut frames);
+                start = None;
+            }
+            if start.is_none() {
+                start = Some(self.sealer.begin(&mut frames));
+            }
+            frames.extend_from_slice(message);
+        }
+        if let Some(begun) = start {
+            self.sealer.end(begun, &mut frames);
+        }
+        frames
+    }
+}
+
+/// `bytes` is the whole frame's length: head, body and perhaps a tag.
+fn check_length(bytes: usize, body_bytes_max: usize) -> Result<(), BadFrame> {
+    const AROUND: usize = HEAD_BYTES + crate::cluster::frame::TAG_BYTES;
+    if bytes > body_bytes_max + AROUND { Err(BadFrame) } else { Ok(()) }
+}

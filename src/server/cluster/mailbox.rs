@@ -1,0 +1,59 @@
+//! Word left for another executor, to be found in its next turn.
+//!
+//! For what is rare: links that come and go, views, liveness. A reader that looks every turn pays
+//! one load of a line that hardly ever changes. There is no bound but the one on what is told: a
+//! reader takes all in each turn, and writers say something once per link or change of the cluster.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// A box for letters of one kind.
+#[derive(Debug)]
+pub struct Mailbox<T> {
+    any: AtomicBool,
+    letters: Mutex<Vec<T>>,
+}
+
+impl<T> Default for Mailbox<T> {
+    fn default() -> Self {
+        Self { any: AtomicBool::new(false), letters: Mutex::new(Vec::new()) }
+    }
+}
+
+impl<T> Mailbox<T> {
+    /// Leaves a letter. The reader is to be woken afterwards.
+    pub fn post(&self, letter: T) {
+        let mut letters = self.letters.lock().expect("a panic ends the process");
+        letters.push(letter);
+        self.any.store(true, Ordering::Release);
+    }
+
+    /// Whether there is a letter.
+    #[inline]
+    pub fn has_any(&self) -> bool {
+        self.any.load(Ordering::Acquire)
+    }
+
+    /// Takes all letters, in the order in which they were left.
+    pub fn take(&self) -> Vec<T> {
+        let mut letters = self.letters.lock().expect("a panic ends the process");
+        self.any.store(false, Ordering::Relaxed);
+        std::mem::take(&mut letters)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn letters_are_taken_once_and_in_order() {
+        let mailbox = Mailbox::default();
+        assert!(!mailbox.has_any() && mailbox.take().is_empty());
+        mailbox.post(1);
+        mailbox.post(2);
+        assert!(mailbox.has_any());
+        assert_eq!(mailbox.take(), [1, 2]);
+        assert!(!mailbox.has_any() && mailbox.take().is_empty());
+    }
+}

@@ -1,0 +1,130 @@
+//! Handshakes over real connections, within a time limit.
+
+use std::fmt;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_lite::future::or;
+use futures_lite::{AsyncReadExt, AsyncWriteExt};
+use glommio::net::TcpStream;
+
+use super::sockets;
+use crate::cluster::dials::Dial;
+use crate::cluster::handshake::{Failure, HEAD_BYTES, Handshake, Nonce, Party, Session, Step};
+use crate::server::adopt;
+
+#[cfg(test)]
+mod tests;
+
+/// Longest time for a connection and its handshake.
+pub const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Why no link was made.
+#[derive(Debug)]
+pub enum MeetError {
+    /// The connection could not be made, or broke.
+    Connection(io::Error),
+    /// It took longer than [`PATIENCE`].
+    Slow,
+    /// The handshake failed.
+    Handshake(Failure),
+}
+
+impl fmt::Display for MeetError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            MeetError::Connection(error) => write!(f, "{error}"),
+            MeetError::Slow => write!(f, "no handshake within {PATIENCE:?}"),
+            MeetError::Handshake(Failure::Malformed) => write!(f, "it does not speak as a node"),
+            MeetError::Handshake(Failure::Refused(reason)) => {
+                write!(f, "it is refused since {}", reason.sentence())
+            }
+            MeetError::Handshake(Failure::RefusedBy(reason)) => {
+                write!(f, "it refuses this node since, in its eyes, {}", reason.sentence())
+            }
+        }
+    }
+}
+
+impl From<io::Error> for MeetError {
+    fn from(error: io::Error) -> Self {
+        MeetError::Connection(error)
+    }
+}
+
+/// A connection whose two sides believe each other.
+pub type Met = (OwnedFd, Box<Session>);
+
+/// Makes the connection `dial`.
+///
+/// # Errors
+/// When the other side cannot be reached, is slow, or one side refuses the other.
+pub async fn dial(party: Arc<Party>, dial: &Dial) -> Result<Met, MeetError> {
+    let mut opening = Vec::new();
+    let handshake = Handshake::dial(party, dial.ends.core, dial.ends.peer, nonce()?, &mut opening);
+    in_time(async {
+        let connected = TcpStream::connect_timeout(dial.address, PATIENCE).await;
+        let mut stream = connected.map_err(io::Error::from)?;
+        shake(&mut stream, handshake, opening).await
+    })
+    .await
+}
+
+/// The other side of [`dial`], for a connection that was accepted.
+///
+/// # Errors
+/// When the other side is slow or gone, or one side refuses the other.
+pub async fn answer(party: Arc<Party>, mut stream: TcpStream) -> Result<Met, MeetError> {
+    let handshake = Handshake::accept(party, nonce()?);
+    in_time(shake(&mut stream, handshake, Vec::new())).await
+}
+
+async fn in_time(meeting: impl Future<Output = Result<Met, MeetError>>) -> Result<Met, MeetError> {
+    let limit = async {
+        glommio::timer::sleep(PATIENCE).await;
+        Err(MeetError::Slow)
+    };
+    or(meeting, limit).await
+}
+
+async fn shake(
+    stream: &mut TcpStream,
+    mut handshake: Handshake,
+    mut out: Vec<u8>,
+) -> Result<Met, MeetError> {
+    loop {
+        stream.write_all(&out).await?;
+        out.clear();
+        // Exactly one message: what comes behind the last one are frames, and for the core.
+        let mut message = vec![0; HEAD_BYTES];
+        stream.read_exact(&mut message).await?;
+        let head = message.first_chunk().expect("as long as a head");
+        let length = Handshake::message_bytes(head).map_err(MeetError::Handshake)?;
+        message.resize(length, 0);
+        stream.read_exact(&mut message[HEAD_BYTES..]).await?;
+        match handshake.handle(&message, &mut out) {
+            Ok(Step::Await) => {}
+            Ok(Step::Done(session)) => {
+                stream.write_all(&out).await?;
+                let socket = adopt::descriptor(stream)?;
+                sockets::prepare(&socket)?;
+                return Ok((socket, session));
+            }
+            Err(failure) => {
+                stream.write_all(&out).await?;
+                return Err(MeetError::Handshake(failure));
+            }
+        }
+    }
+}
+
+/// Bytes that nobody can predict.
+fn nonce() -> io::Result<Nonce> {
+    let mut nonce = Nonce::default();
+    let got = rustix::rand::getrandom(&mut nonce[..], rustix::rand::GetRandomFlags::empty())?;
+    // The kernel gives this many bytes at once, or none.
+    assert_eq!(got, nonce.len());
+    Ok(nonce)
+}
