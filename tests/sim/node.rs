@@ -225,10 +225,9 @@ impl Hands<'_> {
             }
             let mut kept = Vec::new();
             for message in Messages::new(&body).flatten() {
-                if let Ok(message) = Message::read(message)
-                    && !matches!(message, Message::Merge { .. })
-                {
-                    message.write(&mut kept);
+                if !matches!(Message::read(message), Ok(Message::Merge { .. })) {
+                    kept.extend_from_slice(&(message.len() as u32).to_le_bytes());
+                    kept.extend_from_slice(message);
                 }
             }
             kept
