@@ -12,6 +12,9 @@ use std::time::Duration;
 
 use arrayvec::ArrayVec;
 
+use cluster::Links;
+
+use crate::cluster::coordinator::Asker;
 use crate::config::ShardConfig;
 use crate::protocol::pipeline::Pipeline;
 use crate::protocol::{Answer, Context, Decoder, NodeCommand, Output, Reply, Step, encode};
@@ -24,13 +27,19 @@ use crate::time::{Deadline, Instant};
 /// prefetched lines still wait in the first-level cache when they are used.
 const BATCH: usize = 24;
 
+pub mod cluster;
 pub mod store;
 
 /// Takes requests for other cores.
-pub trait Outbox {
+pub trait Outbox: Links {
     /// Hands `request` to core `core`; its answer comes back under `sequence` to the connection
     /// that is being fed. Always taken: one batch may pass the limit of [`Outbox::is_full`].
     fn send(&mut self, core: u32, sequence: u32, request: &Request<'_>);
+
+    /// Who asks with the request that got `sequence`, for answers that come from other nodes.
+    fn asker(&self, sequence: u32) -> Asker {
+        Asker { sequence, ..Asker::default() }
+    }
 
     /// Whether connections should hold their input until other cores have taken some requests.
     fn is_full(&self) -> bool;
@@ -127,13 +136,22 @@ pub struct Engine {
     /// Whether clients are told 0 for every CAS token.
     pub hides_cas: bool,
     config: EngineConfig,
+    /// What it is besides in a cluster.
+    membership: Option<Box<cluster::Membership>>,
 }
 
 impl Engine {
     /// An engine with an empty shard.
     pub fn new(config: EngineConfig) -> Self {
         let shard = Shard::new(&config.shard, config.hash_seed, config.core, config.core_count);
-        Self { shard, traffic: Traffic::default(), prefixes: None, hides_cas: false, config }
+        Self {
+            shard,
+            traffic: Traffic::default(),
+            prefixes: None,
+            hides_cas: false,
+            config,
+            membership: None,
+        }
     }
 
     /// The settings.
@@ -170,7 +188,11 @@ impl Engine {
             }
             let mut batch = Batch::new();
             let beyond = self.parse(session, input, &mut at, room, context, &mut batch);
-            self.execute(&batch, &mut session.pipeline, context.now, out, outbox);
+            if self.membership.is_none() {
+                self.execute(&batch, &mut session.pipeline, context.now, out, outbox);
+            } else {
+                self.execute_among_others(&batch, &mut session.pipeline, context.now, out, outbox);
+            }
             match beyond {
                 None => {}
                 Some(Step::Request { .. }) => unreachable!("requests go into the batch"),
@@ -320,6 +342,9 @@ impl Engine {
 
     /// How many requests the pipeline can take.
     fn pipeline_room(&self, pipeline: &Pipeline) -> usize {
+        if self.is_saturated() {
+            return 0;
+        }
         pipeline.room(self.config.pipeline_requests_max, self.config.pipeline_bytes_max)
     }
 }

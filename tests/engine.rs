@@ -42,6 +42,12 @@ impl BoundedOutput for Out {
 #[derive(Default)]
 struct InTransit(VecDeque<(u32, u32, Vec<u8>)>);
 
+impl ringlane::engine::cluster::Links for InTransit {
+    fn room(&mut self, _to: ringlane::cluster::link::Peer) -> Option<&mut Vec<u8>> {
+        None
+    }
+}
+
 impl Outbox for InTransit {
     fn send(&mut self, core: u32, sequence: u32, request: &Request<'_>) {
         let mut bytes = vec![0; relay::encoded_request_bytes(request)];

@@ -243,6 +243,12 @@ impl BoundedOutput for Out {
 /// There is one core.
 struct NoOtherCores;
 
+impl ringlane::engine::cluster::Links for NoOtherCores {
+    fn room(&mut self, _to: ringlane::cluster::link::Peer) -> Option<&mut Vec<u8>> {
+        None
+    }
+}
+
 impl Outbox for NoOtherCores {
     fn send(&mut self, core: u32, _: u32, _: &Request<'_>) {
         unreachable!("core {core} of one");

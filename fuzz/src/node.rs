@@ -41,6 +41,12 @@ struct Node {
 #[derive(Default)]
 struct Mesh(Vec<(u32, Vec<u8>)>);
 
+impl ringlane::engine::cluster::Links for Mesh {
+    fn room(&mut self, _to: ringlane::cluster::link::Peer) -> Option<&mut Vec<u8>> {
+        None
+    }
+}
+
 impl Outbox for Mesh {
     fn send(&mut self, core: u32, sequence: u32, request: &Request<'_>) {
         assert_eq!(core, 1);

@@ -1,0 +1,263 @@
+//! The engine of a node among others: what its own shard may answer at once, and what the core's
+//! coordinator has to see to.
+//!
+//! A key that this node alone keeps is answered in place, as on a single node, but for the version,
+//! which is the cluster's. Everything else goes to the coordinator and comes back later. Answers that
+//! come back are collected, so that whoever holds the connections can hand them out when nothing of
+//! the engine is borrowed.
+
+use super::store::{ShardStore, keep_records};
+use super::{Batch, BoundedOutput, Engine, Outbox};
+use crate::cluster::coordinator::{Asker, Coordinator, Outside, Turn};
+use crate::cluster::link::Peer;
+use crate::cluster::message::Messages;
+use crate::cluster::quorum::Consistency;
+use crate::cluster::record::Lifetimes;
+use crate::cluster::version::Version;
+use crate::protocol::pipeline::Pipeline;
+use crate::protocol::{binary, encode, relay};
+use crate::request::{Request, Response};
+use crate::time::Instant;
+
+/// Room that the collected answers may keep between uses.
+const ANSWER_BYTES_KEPT: usize = 256 << 10;
+
+/// Where messages for other nodes are collected.
+pub trait Links {
+    /// Where messages for `to` are being collected; `None` when there is no link, or no room.
+    fn room(&mut self, to: Peer) -> Option<&mut Vec<u8>>;
+}
+
+/// No links at all.
+pub struct NoLinks;
+
+impl Links for NoLinks {
+    fn room(&mut self, _to: Peer) -> Option<&mut Vec<u8>> {
+        None
+    }
+}
+
+/// What an engine among others has besides.
+pub(super) struct Membership {
+    coordinator: Coordinator,
+    answers: Answers,
+    /// When everything is to be flushed on all nodes.
+    flush_at: Option<Instant>,
+}
+
+/// Answers on their way out, as the relay writes them.
+#[derive(Default)]
+struct Answers {
+    bytes: Vec<u8>,
+    list: Vec<(Asker, usize)>,
+    settled: Option<u64>,
+}
+
+/// The world outside of one core's coordinator, during one call.
+pub struct Hands<'h, L: ?Sized> {
+    links: &'h mut L,
+    answers: &'h mut Answers,
+}
+
+impl<L: Links + ?Sized> Outside for Hands<'_, L> {
+    #[inline]
+    fn room(&mut self, to: Peer) -> Option<&mut Vec<u8>> {
+        self.links.room(to)
+    }
+
+    fn answer(&mut self, asker: Asker, response: &Response<'_>) {
+        let start = self.answers.bytes.len();
+        let bytes = relay::encoded_response_bytes(response);
+        self.answers.bytes.resize(start + bytes, 0);
+        relay::encode_response(response, &mut self.answers.bytes[start..]);
+        self.answers.list.push((asker, bytes));
+    }
+
+    fn settled(&mut self, epoch: u64) {
+        self.answers.settled = Some(epoch);
+    }
+}
+
+/// What became of a request.
+pub enum Taken<'s> {
+    /// It is answered.
+    Answered(Response<'s>),
+    /// Its answer will be among [`Engine::take_answers`].
+    Later,
+}
+
+impl Engine {
+    /// Makes this engine one of a cluster's. Its shard must be empty.
+    pub fn join_cluster(&mut self, coordinator: Coordinator, lifetimes: &Lifetimes) {
+        keep_records(&mut self.shard, lifetimes);
+        self.membership =
+            Some(Box::new(Membership { coordinator, answers: Answers::default(), flush_at: None }));
+    }
+
+    /// The coordinator, for views.
+    pub fn coordinator(&self) -> Option<&Coordinator> {
+        self.membership.as_ref().map(|membership| &membership.coordinator)
+    }
+
+    /// Takes a request for a key of this core. The engine must be one of a cluster's.
+    pub fn request(
+        &mut self,
+        asker: impl FnOnce() -> Asker,
+        consistency: Consistency,
+        request: &Request<'_>,
+        now: Instant,
+        links: &mut (impl Links + ?Sized),
+    ) -> Taken<'_> {
+        let membership = self.membership.as_mut().expect("one of a cluster's");
+        let Membership { coordinator, answers, .. } = &mut **membership;
+        if coordinator.keeps_alone(request.key) {
+            let version = match request.operation.may_change() {
+                true => coordinator.next_version(now),
+                false => Version::NONE,
+            };
+            return Taken::Answered(
+                ShardStore::new(&mut self.shard).execute_local(request, version, now),
+            );
+        }
+        let mut store = ShardStore::new(&mut self.shard);
+        let mut hands = Hands { links, answers };
+        let mut turn = Turn { now, store: &mut store, outside: &mut hands };
+        coordinator.request(asker(), consistency, request, &mut turn);
+        Taken::Later
+    }
+
+    /// Whether requests should not be begun now, because too many are under way.
+    #[inline]
+    pub fn is_saturated(&self) -> bool {
+        self.membership.as_ref().is_some_and(|membership| membership.coordinator.is_full())
+    }
+
+    /// A client wants everything gone at `at`, on all nodes. A later wish replaces the one before.
+    pub fn flush_everywhere_at(&mut self, at: Instant) {
+        self.membership.as_mut().expect("one of a cluster's").flush_at = Some(at);
+    }
+
+    /// The version up to which everything is to be flushed on all nodes, if that is due. It is
+    /// flushed here.
+    pub fn due_flush(&mut self, now: Instant) -> Option<Version> {
+        let membership = self.membership.as_mut()?;
+        membership.flush_at.take_if(|at| *at <= now)?;
+        let version = membership.coordinator.next_version(now);
+        self.coordinate(now, &mut NoLinks, |coordinator, turn| coordinator.flush(version, turn));
+        Some(version)
+    }
+
+    /// When the coordinator has something to do next.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let membership = self.membership.as_ref()?;
+        let due = [membership.coordinator.next_deadline(), membership.flush_at];
+        due.into_iter().flatten().min()
+    }
+
+    /// Takes the body of a frame from another node's core.
+    pub fn frame(
+        &mut self,
+        from: Peer,
+        body: &[u8],
+        now: Instant,
+        links: &mut (impl Links + ?Sized),
+    ) {
+        self.coordinate(now, links, |coordinator, turn| {
+            for message in Messages::new(body).flatten() {
+                coordinator.message(from, message, turn);
+            }
+        });
+    }
+
+    /// Tells the coordinator something.
+    pub fn coordinate<L: Links + ?Sized>(
+        &mut self,
+        now: Instant,
+        links: &mut L,
+        call: impl FnOnce(&mut Coordinator, &mut Turn<'_, ShardStore<'_>, Hands<'_, L>>),
+    ) {
+        let Some(membership) = &mut self.membership else { return };
+        let Membership { coordinator, answers, .. } = &mut **membership;
+        let mut store = ShardStore::new(&mut self.shard);
+        let mut hands = Hands { links, answers };
+        call(coordinator, &mut Turn { now, store: &mut store, outside: &mut hands });
+    }
+
+    /// Answers the batch's requests, or has them answered later, on a node among others.
+    pub(super) fn execute_among_others(
+        &mut self,
+        batch: &Batch<'_>,
+        pipeline: &mut Pipeline,
+        now: Instant,
+        out: &mut impl BoundedOutput,
+        outbox: &mut impl Outbox,
+    ) {
+        for (request, reply) in batch {
+            let owner = self.owner(request);
+            if owner != self.config.core {
+                self.traffic.forwarded += 1;
+                outbox.send(owner, pipeline.wait(reply), request);
+                continue;
+            }
+            self.traffic.local += 1;
+            let consistency = reply.form.consistency().into();
+            let (who, hides_cas) = (outbox.asker(0), self.hides_cas);
+            let asker = || Asker { sequence: pipeline.wait(reply), ..who };
+            match self.request(asker, consistency, request, now, outbox) {
+                Taken::Later => {}
+                Taken::Answered(mut response) => {
+                    if hides_cas {
+                        response.hide_cas();
+                    }
+                    if pipeline.is_empty() || reply.form.may_overtake() {
+                        encode(reply, &response, now, out);
+                        while let Some(item) = out.next_unpinned() {
+                            self.shard.pin(item);
+                        }
+                    } else {
+                        pipeline.ready(|bytes| encode(reply, &response, now, bytes));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Hands out the answers that have come, and the epoch up to which nothing is missing any more
+    /// if that has changed.
+    pub fn take_answers(&mut self, mut give: impl FnMut(Asker, &Response<'_>)) -> Option<u64> {
+        let hides_cas = self.hides_cas;
+        let answers = &mut self.membership.as_mut()?.answers;
+        let mut rest = &answers.bytes[..];
+        for (asker, bytes) in answers.list.drain(..) {
+            let (response, after) = rest.split_at(bytes);
+            rest = after;
+            let mut response = relay::decode_response(response).expect("written by this core");
+            if hides_cas {
+                response.hide_cas();
+            }
+            give(asker, &response);
+        }
+        answers.bytes.clear();
+        answers.bytes.shrink_to(ANSWER_BYTES_KEPT);
+        answers.settled.take()
+    }
+
+    /// Whether answers have come.
+    #[inline]
+    pub fn has_answers(&self) -> bool {
+        self.membership.as_ref().is_some_and(|membership| {
+            !membership.answers.list.is_empty() || membership.answers.settled.is_some()
+        })
+    }
+}
+
+impl From<binary::Consistency> for Consistency {
+    fn from(asked: binary::Consistency) -> Self {
+        match asked {
+            binary::Consistency::Configured => Consistency::Configured,
+            binary::Consistency::One => Consistency::One,
+            binary::Consistency::Quorum => Consistency::Quorum,
+            binary::Consistency::All => Consistency::All,
+        }
+    }
+}
