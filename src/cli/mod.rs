@@ -15,6 +15,7 @@ use ringlane::server::host::HostFacts;
 mod cluster;
 pub mod describe;
 mod file;
+mod inquire;
 mod memcached;
 pub mod resolve;
 pub mod settings;
@@ -73,6 +74,9 @@ enum CliCommand {
     /// Print what the server would run with and what this host lacks; exit code 1 if it would fail.
     #[command(args_override_self = true, allow_negative_numbers = true)]
     Check(Flags),
+    /// Ask a running node about its cluster.
+    #[command(subcommand)]
+    Cluster(inquire::Inquiry),
 }
 
 #[derive(Debug, Args)]
@@ -96,6 +100,9 @@ pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, Cl
         None => (cli.flags, false),
         Some(CliCommand::Serve(flags)) => (flags, false),
         Some(CliCommand::Check(flags)) => (flags, true),
+        Some(CliCommand::Cluster(inquiry)) => {
+            return inquire::inquire(inquiry).map(Command::Print);
+        }
     };
     let host = HostFacts::gather();
     let (settings, note) = merged(flags)?;
@@ -173,6 +180,7 @@ mod tests {
             Ok(cli) => merged(match cli.command {
                 Some(CliCommand::Serve(flags) | CliCommand::Check(flags)) => flags,
                 None => cli.flags,
+                Some(CliCommand::Cluster(_)) => panic!("an inquiry has no settings"),
             })
             .map(|(settings, _)| settings),
             Err(error) => Err(refusal(&error).expect_err("a refusal")),

@@ -42,6 +42,7 @@ use super::peers::Peers;
 use super::quorum::{Consistency, Replication};
 use super::record::Lifetimes;
 use super::ring::{Place, REPLICAS_MAX};
+use super::roster::Seat;
 use super::store::Store;
 use super::version::{Tie, Version, VersionClock};
 use super::view::{Fill, Placement, Source, View};
@@ -265,9 +266,11 @@ impl Coordinator {
         self.operations.is_full()
     }
 
-    /// The state of the circuit breaker of another node, as this core sees it.
-    pub fn breaker(&self, node: NodeKey, now: Instant) -> Option<BreakerState> {
-        self.peers.breaker(node, now)
+    /// The states of the circuit breakers of the other members, as this core sees them.
+    pub fn breakers(&self, now: Instant) -> Vec<(NodeKey, BreakerState)> {
+        let seats = self.view().map_or(&[][..], |view| view.roster().seats());
+        let state = |seat: &Seat| Some((seat.key, self.peers.breaker(seat.key, now)?));
+        seats.iter().filter_map(state).collect()
     }
 
     /// The view in effect.

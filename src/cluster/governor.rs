@@ -179,6 +179,7 @@ pub struct Governor {
     seed: Xoshiro256PlusPlus,
     membership: Membership,
     agreement: Agreement,
+    view: Option<Arc<View>>,
     /// The greatest life of each other node that gossip told of.
     known: BTreeMap<NodeKey, Known>,
     statuses: BTreeMap<NodeKey, Status>,
@@ -219,6 +220,7 @@ impl Governor {
             seed: random,
             membership,
             agreement,
+            view: None,
             known: BTreeMap::new(),
             statuses: BTreeMap::new(),
             decided_at: Instant::default(),
@@ -241,6 +243,11 @@ impl Governor {
     /// The roster in effect, as far as this node knows.
     pub fn roster(&self) -> Option<&Arc<Roster>> {
         self.agreement.roster()
+    }
+
+    /// The view in effect.
+    pub fn view(&self) -> Option<&Arc<View>> {
+        self.view.as_ref()
     }
 
     /// Takes one event; what follows from it is appended to `effects`.
@@ -613,7 +620,11 @@ impl Governor {
         let seats: Vec<&str> = roster.seats().iter().map(|seat| &*seat.id).collect();
         log(effects, false, format!("roster {}: {}", roster.epoch, seats.join(", ")));
         match View::new(roster, self.settings.ring) {
-            Ok(view) => effects.push(Effect::Placed(Arc::new(view))),
+            Ok(view) => {
+                let view = Arc::new(view);
+                self.view = Some(view.clone());
+                effects.push(Effect::Placed(view));
+            }
             Err(error) => log(effects, true, format!("a roster makes no ring: {error}")),
         }
         self.note_gone(now);
@@ -639,6 +650,7 @@ impl Governor {
             effects.push(Effect::Liveness { node, boot, alive: false });
         }
         self.statuses.clear();
+        self.view = None;
         self.settled.fill(0);
         (self.digested, self.found_at) = (0, None);
         effects.push(Effect::Reborn(boot));

@@ -8,9 +8,12 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::{ConfigError, MIB, require};
+use crate::cluster::coordinator::CoordinatorSettings;
 use crate::cluster::frame::Key;
+use crate::cluster::hints::HintSettings;
 use crate::cluster::membership::{MembershipSettings, Terms};
 use crate::cluster::quorum::Replication;
+use crate::cluster::record::Lifetimes;
 use crate::cluster::ring::{
     NODE_ID_BYTES_MAX, NODES_MAX, POINTS_PER_WEIGHT, REPLICAS_MAX, RingHash, RingParameters,
     WEIGHT_MAX,
@@ -170,6 +173,35 @@ impl ClusterConfig {
         }
     }
 
+    /// How long traces of a write may turn up.
+    pub fn lifetimes(&self) -> Lifetimes {
+        let drift = Lifetimes::default().drift;
+        let (operation, hint) = (self.operation_timeout, self.hint_age_max);
+        Lifetimes { operation, hint, drift, tombstone: hint + operation + 4 * drift }
+    }
+
+    /// Rules and bounds of the coordinator of one of `core_count` cores.
+    pub fn coordinator(
+        &self,
+        core: usize,
+        core_count: usize,
+        hash_seed: u64,
+    ) -> CoordinatorSettings {
+        let cores = core_count as u64;
+        CoordinatorSettings {
+            lifetimes: self.lifetimes(),
+            hints: HintSettings {
+                bytes_max: (self.hint_bytes_max / cores) as usize,
+                age_max: self.hint_age_max,
+                ..HintSettings::default()
+            },
+            fill_bytes_per_second: (self.rebalance_bytes_per_second / cores).max(1),
+            core: core as u16,
+            hash_seed,
+            ..CoordinatorSettings::new(self.replication)
+        }
+    }
+
     /// What all nodes of the cluster must have in common.
     pub fn terms(&self) -> Terms {
         Terms::new(&self.name, self.ring(), self.replication)
@@ -181,7 +213,6 @@ impl ClusterConfig {
         let listed = self.members.iter().flatten();
         let mut join = self.join.clone();
         join.extend(listed.clone().map(|member| member.address));
-        join.retain(|address| *address != self.advertise);
         MembershipSettings {
             key: self.key.clone(),
             probe_period: self.probe_period,
@@ -361,7 +392,8 @@ mod tests {
         };
         let valid = list("a", vec![a.clone(), b.clone()]);
         assert_eq!(valid.check(), Ok(()));
-        assert_eq!(valid.membership().join, [b.address], "others, not itself");
+        // Itself among them: who is first of all founds the cluster.
+        assert_eq!(valid.membership().join, [a.address, b.address]);
         assert!(complaint(list("c", vec![a.clone(), b.clone()])).contains("this node, c"));
         assert!(complaint(list("a", vec![a.clone(), b, a])).contains("listed twice"));
     }

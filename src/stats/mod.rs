@@ -17,6 +17,7 @@ use crate::shard::{ClassStats, Gauges};
 use crate::time::Instant;
 
 mod classes;
+mod cluster;
 mod connections;
 mod cores;
 mod general;
@@ -25,6 +26,7 @@ mod prefixes;
 pub mod prometheus;
 mod settings;
 
+pub use cluster::{ClusterView, CoreClusterStats};
 pub use connections::{Address, ConnectionState, ConnectionStats};
 pub use prefixes::{PREFIX_DELIMITER, PREFIXES_MAX, PrefixCounters};
 
@@ -83,6 +85,8 @@ pub struct CoreStats {
     pub busy: Duration,
     /// Time spent waiting for work, polling included.
     pub idle: Duration,
+    /// Its part in the cluster, if there is one.
+    pub cluster: Option<Box<CoreClusterStats>>,
 }
 
 /// What the host tells about the process.
@@ -115,6 +119,8 @@ pub struct Snapshot<'a> {
     pub flushed_at: Instant,
     /// All cores, in order.
     pub cores: &'a [CoreStats],
+    /// The members, on a node of a cluster.
+    pub cluster: Option<&'a ClusterView>,
     /// Listeners and connections; needed for [`Topic::Connections`] only.
     pub connections: &'a [ConnectionStats],
 }
@@ -148,6 +154,8 @@ pub enum Topic {
     Connections,
     /// `cores`: this server's own figures, core by core.
     Cores,
+    /// `cluster`: members, and what passes between them.
+    Cluster,
     /// `reset`: nothing to render; counters become zero.
     Reset,
     /// `detail on`, `detail off`: nothing to render; counting by prefix starts or stops.
@@ -170,6 +178,7 @@ impl Topic {
             b"sizes" => Topic::Sizes,
             b"conns" => Topic::Connections,
             b"cores" => Topic::Cores,
+            b"cluster" => Topic::Cluster,
             b"reset" => Topic::Reset,
             b"detail" => match words.next() {
                 Some(b"on") => Topic::Detail(true),
@@ -195,6 +204,7 @@ pub fn render(topic: Topic, snapshot: &Snapshot<'_>, emit: Emit<'_>) {
         Topic::Sizes => emit(format_args!("sizes_status"), format_args!("disabled")),
         Topic::Connections => connections::render(snapshot.connections, emit),
         Topic::Cores => cores::render(snapshot, emit),
+        Topic::Cluster => cluster::render(snapshot, emit),
         Topic::Reset | Topic::Detail(_) | Topic::DetailDump | Topic::DetailUsage => {}
     }
 }

@@ -63,6 +63,7 @@ fn with_snapshot(change: impl FnOnce(&mut Vec<CoreStats>), look: impl FnOnce(&Sn
         },
     ];
     let snapshot = Snapshot {
+        cluster: None,
         now: Instant::from_millis(1_700_000_000_000),
         process: &process,
         config: &Config::default(),

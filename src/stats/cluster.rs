@@ -1,0 +1,133 @@
+//! `stats cluster`: who the members are and what passes between them.
+
+use super::{CoreStats, Emit, Snapshot};
+use crate::cluster::breaker::BreakerState;
+use crate::cluster::coordinator::CoordinatorCounters;
+use crate::cluster::governor::MemberStatus;
+use crate::cluster::hints::HintCounters;
+use crate::cluster::identity::NodeKey;
+use crate::cluster::membership::Health;
+use crate::cluster::ring::RingHash;
+
+/// What one core tells of its part in the cluster.
+#[derive(Clone, Debug, Default)]
+pub struct CoreClusterStats {
+    /// What became of operations.
+    pub counters: CoordinatorCounters,
+    /// What became of hints.
+    pub hint_counters: HintCounters,
+    /// Hints kept now.
+    pub hints: u64,
+    /// Bytes of those.
+    pub hint_bytes: u64,
+    /// Operations under way.
+    pub operations: u64,
+    /// Share of the circle that is still arriving, 0 to 1.
+    pub arriving: f64,
+    /// How the circuit breakers towards other nodes stand.
+    pub breakers: Vec<(NodeKey, BreakerState)>,
+}
+
+/// The members as this node sees them.
+#[derive(Clone, Debug, Default)]
+pub struct ClusterView {
+    /// Decisions since the cluster was founded.
+    pub epoch: u64,
+    /// Everybody, this node included, by id.
+    pub members: Vec<MemberStatus>,
+    /// Each seated member's share of the circle, 0 to 1, in the order of `members`.
+    pub shares: Vec<f64>,
+}
+
+/// Renders the members, then what all cores of this node together have done.
+pub fn render(snapshot: &Snapshot<'_>, emit: Emit<'_>) {
+    let (Some(config), Some(view)) = (&snapshot.config.cluster, snapshot.cluster) else {
+        return emit(format_args!("cluster_enabled"), format_args!("0"));
+    };
+    let replication = config.replication;
+    emit(format_args!("cluster_enabled"), format_args!("1"));
+    emit(format_args!("cluster_name"), format_args!("{}", config.name));
+    emit(format_args!("node_id"), format_args!("{}", config.node_id));
+    emit(format_args!("epoch"), format_args!("{}", view.epoch));
+    let hash = RingHash::NAMES.iter().find(|(_, hash)| *hash == config.ring_hash);
+    emit(format_args!("ring_hash"), format_args!("{}", hash.map_or("", |(name, _)| name)));
+    emit(format_args!("vnodes"), format_args!("{}", config.points_per_weight));
+    emit(format_args!("replicas"), format_args!("{}", replication.replicas()));
+    emit(format_args!("write_quorum"), format_args!("{}", replication.write_quorum()));
+    emit(format_args!("read_quorum"), format_args!("{}", replication.read_quorum()));
+    emit(format_args!("members"), format_args!("{}", view.members.len()));
+    let shares = view.shares.iter().copied().chain(std::iter::repeat(0.0));
+    for (member, share) in view.members.iter().zip(shares) {
+        let id = &member.id;
+        let (health, settled) = (health(member.health), member.settled);
+        emit(format_args!("member:{id}:state"), format_args!("{health}"));
+        emit(format_args!("member:{id}:address"), format_args!("{}", member.link));
+        emit(format_args!("member:{id}:boot"), format_args!("{}", member.boot.0));
+        emit(format_args!("member:{id}:weight"), format_args!("{}", member.weight.unwrap_or(0)));
+        emit(format_args!("member:{id}:share"), format_args!("{share:.4}"));
+        emit(format_args!("member:{id}:epoch"), format_args!("{}", member.epoch));
+        emit(format_args!("member:{id}:settled"), format_args!("{settled}"));
+        if let Some(breaker) = breaker(snapshot.cores, member.key) {
+            emit(format_args!("member:{id}:breaker"), format_args!("{breaker}"));
+        }
+    }
+    sums(snapshot, emit);
+}
+
+fn sums(snapshot: &Snapshot<'_>, emit: Emit<'_>) {
+    let cores = || snapshot.cores.iter().filter_map(|core| core.cluster.as_deref());
+    let mut figure = |name: &str, value: &dyn Fn(&CoreClusterStats) -> u64| {
+        let sum: u64 = cores().map(value).sum();
+        emit(format_args!("{name}"), format_args!("{sum}"));
+    };
+    figure("operations", &|core| core.operations);
+    figure("coordinated", &|core| core.counters.coordinated);
+    figure("forwarded", &|core| core.counters.forwarded);
+    figure("served", &|core| core.counters.served);
+    figure("quorum_failures", &|core| core.counters.quorum_failures);
+    figure("uncertain", &|core| core.counters.uncertain);
+    figure("write_retries", &|core| core.counters.write_retries);
+    figure("read_repairs", &|core| core.counters.read_repairs);
+    figure("compared_records", &|core| core.counters.compared_records);
+    figure("malformed", &|core| core.counters.malformed);
+    figure("hints", &|core| core.hints);
+    figure("hint_bytes", &|core| core.hint_bytes);
+    figure("hints_kept", &|core| core.hint_counters.kept);
+    figure("hints_handed_over", &|core| core.hint_counters.handed_over);
+    figure("hints_replaced", &|core| core.hint_counters.replaced);
+    figure("hints_dropped_for_room", &|core| core.hint_counters.dropped_for_room);
+    figure("hints_dropped_for_age", &|core| core.hint_counters.dropped_for_age);
+    figure("filled_records", &|core| core.counters.filled_records);
+    figure("filled_bytes", &|core| core.counters.filled_bytes);
+    let arriving = cores().map(|core| core.arriving).fold(0.0, f64::max);
+    emit(format_args!("arriving_share"), format_args!("{arriving:.4}"));
+}
+
+fn health(health: Health) -> &'static str {
+    match health {
+        Health::Alive => "alive",
+        Health::Suspect => "suspect",
+        Health::Dead => "dead",
+    }
+}
+
+/// The worst state of all cores' breakers towards a node.
+fn breaker(cores: &[CoreStats], node: NodeKey) -> Option<&'static str> {
+    let states = cores.iter().filter_map(|core| core.cluster.as_deref());
+    let mut states = states.flat_map(|core| &core.breakers).filter(|(key, _)| *key == node);
+    let first = states.next()?.1;
+    let rank = |state| match state {
+        BreakerState::Closed => 0,
+        BreakerState::HalfOpen => 1,
+        BreakerState::Open => 2,
+    };
+    let worst = states.map(|(_, state)| *state).fold(first, |a, b| match rank(a) < rank(b) {
+        true => b,
+        false => a,
+    });
+    Some(match worst {
+        BreakerState::Closed => "closed",
+        BreakerState::HalfOpen => "half-open",
+        BreakerState::Open => "open",
+    })
+}
