@@ -173,6 +173,7 @@ impl Admin {
             told.into_iter().map(|told| (told.figures, told.connections)).unzip();
         let tuning = *node.tuning();
         page(&Snapshot {
+            cluster: node.members().as_deref(),
             now: node.clock.now(),
             process: &process::stats(node.clock.uptime()),
             config: &node.config,

@@ -19,7 +19,8 @@ use crate::protocol::{Output, Reply, ReplyForm, encode_node, encode_stat, encode
 use crate::request::Hit;
 use crate::shard::{ReassignOutcome, ScanCursor};
 use crate::stats::{
-    Address, ConnectionState, ConnectionStats, CoreStats, PrefixCounters, Snapshot, Topic,
+    Address, ConnectionState, ConnectionStats, CoreClusterStats, CoreStats, PrefixCounters,
+    Snapshot, Topic,
 };
 
 /// Items that a core lists before it goes on serving.
@@ -245,7 +246,6 @@ impl Core {
 
     /// Answers a question about this core.
     pub(super) fn tell(&mut self, question: Question) -> Tell {
-        let shard = &mut self.engine.shard;
         match question {
             Question::Figures => Tell::Figures(Box::new(self.figures())),
             Question::Connections => Tell::Connections(self.list_connections()),
@@ -258,7 +258,7 @@ impl Core {
                 Tell::Done
             }
             Question::ResetCounters => {
-                shard.reset_counters();
+                self.engine.shard.reset_counters();
                 if let Some(prefixes) = &mut self.engine.prefixes {
                     prefixes.clear();
                 }
@@ -266,11 +266,19 @@ impl Core {
                 Tell::Done
             }
             Question::FlushAll(at) => {
-                shard.flush_all(at, self.now);
+                if self.engine.coordinator().is_none() {
+                    self.engine.shard.flush_all(at, self.now);
+                } else {
+                    self.engine.flush_everywhere_at(at.max(self.now));
+                }
                 Tell::Done
             }
-            Question::MemoryLimit(bytes) => Tell::MemoryLimit(shard.set_memory_limit(bytes)),
-            Question::ReassignPage(from, to) => Tell::Reassigned(shard.reassign_page(from, to)),
+            Question::MemoryLimit(bytes) => {
+                Tell::MemoryLimit(self.engine.shard.set_memory_limit(bytes))
+            }
+            Question::ReassignPage(from, to) => {
+                Tell::Reassigned(self.engine.shard.reassign_page(from, to))
+            }
             Question::Items(ItemsQuestion { dump, classes, mut cursor, limit }) => {
                 let (mut lines, mut count) = (Vec::new(), 0);
                 let now = self.now;
@@ -280,7 +288,7 @@ impl Core {
                         count += 1;
                     }
                 };
-                let more = shard.scan(&mut cursor, limit, now, visit);
+                let more = self.engine.shard.scan(&mut cursor, limit, now, visit);
                 Tell::Items { lines, count, next: more.then_some(cursor) }
             }
         }
@@ -358,7 +366,9 @@ impl Core {
     ) {
         let node = self.node.clone();
         let tuning = *node.tuning();
+        let members = node.members();
         let snapshot = Snapshot {
+            cluster: members.as_deref(),
             now: self.now,
             process: &process::stats(node.clock.uptime()),
             config: &node.config,
@@ -507,7 +517,22 @@ impl Core {
             served_requests: traffic.served,
             busy: self.node.clock.uptime().saturating_sub(self.idle),
             idle: self.idle,
+            cluster: self.cluster_figures(),
         }
+    }
+
+    fn cluster_figures(&self) -> Option<Box<CoreClusterStats>> {
+        let coordinator = self.engine.coordinator()?;
+        let (hint_counters, hints, hint_bytes) = coordinator.hints();
+        Some(Box::new(CoreClusterStats {
+            counters: coordinator.counters(),
+            hint_counters,
+            hints: hints as u64,
+            hint_bytes: hint_bytes as u64,
+            operations: coordinator.operations() as u64,
+            arriving: coordinator.filling().0,
+            breakers: coordinator.breakers(self.now),
+        }))
     }
 
     fn list_connections(&self) -> Vec<ConnectionStats> {

@@ -5,6 +5,7 @@ use std::net::Shutdown;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 use super::net_ring::{self, Token};
+use crate::cluster::quorum::Consistency;
 use crate::engine::{BoundedOutput, Session};
 use crate::protocol::Output;
 use crate::request::{ItemRef, Span, Staged, Value};
@@ -237,6 +238,8 @@ pub struct Arriving {
     pub trailer: Vec<u8>,
     /// How many there will be.
     pub trailer_bytes: usize,
+    /// How many replicas the client wants to agree.
+    pub consistency: Consistency,
 }
 
 /// Where an arriving value goes.

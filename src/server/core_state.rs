@@ -14,12 +14,16 @@ use std::time::Duration;
 use bumpalo::Bump;
 use slab::Slab;
 
+use super::cluster::links::Links;
 use super::commands::{self, Query};
 use super::connection::{Arriving, Connection, DEFERRALS_MAX, Place};
 use super::listener::Listener;
 use super::mesh::{Mesh, Return};
 use super::net_ring::{Output, Token};
 use super::node::Node;
+use crate::cluster::coordinator::Asker;
+use crate::cluster::link::Peer;
+use crate::engine::cluster::{self as engine, Taken};
 use crate::engine::{BoundedOutput, Engine, Outbox, Stop};
 use crate::protocol::pipeline::Completion;
 use crate::protocol::{Context, Limits, Reply, relay};
@@ -201,31 +205,31 @@ impl Core {
     }
 
     /// Takes bytes that arrived for a connection.
-    pub(super) fn input(&mut self, index: u32, bytes: &[u8], mesh: &mut Mesh) {
+    pub(super) fn input(&mut self, index: u32, bytes: &[u8], ways: &mut Ways<'_>) {
         let connection = self.connections[index as usize].connection.as_deref_mut();
         let connection = connection.expect("input comes for open connections");
         if connection.closing || connection.broken {
             return;
         }
         if connection.pending.is_empty() && !connection.is_stalled() {
-            let consumed = self.process(index, bytes, mesh);
+            let consumed = self.process(index, bytes, ways);
             let connection = self.connections[index as usize].connection.as_deref_mut();
             connection.expect("still open").pending.extend_from_slice(&bytes[consumed..]);
         } else {
             connection.pending.extend_from_slice(bytes);
             if !connection.is_stalled() {
-                self.process_pending(index, mesh);
+                self.process_pending(index, ways);
             }
         }
         self.mark_dirty(index);
     }
 
     /// Goes on with input that was kept.
-    fn process_pending(&mut self, index: u32, mesh: &mut Mesh) {
+    fn process_pending(&mut self, index: u32, ways: &mut Ways<'_>) {
         let slot = &mut self.connections[index as usize];
         let Some(connection) = slot.connection.as_deref_mut() else { return };
         let mut pending = mem::take(&mut connection.pending);
-        let consumed = self.process(index, &pending, mesh);
+        let consumed = self.process(index, &pending, ways);
         pending.drain(..consumed);
         if pending.is_empty() {
             pending.shrink_to(PENDING_BYTES_KEPT);
@@ -236,7 +240,7 @@ impl Core {
     }
 
     /// Lets a connection that was held back go on.
-    pub(super) fn release(&mut self, index: u32, mesh: &mut Mesh) {
+    pub(super) fn release(&mut self, index: u32, ways: &mut Ways<'_>) {
         let Some(connection) = self.connections[index as usize].connection.as_deref_mut() else {
             return;
         };
@@ -250,12 +254,12 @@ impl Core {
             return;
         }
         if !connection.is_stalled() {
-            self.process_pending(index, mesh);
+            self.process_pending(index, ways);
         }
     }
 
     /// Answers or hands on what `input` asks for. Returns how much of it is used up.
-    fn process(&mut self, index: u32, input: &[u8], mesh: &mut Mesh) -> usize {
+    fn process(&mut self, index: u32, input: &[u8], ways: &mut Ways<'_>) -> usize {
         let (limits, scratch) = (self.limits.clone(), self.scratch.clone());
         let slot = &mut self.connections[index as usize];
         let mut connection = slot.connection.as_deref_mut().expect("input is for open connections");
@@ -273,7 +277,7 @@ impl Core {
                     return at;
                 }
                 let arrived = connection.arriving.take().expect("it is there");
-                finish_body(&mut self.engine, connection, *arrived, self.now, mesh);
+                finish_body(&mut self.engine, connection, *arrived, self.now, ways);
             }
             let context = Context {
                 limits: &limits,
@@ -281,13 +285,13 @@ impl Core {
                 hash_seed: self.engine.config().hash_seed,
                 scratch: &scratch,
             };
-            let token = connection.token;
+            let (token, core) = (connection.token, self.engine.config().core);
             let fed = self.engine.feed(
                 &mut connection.session,
                 &input[at..],
                 &context,
                 &mut connection.out,
-                &mut Sender { mesh, token },
+                &mut Sender { ways, token, core },
             );
             at += fed.consumed;
             match fed.stop {
@@ -302,7 +306,7 @@ impl Core {
                     begin_body(&mut self.engine, connection, &request, &reply, body, self.now);
                 }
                 Stop::Node { command, reply } => {
-                    self.begin_command(index, command, &reply, mesh);
+                    self.begin_command(index, command, &reply, ways.mesh);
                     let slot = &mut self.connections[index as usize];
                     connection = slot.connection.as_deref_mut().expect("still open");
                     if connection.is_stalled() {
@@ -319,11 +323,7 @@ impl Core {
 
     /// Takes an answer of another core.
     pub(super) fn complete(&mut self, to: Return, response: &Response<'_>) {
-        let now = self.now;
-        let Some(connection) = self.connection(to.token) else { return };
-        let completion = Completion::Response(response);
-        connection.session.pipeline.complete(to.sequence, completion, now, &mut connection.out);
-        self.mark_dirty(to.token.index);
+        complete(&mut self.connections, &mut self.dirty, to, response, self.now);
     }
 
     /// Closes connections that have been silent for too long.
@@ -369,22 +369,53 @@ impl Core {
     }
 }
 
-/// Sends a connection's requests to other cores.
-struct Sender<'m> {
-    mesh: &'m mut Mesh,
-    token: Token,
+/// The ways from this core to others: of this node, and of other nodes.
+pub(super) struct Ways<'w> {
+    pub(super) mesh: &'w mut Mesh,
+    pub(super) links: Option<&'w mut Links>,
 }
 
-impl Outbox for Sender<'_> {
+impl engine::Links for Ways<'_> {
+    #[inline]
+    fn room(&mut self, to: Peer) -> Option<&mut Vec<u8>> {
+        self.links.as_mut()?.room(to)
+    }
+}
+
+/// Sends a connection's requests to other cores.
+struct Sender<'s, 'w> {
+    ways: &'s mut Ways<'w>,
+    token: Token,
+    core: u32,
+}
+
+impl engine::Links for Sender<'_, '_> {
+    #[inline]
+    fn room(&mut self, to: Peer) -> Option<&mut Vec<u8>> {
+        self.ways.room(to)
+    }
+}
+
+impl Outbox for Sender<'_, '_> {
     #[inline]
     fn send(&mut self, core: u32, sequence: u32, request: &Request<'_>) {
-        self.mesh.request(core, Return { token: self.token, sequence }, request);
+        self.ways.mesh.request(core, Return { token: self.token, sequence }, request);
+    }
+
+    fn asker(&self, sequence: u32) -> Asker {
+        asker(self.core, Return { token: self.token, sequence })
     }
 
     #[inline]
     fn is_full(&self) -> bool {
-        self.mesh.is_full()
+        self.ways.mesh.is_full()
     }
+}
+
+/// How a request of core `core` is known to the coordinator.
+pub(super) fn asker(core: u32, to: Return) -> Asker {
+    let Token { index, generation } = to.token;
+    Asker { core, connection: index, generation, sequence: to.sequence }
 }
 
 /// Makes room for a long value that follows.
@@ -400,7 +431,8 @@ fn begin_body(
         unreachable!("only stores have a body");
     };
     let sequence = connection.session.pipeline.wait(reply);
-    let place = if engine.owner(request) == engine.config().core {
+    // In a cluster a value may have to go elsewhere, so it is not received into the shard.
+    let place = if engine.owner(request) == engine.config().core && engine.coordinator().is_none() {
         let key_bytes = request.key.len();
         let staged = engine.shard.stage(key_bytes, store.flags, store.deadline, value_bytes, now);
         match staged {
@@ -427,6 +459,7 @@ fn begin_body(
         value_bytes: value_bytes as usize,
         trailer: Vec::new(),
         trailer_bytes: trailer_bytes as usize,
+        consistency: reply.form.consistency().into(),
     }));
 }
 
@@ -436,10 +469,10 @@ fn finish_body(
     connection: &mut Connection,
     arrived: Arriving,
     now: Instant,
-    mesh: &mut Mesh,
+    ways: &mut Ways<'_>,
 ) {
     let Connection { session, out, token, .. } = connection;
-    let Arriving { request, sequence, place, trailer, .. } = arrived;
+    let Arriving { request, sequence, place, trailer, consistency, .. } = arrived;
     if !session.decoder.trailer_is_valid(&trailer) {
         if let Place::Item(staged, _) = place {
             engine.shard.discard(staged);
@@ -460,7 +493,17 @@ fn finish_body(
         }
         Place::Buffer(value) => {
             store.value = Body::Bytes(&value);
-            mesh.request(owner, Return { token: *token, sequence }, &request);
+            let to = Return { token: *token, sequence };
+            let core = engine.config().core;
+            if owner != core {
+                return ways.mesh.request(owner, to, &request);
+            }
+            let asker = || asker(core, to);
+            if let Taken::Answered(response) =
+                engine.request(asker, consistency, &request, now, ways)
+            {
+                session.pipeline.complete(sequence, Completion::Response(&response), now, out);
+            }
         }
     }
 }
@@ -468,4 +511,25 @@ fn finish_body(
 /// An empty buffer's room, if it has any.
 pub(super) fn spare(buffer: &mut Vec<u8>) -> Option<Vec<u8>> {
     (buffer.capacity() > 0).then(|| mem::take(buffer))
+}
+
+/// Takes an answer for one of `connections`, if it is still there.
+pub(super) fn complete(
+    connections: &mut [Slot],
+    dirty: &mut Vec<u32>,
+    to: Return,
+    response: &Response<'_>,
+    now: Instant,
+) {
+    let Some(slot) = connections.get_mut(to.token.index as usize) else { return };
+    if slot.generation != to.token.generation {
+        return;
+    }
+    let Some(connection) = slot.connection.as_deref_mut() else { return };
+    let completion = Completion::Response(response);
+    connection.session.pipeline.complete(to.sequence, completion, now, &mut connection.out);
+    if !connection.dirty {
+        connection.dirty = true;
+        dirty.push(to.token.index);
+    }
 }

@@ -24,8 +24,11 @@ use arrayvec::ArrayVec;
 use rtrb::{Consumer, Producer, RingBuffer};
 
 use super::control::Control;
+use super::core_state::asker;
 use super::net_ring::Token;
+use crate::cluster::quorum::Consistency;
 use crate::engine::Engine;
+use crate::engine::cluster::{Links, Taken};
 use crate::protocol::relay;
 use crate::request::{Request, Response};
 use crate::time::Instant;
@@ -399,6 +402,49 @@ impl Mesh {
             }
         }
         served
+    }
+
+    /// As [`Mesh::serve`], on a node among others: answers that other nodes have to give come later,
+    /// through [`Mesh::answer`].
+    pub fn serve_among_others(
+        &mut self,
+        engine: &mut Engine,
+        now: Instant,
+        links: &mut impl Links,
+    ) -> usize {
+        let mut served = 0;
+        for (peer, core) in self.peers.iter_mut().zip(0..) {
+            let Some(Peer { requests_in, answers_out, .. }) = peer else { continue };
+            while answers_out.staged.len() <= self.staged_bytes_max
+                && !engine.is_saturated()
+                && requests_in.take()
+            {
+                let mut at = requests_in.at;
+                while let Some((to, body, end)) = message(&requests_in.current, at) {
+                    let request = relay::decode_request(body).expect(MALFORMED);
+                    let asker = || asker(core, to);
+                    let consistency = Consistency::Configured;
+                    let taken = engine.request(asker, consistency, &request, now, links);
+                    if let Taken::Answered(response) = taken {
+                        let bytes = relay::encoded_response_bytes(&response);
+                        answers_out.stage(to, bytes, |place| {
+                            relay::encode_response(&response, place);
+                        });
+                    }
+                    at = end;
+                    served += 1;
+                }
+                requests_in.handled(at);
+            }
+        }
+        served
+    }
+
+    /// Collects an answer for a core whose request was not answered at once.
+    pub fn answer(&mut self, core: u32, to: Return, response: &Response<'_>) {
+        let bytes = relay::encoded_response_bytes(response);
+        let sender = &mut self.peer(core).answers_out;
+        sender.stage(to, bytes, |place| relay::encode_response(response, place));
     }
 
     /// Hands out the answers of other cores. Returns how many.

@@ -11,6 +11,8 @@ use glommio::{GlommioError, LocalExecutorBuilder, Placement};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use crate::cluster::coordinator::Coordinator;
+use crate::cluster::identity::NodeKey;
 use crate::config::Config;
 use crate::engine::{Engine, EngineConfig};
 use crate::stats::PrefixCounters;
@@ -202,6 +204,12 @@ async fn run_core(parts: CoreParts, started: mpsc::Sender<(usize, io::Result<()>
         prefixes.switch(true);
         prefixes
     });
+    if let Some(cluster) = &config.cluster {
+        let settings = cluster.coordinator(core, config.core_count(), hash_seed);
+        let me = NodeKey::of(&cluster.node_id);
+        let coordinator = Coordinator::new(me, node.boot, settings);
+        engine.join_cluster(coordinator, &cluster.lifetimes());
+    }
     process::prefer_huge_pages(engine.shard.memory_mut());
     let ring = NetRingConfig {
         entries: NET_RING_ENTRIES,

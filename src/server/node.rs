@@ -12,8 +12,10 @@ use super::clock::Clock;
 use super::cluster::Mail;
 use super::inquiry::Inquiry;
 use super::mesh::Doorbell;
+use crate::cluster::identity::Boot;
 use crate::config::{Config, LogLevel};
 use crate::protocol::node::Tuning;
+use crate::stats::ClusterView;
 use crate::time::Instant;
 
 /// A node's shared state.
@@ -22,6 +24,8 @@ pub struct Node {
     pub config: Config,
     /// The time.
     pub clock: Clock,
+    /// Which start of its process this is, to others in a cluster.
+    pub boot: Boot,
     /// How each core is woken.
     pub doorbells: Arc<[Doorbell]>,
     /// How the control executor is woken.
@@ -33,6 +37,8 @@ pub struct Node {
     /// Open connections of all cores.
     pub connections: AtomicU32,
     tuning: Mutex<Tuning>,
+    /// The members of the cluster, as last told by the control executor.
+    members: Mutex<Option<Arc<ClusterView>>>,
     verbosity: AtomicU32,
     flushed_at_millis: AtomicU64,
     leaving: AtomicBool,
@@ -58,15 +64,18 @@ impl Node {
         let cores = (0..config.core_count()).map(|_| CoreFigures::default()).collect();
         let verbosity = AtomicU32::new(config.verbosity.into());
         let detail = config.prefix_delimiter.is_some();
+        let clock = Clock::start();
         Self {
             config,
-            clock: Clock::start(),
+            boot: Boot(clock.now().as_millis()),
+            clock,
             doorbells,
             control_bell,
             mail,
             cores,
             connections: AtomicU32::new(0),
             tuning: Mutex::new(Tuning { detail, ..Tuning::default() }),
+            members: Mutex::new(None),
             verbosity,
             flushed_at_millis: AtomicU64::new(0),
             leaving: AtomicBool::new(false),
@@ -105,6 +114,16 @@ impl Node {
     /// Where memcached's knobs stand.
     pub fn tuning(&self) -> MutexGuard<'_, Tuning> {
         self.tuning.lock().expect("a panic ends the process")
+    }
+
+    /// The members of the cluster; `None` on a node of its own.
+    pub fn members(&self) -> Option<Arc<ClusterView>> {
+        self.members.lock().expect("a panic ends the process").clone()
+    }
+
+    /// Tells who the members are now.
+    pub fn set_members(&self, view: ClusterView) {
+        *self.members.lock().expect("a panic ends the process") = Some(Arc::new(view));
     }
 
     /// Log verbosity as memcached counts it.

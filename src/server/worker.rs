@@ -15,13 +15,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::cluster::core::CoreCluster;
+use super::cluster::core::{CoreCluster, News};
 use super::cluster::links::Links;
 use super::connection::Connection;
 use super::control::Control;
-use super::core_state::{Core, Slot, spare};
+use super::core_state::{Core, Slot, Ways, complete, spare};
 use super::listener::{Listener, Reach};
-use super::mesh::Mesh;
+use super::mesh::{Mesh, Return};
 use super::net_ring::{Event, NetRing, Output, Patience, Received, Token};
 use super::node::Node;
 use crate::engine::Engine;
@@ -34,6 +34,8 @@ const HEARTBEAT_MILLIS: u32 = 250;
 const DEFERRAL: Duration = Duration::from_micros(50);
 /// How long a core waits for more to come before it wakes, when much comes.
 const GATHERING: Duration = Duration::from_micros(50);
+/// The same on a node of a cluster that has deadlines of other nodes to keep.
+const COORDINATION_MILLIS: u32 = 25;
 /// Most items expired, moved or reclaimed in one turn.
 const MAINTENANCE_PER_TURN: u32 = 64;
 /// Unused input of a connection that may not go on, beyond which it is no longer received from.
@@ -159,12 +161,18 @@ impl Worker {
         let core = &mut self.core;
         let now = core.now;
         worked |= self.mesh.answers(|to, response| core.complete(to, response)) > 0;
-        worked |= self.mesh.serve(&mut core.engine, now) > 0;
+        worked |= match &mut self.cluster {
+            None => self.mesh.serve(&mut core.engine, now) > 0,
+            Some(cluster) => {
+                self.mesh.serve_among_others(&mut core.engine, now, &mut cluster.links) > 0
+            }
+        };
         while let Some((from, message)) = self.mesh.next_control() {
             worked = true;
             self.control(from, message);
         }
         self.go_on();
+        worked |= self.coordinate();
         let mut more = self.core.engine.shard.maintain(now, MAINTENANCE_PER_TURN);
         // Before the sends, which take a while: other cores can work on it meanwhile.
         more |= self.mesh.publish();
@@ -179,13 +187,22 @@ impl Worker {
             self.core.tell_outside(wish);
         }
         if !self.heartbeat_armed {
-            self.net.heartbeat(HEARTBEAT_MILLIS);
+            self.net.heartbeat(self.heartbeat_millis());
             self.heartbeat_armed = true;
         }
         match (more, worked) {
             (true, _) => Outlook::Busy,
             (false, true) => Outlook::Worked,
             (false, false) => Outlook::Idle,
+        }
+    }
+
+    /// How long an idle core may sleep: until the coordinator has something to do, at most until
+    /// items are to be looked at. In a cluster not for long, since new deadlines come up meanwhile.
+    fn heartbeat_millis(&self) -> u32 {
+        match self.core.engine.next_deadline() {
+            Some(at) => (at.since(self.core.now).as_millis() as u32).clamp(2, COORDINATION_MILLIS),
+            None => HEARTBEAT_MILLIS,
         }
     }
 
@@ -200,19 +217,67 @@ impl Worker {
     /// Takes what the control executor says about the cluster. True when there was anything.
     fn cluster_news(&mut self) -> bool {
         let Some(cluster) = &mut self.cluster else { return false };
+        let (engine, now) = (&mut self.core.engine, self.core.now);
         let mut any = false;
         while let Some(news) = cluster.next_news() {
             any = true;
             log::debug!("core {}: {news:?}", self.doorbell);
+            engine.coordinate(now, &mut cluster.links, |coordinator, turn| match news {
+                News::Link(event) => coordinator.link(event, turn),
+                News::Placed(view) => coordinator.placed(view, turn),
+                News::Liveness { node, boot, alive } => {
+                    coordinator.liveness(node, boot, alive, turn);
+                }
+                News::Digested(epoch) => coordinator.digested(epoch),
+                News::Flushed(version) => coordinator.flush(version, turn),
+                News::Reborn(boot) => coordinator.reborn(boot, turn),
+            });
         }
         any
+    }
+
+    /// Lets the coordinator do what is due, and hands out answers that have come from other nodes.
+    /// True when there were any.
+    fn coordinate(&mut self) -> bool {
+        let Some(cluster) = &mut self.cluster else { return false };
+        let core = &mut self.core;
+        let now = core.now;
+        if core.engine.next_deadline().is_some_and(|at| at <= now) {
+            if let Some(version) = core.engine.due_flush(now) {
+                cluster.flush_everywhere(version);
+            }
+            core.engine.coordinate(now, &mut cluster.links, |coordinator, turn| {
+                coordinator.tick(turn);
+            });
+        }
+        if !core.engine.has_answers() {
+            return false;
+        }
+        let Core { engine, connections, dirty, .. } = core;
+        let (own, mesh) = (engine.config().core, &mut self.mesh);
+        let settled = engine.take_answers(|asker, response| {
+            let token = Token { index: asker.connection, generation: asker.generation };
+            let to = Return { token, sequence: asker.sequence };
+            if asker.core == own {
+                complete(connections, dirty, to, response, now);
+            } else {
+                mesh.answer(asker.core, to, response);
+            }
+        });
+        if let Some(epoch) = settled {
+            cluster.settled(epoch);
+        }
+        true
     }
 
     fn handle(&mut self, event: Event) {
         if let Some(cluster) = &mut self.cluster
             && Links::own(&event)
         {
-            return cluster.handle(event, &mut self.net, |_, _, _| {});
+            let (engine, now) = (&mut self.core.engine, self.core.now);
+            return cluster.handle(event, &mut self.net, |links, from, body| {
+                engine.frame(from, body, now, links);
+            });
         }
         match event {
             Event::Received { token, buffer, ended } => self.received(token, buffer, ended),
@@ -264,7 +329,7 @@ impl Worker {
             core.activity.note(slot.connection.as_mut().expect("looked up above"), now);
             let bytes = self.net.bytes(&buffer);
             core.counters.bytes_read += bytes.len() as u64;
-            core.input(token.index, bytes, &mut self.mesh);
+            core.input(token.index, bytes, &mut ways(&mut self.mesh, &mut self.cluster));
             if ended {
                 core.starved.push(token.index);
             }
@@ -284,7 +349,7 @@ impl Worker {
                 arriving.arrived += bytes;
                 connection.last_active = now;
                 core.counters.bytes_read += bytes as u64;
-                core.input(token.index, &[], &mut self.mesh);
+                core.input(token.index, &[], &mut ways(&mut self.mesh, &mut self.cluster));
             }
             Err(libc::EINTR | libc::EAGAIN | libc::ECANCELED) => {}
             Err(_) => connection.broken = true,
@@ -365,7 +430,7 @@ impl Worker {
         if !core.held_back.is_empty() && !self.mesh.is_full() {
             let mut held_back = mem::take(&mut core.held_back);
             for index in held_back.drain(..) {
-                core.release(index, &mut self.mesh);
+                core.release(index, &mut ways(&mut self.mesh, &mut self.cluster));
             }
             // Those held back again are in the new list; keep its room and the old one's.
             if core.held_back.is_empty() {
@@ -523,4 +588,9 @@ impl NetRing {
             }
         }
     }
+}
+
+/// The ways from a core to others.
+fn ways<'w>(mesh: &'w mut Mesh, cluster: &'w mut Option<Box<CoreCluster>>) -> Ways<'w> {
+    Ways { mesh, links: cluster.as_deref_mut().map(|cluster| &mut cluster.links) }
 }

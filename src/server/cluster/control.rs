@@ -27,11 +27,12 @@ use super::{Letter, Report};
 use crate::cluster::dials::{Dial, Dials, Ends};
 use crate::cluster::governor::{Effect, Event, Governor, GovernorSettings};
 use crate::cluster::handshake::Party;
-use crate::cluster::identity::{Boot, Identity, NodeKey};
+use crate::cluster::identity::{Identity, NodeKey};
 use crate::cluster::link::{NODE_CORE, Peer};
 use crate::config::ClusterConfig;
 use crate::server::adopt;
 use crate::server::node::Node;
+use crate::stats::ClusterView;
 use crate::time::Instant;
 
 /// Longest datagram that is taken; gossip stays below it.
@@ -84,7 +85,7 @@ impl Control {
         sockets: ClusterSockets,
         hash_seed: u64,
     ) -> io::Result<Rc<Self>> {
-        let boot = Boot(node.clock.now().as_millis());
+        let boot = node.boot;
         let identity = Identity::new(&config.node_id, boot, config.advertise, config.advertise);
         let key = identity.key;
         let core_count = node.config.core_count() as u16;
@@ -322,6 +323,7 @@ impl Control {
     /// Ticks the governor and dials, each when it is time.
     async fn keep_deadlines(self: Rc<Self>, nudges: LocalReceiver<()>) {
         loop {
+            self.node.set_members(cluster_view(&self.state.borrow().governor));
             let now = self.node.clock.now();
             let deadline = {
                 let state = self.state.borrow();
@@ -463,5 +465,23 @@ impl Control {
         }
         troubles.insert(what, now);
         log::warn!("{text}");
+    }
+}
+
+/// The members as the governor sees them, for views.
+fn cluster_view(governor: &Governor) -> ClusterView {
+    let members = governor.members();
+    let Some(view) = governor.view() else {
+        return ClusterView { epoch: 0, shares: vec![0.0; members.len()], members };
+    };
+    let shares = view.ring().shares();
+    let share = |key, boot| {
+        view.index_of(key, boot)
+            .map_or(0.0, |at| shares[at.0 as usize] as f64 / (1u64 << 32) as f64)
+    };
+    ClusterView {
+        epoch: view.epoch(),
+        shares: members.iter().map(|member| share(member.key, member.boot)).collect(),
+        members,
     }
 }

@@ -128,6 +128,13 @@ struct Link {
 /// The peer broke the rules of frames.
 struct BadFrame;
 
+impl crate::engine::cluster::Links for Links {
+    #[inline]
+    fn room(&mut self, to: Peer) -> Option<&mut Vec<u8>> {
+        Links::room(self, to)
+    }
+}
+
 impl Links {
     /// No links yet.
     pub fn new(settings: LinkSettings) -> Self {
