@@ -435,11 +435,23 @@ pub enum Eviction {
     Lru,
     /// Nothing is evicted; writes that need memory are answered with out-of-memory errors.
     None,
+    /// The one stored longest ago, used or not.
+    Fifo,
+    /// Any.
+    Random,
+    /// The one with the nearest deadline; those without one last.
+    Ttl,
 }
 
 impl Eviction {
     /// Every policy that exists, with its name.
-    pub const NAMES: [(&str, Eviction); 2] = [("lru", Eviction::Lru), ("none", Eviction::None)];
+    pub const NAMES: [(&str, Eviction); 5] = [
+        ("lru", Eviction::Lru),
+        ("none", Eviction::None),
+        ("fifo", Eviction::Fifo),
+        ("random", Eviction::Random),
+        ("ttl", Eviction::Ttl),
+    ];
 
     /// Its name.
     pub fn name(self) -> &'static str {

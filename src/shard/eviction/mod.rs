@@ -4,9 +4,16 @@
 //! policy keeps no list of items: it looks at the items themselves through [`Sight`], so an item
 //! pays nothing for being evictable and a hit writes at most its access time.
 
+mod fifo;
 mod lru;
+mod random;
+mod sweep;
+mod ttl;
 
-pub(super) use lru::Lru;
+use fifo::Fifo;
+use lru::Lru;
+use random::Any;
+use ttl::Ttl;
 
 use super::flush::Flush;
 use super::item::{self, Head, Kind};
@@ -23,6 +30,12 @@ pub(super) enum Policy {
     Lru(Lru),
     /// Nothing is evicted.
     None,
+    /// First in, first out.
+    Fifo(Fifo),
+    /// Any.
+    Random(Any),
+    /// Nearest deadline first.
+    Ttl(Ttl),
 }
 
 impl Policy {
@@ -31,6 +44,9 @@ impl Policy {
         match eviction {
             Eviction::Lru => Policy::Lru(Lru::new(class_count, seed)),
             Eviction::None => Policy::None,
+            Eviction::Fifo => Policy::Fifo(Fifo::new(class_count, seed)),
+            Eviction::Random => Policy::Random(Any::new(seed)),
+            Eviction::Ttl => Policy::Ttl(Ttl::new(class_count, seed)),
         }
     }
 
@@ -46,14 +62,21 @@ impl Policy {
         match self {
             Policy::Lru(lru) => lru.victim(sight, class),
             Policy::None => None,
+            Policy::Fifo(fifo) => fifo.victim(sight, class),
+            Policy::Random(any) => any.victim(sight, class),
+            Policy::Ttl(ttl) => ttl.victim(sight, class),
         }
     }
 
-    /// How long ago, in units of 8 ms, the items that `class` would evict next were used.
+    /// How long ago, in units of 8 ms, the items that `class` would evict next were used; for a
+    /// policy that does not go by age, how long ago some of its older ones were.
     pub(super) fn eviction_age(&mut self, sight: &Sight<'_>, class: u8) -> u32 {
         match self {
             Policy::Lru(lru) => lru.eviction_age(sight, class),
             Policy::None => 0,
+            Policy::Fifo(fifo) => fifo.eviction_age(sight, class),
+            Policy::Random(any) => any.eviction_age(sight, class),
+            Policy::Ttl(ttl) => ttl.eviction_age(sight, class),
         }
     }
 }

@@ -1,16 +1,18 @@
-//! How close lazy LRU comes to exact LRU, measured on Zipf traces.
+//! How close the policies come to their exact selves, measured on Zipf traces.
 //!
 //! The exact cache gets the capacity that the shard turned out to have, in items; both then serve
 //! the same trace (read, and store on a miss), and hit ratios are taken over its second half.
 
-use crate::config::ShardConfig;
+use crate::config::{Eviction, ShardConfig};
 use crate::hash::KeyHash;
 use crate::request::{Get, Operation, Request, Response, Store};
 use crate::shard::Shard;
-use crate::time::Instant;
+use crate::time::{Deadline, Instant};
 
-/// Keys in order of use, exactly.
-struct ExactLru {
+/// Keys in order of use or of arrival, exactly.
+struct Exact {
+    /// A read that hits moves its key to the front.
+    by_use: bool,
     /// Neighbours of each key in the list; the last slot is the list's head.
     previous: Vec<u32>,
     next: Vec<u32>,
@@ -19,9 +21,10 @@ struct ExactLru {
     capacity: usize,
 }
 
-impl ExactLru {
-    fn new(keys: usize, capacity: usize) -> Self {
+impl Exact {
+    fn new(by_use: bool, keys: usize, capacity: usize) -> Self {
         let mut this = Self {
+            by_use,
             previous: vec![0; keys + 1],
             next: vec![0; keys + 1],
             present: vec![false; keys],
@@ -50,6 +53,9 @@ impl ExactLru {
     /// Reads `key`, storing it on a miss; returns whether it hit.
     fn read(&mut self, key: usize) -> bool {
         let hit = self.present[key];
+        if hit && !self.by_use {
+            return true;
+        }
         if hit {
             self.unlink(key);
         } else {
@@ -64,6 +70,42 @@ impl ExactLru {
         }
         self.link_first(key);
         hit
+    }
+}
+
+/// Keys of which any may go.
+struct ExactRandom {
+    /// Place of each key among those present.
+    places: Vec<Option<usize>>,
+    keys: Vec<usize>,
+    capacity: usize,
+    random: u64,
+}
+
+impl ExactRandom {
+    fn new(keys: usize, capacity: usize) -> Self {
+        Self { places: vec![None; keys], keys: Vec::new(), capacity, random: 77 }
+    }
+
+    /// Reads `key`, storing it on a miss; returns whether it hit.
+    fn read(&mut self, key: usize) -> bool {
+        if self.places[key].is_some() {
+            return true;
+        }
+        let place = if self.keys.len() < self.capacity {
+            self.keys.push(key);
+            self.keys.len() - 1
+        } else {
+            self.random ^= self.random << 13;
+            self.random ^= self.random >> 7;
+            self.random ^= self.random << 17;
+            let place = (self.random >> 32) as usize % self.capacity;
+            self.places[self.keys[place]] = None;
+            self.keys[place] = key;
+            place
+        };
+        self.places[key] = Some(place);
+        false
     }
 }
 
@@ -94,6 +136,7 @@ impl Zipf {
 }
 
 struct Trace {
+    eviction: Eviction,
     memory_bytes: u64,
     keys: usize,
     skew: f64,
@@ -103,9 +146,13 @@ struct Trace {
     bulk_load: bool,
 }
 
-/// Hit ratios in per cent: of the shard, and of exact LRU.
+/// Hit ratios in per cent: of the shard, and of its exact policy.
 fn measure(trace: &Trace) -> (f64, f64) {
-    let config = ShardConfig { memory_bytes: trace.memory_bytes, ..ShardConfig::tiny() };
+    let config = ShardConfig {
+        memory_bytes: trace.memory_bytes,
+        eviction: trace.eviction,
+        ..ShardConfig::tiny()
+    };
     let mut shard = Shard::new(&config, 5, 0, 1);
     let mut micros = 1_700_000_000_000_000u64;
     let step = 1_000_000 / trace.requests_per_second;
@@ -139,14 +186,19 @@ fn measure(trace: &Trace) -> (f64, f64) {
     assert!(capacity < trace.keys / 2, "the trace does not fit");
     assert!(shard.counters().evictions > capacity as u64 / 8, "the cache turned over");
 
-    let mut exact = ExactLru::new(trace.keys, capacity);
+    let mut list = Exact::new(trace.eviction == Eviction::Lru, trace.keys, capacity);
+    let mut any = ExactRandom::new(trace.keys, capacity);
+    let mut exact = |key: usize| match trace.eviction {
+        Eviction::Random => any.read(key),
+        _ => list.read(key),
+    };
     if trace.bulk_load {
-        (0..trace.keys).for_each(|key| assert!(!exact.read(key)));
+        (0..trace.keys).for_each(|key| assert!(!exact(key)));
     }
     let mut exact_hits = 0;
     let mut zipf = Zipf::new(trace.keys, trace.skew, 99);
     for request in 0..trace.requests {
-        let hit = exact.read(zipf.draw());
+        let hit = exact(zipf.draw());
         exact_hits += usize::from(hit && request >= trace.requests / 2);
     }
     let per_cent = |hits: usize| hits as f64 * 200.0 / trace.requests as f64;
@@ -159,6 +211,7 @@ fn assert_close(trace: &Trace) {
 }
 
 const BASE: Trace = Trace {
+    eviction: Eviction::Lru,
     memory_bytes: 4 << 20,
     keys: 200_000,
     skew: 0.99,
@@ -188,4 +241,60 @@ fn a_larger_cache_is_as_close() {
 #[test]
 fn a_tiny_cache_is_as_close() {
     assert_close(&Trace { memory_bytes: 1 << 20, keys: 100_000, requests: 600_000, ..BASE });
+}
+
+#[test]
+fn fifo_and_random_hit_as_often_as_exact_ones_and_less_often_than_lru() {
+    let (lru, _) = measure(&BASE);
+    for eviction in [Eviction::Fifo, Eviction::Random] {
+        let (lazy, exact) = measure(&Trace { eviction, ..BASE });
+        assert!((lazy - exact).abs() < 0.5, "{eviction:?}: {lazy:.3} %, exact {exact:.3} %");
+        assert!(lazy < lru && lazy > lru - 8.0, "{eviction:?}: {lazy:.3} %, LRU {lru:.3} %");
+    }
+}
+
+#[test]
+fn the_nearest_deadlines_go_first_and_items_without_one_last() {
+    let config =
+        ShardConfig { memory_bytes: 4 << 20, eviction: Eviction::Ttl, ..ShardConfig::tiny() };
+    let mut shard = Shard::new(&config, 5, 0, 1);
+    let now = Instant::from_millis(1_700_000_000_000);
+    let name = |key: u64| key.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes();
+    // Of every 64 items one lives for ever, the others for 1 to 100,000 seconds. Long values, so
+    // that items with and without a deadline are of one slab class.
+    let ttl =
+        |key: u64| (!key.is_multiple_of(64)).then(|| 1 + name(key)[3] as u64 * 390 + key % 390);
+    let keys = 30_000;
+    for key in 0..keys {
+        let deadline = match ttl(key) {
+            None => Deadline::NEVER,
+            Some(seconds) => Deadline::at(now.after(std::time::Duration::from_secs(seconds))),
+        };
+        let store = Store { deadline, ..Store::set(&[7; 500]) };
+        let (name, operation) = (name(key), Operation::Store(store));
+        let request = Request { key: &name, hash: KeyHash::of(&name, 5), operation };
+        assert!(matches!(shard.execute(&request, now), Response::Stored { .. }));
+    }
+    let mut kept = |key: u64| {
+        let name = name(key);
+        let operation = Operation::Get(Get::default());
+        let request = Request { key: &name, hash: KeyHash::of(&name, 5), operation };
+        matches!(shard.execute(&request, now), Response::Hit(_))
+    };
+    let (mut for_ever, mut late, mut early) = (0, 0, 0);
+    for key in 0..keys {
+        if kept(key) {
+            match ttl(key) {
+                None => for_ever += 1,
+                Some(seconds) if seconds > 50_000 => late += 1,
+                Some(_) => early += 1,
+            }
+        }
+    }
+    let share = 100.0 * f64::from(early) / f64::from(late + early);
+    assert!(for_ever > keys / 64 * 95 / 100, "{for_ever} without a deadline, {late} late, {early}");
+    assert!(
+        share < 20.0,
+        "{share:.1} % of the items kept expire early: {late} late, {early} early"
+    );
 }

@@ -23,7 +23,12 @@ pub fn run(bytes: &[u8]) {
     let config = ShardConfig {
         memory_bytes: [1 << 20, 1 << 20, 2 << 20, 4 << 20][choice as usize & 3],
         item_bytes_max: [64 << 10, 512 << 10, 100 << 10, 1 << 10][choice as usize >> 2 & 3],
-        eviction: if choice & 16 == 0 { Eviction::Lru } else { Eviction::None },
+        eviction: match choice >> 4 & 3 {
+            0 => Eviction::Lru,
+            2 => [Eviction::Fifo, Eviction::Random, Eviction::Ttl, Eviction::Fifo]
+                [choice as usize >> 2 & 3],
+            _ => Eviction::None,
+        },
     };
     let core_count = 1 + (choice >> 6) as u32;
     let mut pair = Pair {
