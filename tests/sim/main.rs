@@ -15,6 +15,7 @@
 mod checks;
 mod network;
 mod node;
+mod store;
 mod workload;
 mod world;
 

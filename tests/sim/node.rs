@@ -10,13 +10,12 @@ use ringlane::cluster::governor::{self, Governor, GovernorSettings};
 use ringlane::cluster::identity::{Boot, Identity, NodeKey};
 use ringlane::cluster::link::{LinkEvent, NODE_CORE, Peer, PeerFacts};
 use ringlane::cluster::message::{Message, Messages};
-use ringlane::cluster::record::Record;
-use ringlane::cluster::store::{MapStore, Merged, Scanned, Store};
-use ringlane::cluster::version::Version;
+use ringlane::cluster::store::Store;
 use ringlane::cluster::view::View;
-use ringlane::request::{Request, Response};
+use ringlane::request::Response;
 use ringlane::time::Instant;
 
+use crate::store::SimStore;
 use crate::world::Sabotage;
 
 /// The answer a client got, owned.
@@ -48,84 +47,6 @@ impl Answer {
             Response::Number(number) => Answer::Number(number.value),
             Response::QuorumNotReached { .. } | Response::Uncertain => Answer::Unclear,
             _ => Answer::Other,
-        }
-    }
-}
-
-/// A store that may break a rule on purpose.
-#[derive(Default)]
-pub struct SimStore {
-    pub map: MapStore,
-    sabotage: Option<Sabotage>,
-}
-
-impl Store for SimStore {
-    fn read(&mut self, key: &[u8], now: Instant) -> Option<Record<'_>> {
-        self.map.read(key, now)
-    }
-
-    fn merge(&mut self, key: &[u8], record: &Record<'_>, now: Instant) -> Merged {
-        if self.sabotage == Some(Sabotage::AcknowledgeWithoutApplying)
-            && record.version.0.is_multiple_of(3)
-        {
-            return Merged::Taken;
-        }
-        let merged = self.map.merge(key, record, now);
-        self.drop_tombstone(key, now);
-        merged
-    }
-
-    fn take_back(
-        &mut self,
-        key: &[u8],
-        attempt: Version,
-        record: Option<&Record<'_>>,
-        now: Instant,
-    ) {
-        self.map.take_back(key, attempt, record, now);
-    }
-
-    fn execute(
-        &mut self,
-        request: &Request<'_>,
-        version: Version,
-        now: Instant,
-        response: &mut Vec<u8>,
-    ) {
-        self.map.execute(request, version, now, response);
-    }
-
-    fn scan(
-        &mut self,
-        cursor: u64,
-        count: usize,
-        now: Instant,
-        show: &mut dyn FnMut(Scanned<'_>),
-    ) -> Option<u64> {
-        self.map.scan(cursor, count, now, show)
-    }
-
-    fn forget(&mut self, key: &[u8], version: Version) {
-        self.map.forget(key, version);
-    }
-
-    fn flush(&mut self, version: Version) {
-        self.map.flush(version);
-    }
-
-    fn clear(&mut self) {
-        self.map.clear();
-    }
-}
-
-impl SimStore {
-    fn drop_tombstone(&mut self, key: &[u8], now: Instant) {
-        if self.sabotage == Some(Sabotage::DropTombstones)
-            && let Some(record) = self.map.read(key, now)
-            && record.visible(now).is_none()
-        {
-            let version = record.version;
-            self.map.forget(key, version);
         }
     }
 }
@@ -182,6 +103,8 @@ pub struct Parts {
     pub coordinator: CoordinatorSettings,
     pub seed: u64,
     pub sabotage: Option<Sabotage>,
+    /// Whether its stores are real shards.
+    pub shards: bool,
 }
 
 /// The world outside of one core, during one call.
@@ -242,14 +165,14 @@ impl Hands<'_> {
 
 impl Node {
     pub fn new(parts: Parts) -> Self {
-        let Parts { id, boot, address, skew, core_count, governor, coordinator, seed, sabotage } =
-            parts;
+        let Parts { id, boot, address, skew, core_count, governor, coordinator, seed, .. } = parts;
+        let Parts { sabotage, shards, .. } = parts;
         let identity = Identity::new(&id, boot, address, address);
         let key = identity.key;
         let cores = (0..core_count)
             .map(|core| {
                 let settings = CoordinatorSettings { core, hash_seed: seed, ..coordinator.clone() };
-                let store = SimStore { map: MapStore::default(), sabotage };
+                let store = SimStore::new(shards.then_some((seed, core, core_count)), sabotage);
                 Core { coordinator: Coordinator::new(key, boot, settings), store }
             })
             .collect();

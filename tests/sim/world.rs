@@ -49,6 +49,8 @@ pub struct Options {
     pub cores: u16,
     pub skew_max: i64,
     pub faults: bool,
+    /// Whether the nodes keep their records in real shards.
+    pub shards: bool,
     pub sabotage: Option<Sabotage>,
     pub trace: bool,
 }
@@ -64,6 +66,7 @@ impl Options {
             cores: random.random_range(1..3),
             skew_max: random.random_range(0..3) * 1500,
             faults: random.random_range(0..20) != 0,
+            shards: random.random_range(0..3) == 0,
             sabotage: None,
             trace: false,
         }
@@ -281,6 +284,7 @@ impl World {
             },
             seed: self.random.random(),
             sabotage: self.options.sabotage,
+            shards: self.options.shards,
         });
         if at == self.nodes.len() {
             self.nodes.push(node);
@@ -693,14 +697,14 @@ impl World {
             }
         }
         let mut keys: Vec<Vec<u8>> = Vec::new();
-        for node in self.nodes.iter().filter(|node| node.running) {
-            for core in &node.cores {
-                keys.extend(core.store.map.iter().map(|(key, _)| key.to_vec()));
+        let now = self.now;
+        for node in self.nodes.iter_mut().filter(|node| node.running) {
+            for core in &mut node.cores {
+                keys.extend(core.store.keys(now));
             }
         }
         keys.sort();
         keys.dedup();
-        let now = self.now;
         for key in keys {
             let replicas = view.ring().replicas(view.ring().place(&key));
             let mut held = Vec::new();
