@@ -3,7 +3,7 @@
 //! What the core has for a peer is collected in one buffer a turn and leaves as one frame with one
 //! send; while that is on its way the next frame collects. Frames that arrive whole in a receive
 //! buffer are opened where they lie, others are gathered first. After warm-up nothing is allocated:
-//! two buffers change places, as long as messages stay below [`BYTES_KEPT`].
+//! two buffers change places, as long as messages stay below `BYTES_KEPT`.
 //!
 //! What waits for a peer is bounded: beyond it there is no room, and whoever has a message for that
 //! peer learns so at once instead of queueing behind a peer that does not read. A link that fails is
