@@ -35,6 +35,7 @@ use arrayvec::ArrayVec;
 
 use super::breaker::{BreakerSettings, BreakerState};
 use super::hints::{HintCounters, HintSettings, Hints};
+use super::hot_keys::{HotKey, HotKeySettings, HotKeys};
 use super::identity::{Boot, NodeKey};
 use super::link::{LinkEvent, Peer, PeerFacts};
 use super::message::{Message, NodeMessage, OperationId};
@@ -119,6 +120,8 @@ pub struct CoordinatorSettings {
     pub operations_max: usize,
     /// Bounds of the hints.
     pub hints: HintSettings,
+    /// When a key of other nodes is hot. Nothing is copied where quorums promise more.
+    pub hot_keys: HotKeySettings,
     /// When a peer is not asked any more.
     pub breaker: BreakerSettings,
     /// Bytes a second that arriving ranges may take, per core; at least 1.
@@ -139,6 +142,7 @@ impl CoordinatorSettings {
             lifetimes: Lifetimes::default(),
             operations_max: 1 << 16,
             hints: HintSettings::default(),
+            hot_keys: HotKeySettings::default(),
             breaker: BreakerSettings::default(),
             fill_bytes_per_second: 64 << 20,
             compare_every: Duration::from_secs(10),
@@ -197,6 +201,7 @@ pub struct Coordinator {
     /// Guarded writes that no other replica has confirmed, by the hash of their key. One that
     /// nobody has seen can be taken back.
     attempts: HashMap<u64, Attempt, ahash::RandomState>,
+    hot_keys: HotKeys,
     filling: Filling,
     comparing: Comparing,
     counters: CoordinatorCounters,
@@ -237,6 +242,7 @@ impl Coordinator {
             hints: Hints::new(settings.hints),
             fetched: HashSet::with_hasher(hasher()),
             attempts: HashMap::with_hasher(hasher()),
+            hot_keys: HotKeys::new(settings.hot_keys),
             filling: Filling::default(),
             comparing: Comparing::default(),
             counters: CoordinatorCounters::default(),
@@ -253,6 +259,11 @@ impl Coordinator {
     pub fn hints(&self) -> (HintCounters, usize, usize) {
         let (count, bytes) = self.hints.size();
         (self.hints.counters(), count, bytes)
+    }
+
+    /// The keys of other nodes that are hot here, the hottest first.
+    pub fn hot_keys(&self) -> Vec<HotKey> {
+        self.hot_keys.list()
     }
 
     /// Operations under way.

@@ -11,6 +11,7 @@ pub mod frame;
 pub mod governor;
 pub mod handshake;
 pub mod hints;
+pub mod hot_keys;
 pub mod identity;
 pub mod link;
 pub mod membership;

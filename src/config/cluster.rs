@@ -11,6 +11,7 @@ use super::{ConfigError, MIB, require};
 use crate::cluster::coordinator::CoordinatorSettings;
 use crate::cluster::frame::Key;
 use crate::cluster::hints::HintSettings;
+use crate::cluster::hot_keys::HotKeySettings;
 use crate::cluster::membership::{MembershipSettings, Terms};
 use crate::cluster::quorum::Replication;
 use crate::cluster::record::Lifetimes;
@@ -194,6 +195,12 @@ impl ClusterConfig {
                 bytes_max: (self.hint_bytes_max / cores) as usize,
                 age_max: self.hint_age_max,
                 ..HintSettings::default()
+            },
+            hot_keys: HotKeySettings {
+                window: self.hot_keys.window,
+                threshold: self.hot_keys.threshold,
+                cache_bytes_max: (self.hot_keys.cache_bytes_max / cores) as usize,
+                cache_age_max: self.hot_keys.cache_age_max,
             },
             fill_bytes_per_second: (self.rebalance_bytes_per_second / cores).max(1),
             core: core as u16,

@@ -531,6 +531,7 @@ impl Core {
             hint_bytes: hint_bytes as u64,
             operations: coordinator.operations() as u64,
             arriving: coordinator.filling().0,
+            hot_keys: coordinator.hot_keys(),
             breakers: coordinator.breakers(self.now),
         }))
     }

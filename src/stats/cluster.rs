@@ -5,6 +5,7 @@ use crate::cluster::breaker::BreakerState;
 use crate::cluster::coordinator::CoordinatorCounters;
 use crate::cluster::governor::MemberStatus;
 use crate::cluster::hints::HintCounters;
+use crate::cluster::hot_keys::HotKey;
 use crate::cluster::identity::NodeKey;
 use crate::cluster::membership::Health;
 use crate::cluster::ring::RingHash;
@@ -24,6 +25,8 @@ pub struct CoreClusterStats {
     pub operations: u64,
     /// Share of the circle that is still arriving, 0 to 1.
     pub arriving: f64,
+    /// Keys of other nodes that are hot here.
+    pub hot_keys: Vec<HotKey>,
     /// How the circuit breakers towards other nodes stand.
     pub breakers: Vec<(NodeKey, BreakerState)>,
 }
@@ -101,6 +104,26 @@ fn sums(snapshot: &Snapshot<'_>, emit: Emit<'_>) {
     figure("filled_bytes", &|core| core.counters.filled_bytes);
     let arriving = cores().map(|core| core.arriving).fold(0.0, f64::max);
     emit(format_args!("arriving_share"), format_args!("{arriving:.4}"));
+}
+
+/// Renders the hot keys of all cores, the hottest first: `hotkey:NUMBER:key`, url-encoded as in
+/// dumps, the requests of its window and how many were answered from a copy.
+pub fn render_hot_keys(snapshot: &Snapshot<'_>, emit: Emit<'_>) {
+    let cores = snapshot.cores.iter().filter_map(|core| core.cluster.as_deref());
+    let mut hot: Vec<&HotKey> = cores.flat_map(|core| &core.hot_keys).collect();
+    hot.sort_by(|a, b| b.requests.cmp(&a.requests).then_with(|| a.key.cmp(&b.key)));
+    for (number, HotKey { key, requests, copied }) in hot.into_iter().enumerate() {
+        let shown: String = key
+            .iter()
+            .map(|byte| match byte {
+                b'!'..=b'~' if *byte != b'%' => char::from(*byte).to_string(),
+                byte => format!("%{byte:02X}"),
+            })
+            .collect();
+        emit(format_args!("hotkey:{number}:key"), format_args!("{shown}"));
+        emit(format_args!("hotkey:{number}:requests"), format_args!("{requests}"));
+        emit(format_args!("hotkey:{number}:copied"), format_args!("{copied}"));
+    }
 }
 
 fn health(health: Health) -> &'static str {

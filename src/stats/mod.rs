@@ -156,6 +156,8 @@ pub enum Topic {
     Cores,
     /// `cluster`: members, and what passes between them.
     Cluster,
+    /// `hotkeys`: keys of other nodes that are asked for here very often.
+    HotKeys,
     /// `reset`: nothing to render; counters become zero.
     Reset,
     /// `detail on`, `detail off`: nothing to render; counting by prefix starts or stops.
@@ -179,6 +181,7 @@ impl Topic {
             b"conns" => Topic::Connections,
             b"cores" => Topic::Cores,
             b"cluster" => Topic::Cluster,
+            b"hotkeys" => Topic::HotKeys,
             b"reset" => Topic::Reset,
             b"detail" => match words.next() {
                 Some(b"on") => Topic::Detail(true),
@@ -205,6 +208,7 @@ pub fn render(topic: Topic, snapshot: &Snapshot<'_>, emit: Emit<'_>) {
         Topic::Connections => connections::render(snapshot.connections, emit),
         Topic::Cores => cores::render(snapshot, emit),
         Topic::Cluster => cluster::render(snapshot, emit),
+        Topic::HotKeys => cluster::render_hot_keys(snapshot, emit),
         Topic::Reset | Topic::Detail(_) | Topic::DetailDump | Topic::DetailUsage => {}
     }
 }

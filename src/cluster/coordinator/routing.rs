@@ -142,6 +142,10 @@ impl Coordinator {
             }
         }
         operation.needed = 1;
+        if self.is_answered_by_copy(&operation, turn) {
+            self.operations.end(id, operation);
+            return None;
+        }
         for (node, boot) in members {
             if *node == self.me || !self.is_present(*node, *boot) {
                 continue;
@@ -163,6 +167,30 @@ impl Coordinator {
             self.peers.failed(*node, turn.now);
         }
         self.finish_short(id, operation, 0, turn)
+    }
+
+    /// Answers a plain read of a hot key from a copy; drops the copy when the key is changed.
+    fn is_answered_by_copy<S: Store, O: Outside>(
+        &mut self,
+        operation: &Operation,
+        turn: &mut Turn<'_, S, O>,
+    ) -> bool {
+        let request = relay::decode_request(&operation.request).expect("checked when it came");
+        if request.operation.may_change() {
+            self.hot_keys.forget(request.key);
+            return false;
+        }
+        let hot = self.hot_keys.count(request.key, turn.now);
+        let plain = is_plain(&request.operation, operation.consistency);
+        if !hot || !plain || self.settings.replication.is_strict() {
+            return false;
+        }
+        let Some(copy) = self.hot_keys.copy(request.key, turn.now) else { return false };
+        let response = relay::decode_response(copy).expect("kept as it was read");
+        if let Origin::Client(asker) = operation.origin {
+            turn.outside.answer(asker, &response);
+        }
+        true
     }
 
     /// A forwarded request whose node may have gone away.
@@ -191,7 +219,7 @@ impl Coordinator {
         id: OperationId,
         outcome: ForwardOutcome,
         version: Version,
-        response: &[u8],
+        bytes: &[u8],
         turn: &mut Turn<'_, S, O>,
     ) {
         let Some(mut operation) = self.operations.take(id) else { return };
@@ -201,11 +229,12 @@ impl Coordinator {
         self.peers.succeeded(from.node, turn.now);
         let _ = self.clock.observe(version, turn.now);
         match outcome {
-            ForwardOutcome::Answered => match relay::decode_response(response) {
+            ForwardOutcome::Answered => match relay::decode_response(bytes) {
                 Ok(response) => {
                     if let Origin::Client(asker) = operation.origin {
                         turn.outside.answer(asker, &response);
                     }
+                    self.keep_copy(&operation, bytes, turn.now);
                     self.operations.end(id, operation);
                 }
                 Err(_) => {
@@ -227,6 +256,16 @@ impl Coordinator {
                 operation.stage = Stage::Waiting;
                 self.operations.keep(id, operation);
             }
+        }
+    }
+
+    /// Keeps the answer to a plain read of a hot key.
+    fn keep_copy(&mut self, operation: &Operation, answer: &[u8], now: Instant) {
+        let request = relay::decode_request(&operation.request).expect("written by this core");
+        if is_plain(&request.operation, operation.consistency)
+            && !self.settings.replication.is_strict()
+        {
+            self.hot_keys.keep(request.key, answer, now);
         }
     }
 
@@ -306,6 +345,13 @@ impl Coordinator {
         operation.answered = true;
         self.finish(id, operation, turn)
     }
+}
+
+/// A read that a copy may answer: it looks at nothing but the value, and asks for no more care than
+/// what is configured.
+fn is_plain(command: &Command<'_>, consistency: Consistency) -> bool {
+    matches!(command, Command::Get(get) if *get == crate::request::Get::default())
+        && consistency == Consistency::Configured
 }
 
 /// Whether the outcome does not depend on what is there: a plain set.
