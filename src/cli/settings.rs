@@ -183,7 +183,7 @@ pub struct Settings {
     #[arg(long, value_name = "SIZE", help_heading = CLUSTER)]
     #[serde(deserialize_with = "text")]
     pub link_queue: Option<MemorySize>,
-    /// Bytes per second sent when ranges move [default: 32MiB]
+    /// Bytes per second taken in when ranges become its own [default: 32MiB]
     #[arg(long, value_name = "SIZE", help_heading = CLUSTER)]
     #[serde(deserialize_with = "text")]
     pub rebalance_rate: Option<MemorySize>,

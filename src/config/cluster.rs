@@ -78,7 +78,7 @@ pub struct ClusterConfig {
     /// Bytes that wait for or are on their way to one core of another node; with more, requests
     /// that need it fail at once.
     pub link_queue_bytes_max: u64,
-    /// Bytes per second that the node sends to others when ranges move.
+    /// Bytes per second that the node takes in when ranges become its own, all cores together.
     pub rebalance_bytes_per_second: u64,
     /// When a key counts as hot and what follows.
     pub hot_keys: HotKeyConfig,
