@@ -15,6 +15,7 @@ use arrayvec::ArrayVec;
 use cluster::Links;
 
 use crate::cluster::coordinator::Asker;
+use crate::cluster::quorum::Consistency;
 use crate::config::ShardConfig;
 use crate::protocol::pipeline::Pipeline;
 use crate::protocol::{Answer, Context, Decoder, NodeCommand, Output, Reply, Step, encode};
@@ -35,6 +36,17 @@ pub trait Outbox: Links {
     /// Hands `request` to core `core`; its answer comes back under `sequence` to the connection
     /// that is being fed. Always taken: one batch may pass the limit of [`Outbox::is_full`].
     fn send(&mut self, core: u32, sequence: u32, request: &Request<'_>);
+
+    /// As [`Outbox::send`], for a request that wants so many replicas to agree.
+    fn send_with(
+        &mut self,
+        core: u32,
+        sequence: u32,
+        _consistency: Consistency,
+        request: &Request<'_>,
+    ) {
+        self.send(core, sequence, request);
+    }
 
     /// Who asks with the request that got `sequence`, for answers that come from other nodes.
     fn asker(&self, sequence: u32) -> Asker {

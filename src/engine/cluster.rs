@@ -194,13 +194,13 @@ impl Engine {
     ) {
         for (request, reply) in batch {
             let owner = self.owner(request);
+            let consistency = reply.form.consistency().into();
             if owner != self.config.core {
                 self.traffic.forwarded += 1;
-                outbox.send(owner, pipeline.wait(reply), request);
+                outbox.send_with(owner, pipeline.wait(reply), consistency, request);
                 continue;
             }
             self.traffic.local += 1;
-            let consistency = reply.form.consistency().into();
             let (who, hides_cas) = (outbox.asker(0), self.hides_cas);
             let asker = || Asker { sequence: pipeline.wait(reply), ..who };
             match self.request(asker, consistency, request, now, outbox) {

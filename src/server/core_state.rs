@@ -18,11 +18,12 @@ use super::cluster::links::Links;
 use super::commands::{self, Query};
 use super::connection::{Arriving, Connection, DEFERRALS_MAX, Place};
 use super::listener::Listener;
-use super::mesh::{Mesh, Return};
+use super::mesh::{self, Mesh, Return};
 use super::net_ring::{Output, Token};
 use super::node::Node;
 use crate::cluster::coordinator::Asker;
 use crate::cluster::link::Peer;
+use crate::cluster::quorum::Consistency;
 use crate::engine::cluster::{self as engine, Taken};
 use crate::engine::{BoundedOutput, Engine, Outbox, Stop};
 use crate::protocol::pipeline::Completion;
@@ -402,6 +403,17 @@ impl Outbox for Sender<'_, '_> {
         self.ways.mesh.request(core, Return { token: self.token, sequence }, request);
     }
 
+    fn send_with(
+        &mut self,
+        core: u32,
+        sequence: u32,
+        consistency: Consistency,
+        request: &Request<'_>,
+    ) {
+        let to = Return { token: self.token, sequence };
+        self.ways.mesh.request(core, mesh::with_consistency(to, consistency), request);
+    }
+
     fn asker(&self, sequence: u32) -> Asker {
         asker(self.core, Return { token: self.token, sequence })
     }
@@ -496,6 +508,9 @@ fn finish_body(
             let to = Return { token: *token, sequence };
             let core = engine.config().core;
             if owner != core {
+                // A node of its own neither needs it nor takes it off again.
+                let wanted = engine.coordinator().map_or(Consistency::Configured, |_| consistency);
+                let to = mesh::with_consistency(to, wanted);
                 return ways.mesh.request(owner, to, &request);
             }
             let asker = || asker(core, to);

@@ -422,8 +422,8 @@ impl Mesh {
                 let mut at = requests_in.at;
                 while let Some((to, body, end)) = message(&requests_in.current, at) {
                     let request = relay::decode_request(body).expect(MALFORMED);
+                    let (to, consistency) = without_consistency(to);
                     let asker = || asker(core, to);
-                    let consistency = Consistency::Configured;
                     let taken = engine.request(asker, consistency, &request, now, links);
                     if let Taken::Answered(response) = taken {
                         let bytes = relay::encoded_response_bytes(&response);
@@ -476,6 +476,23 @@ impl Mesh {
     }
 }
 
+/// Connections of a core are numbered below this; the bits above say how many replicas a request
+/// wants to agree, which only nodes of a cluster look at.
+const CONSISTENCY_SHIFT: u32 = 30;
+
+/// Whom an answer is for, with how many replicas the request wants to agree.
+pub fn with_consistency(mut to: Return, consistency: Consistency) -> Return {
+    to.token.index |= (consistency as u32) << CONSISTENCY_SHIFT;
+    to
+}
+
+fn without_consistency(mut to: Return) -> (Return, Consistency) {
+    use Consistency::*;
+    let asked = [Configured, One, Quorum, All][(to.token.index >> CONSISTENCY_SHIFT) as usize];
+    to.token.index &= (1 << CONSISTENCY_SHIFT) - 1;
+    (to, asked)
+}
+
 const MALFORMED: &str = "cores of one process encode messages alike";
 
 /// Executes the next of a peer's requests, as many as make a batch. Returns how many.
@@ -516,6 +533,15 @@ mod tests {
             receiver.handled(end);
         }
         bodies
+    }
+
+    #[test]
+    fn what_consistency_a_request_wants_travels_with_whom_its_answer_is_for() {
+        use Consistency::*;
+        for consistency in [Configured, One, Quorum, All] {
+            let there = with_consistency(to(3), consistency);
+            assert_eq!(without_consistency(there), (to(3), consistency));
+        }
     }
 
     #[test]
