@@ -24,6 +24,8 @@
 //! - A write computed from what was there (`incr`, `cas`, `append`, `delete`) is *guarded*: replicas
 //!   refuse it when they hold something its coordinator had not seen.
 //!
+//! Requests of one connection for one key are performed one after the other ([`InOrder`]).
+//!
 //! Nothing here waits: operations under way lie in a table, replies find them by their id, and a
 //! check every [`CHECK_EVERY`] sends again what was lost, asks further replicas or gives up.
 
@@ -55,14 +57,18 @@ use crate::time::Instant;
 mod comparing;
 mod fetching;
 mod filling;
+mod in_order;
 mod operation;
 mod reading;
 mod replica;
 mod routing;
+#[cfg(test)]
+mod tests;
 mod writing;
 
 use comparing::Comparing;
 use filling::Filling;
+use in_order::{InOrder, Line};
 use operation::{Operation, Operations, Origin, Replica, Stage, State};
 
 /// How often an operation under way is looked at.
@@ -192,6 +198,7 @@ pub struct Coordinator {
     peers: Peers,
     reach: HashMap<NodeKey, Reach, ahash::RandomState>,
     operations: Operations,
+    in_order: InOrder,
     /// When operations are looked at, in order.
     checks: VecDeque<(Instant, OperationId)>,
     hints: Hints,
@@ -204,6 +211,8 @@ pub struct Coordinator {
     hot_keys: HotKeys,
     filling: Filling,
     comparing: Comparing,
+    /// Room for the response to a request that needs no operation.
+    response: Vec<u8>,
     counters: CoordinatorCounters,
 }
 
@@ -238,6 +247,7 @@ impl Coordinator {
             peers: Peers::new(settings.breaker),
             reach: HashMap::with_hasher(hasher()),
             operations: Operations::new(settings.operations_max),
+            in_order: InOrder::default(),
             checks: VecDeque::new(),
             hints: Hints::new(settings.hints),
             fetched: HashSet::with_hasher(hasher()),
@@ -245,6 +255,7 @@ impl Coordinator {
             hot_keys: HotKeys::new(settings.hot_keys),
             filling: Filling::default(),
             comparing: Comparing::default(),
+            response: Vec::new(),
             counters: CoordinatorCounters::default(),
             settings,
         }
@@ -327,7 +338,36 @@ impl Coordinator {
         let bytes = relay::encoded_request_bytes(request);
         operation.request.resize(bytes, 0);
         relay::encode_request(request, &mut operation.request);
+        if self.settings.replication.replicas() > 1
+            && !self.in_order.enter(Line::of(asker, self.hash(request.key)), id)
+        {
+            operation.stage = Stage::Queued;
+            return self.operations.keep(id, operation);
+        }
         self.begin(id, operation, turn);
+        self.begin_queued(turn);
+    }
+
+    /// Begins what waited for an answer that has been given.
+    fn begin_queued<S: Store, O: Outside>(&mut self, turn: &mut Turn<'_, S, O>) {
+        while let Some(id) = self.in_order.take_ready() {
+            let operation = self.operations.take(id).expect("kept until it is its turn");
+            self.begin(id, operation, turn);
+        }
+    }
+
+    /// Answers a client, whose next request for the same key may begin.
+    fn tell<S: Store, O: Outside>(
+        &mut self,
+        asker: Asker,
+        key: &[u8],
+        response: &Response<'_>,
+        turn: &mut Turn<'_, S, O>,
+    ) {
+        turn.outside.answer(asker, response);
+        if !self.in_order.is_empty() {
+            self.in_order.leave(Line::of(asker, self.hash(key)));
+        }
     }
 
     fn begin<S: Store, O: Outside>(
@@ -358,6 +398,7 @@ impl Coordinator {
         if understood.is_err() {
             self.counters.malformed += 1;
         }
+        self.begin_queued(turn);
     }
 
     /// A new view is in effect. They come in order; all of this node's former ones too, but those
@@ -388,6 +429,7 @@ impl Coordinator {
         self.note_gone_sources();
         self.finish_fills(turn);
         self.recheck(|operation| !matches!(operation.stage, Stage::Forwarded(_)), turn);
+        self.begin_queued(turn);
     }
 
     /// Gossip says that this life of a node is alive, or dead.
@@ -403,6 +445,7 @@ impl Coordinator {
             self.note_gone_sources();
             self.finish_fills(turn);
             self.node_went(node, turn);
+            self.begin_queued(turn);
         }
     }
 
@@ -424,6 +467,7 @@ impl Coordinator {
                     self.peers.link(peer.node, false, turn.now);
                 }
                 self.node_went(peer.node, turn);
+                self.begin_queued(turn);
             }
         }
     }
@@ -477,6 +521,7 @@ impl Coordinator {
                 self.operations.keep(id, operation);
             }
         }
+        self.begin_queued(turn);
         self.fill(turn);
         self.sweep(turn);
         self.compare(turn);
@@ -525,6 +570,9 @@ impl Coordinator {
         mut operation: Box<Operation>,
         turn: &mut Turn<'_, S, O>,
     ) -> Option<Box<Operation>> {
+        if operation.stage == Stage::Queued {
+            return Some(operation);
+        }
         if operation.until <= turn.now {
             return self.give_up(id, operation, turn);
         }
@@ -610,7 +658,8 @@ impl Coordinator {
         match operation.origin {
             Origin::Client(asker) => {
                 let response = relay::decode_response(&operation.response);
-                turn.outside.answer(asker, &response.expect("written by this core"));
+                let response = response.expect("written by this core");
+                self.tell(asker, &operation.key, &response, turn);
             }
             Origin::Node(peer, asked) => {
                 self.reply_forward(peer, asked, ForwardEnd::Answered, operation, turn);
@@ -633,7 +682,8 @@ impl Coordinator {
             let (needed, reached) = (operation.needed.max(1), reached as u8);
             match operation.origin {
                 Origin::Client(asker) => {
-                    turn.outside.answer(asker, &Response::QuorumNotReached { needed, reached });
+                    let response = Response::QuorumNotReached { needed, reached };
+                    self.tell(asker, &operation.key, &response, turn);
                 }
                 Origin::Node(peer, asked) => {
                     let end = ForwardEnd::Short { needed, reached };
@@ -657,7 +707,9 @@ impl Coordinator {
         if !std::mem::replace(&mut operation.answered, true) {
             self.counters.uncertain += 1;
             match operation.origin {
-                Origin::Client(asker) => turn.outside.answer(asker, &Response::Uncertain),
+                Origin::Client(asker) => {
+                    self.tell(asker, &operation.key, &Response::Uncertain, turn);
+                }
                 Origin::Node(peer, asked) => {
                     self.reply_forward(peer, asked, ForwardEnd::Uncertain, &operation, turn);
                 }

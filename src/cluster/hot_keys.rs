@@ -7,8 +7,8 @@
 //!
 //! Counting is the space-saving sketch (Metwally, Agrawal, El Abbadi, 2005): a fixed number of keys
 //! have counters, and a new key takes over the smallest one with its count. A key that makes up
-//! more than one part in that number of all requests is certain to be among them. Counts are per
-//! window; a key is hot while its count of this window or of the one before reached the threshold.
+//! several parts in that number of all requests is soon among them. What it took over from others
+//! does not make it hot. Counts are per window; a key is hot while its count of this window or of the one before reached the threshold.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -17,6 +17,9 @@ use crate::time::Instant;
 
 /// Keys that are counted at a time.
 pub const COUNTED_MAX: usize = 64;
+/// Of so many requests for keys that are not counted one takes a place, so that very many keys do not
+/// push each other out all the time. One that is asked for often gets its place soon.
+const NEWCOMER_EVERY: u32 = 7;
 /// Bytes that a copy costs besides its key and answer.
 const OVERHEAD_BYTES: usize = 96;
 
@@ -61,15 +64,28 @@ pub struct HotKeys {
     settings: HotKeySettings,
     counters: HashMap<Box<[u8]>, Counter, ahash::RandomState>,
     window_ends: Instant,
+    /// Requests for keys that are not counted.
+    passed: u32,
     copies: HashMap<Box<[u8]>, Copy, ahash::RandomState>,
     bytes: usize,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Counter {
+    /// Requests in this window, and those that may be of keys that had the place before.
     now: u32,
+    /// How many of them may be.
+    inherited: u32,
+    /// Requests in the window before.
     before: u32,
     copied: u64,
+}
+
+impl Counter {
+    /// Requests in the busier of both windows, at least.
+    fn requests(&self) -> u32 {
+        (self.now - self.inherited).max(self.before)
+    }
 }
 
 #[derive(Debug)]
@@ -86,6 +102,7 @@ impl HotKeys {
             settings,
             counters: HashMap::with_hasher(hasher()),
             window_ends: Instant::default(),
+            passed: 0,
             copies: HashMap::with_hasher(hasher()),
             bytes: 0,
         }
@@ -98,15 +115,19 @@ impl HotKeys {
         }
         if let Some(counter) = self.counters.get_mut(key) {
             counter.now = counter.now.saturating_add(1);
-            return counter.now.max(counter.before) >= self.settings.threshold;
+            return counter.requests() >= self.settings.threshold;
         }
         let mut counter = Counter { now: 1, ..Counter::default() };
         if self.counters.len() >= COUNTED_MAX {
+            self.passed = self.passed.wrapping_add(1);
+            if !self.passed.is_multiple_of(NEWCOMER_EVERY) {
+                return false;
+            }
             let smallest = self.counters.iter().min_by_key(|(key, c)| (c.now.max(c.before), *key));
             let (smallest, count) = smallest.map(|(key, c)| (key.clone(), c.now)).expect("full");
             self.counters.remove(&smallest);
             self.forget(&smallest);
-            counter.now = count.saturating_add(1);
+            (counter.now, counter.inherited) = (count.saturating_add(1), count);
         }
         self.counters.insert(key.into(), counter);
         false
@@ -116,11 +137,19 @@ impl HotKeys {
         self.window_ends = now.after(self.settings.window);
         self.counters.retain(|_, counter| counter.now > 0);
         for counter in self.counters.values_mut() {
-            *counter = Counter { before: counter.now, now: 0, ..*counter };
+            let before = counter.now - counter.inherited;
+            *counter = Counter { before, copied: counter.copied, ..Counter::default() };
         }
         let counters = &self.counters;
         self.copies.retain(|key, _| counters.contains_key(key));
         self.bytes = self.copies.iter().map(|(key, copy)| cost(key, &copy.answer)).sum();
+    }
+
+    /// Whether `key` is hot.
+    #[inline]
+    pub fn is_hot(&self, key: &[u8]) -> bool {
+        let counter = self.counters.get(key);
+        counter.is_some_and(|counter| counter.requests() >= self.settings.threshold)
     }
 
     /// The copy of the answer to a plain read of `key`, while it may be used.
@@ -135,8 +164,7 @@ impl HotKeys {
     /// Keeps the answer to a plain read of a hot key, if there is room.
     pub fn keep(&mut self, key: &[u8], answer: &[u8], now: Instant) {
         self.forget(key);
-        let counter = self.counters.get(key);
-        let hot = counter.is_some_and(|c| c.now.max(c.before) >= self.settings.threshold);
+        let hot = self.is_hot(key);
         let bytes = cost(key, answer);
         let Self { settings, copies, .. } = self;
         if !hot || settings.cache_age_max.is_zero() || self.bytes + bytes > settings.cache_bytes_max
@@ -160,11 +188,7 @@ impl HotKeys {
         let mut hot: Vec<HotKey> = self
             .counters
             .iter()
-            .map(|(key, c)| HotKey {
-                key: key.clone(),
-                requests: c.now.max(c.before),
-                copied: c.copied,
-            })
+            .map(|(key, c)| HotKey { key: key.clone(), requests: c.requests(), copied: c.copied })
             .filter(|hot| hot.requests >= self.settings.threshold)
             .collect();
         hot.sort_by(|a, b| b.requests.cmp(&a.requests).then_with(|| a.key.cmp(&b.key)));
@@ -225,6 +249,13 @@ mod tests {
         }
         assert!(keys.copy(b"a", NOW).is_some() && keys.copy(b"b", NOW).is_some());
         assert!(keys.copy(b"c", NOW).is_none() && keys.bytes <= 300);
+    }
+
+    #[test]
+    fn no_key_is_hot_because_of_others() {
+        let mut keys = hot_keys(100);
+        let hot = (0..100_000u32).any(|round| keys.count(&(round % 5000).to_le_bytes(), NOW));
+        assert!(!hot && keys.list().is_empty());
     }
 
     #[test]

@@ -17,7 +17,7 @@ use super::Asker;
 use crate::time::Instant;
 
 /// Room that a finished operation's buffers may keep.
-const BYTES_KEPT: usize = 4 << 10;
+pub(super) const BYTES_KEPT: usize = 4 << 10;
 
 /// Who waits for the end of an operation.
 #[derive(Clone, Copy, Debug)]
@@ -35,6 +35,8 @@ pub(super) enum Origin {
 pub(super) enum Stage {
     /// To be begun again at the next check.
     Waiting,
+    /// Not begun: its connection's request before it, for the same key, has not been answered.
+    Queued,
     /// Asks those who held the key before for what they have.
     Fetching,
     /// Asks replicas what they know.

@@ -189,6 +189,7 @@ impl Coordinator {
         let response = relay::decode_response(copy).expect("kept as it was read");
         if let Origin::Client(asker) = operation.origin {
             turn.outside.answer(asker, &response);
+            self.in_order.leave(Line::of(asker, self.hash(request.key)));
         }
         true
     }
@@ -232,7 +233,7 @@ impl Coordinator {
             ForwardOutcome::Answered => match relay::decode_response(bytes) {
                 Ok(response) => {
                     if let Origin::Client(asker) = operation.origin {
-                        turn.outside.answer(asker, &response);
+                        self.tell(asker, &operation.key, &response, turn);
                     }
                     self.keep_copy(&operation, bytes, turn.now);
                     self.operations.end(id, operation);
@@ -245,7 +246,8 @@ impl Coordinator {
             ForwardOutcome::QuorumNotReached { needed, reached } => {
                 self.counters.quorum_failures += 1;
                 if let Origin::Client(asker) = operation.origin {
-                    turn.outside.answer(asker, &Response::QuorumNotReached { needed, reached });
+                    let response = Response::QuorumNotReached { needed, reached };
+                    self.tell(asker, &operation.key, &response, turn);
                 }
                 self.operations.end(id, operation);
             }
@@ -261,10 +263,11 @@ impl Coordinator {
 
     /// Keeps the answer to a plain read of a hot key.
     fn keep_copy(&mut self, operation: &Operation, answer: &[u8], now: Instant) {
+        if self.settings.replication.is_strict() || !self.hot_keys.is_hot(&operation.key) {
+            return;
+        }
         let request = relay::decode_request(&operation.request).expect("written by this core");
-        if is_plain(&request.operation, operation.consistency)
-            && !self.settings.replication.is_strict()
-        {
+        if is_plain(&request.operation, operation.consistency) {
             self.hot_keys.keep(request.key, answer, now);
         }
     }
@@ -281,6 +284,13 @@ impl Coordinator {
     ) {
         let known = self.view().is_some_and(|view| view.stamp() == stamp);
         let decoded = relay::decode_request(request);
+        if let Ok(request) = &decoded
+            && known
+            && is_sendable(&request.operation)
+            && self.keeps_alone(request.key)
+        {
+            return self.answer_alone(from, asked, request, turn);
+        }
         let begun = match decoded {
             Ok(request) if known && is_sendable(&request.operation) => self.operations.begin(),
             _ => None,
@@ -293,6 +303,28 @@ impl Coordinator {
         operation.key.extend_from_slice(decoded.key);
         operation.request.extend_from_slice(request);
         self.begin(id, operation, turn);
+    }
+
+    /// Answers another node's request for a key that nobody else keeps: no operation is needed.
+    fn answer_alone<S: Store, O: Outside>(
+        &mut self,
+        from: Peer,
+        asked: OperationId,
+        request: &Request<'_>,
+        turn: &mut Turn<'_, S, O>,
+    ) {
+        self.counters.served += 1;
+        let version = match request.operation.may_change() {
+            true => self.clock.next(turn.now),
+            false => Version::NONE,
+        };
+        self.response.clear();
+        self.response.shrink_to(operation::BYTES_KEPT);
+        turn.store.execute(request, version, turn.now, &mut self.response);
+        if let Some(out) = turn.outside.room(from) {
+            let (outcome, response) = (ForwardOutcome::Answered, &self.response[..]);
+            Message::ForwardReply { operation: asked, outcome, version, response }.write(out);
+        }
     }
 
     fn reply_not_begun<S: Store, O: Outside>(
