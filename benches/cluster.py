@@ -22,6 +22,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from urllib.parse import unquote
 
 ROOT = Path(__file__).resolve().parent.parent
 QUORUM = ["--replicas", "3", "--write-quorum", "2", "--read-quorum", "2"]
@@ -364,8 +365,9 @@ def kept(node, prefix):
     found = {}
     for line in node.ask(b"lru_crawler metadump all"):
         fields = dict(field.split("=", 1) for field in line.split() if "=" in field)
-        if fields.get("key", "").startswith(prefix):
-            found[fields["key"]] = fields["cas"]
+        key = unquote(fields.get("key", ""))
+        if key.startswith(prefix):
+            found[key] = fields["cas"]
     return found
 
 
@@ -402,7 +404,7 @@ def back_after_absence(scale, rows):
                     held = [kept(node, "away:") for node in cluster.nodes]
                 except OSError:
                     continue
-                if held[0] == held[1] == held[2]:
+                if held[0] and held[0] == held[1] == held[2]:
                     equal = time.monotonic() - returned
             going_on.kill()
             going_on.wait()
