@@ -129,7 +129,7 @@ impl Drop for Server {
 
 /// The server under test: the one cargo built, or what `RINGLANE_BINARY` names, to try a release
 /// build or to see what another server does.
-fn binary() -> String {
+pub fn binary() -> String {
     let built = env!("CARGO_BIN_EXE_ringlane");
     std::env::var("RINGLANE_BINARY").unwrap_or_else(|_| built.to_owned())
 }

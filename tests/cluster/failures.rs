@@ -1,0 +1,114 @@
+//! Nodes that die and nodes that hang, under load.
+
+use std::time::{Duration, Instant};
+
+use crate::THREE_COPIES;
+use crate::load::{Load, Plan};
+use crate::nodes::{Cluster, wait_for};
+
+const PLAN: Plan = Plan { clients: 4, keys: 50, may_miss: false };
+
+/// Longest time without service for any key after a node was killed.
+const GAP_MAX: Duration = Duration::from_secs(3);
+
+/// Longest time until a node is declared dead: it may be the last of two to be probed, one second
+/// each, its answer is waited for, and it has two to refute.
+const DEATH_MAX: Duration = Duration::from_secs(6);
+
+#[test]
+fn a_killed_node_costs_no_acknowledged_write_and_is_filled_when_it_is_back() {
+    let Some(mut cluster) = Cluster::form(3, &THREE_COPIES) else { return };
+    let others = cluster.addresses()[..2].to_vec();
+    let load = Load::start("kill", &others, PLAN);
+    load.run_for_requests(1000);
+    cluster.nodes[2].kill();
+    let killed = Instant::now();
+    std::thread::sleep(Duration::from_secs(4));
+    load.run_for_requests(1000);
+    let restarted = Instant::now();
+    assert!(cluster.nodes[2].start());
+    cluster.wait_ready();
+    println!("filled {:?} after its start", restarted.elapsed());
+    load.run_for_requests(1000);
+    let outcome = load.stop();
+    outcome.assert_truthful();
+    outcome.assert_no_error_after(killed + GAP_MAX);
+    assert!(outcome.longest_gap < GAP_MAX, "no service for {:?}", outcome.longest_gap);
+    for node in cluster.addresses() {
+        outcome.account(node, false);
+    }
+    // What is still there with another node gone can only come from the restarted one.
+    cluster.nodes[0].kill();
+    for node in cluster.addresses() {
+        outcome.account(node, false);
+    }
+}
+
+#[test]
+fn a_node_that_hung_for_a_while_answers_nothing_old() {
+    let flags = ["--probe-period", "300ms", "--dead-after", "1s"];
+    let Some(mut cluster) = Cluster::form(3, &[&THREE_COPIES[..], &flags].concat()) else { return };
+    let (all, others) = (cluster.addresses(), cluster.addresses()[..2].to_vec());
+    let load = Load::start("hang", &others, PLAN);
+    load.run_for_requests(500);
+    cluster.nodes[2].freeze();
+    cluster.wait_state(2, "dead");
+    load.run_for_requests(2000);
+    cluster.nodes[2].resume();
+    let through_it = Load::start("back", &all[2..], PLAN);
+    let back = Instant::now();
+    let mut outcome = load.stop();
+    outcome.assert_truthful();
+    // Through the node that was away, at once.
+    outcome.account(all[2], false);
+    cluster.wait_ready();
+    println!("whole again {:?} after it was back", back.elapsed());
+    wait_for("the hints to be handed over", || cluster.up().all(|node| node.figure("hints") == 0));
+    through_it.run_for_requests(500);
+    let through_it = through_it.stop();
+    through_it.assert_truthful();
+    outcome.absorb(through_it);
+    // It has caught up, so that it serves with either of the others gone.
+    cluster.nodes[0].kill();
+    outcome.account(all[1], false);
+    outcome.account(all[2], false);
+}
+
+#[test]
+fn with_one_copy_a_killed_node_costs_its_own_keys_only() {
+    let Some(mut cluster) = Cluster::form(3, &[]) else { return };
+    let others = cluster.addresses()[..2].to_vec();
+    let load = Load::start("alone", &others, Plan { may_miss: true, ..PLAN });
+    load.run_for_requests(1000);
+    let quiet = cluster.nodes[2].client().stats()["curr_items"].parse::<f64>().expect("a number");
+    let lost_share = quiet / (PLAN.clients as f64 * PLAN.keys as f64);
+    cluster.nodes[2].kill();
+    let killed = Instant::now();
+    std::thread::sleep(DEATH_MAX);
+    load.run_for_requests(1000);
+    let outcome = load.stop();
+    outcome.assert_truthful();
+    outcome.assert_no_error_after(killed + DEATH_MAX);
+    // A lost key is missed until it is written again, and the rest never.
+    assert!((0.1..0.7).contains(&lost_share), "{lost_share} of the keys were on one of three");
+    for node in others {
+        let found = outcome.account(node, true);
+        assert!(found >= 1.0 - lost_share - 0.05, "{found} found, {lost_share} lost");
+    }
+}
+
+#[test]
+fn five_nodes_lose_one_and_nothing_else() {
+    let Some(mut cluster) = Cluster::form(5, &THREE_COPIES) else { return };
+    let load = Load::start("five", &cluster.addresses()[1..], Plan { keys: 100, ..PLAN });
+    load.run_for_requests(500);
+    cluster.nodes[0].kill();
+    let killed = Instant::now();
+    load.run_for_requests(2000);
+    let outcome = load.stop();
+    outcome.assert_truthful();
+    outcome.assert_no_error_after(killed + GAP_MAX);
+    for node in cluster.addresses() {
+        outcome.account(node, false);
+    }
+}
