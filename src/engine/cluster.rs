@@ -184,6 +184,8 @@ impl Engine {
     }
 
     /// Answers the batch's requests, or has them answered later, on a node among others.
+    #[cold]
+    #[inline(never)]
     pub(super) fn execute_among_others(
         &mut self,
         batch: &Batch<'_>,
