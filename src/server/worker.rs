@@ -36,6 +36,8 @@ const DEFERRAL: Duration = Duration::from_micros(50);
 const GATHERING: Duration = Duration::from_micros(50);
 /// The same on a node of a cluster that has deadlines of other nodes to keep.
 const COORDINATION_MILLIS: u32 = 25;
+/// A node that stops waits no longer than this for a pause between requests.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// Most items expired, moved or reclaimed in one turn.
 const MAINTENANCE_PER_TURN: u32 = 64;
 /// Unused input of a connection that may not go on, beyond which it is no longer received from.
@@ -127,7 +129,11 @@ impl Worker {
         let mut turns = 0u32;
         loop {
             let outlook = self.turn();
-            if outlook == Outlook::Idle && self.core.node.is_stopping() && self.wind_down() {
+            // Clients that never pause must not keep the node from ending.
+            if self.core.node.is_stopping()
+                && (outlook == Outlook::Idle || self.core.node.stopping_for() > PAUSE_MAX)
+                && self.wind_down()
+            {
                 break;
             }
             if outlook == Outlook::Busy || self.net.has_work() || self.mesh.has_arrivals() {
