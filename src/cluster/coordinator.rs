@@ -24,7 +24,7 @@
 //! - A write computed from what was there (`incr`, `cas`, `append`, `delete`) is *guarded*: replicas
 //!   refuse it when they hold something its coordinator had not seen.
 //!
-//! Requests of one connection for one key are performed one after the other ([`InOrder`]).
+//! Requests of one connection for one key are performed one after the other (`InOrder`).
 //!
 //! Nothing here waits: operations under way lie in a table, replies find them by their id, and a
 //! check every [`CHECK_EVERY`] sends again what was lost, asks further replicas or gives up.
