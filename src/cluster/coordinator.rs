@@ -40,7 +40,7 @@ use super::hints::{HintCounters, HintSettings, Hints};
 use super::hot_keys::{HotKey, HotKeySettings, HotKeys};
 use super::identity::{Boot, NodeKey};
 use super::link::{LinkEvent, Peer, PeerFacts};
-use super::message::{Message, NodeMessage, OperationId};
+use super::message::{ForwardOutcome, Message, NodeMessage, OperationId};
 use super::peers::Peers;
 use super::quorum::{Consistency, Replication};
 use super::record::Lifetimes;
@@ -662,7 +662,8 @@ impl Coordinator {
                 self.tell(asker, &operation.key, &response, turn);
             }
             Origin::Node(peer, asked) => {
-                self.reply_forward(peer, asked, ForwardEnd::Answered, operation, turn);
+                let Operation { version, response, .. } = &*operation;
+                self.reply_forward(peer, asked, ForwardOutcome::Answered, *version, response, turn);
             }
             Origin::Message(_) => {}
         }
@@ -686,8 +687,8 @@ impl Coordinator {
                     self.tell(asker, &operation.key, &response, turn);
                 }
                 Origin::Node(peer, asked) => {
-                    let end = ForwardEnd::Short { needed, reached };
-                    self.reply_forward(peer, asked, end, &operation, turn);
+                    let outcome = ForwardOutcome::QuorumNotReached { needed, reached };
+                    self.reply_forward(peer, asked, outcome, operation.version, b"", turn);
                 }
                 Origin::Message(peer) => self.reply_not_ready(peer, &operation.request, turn),
             }
@@ -711,7 +712,8 @@ impl Coordinator {
                     self.tell(asker, &operation.key, &Response::Uncertain, turn);
                 }
                 Origin::Node(peer, asked) => {
-                    self.reply_forward(peer, asked, ForwardEnd::Uncertain, &operation, turn);
+                    let outcome = ForwardOutcome::Unknown;
+                    self.reply_forward(peer, asked, outcome, operation.version, b"", turn);
                 }
                 Origin::Message(_) => {}
             }
@@ -749,13 +751,4 @@ impl Coordinator {
     fn hash(&self, key: &[u8]) -> KeyHash {
         KeyHash::of(key, self.settings.hash_seed)
     }
-}
-
-/// How a forwarded request ended.
-#[derive(Clone, Copy, Debug)]
-enum ForwardEnd {
-    Answered,
-    Short { needed: u8, reached: u8 },
-    Uncertain,
-    NotBegun,
 }

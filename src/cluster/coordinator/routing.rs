@@ -1,7 +1,6 @@
 //! Who performs a request: this core, or another node it is forwarded to.
 
 use super::*;
-use crate::cluster::message::ForwardOutcome;
 use crate::request::Operation as Command;
 
 impl Coordinator {
@@ -131,7 +130,7 @@ impl Coordinator {
             Origin::Client(_) => {}
             // One hop: the sender's view and ours differ, and it must decide again.
             Origin::Node(peer, asked) => {
-                self.reply_forward(peer, asked, ForwardEnd::NotBegun, &operation, turn);
+                self.reply_not_begun(peer, asked, turn);
                 operation.answered = true;
                 return self.finish(id, operation, turn);
             }
@@ -321,8 +320,22 @@ impl Coordinator {
         self.response.clear();
         self.response.shrink_to(operation::BYTES_KEPT);
         turn.store.execute(request, version, turn.now, &mut self.response);
-        if let Some(out) = turn.outside.room(from) {
-            let (outcome, response) = (ForwardOutcome::Answered, &self.response[..]);
+        let response = &self.response[..];
+        self.reply_forward(from, asked, ForwardOutcome::Answered, version, response, turn);
+    }
+
+    /// Tells another node how the request that it forwarded has ended, with the response if it was
+    /// answered.
+    pub(super) fn reply_forward<S: Store, O: Outside>(
+        &self,
+        peer: Peer,
+        asked: OperationId,
+        outcome: ForwardOutcome,
+        version: Version,
+        response: &[u8],
+        turn: &mut Turn<'_, S, O>,
+    ) {
+        if let Some(out) = turn.outside.room(peer) {
             Message::ForwardReply { operation: asked, outcome, version, response }.write(out);
         }
     }
@@ -333,32 +346,7 @@ impl Coordinator {
         asked: OperationId,
         turn: &mut Turn<'_, S, O>,
     ) {
-        if let Some(out) = turn.outside.room(peer) {
-            let (outcome, version) = (ForwardOutcome::NotBegun, Version::NONE);
-            Message::ForwardReply { operation: asked, outcome, version, response: b"" }.write(out);
-        }
-    }
-
-    pub(super) fn reply_forward<S: Store, O: Outside>(
-        &self,
-        peer: Peer,
-        asked: OperationId,
-        end: ForwardEnd,
-        operation: &Operation,
-        turn: &mut Turn<'_, S, O>,
-    ) {
-        let (outcome, response) = match end {
-            ForwardEnd::Answered => (ForwardOutcome::Answered, &operation.response[..]),
-            ForwardEnd::Short { needed, reached } => {
-                (ForwardOutcome::QuorumNotReached { needed, reached }, &b""[..])
-            }
-            ForwardEnd::Uncertain => (ForwardOutcome::Unknown, &b""[..]),
-            ForwardEnd::NotBegun => (ForwardOutcome::NotBegun, &b""[..]),
-        };
-        let version = operation.version;
-        if let Some(out) = turn.outside.room(peer) {
-            Message::ForwardReply { operation: asked, outcome, version, response }.write(out);
-        }
+        self.reply_forward(peer, asked, ForwardOutcome::NotBegun, Version::NONE, b"", turn);
     }
 
     /// Without a view nothing can be placed: what came from another node is sent back, a client's
