@@ -586,6 +586,11 @@ impl NetRing {
     }
 }
 
+/// How often everything is cancelled when a ring goes, and how long each time waits for the ends of
+/// what was cancelled.
+const CANCEL_ROUNDS_MAX: u32 = 200;
+const CANCEL_ROUND: Duration = Duration::from_millis(5);
+
 /// Interrupted, or out of room for completions until some are reaped.
 fn is_transient(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EINTR | libc::EBUSY | libc::EAGAIN))
@@ -595,21 +600,25 @@ impl Drop for NetRing {
     fn drop(&mut self) {
         // The kernel may still be sending from buffers in flight, and it holds the listeners, whose
         // addresses a next server may want at once. Cancel everything and reap until nothing is
-        // left, so that no memory is freed under its hands.
-        let _ = self.ring.submit();
-        let _ = self.ring.submitter().register_sync_cancel(None, CancelBuilder::any());
+        // left, so that no memory is freed under its hands. What is reaped may arm something anew,
+        // as the bell does, hence a cancellation in every round.
         let mut events = Vec::new();
-        for _ in 0..1000 {
+        for _ in 0..CANCEL_ROUNDS_MAX {
+            let _ = self.ring.submit();
+            let _ = self.ring.submitter().register_sync_cancel(None, CancelBuilder::any());
             self.reap(&mut events);
             events.clear();
             if self.armed == 0 {
                 break;
             }
-            let _ = self.ring.submit_and_wait(1);
+            let _ = self.wait(Patience::Until(CANCEL_ROUND));
         }
         let _ = self.ring.submitter().unregister_buf_ring(BUFFER_GROUP);
         if self.armed > 0 {
+            // What the kernel may still write to is leaked.
             std::mem::forget(std::mem::take(&mut self.in_flight));
+            std::mem::forget(std::mem::take(&mut self.rung));
+            return;
         }
         fence(Ordering::SeqCst);
         // SAFETY: the buffer ring is unregistered and all receives are cancelled.

@@ -14,6 +14,18 @@ fn ring(buffer_count: u16, buffer_bytes: u32) -> NetRing {
         .expect("this host has io_uring")
 }
 
+#[test]
+fn a_ring_that_was_rung_and_not_looked_at_goes_away() {
+    let (gone, going) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let net = ring(2, 64);
+        rustix::io::write(&net.wakeup, &1u64.to_ne_bytes()).expect("the eventfd counts");
+        drop(net);
+        gone.send(()).expect("the test waits");
+    });
+    going.recv_timeout(Duration::from_secs(10)).expect("its bell is not listened to for ever");
+}
+
 /// Turns the ring until `enough` says so of the events so far.
 fn events(net: &mut NetRing, mut enough: impl FnMut(&mut NetRing, &mut Vec<Event>) -> bool) {
     let started = Instant::now();
