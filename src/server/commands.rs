@@ -501,6 +501,7 @@ impl Core {
         let shard = &self.engine.shard;
         let queues = &self.node.config.queues;
         let traffic = self.engine.traffic;
+        let busy = process::thread_cpu_time().saturating_sub(self.polled);
         let buffer_bytes =
             u64::from(queues.receive_buffers) * u64::from(queues.receive_buffer_bytes);
         CoreStats {
@@ -515,8 +516,8 @@ impl Core {
             local_requests: traffic.local,
             forwarded_requests: traffic.forwarded,
             served_requests: traffic.served,
-            busy: self.node.clock.uptime().saturating_sub(self.idle),
-            idle: self.idle,
+            busy,
+            idle: self.node.clock.uptime().saturating_sub(busy),
             cluster: self.cluster_figures(),
         }
     }

@@ -38,8 +38,10 @@ const HEAD_BYTES: usize = 16;
 /// Buffers on their way between two cores; a further one waits at the sender.
 const BUFFERS: usize = 64;
 /// Emptied buffers kept by a sender, and the room each may keep.
-const SPARE_BUFFERS: usize = 4;
-const SPARE_BYTES: usize = 64 << 10;
+const SPARE_BUFFERS: usize = 8;
+const SPARE_BYTES: usize = 32 << 10;
+/// Room of a new buffer.
+const BUFFER_BYTES: usize = 4 << 10;
 /// Control messages on their way between two cores; a further one waits at the sender.
 const CONTROLS: usize = 64;
 
@@ -152,6 +154,9 @@ impl Sender {
     fn stage(&mut self, to: Return, bytes: usize, encode: impl FnOnce(&mut [u8])) {
         let head = [bytes as u32, to.token.index, to.token.generation, to.sequence];
         let start = self.staged.len();
+        if self.staged.capacity() == 0 {
+            self.staged.reserve(BUFFER_BYTES);
+        }
         self.staged.resize(start + HEAD_BYTES + bytes, 0);
         let (place, body) = self.staged[start..].split_at_mut(HEAD_BYTES);
         for (place, word) in place.chunks_exact_mut(4).zip(head) {

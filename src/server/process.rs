@@ -24,6 +24,14 @@ pub fn stats(uptime: Duration) -> ProcessStats {
     }
 }
 
+/// CPU time that the calling thread has used.
+pub fn thread_cpu_time() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the call only writes into `time`.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
+    Duration::new(time.tv_sec.max(0) as u64, time.tv_nsec as u32)
+}
+
 /// Asks the kernel to back `memory` with huge pages where it can. Look-ups go to random places of
 /// it, and each 4 KiB page costs an entry of the address translation's cache.
 pub fn prefer_huge_pages(memory: &mut [u8]) {

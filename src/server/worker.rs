@@ -59,6 +59,8 @@ pub struct Worker {
     events: Vec<Event>,
     doorbell: usize,
     heartbeat_armed: bool,
+    /// Since the executor had its turn.
+    heart_beat: bool,
     gap: GapEstimate,
 }
 
@@ -116,6 +118,7 @@ impl Worker {
             events: Vec::with_capacity(256),
             doorbell,
             heartbeat_armed: false,
+            heart_beat: false,
             gap: GapEstimate::default(),
         }
     }
@@ -136,14 +139,14 @@ impl Worker {
             {
                 break;
             }
-            if outlook == Outlook::Busy || self.net.has_work() || self.mesh.has_arrivals() {
+            if outlook == Outlook::Busy || self.mesh.has_arrivals() {
                 self.submit();
             } else {
                 self.rest();
             }
             // The executor has next to nothing to do besides: it gets its turn with the heartbeat.
             turns = turns.wrapping_add(1);
-            if turns.is_multiple_of(256) || !self.heartbeat_armed {
+            if turns.is_multiple_of(256) || mem::take(&mut self.heart_beat) {
                 glommio::executor().yield_task_queue_now().await;
             }
         }
@@ -166,13 +169,14 @@ impl Worker {
 
         let core = &mut self.core;
         let now = core.now;
-        worked |= self.mesh.answers(|to, response| core.complete(to, response)) > 0;
-        worked |= match &mut self.cluster {
+        let answered = self.mesh.answers(|to, response| core.complete(to, response)) > 0;
+        let served = match &mut self.cluster {
             None => self.mesh.serve(&mut core.engine, now) > 0,
             Some(cluster) => {
                 self.mesh.serve_among_others(&mut core.engine, now, &mut cluster.links) > 0
             }
         };
+        worked |= answered || served;
         while let Some((from, message)) = self.mesh.next_control() {
             worked = true;
             self.control(from, message);
@@ -318,6 +322,7 @@ impl Worker {
             Event::Woken => {}
             Event::Heartbeat => {
                 self.heartbeat_armed = false;
+                self.heart_beat = true;
                 self.core.close_idle();
             }
         }
@@ -499,23 +504,28 @@ impl Worker {
 
     /// Submits what the turn has queued and waits for work, in the way that is likely to pay.
     fn rest(&mut self) {
-        let since = std::time::Instant::now();
+        if self.net.has_work() {
+            return self.submit();
+        }
         if !self.core.deferred.is_empty() {
             self.sleep(Patience::Until(DEFERRAL));
             if !self.net.has_work() && !self.mesh.has_arrivals() {
                 self.core.end_deferrals();
             }
-        } else if let Some(completions) = self.core.worth_gathering() {
-            self.sleep(Patience::Gather { completions, within: GATHERING });
-        } else if self.net.has_submissions() {
+            return;
+        }
+        if let Some(completions) = self.core.worth_gathering() {
+            return self.sleep(Patience::Gather { completions, within: GATHERING });
+        }
+        if self.net.has_submissions() {
             // Most of it completes at once; another turn, which costs little, sees to that.
             return self.submit();
-        } else if !self.poll(since) {
+        }
+        let since = std::time::Instant::now();
+        if !self.poll(since) {
             self.sleep(Patience::Endless);
         }
-        let idle = since.elapsed();
-        self.gap.note(idle);
-        self.core.idle += idle;
+        self.gap.note(since.elapsed());
     }
 
     /// Waits for work without sleeping, if that is likely to pay. True when some has come.
@@ -524,18 +534,21 @@ impl Worker {
         if limit.is_zero() || self.gap.average >= limit || !self.core.activity.few() {
             return false;
         }
-        loop {
+        let mut polled = Duration::ZERO;
+        let mut arrived = false;
+        while !arrived && polled < limit {
             for _ in 0..16 {
-                if self.net.has_work() || self.mesh.has_arrivals() {
+                arrived = self.net.has_work() || self.mesh.has_arrivals();
+                if arrived {
                     self.submit();
-                    return true;
+                    break;
                 }
                 std::hint::spin_loop();
             }
-            if since.elapsed() >= limit {
-                return false;
-            }
+            polled = since.elapsed();
         }
+        self.core.polled += polled;
+        arrived
     }
 
     /// Submits what is queued and sleeps until the net ring, another core or the heartbeat has
