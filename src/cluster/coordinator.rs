@@ -228,6 +228,8 @@ struct Reach {
 #[derive(Clone, Copy, Debug)]
 struct Attempt {
     version: Version,
+    /// The first of the writes under way from which it was computed, one from the other.
+    since: Version,
     /// Somebody else has been shown it, or has computed from it.
     seen: bool,
 }
@@ -595,6 +597,7 @@ impl Coordinator {
                 if away || now.since(since) >= SLOW_AFTER {
                     self.peers.failed(replica.node, now);
                     replica.state = State::Unasked;
+                    operation.asked_again = true;
                 }
             }
         }

@@ -58,7 +58,7 @@ pub(super) enum State {
     Holds(Version),
     /// Writing: it holds the write, or something that came after it.
     Applied,
-    /// Writing: it holds a newer write, which ours should have been newer than.
+    /// Writing: it holds a newer write that does not know of ours.
     Superseded,
     /// Writing: it holds a write that ours does not know of.
     Conflict,
@@ -94,6 +94,9 @@ pub(super) struct Operation {
     pub base: Version,
     /// Computed from what was there, so that replicas must not hold anything newer than that.
     pub guarded: bool,
+    /// Whether a replica was told of the write more than once, so that what it holds now says
+    /// nothing of what it held in between.
+    pub asked_again: bool,
     /// Whether replicas must be read before it is applied.
     pub reads_first: bool,
     /// Whoever waits has been answered; what is left is for the replicas.
@@ -123,6 +126,7 @@ impl Operation {
             version: Version::NONE,
             base: Version::NONE,
             guarded: false,
+            asked_again: false,
             reads_first: false,
             answered: false,
             fetched_epoch: 0,
@@ -139,6 +143,7 @@ impl Operation {
         self.replicas.clear();
         (self.version, self.base) = (Version::NONE, Version::NONE);
         (self.guarded, self.reads_first, self.answered) = (false, false, false);
+        self.asked_again = false;
         self.fetched_epoch = 0;
         for buffer in [&mut self.key, &mut self.request, &mut self.response] {
             buffer.clear();

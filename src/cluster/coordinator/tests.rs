@@ -2,11 +2,13 @@
 
 use super::*;
 use crate::cluster::identity::Identity;
-use crate::cluster::message::{ForwardOutcome, Messages, WriteOutcome};
+use crate::cluster::message::{ForwardOutcome, Messages, ReadOutcome, WriteOutcome};
+use crate::cluster::record::Content;
 use crate::cluster::ring::{RingHash, RingParameters};
 use crate::cluster::roster::{Change, Roster, Seat};
 use crate::cluster::store::MapStore;
-use crate::request::{Delete, Get, Operation as Command, Store as StoreRequest};
+use crate::request::{Arithmetic, Delete, Get, Operation as Command, Store as StoreRequest};
+use crate::time::Deadline;
 
 const NOW: Instant = Instant::from_millis(1_700_000_000_000);
 
@@ -39,11 +41,15 @@ struct Bench {
     store: MapStore,
     view: Arc<View>,
     me: NodeKey,
-    other: NodeKey,
+    others: Vec<NodeKey>,
 }
 
 impl Bench {
     fn new(count: u8) -> Self {
+        Self::with_replication(count, Replication::new(count, count, 1).expect("valid"))
+    }
+
+    fn with_replication(count: u8, replication: Replication) -> Self {
         let identity = |number: u8| {
             let address = ([127, 0, 0, number], 7000).into();
             Identity::new(&format!("n{number}"), Boot(1), address, address)
@@ -58,11 +64,11 @@ impl Bench {
         }
         let ring = RingParameters { hash: RingHash::Md5, points_per_weight: 8, replicas: count };
         let view = Arc::new(View::new(Arc::new(roster), ring).expect("a ring"));
-        let (me, other) = (identity(1).key, identity(2).key);
-        let replication = Replication::new(count, count, 1).expect("valid");
+        let me = identity(1).key;
+        let others = (2..=count).map(|number| identity(number).key).collect();
         let coordinator = Coordinator::new(me, Boot(1), CoordinatorSettings::new(replication));
         let store = MapStore::default();
-        let mut bench = Self { coordinator, store, view: view.clone(), me, other };
+        let mut bench = Self { coordinator, store, view: view.clone(), me, others };
         bench.with(|coordinator, turn| {
             coordinator.placed(view, turn);
             for number in 2..=count {
@@ -92,9 +98,14 @@ impl Bench {
     }
 
     fn hear(&mut self, message: &Message<'_>) -> Said {
+        let other = self.others.first().copied().unwrap_or(NodeKey(77));
+        self.hear_from(other, message)
+    }
+
+    fn hear_from(&mut self, node: NodeKey, message: &Message<'_>) -> Said {
         let mut body = Vec::new();
         message.write(&mut body);
-        let from = Peer { node: self.other, core: 0 };
+        let from = Peer { node, core: 0 };
         let message = Messages::new(&body).next().expect("one").expect("whole");
         self.with(|coordinator, turn| coordinator.message(from, message, turn))
     }
@@ -184,4 +195,66 @@ fn requests_of_one_connection_for_one_key_take_place_one_after_the_other() {
     assert_eq!(sequences, [2, 3]);
     assert_eq!(bench.coordinator.operations(), 0);
     assert!(bench.coordinator.in_order.is_empty());
+}
+
+/// A step of a counter on three nodes that all others refuse with `outcome` of a newer version.
+/// What came of the last refusal, and the value held afterwards.
+fn step_that_others_refuse(outcome: impl Fn(Version) -> WriteOutcome) -> (Bench, Said, Vec<u8>) {
+    let mut bench = Bench::with_replication(3, Replication::new(3, 2, 2).expect("valid"));
+    let key = bench.own_key();
+    let others = bench.others.clone();
+    let written = bench.ask(1, 0, &key, set(b"24"));
+    let Message::Write { operation, .. } = written.first() else { panic!("no write") };
+    for other in &others {
+        let outcome = WriteOutcome::Applied;
+        bench.hear_from(*other, &Message::WriteReply { operation, outcome });
+    }
+    let asked = bench.ask(1, 1, &key, Command::Arithmetic(Arithmetic::by(1, false)));
+    let Message::Read { operation, .. } = asked.first() else { panic!("no read") };
+    let same = Message::ReadReply { operation, outcome: ReadOutcome::Same };
+    let written = bench.hear_from(others[0], &same);
+    let Message::Write { operation, record, .. } = written.first() else { panic!("no write") };
+    let outcome = outcome(record.version);
+    let mut said = Said::default();
+    for other in &others {
+        said = bench.hear_from(*other, &Message::WriteReply { operation, outcome });
+    }
+    let held = bench.store.read(key.as_bytes(), NOW).expect("the counter");
+    let value = match held.content {
+        Content::Live(live) => live.value.to_vec(),
+        Content::Deleted => Vec::new(),
+    };
+    (bench, said, value)
+}
+
+#[test]
+fn a_step_that_meets_another_from_the_same_value_is_taken_back() {
+    for outcome in [WriteOutcome::Superseded, WriteOutcome::Conflict] {
+        let (bench, said, held) = step_that_others_refuse(|ours| outcome(Version(ours.0 + 1)));
+        assert!(said.answers.is_empty(), "{:?}", said.answers());
+        assert_eq!(held, b"24");
+        assert_eq!(bench.coordinator.operations(), 1, "it is to be begun again");
+    }
+}
+
+#[test]
+fn a_step_that_a_later_one_was_computed_from_counts_where_that_is_held() {
+    let mut bench = Bench::with_replication(3, Replication::new(3, 2, 2).expect("valid"));
+    let key = bench.own_key();
+    let others = bench.others.clone();
+    let create = Some((1, Deadline::NEVER));
+    let step = Arithmetic { create, ..Arithmetic::by(1, false) };
+    let mut steps = Vec::new();
+    for connection in [1, 2] {
+        let asked = bench.ask(connection, 0, &key, Command::Arithmetic(step));
+        let Message::Read { operation, .. } = asked.first() else { panic!("no read") };
+        let outcome = if connection == 1 { ReadOutcome::Nothing } else { ReadOutcome::Same };
+        let said = bench.hear_from(others[0], &Message::ReadReply { operation, outcome });
+        let Message::Write { operation, record, .. } = said.first() else { panic!("no write") };
+        steps.push((operation, record.version));
+    }
+    let (first, (_, newest)) = (steps[0].0, steps[1]);
+    let outcome = WriteOutcome::Superseded(newest);
+    let said = bench.hear_from(others[1], &Message::WriteReply { operation: first, outcome });
+    assert_eq!(said.answers(), ["Number(Number"], "the second step knows of the first");
 }

@@ -2,9 +2,12 @@
 //!
 //! A replica that is away gets a hint. One that holds something newer than a blind write makes the
 //! write begin again under a newer version: the other may have been acknowledged long ago by a node
-//! whose clock is ahead, and an acknowledged write must be newer than those. For a guarded write
-//! something newer is harmless, because its read quorum has seen all that was acknowledged before;
-//! something older that it has not seen is not, and is answered with a conflict.
+//! whose clock is ahead, and an acknowledged write must be newer than those.
+//!
+//! A guarded write was computed from what was there, and two from the same record must not both be
+//! acknowledged. It counts where it was taken, which is where nothing but its base was held, or
+//! where something newer was computed from it. Anything else, older or newer, is a conflict: when
+//! nobody but this core holds the write it is taken back and computed again.
 
 use super::*;
 use crate::cluster::message::WriteOutcome;
@@ -43,8 +46,7 @@ impl Coordinator {
             return self.finish(id, operation, turn);
         }
         if operation.guarded {
-            let attempt = Attempt { version, seen: false };
-            self.attempts.insert(self.hash(&operation.key).to_bits(), attempt);
+            self.begin_attempt(&operation.key, operation.base, version);
         }
         operation.version = version;
         operation.stage = Stage::Writing;
@@ -69,9 +71,9 @@ impl Coordinator {
                 continue;
             }
             let held = self.held_version(&operation.key, turn);
-            operation.replicas[at].state = if held != operation.version && !operation.guarded {
-                // Something newer has come here meanwhile, and ours should have been newer than
-                // that. Telling others of the newer one would not tell them of ours.
+            operation.replicas[at].state = if !self.follows(held, &operation) {
+                // Something newer has come here meanwhile that does not know of ours. Telling
+                // others of it would not tell them of ours.
                 State::Superseded
             } else if self.send_write(id, &operation, node, boot, turn) {
                 State::Asked(turn.now)
@@ -97,8 +99,7 @@ impl Coordinator {
         let key = &operation.key[..];
         let Some(reach) = self.reach.get(&node) else { return false };
         let to = Peer { node, core: reach.facts.core_of(key) };
-        // What is held now may be newer than a guarded write, but then it was computed from that,
-        // or was under way at the same time and may count as having come after it.
+        // What is held now may be newer than a guarded write, but then it was computed from that.
         let (Some(record), Some(out)) = (turn.store.read(key, turn.now), turn.outside.room(to))
         else {
             self.peers.failed(node, turn.now);
@@ -131,12 +132,14 @@ impl Coordinator {
             self.hint_refusers(&operation, turn);
             return self.finish(id, operation, turn);
         }
-        if operation.count(|state| state == State::Superseded) > 0 {
+        let superseded = operation.count(|state| state == State::Superseded);
+        if superseded > 0 && !operation.guarded {
             self.counters.write_retries += 1;
             return self.apply(id, operation, turn);
         }
-        let conflicts = operation.count(|state| state == State::Conflict);
-        if conflicts > 0 && conflicts + 1 == operation.replicas.len() && applied == 1 {
+        let conflicts = superseded + operation.count(|state| state == State::Conflict);
+        let alone = conflicts + 1 == operation.replicas.len() && applied == 1;
+        if conflicts > 0 && alone && !operation.asked_again {
             // Nobody else has it. If nobody has seen it either, it is undone, and the next check
             // looks at what the others had; else nobody can tell any more.
             self.counters.write_retries += 1;
@@ -168,6 +171,23 @@ impl Coordinator {
                 self.keep_hint(replica.node, &operation.key, turn);
             }
         }
+    }
+
+    /// Notes that a guarded write, computed from `base`, is under way.
+    fn begin_attempt(&mut self, key: &[u8], base: Version, version: Version) {
+        let hash = self.hash(key).to_bits();
+        let before = self.attempts.get(&hash).filter(|before| before.version == base);
+        let since = before.map_or(version, |before| before.since);
+        self.attempts.insert(hash, Attempt { version, since, seen: false });
+    }
+
+    /// Whether who holds `held` knows of the operation's write: it is that one, or was computed
+    /// here from it.
+    fn follows(&self, held: Version, operation: &Operation) -> bool {
+        let version = operation.version;
+        let attempt = || self.attempts.get(&self.hash(&operation.key).to_bits());
+        let computed = |attempt: &Attempt| attempt.version == held && attempt.since <= version;
+        held == version || operation.guarded && attempt().is_some_and(computed)
     }
 
     /// Notes that somebody sees what is held of `key`.
@@ -224,14 +244,13 @@ impl Coordinator {
         if operation.stage != Stage::Writing || !asked {
             return self.operations.keep(id, operation);
         }
-        let guarded = operation.guarded;
         let state = match outcome {
             WriteOutcome::Applied => State::Applied,
             WriteOutcome::Superseded(version) | WriteOutcome::Conflict(version) => {
                 let _ = self.clock.observe(version, turn.now);
                 match outcome {
                     WriteOutcome::Conflict(_) => State::Conflict,
-                    _ if guarded => State::Applied,
+                    _ if self.follows(version, &operation) => State::Applied,
                     _ => State::Superseded,
                 }
             }
@@ -274,6 +293,7 @@ impl Coordinator {
             return self.route(id, operation, turn);
         }
         operation.replicas.clear();
+        operation.asked_again = true;
         for (node, boot) in members {
             let state = if node == self.me { State::Applied } else { State::Unasked };
             operation.replicas.push(Replica { node, boot, state });
