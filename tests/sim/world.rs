@@ -407,7 +407,7 @@ impl World {
     }
 
     fn happen(&mut self, due: Due) {
-        let Due { node: at, boot, what, .. } = due;
+        let Due { node: at, boot, what, at: due_at, .. } = due;
         if matches!(what, Happening::Restart) {
             if !self.nodes[at].running && !self.nodes[at].leaving {
                 self.start_node(at);
@@ -417,8 +417,15 @@ impl World {
         if !self.nodes[at].running || self.nodes[at].boot != boot {
             return;
         }
+        if matches!(what, Happening::Wake) && self.wake_at[at] != Some(due_at) {
+            // An earlier one has come since, and has seen to the next.
+            return;
+        }
         if self.nodes[at].stopped_until > self.now {
             let wait = self.nodes[at].stopped_until.since(self.now);
+            if matches!(what, Happening::Wake) {
+                self.wake_at[at] = Some(self.nodes[at].stopped_until);
+            }
             return self.schedule(at, wait, what);
         }
         match what {
