@@ -252,9 +252,12 @@ impl Membership {
 
     /// All other members that are remembered, sorted by id.
     pub fn members(&self) -> Vec<(Identity, Health)> {
+        let me = self.identity().key;
         let mut members: Vec<(Identity, Health)> = self
             .foca
             .iter_membership_state()
+            // A node that was declared dead is also remembered by itself as it was before.
+            .filter(|member| member.id().key != me)
             .map(|member| {
                 let health = match member.state() {
                     foca::State::Alive => Health::Alive,

@@ -146,6 +146,9 @@ impl World {
             let others: Vec<String> =
                 numbers.iter().filter(|n| *n != number).map(|n| format!("n{n}")).collect();
             assert_eq!(self.alive(*number), others, "as node {number} sees it");
+            let own = format!("n{number}");
+            let members = self.nodes[&address(*number)].membership.members();
+            assert!(members.iter().all(|(identity, _)| *identity.id != *own), "{members:?}");
         }
     }
 }
