@@ -42,6 +42,7 @@ use super::identity::{Boot, NodeKey};
 use super::link::{LinkEvent, Peer, PeerFacts};
 use super::message::{ForwardOutcome, Message, NodeMessage, OperationId};
 use super::peers::Peers;
+use super::promises::Promises;
 use super::quorum::{Consistency, Replication};
 use super::record::Lifetimes;
 use super::ring::{Place, REPLICAS_MAX};
@@ -208,6 +209,7 @@ pub struct Coordinator {
     /// Guarded writes that no other replica has confirmed, by the hash of their key. One that
     /// nobody has seen can be taken back.
     attempts: HashMap<u64, Attempt, ahash::RandomState>,
+    promises: Promises,
     hot_keys: HotKeys,
     filling: Filling,
     comparing: Comparing,
@@ -254,6 +256,7 @@ impl Coordinator {
             hints: Hints::new(settings.hints),
             fetched: HashSet::with_hasher(hasher()),
             attempts: HashMap::with_hasher(hasher()),
+            promises: Promises::default(),
             hot_keys: HotKeys::new(settings.hot_keys),
             filling: Filling::default(),
             comparing: Comparing::default(),

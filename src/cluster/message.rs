@@ -65,6 +65,8 @@ pub enum ReadOutcome<'b> {
     NotReady,
     /// The replica knows another roster, with this digest.
     OtherView(u64),
+    /// Another node has been promised this version, newer than the reader's.
+    Promised(Version),
 }
 
 /// What became of a request that another node was asked to coordinate.
@@ -116,6 +118,9 @@ pub enum Message<'b> {
         stamp: u64,
         /// What the reader knows already; an equal version is not sent.
         known: Version,
+        /// The version under which the reader is going to write what it computes from the answer,
+        /// and which it wants promised; [`Version::NONE`] when it only reads.
+        promise: Version,
         /// The key.
         key: &'b [u8],
     },
@@ -235,11 +240,12 @@ impl<'b> Message<'b> {
                     out.put_u64(number);
                 }
             }
-            Message::Read { operation, stamp, known, key } => {
+            Message::Read { operation, stamp, known, promise, key } => {
                 out.put_u8(tag::READ);
                 out.put_u64(operation.0);
                 out.put_u64(stamp);
                 out.put_u64(known.0);
+                out.put_u64(promise.0);
                 out.put_short(key);
             }
             Message::ReadReply { operation, outcome } => {
@@ -260,6 +266,10 @@ impl<'b> Message<'b> {
                     ReadOutcome::OtherView(digest) => {
                         out.put_u8(5);
                         out.put_u64(digest);
+                    }
+                    ReadOutcome::Promised(version) => {
+                        out.put_u8(6);
+                        out.put_u64(version.0);
                     }
                 }
             }
@@ -332,8 +342,9 @@ impl<'b> Message<'b> {
             }
             tag::READ => {
                 let (operation, stamp) = (OperationId(reader.u64()?), reader.u64()?);
-                let (known, key) = (Version(reader.u64()?), read_key(&mut reader)?);
-                Message::Read { operation, stamp, known, key }
+                let (known, promise) = (Version(reader.u64()?), Version(reader.u64()?));
+                let key = read_key(&mut reader)?;
+                Message::Read { operation, stamp, known, promise, key }
             }
             tag::READ_REPLY => {
                 let operation = OperationId(reader.u64()?);
@@ -344,6 +355,7 @@ impl<'b> Message<'b> {
                     3 => ReadOutcome::Nothing,
                     4 => ReadOutcome::NotReady,
                     5 => ReadOutcome::OtherView(reader.u64()?),
+                    6 => ReadOutcome::Promised(Version(reader.u64()?)),
                     _ => return Err(Malformed),
                 };
                 Message::ReadReply { operation, outcome }

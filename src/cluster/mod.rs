@@ -17,6 +17,7 @@ pub mod link;
 pub mod membership;
 pub mod message;
 pub mod peers;
+pub mod promises;
 pub mod quorum;
 pub mod record;
 pub mod ring;

@@ -88,7 +88,7 @@ pub(super) struct Operation {
     /// How many of them must take part.
     pub needed: u8,
     pub replicas: ArrayVec<Replica, REPLICAS_MAX>,
-    /// The write's version, once it has one.
+    /// The write's version, once it has one; a guarded write has it before it reads.
     pub version: Version,
     /// The version that a guarded write was computed from.
     pub base: Version,

@@ -1,5 +1,8 @@
 //! Reading: the newest record among a read quorum, which becomes this core's own.
 //!
+//! When a write is to be computed from it, replicas also promise its version; see
+//! [`promises`](crate::cluster::promises).
+//!
 //! Replicas are told the version that is known here and send their record only if theirs is
 //! another. Whatever is newer is merged into the own store at once, so at the end the newest record
 //! is simply what is here, and the request is performed on it. Replicas that answered with an older
@@ -18,6 +21,12 @@ impl Coordinator {
         turn: &mut Turn<'_, S, O>,
     ) -> Option<Box<Operation>> {
         operation.stage = Stage::Reading;
+        if operation.guarded {
+            operation.version = self.clock.next(turn.now);
+            let hash = self.hash(&operation.key).to_bits();
+            let promised = self.promises.make(hash, operation.version);
+            debug_assert!(promised.is_ok(), "it is newer than all that was heard of");
+        }
         let own = self.held_version(&operation.key, turn);
         for replica in &mut operation.replicas {
             let here = replica.node == self.me;
@@ -51,8 +60,9 @@ impl Coordinator {
             if !self.is_present(node, boot) || !self.peers.admits(node, turn.now) {
                 continue;
             }
-            let message =
-                Message::Read { operation: id, stamp: operation.stamp, known, key: &operation.key };
+            let Operation { stamp, ref key, .. } = *operation;
+            let promise = if operation.guarded { operation.version } else { Version::NONE };
+            let message = Message::Read { operation: id, stamp, known, promise, key };
             if self.send(node, &operation.key, &message, turn) {
                 operation.replicas[at].state = State::Asked(turn.now);
                 under_way += 1;
@@ -119,6 +129,10 @@ impl Coordinator {
             ReadOutcome::Older(version) => State::Holds(version),
             ReadOutcome::Nothing => State::Holds(Version::NONE),
             ReadOutcome::NotReady | ReadOutcome::OtherView(_) => State::Unasked,
+            ReadOutcome::Promised(version) => match self.clock.observe(version, turn.now) {
+                Ok(()) => State::Holds(version),
+                Err(_) => State::Failed,
+            },
         }
     }
 
@@ -129,6 +143,17 @@ impl Coordinator {
         operation: Box<Operation>,
         turn: &mut Turn<'_, S, O>,
     ) -> Option<Box<Operation>> {
+        let held = self.held_version(&operation.key, turn);
+        // A write was taken back here, and replicas were asked only for what is newer than it; or
+        // one of them has promised another node more.
+        let outdated = |state| matches!(state, State::Holds(version) if version > held);
+        // What came here in between was not asked for on behalf of this write.
+        let passed = operation.guarded
+            && (held > operation.version
+                || self.promise_against(&operation.key, operation.version).is_some());
+        if operation.count(outdated) > 0 || passed {
+            return self.begin_read(id, operation, turn);
+        }
         self.repair(&operation, turn);
         self.apply(id, operation, turn)
     }
@@ -165,6 +190,11 @@ impl Coordinator {
         };
         Message::Merge { ticket, key, record }.write(out);
         true
+    }
+
+    /// The promise to another node that forbids a write to `key` under `version`, if one does.
+    pub(super) fn promise_against(&self, key: &[u8], version: Version) -> Option<Version> {
+        self.promises.against(self.hash(key).to_bits(), version)
     }
 
     /// The version of the record held here.

@@ -85,8 +85,11 @@ impl Coordinator {
                 let outcome = self.take_write(key, guard, &record, turn);
                 reply_write(from, operation, outcome, turn);
             }
-            Message::Read { operation, known, key, .. } => {
-                self.reply_read(from, operation, key, known, turn);
+            Message::Read { operation, known, promise, key, .. } => {
+                match self.promise(key, promise, turn) {
+                    Ok(()) => self.reply_read(from, operation, key, known, turn),
+                    Err(outcome) => reply_read(from, operation, outcome, turn),
+                }
             }
             Message::Fetch { operation, key, .. } => {
                 self.reply_read(from, operation, key, Version::NONE, turn);
@@ -147,6 +150,23 @@ impl Coordinator {
         true
     }
 
+    /// Promises another node that nobody's older write than its own is taken here, if it asks that.
+    fn promise<S: Store, O: Outside>(
+        &mut self,
+        key: &[u8],
+        version: Version,
+        turn: &mut Turn<'_, S, O>,
+    ) -> Result<(), ReadOutcome<'static>> {
+        if version == Version::NONE {
+            return Ok(());
+        }
+        if self.clock.observe(version, turn.now).is_err() {
+            return Err(ReadOutcome::NotReady);
+        }
+        let hash = self.hash(key).to_bits();
+        self.promises.make(hash, version).map_err(ReadOutcome::Promised)
+    }
+
     fn take_write<S: Store, O: Outside>(
         &mut self,
         key: &[u8],
@@ -156,6 +176,12 @@ impl Coordinator {
     ) -> WriteOutcome {
         if self.clock.observe(record.version, turn.now).is_err() {
             return WriteOutcome::ClockAhead;
+        }
+        if let Some(promised) = self.promise_against(key, record.version) {
+            return match guard {
+                Some(_) => WriteOutcome::Conflict(promised),
+                None => WriteOutcome::Superseded(promised),
+            };
         }
         let held = self.held_version(key, turn);
         if let Some(base) = guard
@@ -207,6 +233,17 @@ impl Coordinator {
     }
 }
 
+fn reply_read<S: Store, O: Outside>(
+    to: Peer,
+    operation: OperationId,
+    outcome: ReadOutcome<'_>,
+    turn: &mut Turn<'_, S, O>,
+) {
+    if let Some(out) = turn.outside.room(to) {
+        Message::ReadReply { operation, outcome }.write(out);
+    }
+}
+
 fn reply_write<S: Store, O: Outside>(
     to: Peer,
     operation: OperationId,
@@ -229,9 +266,7 @@ fn refuse<S: Store, O: Outside>(
     match Message::read(message) {
         Ok(Message::Write { operation, .. }) => reply_write(to, operation, write, turn),
         Ok(Message::Read { operation, .. } | Message::Fetch { operation, .. }) => {
-            if let Some(out) = turn.outside.room(to) {
-                Message::ReadReply { operation, outcome: read }.write(out);
-            }
+            reply_read(to, operation, read, turn);
         }
         _ => {}
     }

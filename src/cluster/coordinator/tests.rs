@@ -3,7 +3,7 @@
 use super::*;
 use crate::cluster::identity::Identity;
 use crate::cluster::message::{ForwardOutcome, Messages, ReadOutcome, WriteOutcome};
-use crate::cluster::record::Content;
+use crate::cluster::record::{Content, Record};
 use crate::cluster::ring::{RingHash, RingParameters};
 use crate::cluster::roster::{Change, Roster, Seat};
 use crate::cluster::store::MapStore;
@@ -197,44 +197,111 @@ fn requests_of_one_connection_for_one_key_take_place_one_after_the_other() {
     assert!(bench.coordinator.in_order.is_empty());
 }
 
-/// A step of a counter on three nodes that all others refuse with `outcome` of a newer version.
-/// What came of the last refusal, and the value held afterwards.
-fn step_that_others_refuse(outcome: impl Fn(Version) -> WriteOutcome) -> (Bench, Said, Vec<u8>) {
+/// Three nodes, any two of which decide, that hold the counter `key` at 24.
+fn counter() -> (Bench, String) {
     let mut bench = Bench::with_replication(3, Replication::new(3, 2, 2).expect("valid"));
     let key = bench.own_key();
-    let others = bench.others.clone();
     let written = bench.ask(1, 0, &key, set(b"24"));
     let Message::Write { operation, .. } = written.first() else { panic!("no write") };
-    for other in &others {
+    for other in bench.others.clone() {
         let outcome = WriteOutcome::Applied;
-        bench.hear_from(*other, &Message::WriteReply { operation, outcome });
+        bench.hear_from(other, &Message::WriteReply { operation, outcome });
     }
-    let asked = bench.ask(1, 1, &key, Command::Arithmetic(Arithmetic::by(1, false)));
-    let Message::Read { operation, .. } = asked.first() else { panic!("no read") };
+    (bench, key)
+}
+
+/// Begins a step of the counter, up to its write.
+fn step(bench: &mut Bench, key: &str) -> (OperationId, Version) {
+    let asked = bench.ask(1, 1, key, Command::Arithmetic(Arithmetic::by(1, false)));
+    let Message::Read { operation, promise, .. } = asked.first() else { panic!("no read") };
     let same = Message::ReadReply { operation, outcome: ReadOutcome::Same };
-    let written = bench.hear_from(others[0], &same);
+    let written = bench.hear(&same);
     let Message::Write { operation, record, .. } = written.first() else { panic!("no write") };
-    let outcome = outcome(record.version);
-    let mut said = Said::default();
-    for other in &others {
-        said = bench.hear_from(*other, &Message::WriteReply { operation, outcome });
-    }
-    let held = bench.store.read(key.as_bytes(), NOW).expect("the counter");
-    let value = match held.content {
+    assert_eq!(record.version, promise);
+    (operation, record.version)
+}
+
+/// All others refuse a write. What came of the last refusal.
+fn refuse(bench: &mut Bench, operation: OperationId, outcome: WriteOutcome) -> Said {
+    let others = bench.others.clone();
+    let refuse = |other| bench.hear_from(other, &Message::WriteReply { operation, outcome });
+    others.into_iter().map(refuse).last().expect("others")
+}
+
+fn held(bench: &mut Bench, key: &str) -> Vec<u8> {
+    match bench.store.read(key.as_bytes(), NOW).expect("the counter").content {
         Content::Live(live) => live.value.to_vec(),
         Content::Deleted => Vec::new(),
-    };
-    (bench, said, value)
+    }
 }
 
 #[test]
 fn a_step_that_meets_another_from_the_same_value_is_taken_back() {
     for outcome in [WriteOutcome::Superseded, WriteOutcome::Conflict] {
-        let (bench, said, held) = step_that_others_refuse(|ours| outcome(Version(ours.0 + 1)));
+        let (mut bench, key) = counter();
+        let (operation, ours) = step(&mut bench, &key);
+        assert_eq!(held(&mut bench, &key), b"25");
+        let said = refuse(&mut bench, operation, outcome(Version(ours.0 + 1)));
         assert!(said.answers.is_empty(), "{:?}", said.answers());
-        assert_eq!(held, b"24");
+        assert_eq!(held(&mut bench, &key), b"24");
         assert_eq!(bench.coordinator.operations(), 1, "it is to be begun again");
     }
+}
+
+#[test]
+fn a_read_that_knew_of_a_write_taken_back_asks_again() {
+    let (mut bench, key) = counter();
+    let (operation, ours) = step(&mut bench, &key);
+    let asked = bench.ask(2, 0, &key, get());
+    let Message::Read { operation: read, known, .. } = asked.first() else { panic!("no read") };
+    assert_eq!(known, ours);
+    refuse(&mut bench, operation, WriteOutcome::Conflict(Version(ours.0 - 1)));
+    let outcome = ReadOutcome::Older(Version(ours.0 - 1));
+    let said = bench.hear(&Message::ReadReply { operation: read, outcome });
+    assert!(said.answers.is_empty(), "what is held here is older than that");
+    let Message::Read { known, promise, .. } = said.first() else { panic!("no second read") };
+    assert!(known < ours && promise == Version::NONE);
+}
+
+#[test]
+fn a_step_that_others_passed_over_while_it_was_read_for_begins_again() {
+    let (mut bench, key) = counter();
+    let asked = bench.ask(1, 1, &key, Command::Arithmetic(Arithmetic::by(1, false)));
+    let Message::Read { operation, promise, .. } = asked.first() else { panic!("no read") };
+    // Another node of a later slot wants to write too, and its version is newer.
+    let theirs = Version(promise.0 + (1 << 20) + 7);
+    let said = bench.hear(&Message::Read {
+        operation: OperationId(1),
+        stamp: bench.view.stamp(),
+        known: Version::NONE,
+        promise: theirs,
+        key: key.as_bytes(),
+    });
+    assert!(matches!(said.first(), Message::ReadReply { outcome: ReadOutcome::Record(_), .. }));
+    let said = bench.hear(&Message::ReadReply { operation, outcome: ReadOutcome::Same });
+    let Message::Read { promise: again, .. } = said.first() else { panic!("no second read") };
+    assert!(again > theirs);
+}
+
+#[test]
+fn what_is_older_than_a_promise_to_another_is_refused() {
+    let (mut bench, key) = counter();
+    let (stamp, key, operation) = (bench.view.stamp(), key.as_bytes(), OperationId(1));
+    let later = |millis: u64| Version(Version::at(NOW).0 + (millis << 20));
+    let (promise, older) = (Version(later(9).0 + 7), Version(later(8).0 + 8));
+    bench.hear(&Message::Read { operation, stamp, known: Version::NONE, promise, key });
+    let record = Record::deleted(older);
+    let mut outcome = |guard| {
+        let said = bench.hear(&Message::Write { operation, stamp, guard, key, record });
+        let Message::WriteReply { outcome, .. } = said.first() else { panic!("no answer") };
+        outcome
+    };
+    assert_eq!(outcome(None), WriteOutcome::Superseded(promise));
+    assert_eq!(outcome(Some(later(0))), WriteOutcome::Conflict(promise));
+    let promise = Version(later(7).0 + 9);
+    let said = bench.hear(&Message::Read { operation, stamp, known: Version::NONE, promise, key });
+    let Message::ReadReply { outcome, .. } = said.first() else { panic!("no answer") };
+    assert!(matches!(outcome, ReadOutcome::Promised(version) if version > promise));
 }
 
 #[test]

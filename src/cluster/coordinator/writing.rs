@@ -5,9 +5,10 @@
 //! whose clock is ahead, and an acknowledged write must be newer than those.
 //!
 //! A guarded write was computed from what was there, and two from the same record must not both be
-//! acknowledged. It counts where it was taken, which is where nothing but its base was held, or
-//! where something newer was computed from it. Anything else, older or newer, is a conflict: when
-//! nobody but this core holds the write it is taken back and computed again.
+//! acknowledged. Its version is the one that its read quorum has promised. It counts where it was
+//! taken, which is where nothing but its base was held, or where something newer was computed from
+//! it. Anything else, older or newer, is a conflict: when nobody but this core holds the write it is
+//! taken back and computed again.
 
 use super::*;
 use crate::cluster::message::WriteOutcome;
@@ -34,7 +35,7 @@ impl Coordinator {
                 operation.prior.set(&held);
             }
         }
-        let version = self.clock.next(turn.now);
+        let version = if operation.guarded { operation.version } else { self.clock.next(turn.now) };
         operation.response.clear();
         turn.store.execute(&request, version, turn.now, &mut operation.response);
         if is_refused_set(&request.operation, &operation.response) {

@@ -18,7 +18,7 @@ fn all() -> Vec<Message<'static>> {
     let mut messages = vec![
         Message::Write { operation, stamp: 3, guard, key: b"k", record: full },
         Message::Write { operation, stamp: 3, guard: None, key: &[b'k'; 250], record: gone },
-        Message::Read { operation, stamp: 3, known: Version(4), key: b"k" },
+        Message::Read { operation, stamp: 3, known: Version(4), promise: Version(5), key: b"k" },
         Message::Fetch { operation, epoch: 5, key: b"k" },
         Message::Merge { ticket: 6, key: b"k", record: plain },
         Message::Merged { ticket: 6 },
@@ -42,6 +42,7 @@ fn all() -> Vec<Message<'static>> {
         ReadOutcome::Record(gone),
         ReadOutcome::Same,
         ReadOutcome::Older(Version(8)),
+        ReadOutcome::Promised(Version(9)),
         ReadOutcome::Nothing,
         ReadOutcome::NotReady,
         ReadOutcome::OtherView(8),
@@ -101,8 +102,13 @@ fn every_message_survives_the_wire() {
 #[test]
 fn a_key_no_client_could_have_is_refused() {
     for key in [&b""[..], &[b'k'; 251]] {
-        let message =
-            Message::Read { operation: OperationId(1), stamp: 2, known: Version::NONE, key };
+        let message = Message::Read {
+            operation: OperationId(1),
+            stamp: 2,
+            known: Version::NONE,
+            promise: Version::NONE,
+            key,
+        };
         let mut bytes = Vec::new();
         message.write(&mut bytes);
         assert!(Message::read(&bytes[4..]).is_err());
