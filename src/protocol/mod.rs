@@ -218,7 +218,10 @@ impl Output for Vec<u8> {
 
     #[inline]
     fn value(&mut self, value: &Value<'_>, _item: Option<ItemRef>) {
-        value.parts().for_each(|part| self.extend_from_slice(part));
+        match value {
+            Value::Whole(bytes) => self.extend_from_slice(bytes),
+            chained => chained.parts().for_each(|part| self.extend_from_slice(part)),
+        }
     }
 }
 

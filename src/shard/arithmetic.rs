@@ -16,7 +16,7 @@ impl Shard {
         if !self.make_index_room(request.hash, now) {
             return Response::OutOfMemory;
         }
-        let Ok((entry, head)) = self.find(request, now) else {
+        let Ok((entry, head)) = self.find_settled(request, now) else {
             return match arithmetic.create {
                 Some((value, deadline)) => self.create(request, arithmetic, value, deadline, now),
                 None => {

@@ -17,7 +17,7 @@ impl Shard {
         if delete.empty.is_some() && !self.make_index_room(request.hash, now) {
             return Response::OutOfMemory;
         }
-        let Ok((entry, head)) = self.find(request, now) else {
+        let Ok((entry, head)) = self.find_settled(request, now) else {
             self.counters.delete_misses += 1;
             return Response::NotFound;
         };

@@ -35,6 +35,8 @@ pub(super) struct Flush {
     pub(super) upto: u64,
     /// When the pending flush happens.
     pub(super) at: Option<Instant>,
+    /// There may be items of past epochs.
+    sweeps: bool,
     /// Page and chunk the sweep looks at next.
     page: u32,
     chunk: u32,
@@ -49,6 +51,7 @@ impl Flush {
             condemned: u16::MAX,
             upto: 0,
             at: None,
+            sweeps: false,
             page: 0,
             chunk: 0,
         }
@@ -137,13 +140,18 @@ impl Shard {
             flush.condemned &= !(3 << epoch);
         }
         flush.epoch = epoch;
+        flush.sweeps = true;
         flush.page = 0;
         flush.chunk = 0;
     }
 
     /// Sweeps on. Each chunk looked at costs one of `budget`. True when more is to be done.
     pub(super) fn reclaim_flushed(&mut self, budget: &mut u32) -> bool {
-        while self.flush.dead() > 0 {
+        while self.flush.sweeps {
+            if self.flush.dead() == 0 {
+                self.flush.sweeps = false;
+                break;
+            }
             if *budget == 0 {
                 return true;
             }

@@ -14,14 +14,15 @@ impl Shard {
             Ok(found) => found,
             Err(absent) => return self.miss(request, get, absent, now),
         };
-        self.count_hit(get, &head);
+        let class = self.slab.class_of(head.item);
+        self.count_hit(get, class);
         if !get.no_use {
             self.use_item(&head, now);
         }
         if get.touch.is_some() || get.lease || get.refresh_below_seconds.is_some() {
             return self.get_special(request, get, &head, now);
         }
-        Response::Hit(self.hit(&head, now))
+        Response::Hit(self.hit_in(class, &head, now))
     }
 
     /// Notes that an item was read.
@@ -37,8 +38,8 @@ impl Shard {
     }
 
     #[inline]
-    fn count_hit(&mut self, get: &Get, head: &Head) {
-        let class = &mut self.class_counters[self.slab.class_of(head.item) as usize];
+    fn count_hit(&mut self, get: &Get, class: u8) {
+        let class = &mut self.class_counters[class as usize];
         match get.purpose {
             Purpose::Get if get.touch.is_none() => {
                 self.counters.cmd_get += 1;
@@ -56,6 +57,7 @@ impl Shard {
     }
 
     /// A hit of a read that changes the deadline or takes part in leases.
+    #[inline(never)]
     fn get_special(
         &mut self,
         request: &Request<'_>,
@@ -114,10 +116,18 @@ impl Shard {
         absent: Absent,
         now: Instant,
     ) -> Response<'_> {
+        let absent = match absent {
+            Absent::Unsettled => match self.settle(request) {
+                Some(absent) => absent,
+                None => return self.get(request, get, now),
+            },
+            absent => absent,
+        };
         if let Some(vivify) = get.vivify
             && let Some(head) = self.vivify(request, &vivify, get.no_use, now)
         {
-            self.count_hit(&Get { touch: None, ..*get }, &head);
+            let class = self.slab.class_of(head.item);
+            self.count_hit(&Get { touch: None, ..*get }, class);
             let mut hit = self.hit(&head, now);
             if vivify.deadline.is_past(now) {
                 hit.deadline = vivify.deadline;

@@ -82,6 +82,8 @@ enum Absent {
     Missing,
     Expired,
     Flushed,
+    /// It is of a past epoch: [`Shard::settle`] finds out what that means.
+    Unsettled,
 }
 
 /// One core's items.
@@ -227,7 +229,9 @@ impl Shard {
         }
     }
 
-    /// The live item under the request's key. A dead one is removed on the way.
+    /// The live item under the request's key. One that has expired is removed on the way; one of a
+    /// past epoch is left to [`Shard::settle`], so that this rare case never comes back to the path
+    /// of all others.
     #[inline(always)]
     fn find(&mut self, request: &Request<'_>, now: Instant) -> Result<(Entry, Head), Absent> {
         let memory = self.slab.memory();
@@ -239,10 +243,7 @@ impl Shard {
         });
         let Some((entry, _)) = found else { return Err(Absent::Missing) };
         if head.epoch() != self.flush.epoch {
-            if let Some(absent) = self.judge(request.hash, entry, head) {
-                return Err(absent);
-            }
-            head = Head::read(self.slab.memory(), head.item);
+            return Err(Absent::Unsettled);
         }
         if head.has(HAS_TTL) && self.deadline_of(&head).is_past(now) {
             return Err(self.bury(request.hash, entry, &head, Leave::Expired));
@@ -255,12 +256,31 @@ impl Shard {
         self.index.entry_of(self.slab.memory(), hash, item).expect("a guarded item stays indexed")
     }
 
-    /// What an item outside the epoch of live ones is; `None` when it lives, in that epoch now.
+    /// As [`Shard::find`], with items of past epochs looked into.
+    #[inline(never)]
+    fn find_settled(
+        &mut self,
+        request: &Request<'_>,
+        now: Instant,
+    ) -> Result<(Entry, Head), Absent> {
+        match self.find(request, now) {
+            Err(Absent::Unsettled) => match self.settle(request) {
+                Some(absent) => Err(absent),
+                None => self.find(request, now),
+            },
+            found => found,
+        }
+    }
+
+    /// What the item of a past epoch under the request's key is; `None` when it lives, in the
+    /// present epoch now.
     #[cold]
     #[inline(never)]
-    fn judge(&mut self, hash: KeyHash, entry: Entry, head: Head) -> Option<Absent> {
+    fn settle(&mut self, request: &Request<'_>) -> Option<Absent> {
+        let found = self.standing(request.key, request.hash);
+        let (entry, head) = found.expect("it was found a moment ago");
         if self.flush.is_flushed(&head) {
-            return Some(self.bury(hash, entry, &head, Leave::Flushed));
+            return Some(self.bury(request.hash, entry, &head, Leave::Flushed));
         }
         self.take_over(&head);
         self.flush.is_tombstone(&head).then_some(Absent::Missing)
@@ -356,8 +376,13 @@ impl Shard {
     }
 
     /// The answer that shows an item as it is, with nothing changed by the request.
-    #[inline]
     fn hit(&self, head: &Head, now: Instant) -> Hit<'_> {
+        self.hit_in(self.slab.class_of(head.item), head, now)
+    }
+
+    /// The same for an item of `class`.
+    #[inline(always)]
+    fn hit_in(&self, class: u8, head: &Head, now: Instant) -> Hit<'_> {
         let memory = self.slab.memory();
         let deadline = self.deadline_of(head);
         let value = self.value_of(head);
@@ -376,7 +401,7 @@ impl Shard {
                 win_sent: head.has(WON),
                 binary_key: head.has(BINARY_KEY),
             },
-            class: stats::class_number(self.slab.class_of(head.item)),
+            class: stats::class_number(class),
             item_bytes: (head.key_offset() - item::offset(head.item)) as u32
                 + head.key_len as u32
                 + head.value_bytes(memory) as u32,

@@ -2,7 +2,7 @@
 
 use super::item::{self, BINARY_KEY, Head, NO_CHAIN, STALE, Shape, WON};
 use super::room::Leave;
-use super::{Entry, Shard, StageRefusal};
+use super::{Absent, Entry, Shard, StageRefusal};
 use crate::request::{Body, ItemRef, Operation, Request, Response, Staged, Store, StoreMode};
 use crate::time::{Deadline, Instant};
 
@@ -64,8 +64,42 @@ impl Shard {
             self.drop_content(content);
             return self.refuse(request, store, true, now);
         }
-        let found = self.find(request, now).ok();
-        let answer = match self.decide(store, found.as_ref().map(|(_, head)| head), now) {
+        match self.find(request, now) {
+            Err(Absent::Unsettled) => self.store_settled(request, store, content, now),
+            found => self.store_over(request, store, content, found.ok(), now),
+        }
+    }
+
+    /// As [`Shard::store_over`] what an item of a past epoch turns out to be.
+    #[cold]
+    #[inline(never)]
+    fn store_settled(
+        &mut self,
+        request: &Request<'_>,
+        store: &Store<'_>,
+        content: Content<'_>,
+        now: Instant,
+    ) -> Response<'_> {
+        let found = self.find_settled(request, now).ok();
+        self.store_over(request, store, content, found, now)
+    }
+
+    /// Stores a value that fits, with room in the index, where `found` is alive.
+    #[inline(always)]
+    fn store_over(
+        &mut self,
+        request: &Request<'_>,
+        store: &Store<'_>,
+        content: Content<'_>,
+        found: Option<(Entry, Head)>,
+        now: Instant,
+    ) -> Response<'_> {
+        let decision = if store.mode == StoreMode::Set && store.compare.is_none() {
+            Decision::Put { deadline: store.deadline, marks: 0 }
+        } else {
+            self.decide(store, found.as_ref().map(|(_, head)| head), now)
+        };
+        let answer = match decision {
             Decision::Refuse(answer) => {
                 self.drop_content(content);
                 Ok(answer)
@@ -139,7 +173,7 @@ impl Shard {
         now: Instant,
     ) -> Response<'_> {
         if store.refusal_removes
-            && let Ok(found) = self.find(request, now)
+            && let Ok(found) = self.find_settled(request, now)
         {
             self.vanish(request, Some(found), now);
         }
@@ -153,6 +187,7 @@ impl Shard {
     }
 
     /// Applies the conditions of a store to the item that is there, and counts comparisons.
+    #[inline(never)]
     fn decide(&mut self, store: &Store<'_>, old: Option<&Head>, now: Instant) -> Decision {
         let joins = matches!(store.mode, StoreMode::Append | StoreMode::Prepend);
         let put = Decision::Put { deadline: store.deadline, marks: 0 };
@@ -245,9 +280,10 @@ impl Shard {
         let shape = self.shape(key.len(), value.len(), put.flags, put.deadline);
         let memory = self.slab.memory();
         let old_shape = old.shape(memory);
+        let class = self.slab.class_of(old.item);
         if shape.chained
             || old_shape.chained
-            || self.slab.class_for(shape.chunk_bytes()) != self.slab.class_of(old.item)
+            || self.slab.class_for(shape.chunk_bytes()) != class
             || self.is_pinned(old.item)
         {
             return false;
@@ -260,10 +296,13 @@ impl Shard {
         if linked && !keeps_slot {
             self.wheel.unlink(self.slab.memory_mut(), old.item);
         }
-        self.account_out(old);
-        self.write_item(old.item, &shape, key, put, NO_CHAIN, now);
+        self.write_head(old.item, &shape, put, NO_CHAIN, now);
         let memory = self.slab.memory_mut();
-        let at = item::offset(old.item) + shape.key_offset() + shape.key_bytes;
+        let at = item::offset(old.item) + shape.key_offset();
+        if shape.key_offset() != old_shape.key_offset() {
+            memory[at..at + key.len()].copy_from_slice(key);
+        }
+        let at = at + key.len();
         memory[at..at + value.len()].copy_from_slice(value);
         match links {
             Some((previous, next)) => {
@@ -273,7 +312,12 @@ impl Shard {
             None if !put.deadline.is_never() => self.wheel.link(memory, old.item),
             None => {}
         }
-        self.account_in(old.item, shape.item_bytes());
+        // One goes and one comes.
+        self.flush.items[old.epoch() as usize] -= 1;
+        self.flush.items[self.flush.epoch as usize] += 1;
+        let class = &mut self.class_counters[class as usize];
+        class.item_bytes -= old_shape.item_bytes() as u64;
+        class.item_bytes += shape.item_bytes() as u64;
         self.counters.total_items += 1;
         true
     }
@@ -376,6 +420,21 @@ impl Shard {
         chain: u32,
         now: Instant,
     ) {
+        self.write_head(item, shape, put, chain, now);
+        let at = item::offset(item) + shape.key_offset();
+        self.slab.memory_mut()[at..at + key.len()].copy_from_slice(key);
+    }
+
+    /// Writes header and extensions of an item.
+    #[inline]
+    fn write_head(
+        &mut self,
+        item: ItemRef,
+        shape: &Shape,
+        put: &Put<'_>,
+        chain: u32,
+        now: Instant,
+    ) {
         let code = if shape.ttl { self.wheel.code(put.deadline, now) } else { 0 };
         let memory = self.slab.memory_mut();
         shape.write(
@@ -383,15 +442,13 @@ impl Shard {
             item,
             put.version,
             item::stamp(now),
-            key.len() as u8,
+            shape.key_bytes as u8,
             put.marks,
             self.flush.epoch,
             put.flags,
             code,
             chain,
         );
-        let at = item::offset(item) + shape.key_offset();
-        memory[at..at + key.len()].copy_from_slice(key);
     }
 
     /// Removes an item found just now.
