@@ -301,14 +301,8 @@ impl Engine {
                 if let Some(prefixes) = &mut self.prefixes {
                     count_prefix(prefixes, request, &response);
                 }
-                if pipeline.is_empty() || reply.form.may_overtake() {
-                    encode(reply, &response, now, out);
-                    while let Some(item) = out.next_unpinned() {
-                        self.shard.pin(item);
-                    }
-                } else {
-                    pipeline.ready(|bytes| encode(reply, &response, now, bytes));
-                }
+                write_answer(reply, &response, pipeline, now, out);
+                self.pin_written(out);
             } else {
                 self.traffic.forwarded += 1;
                 outbox.send(owner, pipeline.wait(reply), request);
@@ -339,6 +333,14 @@ impl Engine {
                 count_prefix(prefixes, request, &response);
             }
             answer(*token, &response);
+        }
+    }
+
+    /// Pins the items whose values were written by reference.
+    #[inline]
+    fn pin_written(&mut self, out: &mut impl BoundedOutput) {
+        while let Some(item) = out.next_unpinned() {
+            self.shard.pin(item);
         }
     }
 
@@ -374,6 +376,22 @@ pub trait BoundedOutput: Output {
     #[inline]
     fn next_unpinned(&mut self) -> Option<ItemRef> {
         None
+    }
+}
+
+/// Writes an answer to `out`, or behind all that are still due.
+#[inline]
+fn write_answer(
+    reply: &Reply<'_>,
+    response: &Response<'_>,
+    pipeline: &mut Pipeline,
+    now: Instant,
+    out: &mut impl BoundedOutput,
+) {
+    if pipeline.is_empty() || reply.form.may_overtake() {
+        encode(reply, response, now, out);
+    } else {
+        pipeline.ready(|bytes| encode(reply, response, now, bytes));
     }
 }
 

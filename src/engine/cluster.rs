@@ -7,7 +7,7 @@
 //! the engine is borrowed.
 
 use super::store::{ShardStore, keep_records};
-use super::{Batch, BoundedOutput, Engine, Outbox};
+use super::{Batch, BoundedOutput, Engine, Outbox, count_prefix, write_answer};
 use crate::cluster::coordinator::{Asker, Coordinator, Outside, Turn};
 use crate::cluster::link::Peer;
 use crate::cluster::message::Messages;
@@ -15,7 +15,7 @@ use crate::cluster::quorum::Consistency;
 use crate::cluster::record::Lifetimes;
 use crate::cluster::version::Version;
 use crate::protocol::pipeline::Pipeline;
-use crate::protocol::{binary, encode, relay};
+use crate::protocol::{binary, relay};
 use crate::request::{Request, Response};
 use crate::time::Instant;
 
@@ -115,9 +115,15 @@ impl Engine {
                 true => coordinator.next_version(now),
                 false => Version::NONE,
             };
-            return Taken::Answered(
-                ShardStore::new(&mut self.shard).execute_local(request, version, now),
-            );
+            let response = ShardStore::new(&mut self.shard).execute_local(request, version, now);
+            if let Some(prefixes) = &mut self.prefixes {
+                count_prefix(prefixes, request, &response);
+            }
+            return Taken::Answered(response);
+        }
+        if let Some(prefixes) = &mut self.prefixes {
+            // A hit is counted when it is known to be one.
+            count_prefix(prefixes, request, &Response::Miss);
         }
         let mut store = ShardStore::new(&mut self.shard);
         let mut hands = Hands { links, answers };
@@ -211,14 +217,8 @@ impl Engine {
                     if hides_cas {
                         response.hide_cas();
                     }
-                    if pipeline.is_empty() || reply.form.may_overtake() {
-                        encode(reply, &response, now, out);
-                        while let Some(item) = out.next_unpinned() {
-                            self.shard.pin(item);
-                        }
-                    } else {
-                        pipeline.ready(|bytes| encode(reply, &response, now, bytes));
-                    }
+                    write_answer(reply, &response, pipeline, now, out);
+                    self.pin_written(out);
                 }
             }
         }
@@ -227,7 +227,7 @@ impl Engine {
     /// Hands out the answers that have come, and the epoch up to which nothing is missing any more
     /// if that has changed.
     pub fn take_answers(&mut self, mut give: impl FnMut(Asker, &Response<'_>)) -> Option<u64> {
-        let hides_cas = self.hides_cas;
+        let (hides_cas, prefixes) = (self.hides_cas, &mut self.prefixes);
         let answers = &mut self.membership.as_mut()?.answers;
         let mut rest = &answers.bytes[..];
         for (asker, bytes) in answers.list.drain(..) {
@@ -236,6 +236,9 @@ impl Engine {
             let mut response = relay::decode_response(response).expect("written by this core");
             if hides_cas {
                 response.hide_cas();
+            }
+            if let (Some(prefixes), Response::Hit(hit)) = (prefixes.as_mut(), &response) {
+                prefixes.hit(hit.key);
             }
             give(asker, &response);
         }

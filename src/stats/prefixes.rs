@@ -50,6 +50,13 @@ impl PrefixCounters {
         }
     }
 
+    /// Counts a hit of a read that was counted before it was known to be one.
+    pub fn hit(&mut self, key: &[u8]) {
+        if let Some(counts) = self.of(key) {
+            counts.hits += 1;
+        }
+    }
+
     /// Counts a store, whatever comes of it.
     pub fn set(&mut self, key: &[u8]) {
         if let Some(counts) = self.of(key) {

@@ -34,7 +34,23 @@ fn every_command_works_through_every_node(flags: &[&str]) {
     multigets(&mut clients);
     large_values(&mut clients);
     classic_binary(&mut clients);
+    counting_by_prefix(&mut clients[0]);
     flushing(&mut clients);
+}
+
+/// A node counts what its clients ask, whoever keeps the keys.
+fn counting_by_prefix(client: &mut Client) {
+    assert_eq!(client.ask("stats detail on"), "OK");
+    for number in 0..20 {
+        client.send(format!("set counted:{number} 0 0 1\r\nx\r\n").as_bytes());
+        assert_eq!(client.line(), "STORED");
+        assert!(client.fetch(&format!("counted:{number}")).is_some());
+        assert!(client.fetch(&format!("counted:{number}-not")).is_none());
+    }
+    client.send(b"stats detail dump\r\n");
+    let lines = lines_to_end(client);
+    assert!(lines.contains(&"PREFIX counted get 40 hit 20 set 20 del 0".to_owned()), "{lines:?}");
+    assert_eq!(client.ask("stats detail off"), "OK");
 }
 
 /// What one node stored with flags and a TTL, every node reads with the same CAS token.
