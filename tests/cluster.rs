@@ -12,6 +12,8 @@ mod load;
 mod membership;
 #[path = "cluster/nodes.rs"]
 mod nodes;
+#[path = "cluster/topology.rs"]
+mod topology;
 
 /// Three copies, two of which take part in every request.
 const THREE_COPIES: [&str; 6] = ["--replicas", "3", "--write-quorum", "2", "--read-quorum", "2"];

@@ -7,7 +7,8 @@ use ringlane::protocol::binary::client::{EntryWriter, Frame, Response as Receive
 use ringlane::protocol::binary::opcode::{NODE_TO_NODE, request_flags};
 use ringlane::protocol::binary::topology::TAGS;
 use ringlane::protocol::binary::{
-    Consistency, OPCODES, Opcode, STATUSES, Spec, Status, Topology, encode_topology,
+    Consistency, NodeState, OPCODES, Opcode, RingFacts, STATUSES, Spec, Status, Topology,
+    TopologyNode, encode_topology,
 };
 use ringlane::protocol::{
     Answer, Context, Decoder, Limits, NodeAnswer, NodeCommand, Reply, ReplyForm, Step, encode,
@@ -124,6 +125,37 @@ fn topology() -> Topology<'static> {
         shard_ports: Some(21000),
         item_bytes_max: 1 << 20,
         ..Topology::default()
+    }
+}
+
+/// The same node as one of two; the other has no shard ports.
+fn clustered() -> Topology<'static> {
+    let a = TopologyNode {
+        id: "a",
+        state: NodeState::Alive,
+        weight: 1,
+        boot: 1_700_000_000_000,
+        core_count: 4,
+        hash_seed: 0x1122_3344_5566_7788,
+        ip: Some([10, 0, 0, 1].into()),
+        port: 11211,
+        shard_ports: Some(21000),
+    };
+    let b = TopologyNode {
+        id: "b",
+        state: NodeState::Suspect,
+        weight: 2,
+        hash_seed: 0x99aa_bbcc_ddee_ff00,
+        ip: Some([10, 0, 0, 2].into()),
+        shard_ports: None,
+        ..a
+    };
+    Topology {
+        ring: Some(RingFacts { points_per_weight: 150, replicas: 1, hash: "md5" }),
+        epoch: 2,
+        this_node: "a",
+        nodes: vec![a, b],
+        ..topology()
     }
 }
 
@@ -365,7 +397,7 @@ fn changes() -> Vec<Case<'static>> {
     ]
 }
 
-fn node_commands(list: &[u8]) -> Vec<Case<'_>> {
+fn node_commands<'a>(list: &'a [u8], clustered_list: &'a [u8]) -> Vec<Case<'a>> {
     let ok = |opcode, opaque| received(opcode, Status::Ok, opaque);
     let flush_at = Instant::from_millis(NOW.as_millis() + 2000);
     vec![
@@ -377,6 +409,15 @@ fn node_commands(list: &[u8]) -> Vec<Case<'_>> {
                 encode_topology(form, &topology(), out);
             })],
             received: vec![Received { value: list, ..ok(Opcode::Hello, 30) }],
+        },
+        Case {
+            name: "HELLO to one of two nodes",
+            sent: bytes(&[Frame::new(Opcode::Hello, 34)]),
+            expect: vec![Expect::Node(NodeCommand::Hello, |reply, out| {
+                let ReplyForm::Binary(form) = reply.form else { panic!("{reply:?}") };
+                encode_topology(form, &clustered(), out);
+            })],
+            received: vec![Received { value: clustered_list, ..ok(Opcode::Hello, 34) }],
         },
         Case {
             name: "FLUSH in two seconds",
@@ -481,7 +522,9 @@ fn hex(bytes: &[u8]) -> String {
 #[test]
 fn golden_frames_are_what_client_and_server_write_and_read() {
     let list = topology().to_bytes();
-    let cases = [reads(), stores(), changes(), node_commands(&list)].concat_all();
+    let clustered_list = clustered().to_bytes();
+    let node_commands = node_commands(&list, &clustered_list);
+    let cases = [reads(), stores(), changes(), node_commands].concat_all();
     let examples = examples();
     for case in &cases {
         let Some((_, sent, answered)) = examples.iter().find(|(title, ..)| title == case.name)
@@ -508,6 +551,7 @@ fn golden_frames_are_what_client_and_server_write_and_read() {
         assert!(shown || spec.opcode == Opcode::Noop, "no golden frame for {}", spec.name);
     }
     assert_eq!(Topology::from_bytes(&list), Ok(topology()));
+    assert_eq!(Topology::from_bytes(&clustered_list), Ok(clustered()));
 }
 
 /// Joins lists of cases.

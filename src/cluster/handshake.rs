@@ -15,7 +15,8 @@
 //!
 //! | magic u32 | kind u8 | length u16 | that many bytes |                  little-endian
 //! facts    version u16 | cluster u64 | parameters u64 | keyed u8 | id, short | boot u64
-//!          | core u16 | core count u16 | hash seed u64 | frame bytes max u32 | to u64 | to core u16
+//!          | core u16 | core count u16 | hash seed u64 | frame bytes max u32
+//!          | client address | shard port base u16 | to u64 | to core u16
 //! ```
 //!
 //! The hello's own tag proves nothing that a recording could not; it is there so that a node with
@@ -25,11 +26,12 @@
 //!
 //! Two nodes dial each other once: the one with the smaller key dials.
 
+use core::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use super::frame::{BODY_BYTES_MAX, Key, Opener, Sealer, TAG_BYTES};
 use super::identity::{Boot, NodeKey};
-use super::link::{NODE_CORE, Peer, PeerFacts};
+use super::link::{ClientEnd, NODE_CORE, Peer, PeerFacts};
 use super::membership::{self, Terms};
 use super::ring::NODE_ID_BYTES_MAX;
 use super::wire::{Malformed, Reader, Writer};
@@ -38,7 +40,7 @@ use super::wire::{Malformed, Reader, Writer};
 mod tests;
 
 /// The version of this handshake, of frames and of all messages in them.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 
 /// Bytes of a message before its length is known.
 pub const HEAD_BYTES: usize = 7;
@@ -64,6 +66,8 @@ pub struct Party {
     pub hash_seed: u64,
     /// Longest frame body that it takes, in bytes.
     pub frame_bytes_max: u32,
+    /// Where it takes clients.
+    pub clients: ClientEnd,
     /// What both must have in common.
     pub terms: Terms,
     /// The cluster's key.
@@ -145,6 +149,8 @@ pub struct Session {
     pub id: Arc<str>,
     /// What is known of it.
     pub facts: PeerFacts,
+    /// Where it takes clients.
+    pub clients: ClientEnd,
     /// Longest frame body that it takes, in bytes.
     pub frame_bytes_max: u32,
     /// This side's core, or [`NODE_CORE`].
@@ -195,6 +201,7 @@ struct Other {
     core_count: u16,
     hash_seed: u64,
     frame_bytes_max: u32,
+    clients: ClientEnd,
     to: NodeKey,
     to_core: u16,
 }
@@ -404,6 +411,7 @@ impl Handshake {
                 core_count: other.core_count,
                 hash_seed: other.hash_seed,
             },
+            clients: other.clients,
             frame_bytes_max: other.frame_bytes_max.min(BODY_BYTES_MAX as u32),
             core,
             sealer: Sealer::new(ours),
@@ -455,6 +463,10 @@ fn write_facts(party: &Party, core: u16, to: Peer, nonce: &Nonce, out: &mut Vec<
     out.put_u16(party.core_count);
     out.put_u64(party.hash_seed);
     out.put_u32(party.frame_bytes_max);
+    let ClientEnd { ip, port, shard_ports } = party.clients;
+    // Without an address of its own the one of no host, which is no one's.
+    out.put_address((ip.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)), port).into());
+    out.put_u16(shard_ports.unwrap_or(0));
     out.put_u64(to.node.0);
     out.put_u16(to.core);
     out.put(nonce);
@@ -480,6 +492,7 @@ fn read_facts(reader: &mut Reader<'_>) -> Result<Other, Malformed> {
         core_count: reader.u16()?,
         hash_seed: reader.u64()?,
         frame_bytes_max: reader.u32()?,
+        clients: read_client_end(reader)?,
         to: NodeKey(reader.u64()?),
         to_core: reader.u16()?,
     };
@@ -488,4 +501,13 @@ fn read_facts(reader: &mut Reader<'_>) -> Result<Other, Malformed> {
         return Err(Malformed);
     }
     Ok(other)
+}
+
+fn read_client_end(reader: &mut Reader<'_>) -> Result<ClientEnd, Malformed> {
+    let (address, base) = (reader.address()?, reader.u16()?);
+    Ok(ClientEnd {
+        ip: Some(address.ip()).filter(|ip| !ip.is_unspecified()),
+        port: address.port(),
+        shard_ports: Some(base).filter(|&base| base != 0),
+    })
 }

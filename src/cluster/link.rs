@@ -4,6 +4,8 @@
 //! key goes straight to the core that owns it there. Whoever carries the messages tells the core
 //! when a link comes and goes; what is in flight when it goes may be lost.
 
+use core::net::IpAddr;
+
 use super::identity::{Boot, NodeKey};
 use crate::hash::KeyHash;
 
@@ -39,6 +41,17 @@ impl PeerFacts {
         }
         KeyHash::of(key, self.hash_seed).core(u32::from(self.core_count)) as u16
     }
+}
+
+/// Where a node takes clients. Nodes tell each other, so that each can tell a client of all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClientEnd {
+    /// Its address; `None` for any of its addresses, and without TCP.
+    pub ip: Option<IpAddr>,
+    /// The port that reaches any core; 0 when it is not reached over TCP.
+    pub port: u16,
+    /// The port that reaches core 0; core i has this plus i.
+    pub shard_ports: Option<u16>,
 }
 
 /// A link came or went.

@@ -4,14 +4,15 @@
 //! construction, so that nothing has to be translated or checked twice. Everything that all nodes
 //! must have in common goes into [`ClusterConfig::terms`]; a node with other terms is refused.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use super::{ConfigError, MIB, require};
+use super::{Config, ConfigError, MIB, require};
 use crate::cluster::coordinator::CoordinatorSettings;
 use crate::cluster::frame::Key;
 use crate::cluster::hints::HintSettings;
 use crate::cluster::hot_keys::HotKeySettings;
+use crate::cluster::link::ClientEnd;
 use crate::cluster::membership::{MembershipSettings, Terms};
 use crate::cluster::quorum::Replication;
 use crate::cluster::record::Lifetimes;
@@ -36,6 +37,26 @@ pub const LINK_QUEUE_BYTES_MIN: u64 = 64 << 10;
 pub const LINK_QUEUE_BYTES_MAX: u64 = 1 << 30;
 /// Longest age of a cached copy of a hot key.
 pub const HOT_KEY_AGE_MAX: Duration = Duration::from_secs(1);
+
+impl Config {
+    /// Where clients are told to find this node: the address that other nodes reach it by if it
+    /// listens there, else the first that it listens on. A node of its own that listens on all
+    /// addresses names none.
+    pub fn client_end(&self) -> ClientEnd {
+        if self.listen.is_empty() {
+            return ClientEnd::default();
+        }
+        let named = self.listen.iter().copied().find(|ip| !ip.is_unspecified());
+        let reached = self.cluster.as_ref().map(|cluster| cluster.advertise.ip());
+        let listens = |wanted: IpAddr| {
+            self.listen.iter().any(|&ip| {
+                ip == wanted || (ip.is_unspecified() && (ip.is_ipv6() || wanted.is_ipv4()))
+            })
+        };
+        let ip = reached.filter(|&ip| listens(ip)).or(named);
+        ClientEnd { ip, port: self.port, shard_ports: self.shard_ports }
+    }
+}
 
 /// One node's part of a cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -386,6 +407,28 @@ mod tests {
         assert!(complaint(everywhere.clone()).contains("--cluster-advertise"));
         let told = ClusterConfig { advertise: address("10.0.0.1:7000"), ..everywhere };
         assert_eq!(told.check(), Ok(()));
+    }
+
+    #[test]
+    fn clients_are_sent_where_other_nodes_reach_this_one_if_it_listens_there() {
+        let ip = |text: &str| text.parse::<IpAddr>().expect("an address");
+        let end = |listen: &[&str], advertise: Option<&str>| {
+            let listen = listen.iter().map(|text| ip(text)).collect();
+            let advertise = advertise.map(|text| SocketAddr::new(ip(text), 7000));
+            let cluster = advertise.map(|advertise| ClusterConfig { advertise, ..node() });
+            Config { listen, cluster, shard_ports: Some(300), ..Config::tiny() }.client_end()
+        };
+        let found = |listen: &[&str], advertise| end(listen, advertise).ip.map(|ip| ip.to_string());
+        let far = Some("10.0.0.1");
+        assert_eq!(found(&["127.0.0.1", "10.0.0.1"], far).as_deref(), far);
+        assert_eq!(found(&["127.0.0.1", "0.0.0.0"], far).as_deref(), far);
+        assert_eq!(found(&["::"], far).as_deref(), far);
+        assert_eq!(found(&["0.0.0.0"], Some("fd00::1")), None, "no IPv6 there");
+        assert_eq!(found(&["127.0.0.1"], far).as_deref(), Some("127.0.0.1"));
+        assert_eq!(found(&["0.0.0.0", "127.0.0.1"], None).as_deref(), Some("127.0.0.1"));
+        assert_eq!(found(&["0.0.0.0"], None), None);
+        assert_eq!(end(&["0.0.0.0"], None).shard_ports, Some(300));
+        assert_eq!(end(&[], far), ClientEnd::default());
     }
 
     #[test]

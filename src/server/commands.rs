@@ -10,8 +10,8 @@ use super::inquiry::{Told, Wish};
 use super::listener::Listener;
 use super::mesh::Mesh;
 use super::net_ring::Token;
-use super::process;
-use crate::protocol::binary::{Topology, encode_topology};
+use super::{process, topology};
+use crate::protocol::binary::encode_topology;
 use crate::protocol::node::{Classes, NodeAnswer, NodeCommand};
 use crate::protocol::pipeline::Completion;
 use crate::protocol::text::Dump;
@@ -389,22 +389,13 @@ impl Core {
 
     fn answer_topology(&mut self, token: Token, sequence: u32) {
         let node = self.node.clone();
-        let config = &node.config;
-        let server = concat!("ringlane ", env!("CARGO_PKG_VERSION"));
-        let topology = Topology {
-            server,
-            hash_seed: self.engine.config().hash_seed,
-            core_count: self.core_count() as u16,
-            core: self.engine.config().core as u16,
-            port: if config.listen.is_empty() { 0 } else { config.port },
-            shard_ports: config.shard_ports,
-            item_bytes_max: config.item_bytes_max,
-            ..Topology::default()
-        };
-        self.finish(token, sequence, &|reply, mut out| {
-            if let ReplyForm::Binary(form) = reply.form {
-                encode_topology(form, &topology, &mut out);
-            }
+        let (core, hash_seed) = (self.engine.config().core as u16, self.engine.config().hash_seed);
+        topology::tell(&node, core, hash_seed, |topology| {
+            self.finish(token, sequence, &|reply, mut out| {
+                if let ReplyForm::Binary(form) = reply.form {
+                    encode_topology(form, topology, &mut out);
+                }
+            });
         });
     }
 

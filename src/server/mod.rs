@@ -35,6 +35,7 @@ pub mod net_ring;
 pub mod node;
 pub mod preflight;
 mod process;
+mod topology;
 pub mod worker;
 
 use listener::Listener;

@@ -1,12 +1,15 @@
 //! `stats cluster`: who the members are and what passes between them.
 
+use std::sync::Arc;
+
 use super::{CoreStats, Emit, Snapshot};
 use crate::cluster::breaker::BreakerState;
 use crate::cluster::coordinator::CoordinatorCounters;
 use crate::cluster::governor::MemberStatus;
 use crate::cluster::hints::HintCounters;
 use crate::cluster::hot_keys::HotKey;
-use crate::cluster::identity::NodeKey;
+use crate::cluster::identity::{Boot, NodeKey};
+use crate::cluster::link::{ClientEnd, PeerFacts};
 use crate::cluster::membership::Health;
 use crate::cluster::ring::RingHash;
 
@@ -31,6 +34,21 @@ pub struct CoreClusterStats {
     pub breakers: Vec<(NodeKey, BreakerState)>,
 }
 
+/// Who has points on the ring, and where clients find it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SeatView {
+    /// Its id.
+    pub id: Arc<str>,
+    /// Which start of its process has the points.
+    pub boot: Boot,
+    /// Its share of the points relative to others.
+    pub weight: u32,
+    /// How that start of it looks from here; dead when another one has followed.
+    pub health: Health,
+    /// What it told when it was met; `None` before that.
+    pub told: Option<(PeerFacts, ClientEnd)>,
+}
+
 /// The members as this node sees them.
 #[derive(Clone, Debug, Default)]
 pub struct ClusterView {
@@ -40,6 +58,8 @@ pub struct ClusterView {
     pub members: Vec<MemberStatus>,
     /// Each seated member's share of the circle, 0 to 1, in the order of `members`.
     pub shares: Vec<f64>,
+    /// Those with points on the ring, by id.
+    pub seats: Vec<SeatView>,
 }
 
 /// Renders the members, then what all cores of this node together have done.

@@ -26,7 +26,7 @@ mod prefixes;
 pub mod prometheus;
 mod settings;
 
-pub use cluster::{ClusterView, CoreClusterStats};
+pub use cluster::{ClusterView, CoreClusterStats, SeatView};
 pub use connections::{Address, ConnectionState, ConnectionStats};
 pub use prefixes::{PREFIX_DELIMITER, PREFIXES_MAX, PrefixCounters};
 

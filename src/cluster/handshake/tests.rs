@@ -11,6 +11,10 @@ fn terms(name: &str) -> Terms {
     Terms::new(name, RingParameters::default(), Replication::default())
 }
 
+fn clients() -> ClientEnd {
+    ClientEnd { ip: Some([10, 0, 0, 1].into()), port: 11211, shard_ports: Some(21000) }
+}
+
 fn party(id: &str, key: Option<&[u8]>) -> Party {
     Party {
         id: id.into(),
@@ -18,6 +22,7 @@ fn party(id: &str, key: Option<&[u8]>) -> Party {
         core_count: 4,
         hash_seed: 77,
         frame_bytes_max: 1 << 20,
+        clients: clients(),
         terms: terms("test"),
         key: key.map(Key::from_file_contents),
         listed: None,
@@ -113,7 +118,7 @@ fn two_nodes_meet_and_know_each_other() {
             assert_eq!(session.peer, Peer { node: NodeKey::of(&other.id), core });
             assert_eq!(session.facts.boot, other.boot);
             assert_eq!((session.facts.core_count, session.facts.hash_seed), (4, 77));
-            assert_eq!(session.frame_bytes_max, 1 << 20);
+            assert_eq!((session.frame_bytes_max, session.clients), (1 << 20, clients()));
         }
         assert_eq!((dialler.core, acceptor.core), (2, 3));
         carry(dialler, acceptor, b"question");

@@ -28,7 +28,7 @@ mod tests;
 pub use decode::{BinaryDecoder, FrameError};
 pub use encode::{encode, encode_node, encode_stat, encode_stats_end, encode_topology};
 pub use opcode::{Consistency, Kind, OPCODES, Opcode, STATUSES, Spec, Status};
-pub use topology::Topology;
+pub use topology::{NodeState, RingFacts, Topology, TopologyNode};
 
 use opcode::request_flags;
 

@@ -21,6 +21,7 @@ use socket2::Socket;
 use super::core::frame_bytes_max;
 use super::links::NewLink;
 use super::meet::{self, MeetError, Met};
+use super::members;
 use super::node_links::NodeLink;
 use super::sockets::ClusterSockets;
 use super::{Letter, Report};
@@ -28,11 +29,10 @@ use crate::cluster::dials::{Dial, Dials, Ends};
 use crate::cluster::governor::{Effect, Event, Governor, GovernorSettings};
 use crate::cluster::handshake::Party;
 use crate::cluster::identity::{Identity, NodeKey};
-use crate::cluster::link::{NODE_CORE, Peer};
+use crate::cluster::link::{ClientEnd, NODE_CORE, Peer, PeerFacts};
 use crate::config::ClusterConfig;
 use crate::server::adopt;
 use crate::server::node::Node;
-use crate::stats::ClusterView;
 use crate::time::Instant;
 
 /// Longest datagram that is taken; gossip stays below it.
@@ -70,6 +70,8 @@ struct State {
     effects: Vec<Effect>,
     dials: Dials,
     node_links: HashMap<NodeKey, NodeLink>,
+    /// What each member told of itself when it was last met.
+    told: HashMap<NodeKey, (PeerFacts, ClientEnd)>,
     troubles: HashMap<(String, String), Instant>,
     leaving: bool,
 }
@@ -95,6 +97,7 @@ impl Control {
             core_count,
             hash_seed,
             frame_bytes_max: frame_bytes_max(&node.config, config),
+            clients: node.config.client_end(),
             terms: config.terms(),
             key: config.key.clone(),
             listed: config.listed(),
@@ -116,6 +119,7 @@ impl Control {
                 effects: Vec::new(),
                 dials: Dials::new(key, core_count, crate::server::random_seed()),
                 node_links: HashMap::new(),
+                told: HashMap::new(),
                 troubles: HashMap::new(),
                 leaving: false,
             }),
@@ -320,10 +324,17 @@ impl Control {
         }
     }
 
+    /// Tells the cores' side of the node who the members are.
+    fn tell_members(&self) {
+        let mut state = self.state.borrow_mut();
+        let State { governor, told, .. } = &mut *state;
+        self.node.set_members(members::view(governor, &self.party.borrow(), told));
+    }
+
     /// Ticks the governor and dials, each when it is time.
     async fn keep_deadlines(self: Rc<Self>, nudges: LocalReceiver<()>) {
         loop {
-            self.node.set_members(cluster_view(&self.state.borrow().governor));
+            self.tell_members();
             let now = self.node.clock.now();
             let deadline = {
                 let state = self.state.borrow();
@@ -401,6 +412,8 @@ impl Control {
         if known.is_some_and(|known| known > boot) {
             return self.lost_node_link(peer, serial);
         }
+        let told = (session.facts, session.clients);
+        self.state.borrow_mut().told.insert(peer.node, told);
         // Tasks of the link hold the control part only weakly, else neither would ever go.
         let (deliver_to, lose_from) = (Rc::downgrade(self), Rc::downgrade(self));
         let link = NodeLink::start(
@@ -465,23 +478,5 @@ impl Control {
         }
         troubles.insert(what, now);
         log::warn!("{text}");
-    }
-}
-
-/// The members as the governor sees them, for views.
-fn cluster_view(governor: &Governor) -> ClusterView {
-    let members = governor.members();
-    let Some(view) = governor.view() else {
-        return ClusterView { epoch: 0, shares: vec![0.0; members.len()], members };
-    };
-    let shares = view.ring().shares();
-    let share = |key, boot| {
-        view.index_of(key, boot)
-            .map_or(0.0, |at| shares[at.0 as usize] as f64 / (1u64 << 32) as f64)
-    };
-    ClusterView {
-        epoch: view.epoch(),
-        shares: members.iter().map(|member| share(member.key, member.boot)).collect(),
-        members,
     }
 }

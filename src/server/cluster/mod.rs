@@ -23,6 +23,7 @@ pub mod core;
 pub mod links;
 pub mod mailbox;
 pub mod meet;
+mod members;
 mod node_links;
 pub mod sockets;
 

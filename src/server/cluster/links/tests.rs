@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use super::*;
 use crate::cluster::frame::Key;
 use crate::cluster::handshake::{Handshake, Party, Step};
+use crate::cluster::link::ClientEnd;
 use crate::cluster::membership::Terms;
 use crate::cluster::quorum::Replication;
 use crate::cluster::ring::RingParameters;
@@ -25,6 +26,7 @@ fn sessions(boot: u64, frame_bytes_max: u32) -> [Box<Session>; 2] {
             core_count: 2,
             hash_seed: 7,
             frame_bytes_max,
+            clients: ClientEnd::default(),
             terms: Terms::new("test", RingParameters::default(), Replication::default()),
             key: Some(Key::from_file_contents(b"secret")),
             listed: None,

@@ -9,7 +9,7 @@ use crate::cluster::dials::Ends;
 use crate::cluster::frame::Key;
 use crate::cluster::handshake::{Failure, Refusal};
 use crate::cluster::identity::{Boot, NodeKey};
-use crate::cluster::link::Peer;
+use crate::cluster::link::{ClientEnd, Peer};
 use crate::cluster::membership::Terms;
 use crate::cluster::quorum::Replication;
 use crate::cluster::ring::RingParameters;
@@ -21,6 +21,7 @@ fn party(id: &str, cluster: &str, key: Option<&[u8]>) -> Arc<Party> {
         core_count: 2,
         hash_seed: 7,
         frame_bytes_max: 1 << 20,
+        clients: ClientEnd::default(),
         terms: Terms::new(cluster, RingParameters::default(), Replication::default()),
         key: key.map(Key::from_file_contents),
         listed: None,

@@ -1,0 +1,62 @@
+//! Who the members are and where clients find them, put together for the cores.
+//!
+//! Gossip and the roster say who is there; where a node takes clients, and with which cores, it
+//! says itself when it is met. That travels in handshakes rather than in gossip, whose datagrams
+//! are short and say everything to everybody many times.
+
+use std::collections::HashMap;
+
+use crate::cluster::governor::{Governor, MemberStatus};
+use crate::cluster::handshake::Party;
+use crate::cluster::identity::{Boot, NodeKey};
+use crate::cluster::link::{ClientEnd, PeerFacts};
+use crate::cluster::membership::Health;
+use crate::cluster::roster::Seat;
+use crate::stats::{ClusterView, SeatView};
+
+/// The members as the governor of the node `me` sees them. Of `told` only the members' is kept.
+pub fn view(
+    governor: &Governor,
+    me: &Party,
+    told: &mut HashMap<NodeKey, (PeerFacts, ClientEnd)>,
+) -> ClusterView {
+    let members = governor.members();
+    told.retain(|key, _| members.iter().any(|member| member.key == *key));
+    let Some(view) = governor.view() else {
+        let shares = vec![0.0; members.len()];
+        return ClusterView { epoch: 0, shares, members, seats: Vec::new() };
+    };
+    let shares = view.ring().shares();
+    let share = |key, boot| {
+        view.index_of(key, boot)
+            .map_or(0.0, |at| shares[at.0 as usize] as f64 / (1u64 << 32) as f64)
+    };
+    let ours = PeerFacts { boot: me.boot, core_count: me.core_count, hash_seed: me.hash_seed };
+    let facts = |key| match key == NodeKey::of(&me.id) {
+        true => Some((ours, me.clients)),
+        false => told.get(&key).copied(),
+    };
+    let seats = view.roster().seats().iter();
+    ClusterView {
+        epoch: view.epoch(),
+        shares: members.iter().map(|member| share(member.key, member.boot)).collect(),
+        seats: seats.map(|seat| seat_view(seat, &members, facts(seat.key))).collect(),
+        members,
+    }
+}
+
+fn seat_view(
+    seat: &Seat,
+    members: &[MemberStatus],
+    told: Option<(PeerFacts, ClientEnd)>,
+) -> SeatView {
+    let is_it = |member: &&MemberStatus| member.key == seat.key && member.boot == seat.boot;
+    let this_life = |boot: Boot| boot == seat.boot;
+    SeatView {
+        id: seat.id.clone(),
+        boot: seat.boot,
+        weight: seat.weight,
+        health: members.iter().find(is_it).map_or(Health::Dead, |member| member.health),
+        told: told.filter(|(facts, _)| this_life(facts.boot)),
+    }
+}

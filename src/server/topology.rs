@@ -1,0 +1,80 @@
+//! What HELLO tells of this node and of its cluster.
+
+use super::node::Node;
+use crate::cluster::link::ClientEnd;
+use crate::cluster::membership::Health;
+use crate::cluster::ring::{self, RingHash};
+use crate::config::{ClusterConfig, Config};
+use crate::protocol::binary::topology::{self, NodeState, RingFacts, Topology, TopologyNode};
+use crate::stats::{ClusterView, SeatView};
+
+const _: () = assert!(topology::NODES_MAX >= ring::NODES_MAX, "all nodes fit into the answer");
+const _: () = assert!(topology::NODE_ID_BYTES_MAX >= ring::NODE_ID_BYTES_MAX);
+
+/// Hands the topology as the core `core` tells it to `tell`.
+pub fn tell(node: &Node, core: u16, hash_seed: u64, tell: impl FnOnce(&Topology<'_>)) {
+    let config = &node.config;
+    let core_count = config.core_count() as u16;
+    let members = node.members();
+    let alone = Topology {
+        server: concat!("ringlane ", env!("CARGO_PKG_VERSION")),
+        hash_seed,
+        core_count,
+        core,
+        port: config.client_end().port,
+        shard_ports: config.shard_ports,
+        item_bytes_max: config.item_bytes_max,
+        ..Topology::default()
+    };
+    tell(&match &config.cluster {
+        None => Topology { nodes: vec![itself(node, core_count, hash_seed)], ..alone },
+        Some(cluster) => clustered(cluster, members.as_deref(), alone),
+    });
+}
+
+/// A node of its own, as the only one.
+fn itself(node: &Node, core_count: u16, hash_seed: u64) -> TopologyNode<'static> {
+    let config: &Config = &node.config;
+    let ClientEnd { ip, port, shard_ports } = config.client_end();
+    let boot = node.boot.0;
+    let state = NodeState::Alive;
+    TopologyNode { id: "", state, weight: 1, boot, core_count, hash_seed, ip, port, shard_ports }
+}
+
+/// `alone` with the cluster as `members` has it.
+fn clustered<'a>(
+    config: &'a ClusterConfig,
+    members: Option<&'a ClusterView>,
+    alone: Topology<'a>,
+) -> Topology<'a> {
+    let hash = RingHash::NAMES.iter().find(|(_, hash)| *hash == config.ring_hash);
+    Topology {
+        ring: Some(RingFacts {
+            points_per_weight: config.points_per_weight,
+            replicas: config.replication.replicas(),
+            hash: hash.map_or("", |(name, _)| name),
+        }),
+        epoch: members.map_or(0, |view| view.epoch),
+        this_node: &config.node_id,
+        nodes: members.map_or(Vec::new(), |view| view.seats.iter().map(seated).collect()),
+        ..alone
+    }
+}
+
+fn seated(seat: &SeatView) -> TopologyNode<'_> {
+    let state = match seat.health {
+        Health::Alive => NodeState::Alive,
+        Health::Suspect => NodeState::Suspect,
+        Health::Dead => NodeState::Dead,
+    };
+    let unmet = TopologyNode {
+        id: &seat.id,
+        state,
+        weight: seat.weight as u16,
+        boot: seat.boot.0,
+        ..TopologyNode::default()
+    };
+    let Some((facts, ClientEnd { ip, port, shard_ports })) = seat.told else { return unmet };
+    let (core_count, hash_seed) = (facts.core_count, facts.hash_seed);
+    TopologyNode { core_count, hash_seed, ip, port, shard_ports, ..unmet }
+}
