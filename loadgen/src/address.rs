@@ -20,6 +20,13 @@ impl Address {
     }
 }
 
+impl PartialEq for Address {
+    /// Whether both reach the same socket, whatever they are called.
+    fn eq(&self, other: &Self) -> bool {
+        self.socket == other.socket
+    }
+}
+
 impl From<SockAddr> for Address {
     /// An address that has no other name.
     fn from(socket: SockAddr) -> Self {

@@ -169,7 +169,8 @@ pub struct Target {
     /// Where the server listens: host:port, or the path of a unix socket.
     #[arg(long, short, default_value = "127.0.0.1:11211")]
     pub address: Address,
-    /// Several nodes instead, each key asked at the one that owns it on the ring:
+    /// Several nodes instead, each key asked at the one that owns it on the ring (with the binary
+    /// protocol one address is enough, the node there tells of the others):
     /// ID=ADDRESS,ID=ADDRESS. A weight other than 1 follows the id: ID*2=ADDRESS.
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     pub nodes: Vec<NodeAddress>,

@@ -3,20 +3,25 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use crate::address::Address;
 use crate::connection::{Connection, Pending};
 use crate::errors::{Fault, Faults};
 use crate::histogram::{Class, Recorder};
 use crate::net::{Event, Net};
-use crate::plan::{Pace, Plan, Refill};
+use crate::plan::{Pace, Refill};
+use crate::routes::Routes;
 use crate::schedule::Schedule;
 use crate::source::{Draft, Source, endpoint_of};
 use crate::wire::{Outcome, Request, Trouble};
 use crate::worker::{Shared, Totals};
 use crate::workload::mix::Command;
 use crate::workload::{Wanted, Workload};
+
+mod reroute;
 
 /// Where a connection stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +37,7 @@ pub enum State {
     Open,
     /// Waiting for the kernel to let go.
     Closing {
-        /// Closed for churn, so that it is made anew at once and is no fault.
+        /// Closed for churn or to be made elsewhere: it is made anew at once and is no fault.
         on_purpose: bool,
     },
 }
@@ -40,6 +45,12 @@ pub enum State {
 struct Link {
     connection: Connection,
     state: State,
+    /// The number of its endpoint.
+    endpoint: usize,
+    /// Where it is connected to, or will be.
+    address: Address,
+    /// Whether its endpoint is another one now: it ends when its answers have come.
+    moving: bool,
     backoff: Duration,
     spare: Vec<u8>,
     /// When something was last received, or the first request was sent after a pause.
@@ -60,6 +71,9 @@ const BACKLOG_MAX: usize = 1 << 20;
 /// Connections and requests of one thread.
 pub struct Links<'a> {
     shared: &'a Shared,
+    /// Where each key is asked, and which version of it that is.
+    routes: Arc<Routes>,
+    version: u64,
     links: Vec<Link>,
     /// Connections that take requests now, by endpoint. Closed loop: those to be refilled.
     takers: Vec<VecDeque<u32>>,
@@ -99,16 +113,20 @@ impl<'a> Links<'a> {
     /// The connections of thread `thread`, none of them made yet.
     pub fn new(shared: &'a Shared, thread: usize, count: usize) -> Self {
         let (plan, workload) = (&shared.plan, &shared.workload);
-        let (threads, endpoints) = (plan.cpus.len(), plan.routes.endpoints().len());
+        let (version, routes) = (plan.directory.version(), plan.directory.current());
+        let (threads, endpoints) = (plan.cpus.len(), routes.endpoints().len());
         let schedule = match plan.pace {
             Pace::Closed => None,
             Pace::Open { rate, arrival } => {
                 Some(Schedule::new(arrival, rate, thread, threads, workload.seed))
             }
         };
-        let link = || Link {
+        let link = |slot: usize| Link {
             connection: Connection::new(plan.protocol, workload, plan.pipeline),
             state: State::Down { retry_ns: 0 },
+            endpoint: slot % endpoints,
+            address: routes.endpoints()[slot % endpoints].clone(),
+            moving: false,
             backoff: BACKOFF_FIRST,
             spare: Vec::new(),
             progress_ns: 0,
@@ -117,7 +135,9 @@ impl<'a> Links<'a> {
         };
         Self {
             shared,
-            links: (0..count).map(|_| link()).collect(),
+            version,
+            links: (0..count).map(link).collect(),
+            routes,
             takers: vec![VecDeque::new(); endpoints],
             backlog: vec![VecDeque::new(); endpoints],
             backlog_count: 0,
@@ -155,7 +175,7 @@ impl<'a> Links<'a> {
     /// When the next request can be issued, if that does not depend on an answer.
     pub fn next_due_ns(&self) -> Option<u64> {
         let schedule = self.schedule.as_ref()?;
-        let taken = self.shared.plan.routes.is_single() && self.takers[0].is_empty();
+        let taken = self.routes.is_single() && self.takers[0].is_empty();
         (!taken).then(|| self.start_ns + schedule.due_ns())
     }
 
@@ -168,48 +188,51 @@ impl<'a> Links<'a> {
 
     /// Writes the requests that are due.
     pub fn issue(&mut self, now_ns: u64) {
-        match (self.schedule.is_some(), self.shared.plan.routes.is_single()) {
-            (false, _) => self.refill(now_ns),
-            (true, true) => self.issue_due(now_ns),
-            (true, false) => self.issue_due_by_endpoint(now_ns),
+        self.follow_directory();
+        let routes = self.routes.clone();
+        // After a change of routes a single endpoint may have a backlog too.
+        match (self.schedule.is_some(), routes.is_single() && self.backlog_count == 0) {
+            (false, _) => self.refill(&routes, now_ns),
+            (true, true) => self.issue_due(&routes, now_ns),
+            (true, false) => self.issue_due_by_endpoint(&routes, now_ns),
         }
     }
 
     /// Closed loop: fills the connections that take requests.
-    fn refill(&mut self, now_ns: u64) {
-        let (workload, routes) = (&self.shared.workload, &*self.shared.plan.routes);
+    fn refill(&mut self, routes: &Routes, now_ns: u64) {
+        let workload = &self.shared.workload;
         for endpoint in 0..self.takers.len() {
             while let Some(slot) = self.next_taker(endpoint) {
                 while self.links[slot as usize].connection.has_room() {
                     let Some(draft) = self.source.draw_for(workload, routes, endpoint) else {
                         break;
                     };
-                    self.issue_one(slot, draft, now_ns, now_ns);
+                    self.issue_one(routes, slot, draft, now_ns, now_ns);
                 }
             }
         }
     }
 
     /// Open loop, one endpoint: any connection with room takes the next request.
-    fn issue_due(&mut self, now_ns: u64) {
+    fn issue_due(&mut self, routes: &Routes, now_ns: u64) {
         while let Some(due_ns) = self.due(now_ns) {
             let Some(slot) = self.next_taker(0) else { return };
             let Some(draft) = self.source.draw(&self.shared.workload) else { return };
             self.advance();
-            self.issue_one(slot, draft, due_ns, now_ns);
+            self.issue_one(routes, slot, draft, due_ns, now_ns);
             self.list(slot);
         }
     }
 
     /// Open loop, several endpoints: what is due is drawn, and waits if its endpoint has no room.
-    fn issue_due_by_endpoint(&mut self, now_ns: u64) {
-        let (workload, routes) = (&self.shared.workload, &*self.shared.plan.routes);
+    fn issue_due_by_endpoint(&mut self, routes: &Routes, now_ns: u64) {
+        let workload = &self.shared.workload;
         for endpoint in 0..self.takers.len() {
             while !self.backlog[endpoint].is_empty() {
                 let Some(slot) = self.next_taker(endpoint) else { break };
                 let (due_ns, draft) = self.backlog[endpoint].pop_front().expect("seen above");
                 self.backlog_count -= 1;
-                self.issue_one(slot, draft, due_ns, now_ns);
+                self.issue_one(routes, slot, draft, due_ns, now_ns);
                 self.list(slot);
             }
         }
@@ -222,7 +245,7 @@ impl<'a> Links<'a> {
             let endpoint = endpoint_of(workload, routes, draft);
             match self.next_taker(endpoint) {
                 Some(slot) => {
-                    self.issue_one(slot, draft, due_ns, now_ns);
+                    self.issue_one(routes, slot, draft, due_ns, now_ns);
                     self.list(slot);
                 }
                 None => {
@@ -260,8 +283,8 @@ impl<'a> Links<'a> {
     }
 
     #[inline]
-    fn issue_one(&mut self, slot: u32, draft: Draft, due_ns: u64, now_ns: u64) {
-        let (workload, routes) = (&self.shared.workload, &*self.shared.plan.routes);
+    fn issue_one(&mut self, routes: &Routes, slot: u32, draft: Draft, due_ns: u64, now_ns: u64) {
+        let workload = &self.shared.workload;
         let count = self.source.complete(workload, routes, draft, &mut self.keys);
         let (command, _) = draft;
         let ttl_seconds =
@@ -288,7 +311,7 @@ impl<'a> Links<'a> {
         if link.state != State::Open {
             return;
         }
-        if plan.churn > 0 && link.connection.pushed() >= plan.churn {
+        if link.moving || (plan.churn > 0 && link.connection.pushed() >= plan.churn) {
             if link.connection.waiting() == 0 {
                 link.state = State::Closing { on_purpose: true };
                 self.down += 1;
@@ -302,7 +325,7 @@ impl<'a> Links<'a> {
         };
         if takes && !link.listed {
             link.listed = true;
-            self.takers[slot as usize % plan.routes.endpoints().len()].push_back(slot);
+            self.takers[link.endpoint].push_back(slot);
         }
     }
 
@@ -340,11 +363,12 @@ impl<'a> Links<'a> {
                     self.list(slot as u32);
                 }
                 Event::Lost { slot, error } => {
-                    let address = self.shared.plan.endpoint(slot);
+                    let address = &self.links[slot].address;
                     self.faults.count(Fault::of(error.as_ref()), 1, || match error {
                         Some(error) => format!("{address}: {error}"),
                         None => format!("{address} closed the connection"),
                     });
+                    self.shared.plan.directory.note_lost();
                     self.doom(slot as u32);
                 }
                 Event::Closed { slot } => {
@@ -352,6 +376,9 @@ impl<'a> Links<'a> {
                     let on_purpose = link.state == State::Closing { on_purpose: true };
                     let pause = if on_purpose { Duration::ZERO } else { link.back_off() };
                     link.state = State::Down { retry_ns: now_ns + pause.as_nanos() as u64 };
+                    if std::mem::take(&mut link.moving) {
+                        link.address = self.routes.endpoints()[link.endpoint].clone();
+                    }
                 }
             }
         }
@@ -378,8 +405,8 @@ impl<'a> Links<'a> {
         }
         let lost = link.connection.reset();
         self.waiting -= lost;
-        self.totals.renewed += u64::from(on_purpose);
-        let address = self.shared.plan.endpoint(slot as usize);
+        self.totals.renewed += u64::from(on_purpose && !link.moving);
+        let address = &link.address;
         self.faults.count(Fault::Lost, lost as u64, || {
             format!("{lost} requests were in flight when a connection to {address} went")
         });
@@ -402,6 +429,7 @@ impl<'a> Links<'a> {
         let closed = plan.pace == Pace::Closed;
         // What a miss calls for: the value, or the counter.
         let mut followers = Vec::new();
+        let address = &link.address;
         let result = link.connection.receive(workload, bytes, |pending, outcome| {
             *waiting -= 1;
             let (hit, hits) = match outcome {
@@ -409,7 +437,6 @@ impl<'a> Links<'a> {
                 Outcome::Miss => (false, 0),
                 Outcome::Refused(words) => {
                     faults.count(Fault::ErrorAnswer, 1, || {
-                        let address = plan.endpoint(slot as usize);
                         format!("{address} answered a {}: {words}", pending.command.name())
                     });
                     return;
@@ -428,7 +455,12 @@ impl<'a> Links<'a> {
         }
         match result {
             Ok(()) => {
-                followers.into_iter().for_each(|draft| self.issue_one(slot, draft, now_ns, now_ns));
+                if !followers.is_empty() {
+                    let routes = self.routes.clone();
+                    for draft in followers {
+                        self.issue_one(&routes, slot, draft, now_ns, now_ns);
+                    }
+                }
                 self.list(slot);
             }
             Err(Trouble::Wrong(wrong)) => {
@@ -437,7 +469,7 @@ impl<'a> Links<'a> {
             }
             Err(Trouble::Unspoken { expected, received }) => {
                 self.faults.count(Fault::Protocol, 1, || {
-                    let (address, name) = (plan.endpoint(slot as usize), plan.protocol.name());
+                    let name = plan.protocol.name();
                     format!(
                         "{address} does not speak the {name} protocol: expected {expected}, got \
                          \"{received}\""
@@ -455,8 +487,8 @@ impl<'a> Links<'a> {
             if retry_ns > now_ns {
                 continue;
             }
-            let address = self.shared.plan.endpoint(slot);
             let link = &mut self.links[slot];
+            let address = &link.address;
             match net.open(slot, address.socket()) {
                 Ok(()) => link.state = State::Connecting,
                 Err(error) => {
@@ -485,8 +517,9 @@ impl<'a> Links<'a> {
             if link.state == State::Open && link.connection.waiting() > 0 && since_ns > timeout_ns {
                 let plan = &self.shared.plan;
                 self.faults.count(Fault::TimedOut, 1, || {
-                    format!("no answer from {} for {:?}", plan.endpoint(slot), plan.timeout)
+                    format!("no answer from {} for {:?}", link.address, plan.timeout)
                 });
+                plan.directory.note_lost();
                 self.doom(slot as u32);
             }
         }
@@ -517,12 +550,4 @@ fn settle(workload: &Workload, pending: &Pending, hit: bool) -> Option<Draft> {
         _ => {}
     }
     None
-}
-
-impl Plan {
-    /// The address that the connection in a slot is made to.
-    fn endpoint(&self, slot: usize) -> &crate::address::Address {
-        let endpoints = self.routes.endpoints();
-        &endpoints[slot % endpoints.len()]
-    }
 }

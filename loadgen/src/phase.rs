@@ -99,7 +99,9 @@ pub fn run(
         wrong: Mutex::new(None),
     };
     let mut timeline = Timeline::new(threads);
+    let directory = shared.plan.directory.clone();
     let outturns = std::thread::scope(|scope| {
+        scope.spawn(|| directory.watch());
         let (sender, notes) = mpsc::channel();
         let handles: Vec<_> = (0..threads)
             .map(|thread| {
@@ -134,6 +136,7 @@ pub fn run(
             .into_iter()
             .map(|handle| handle.join().expect("threads do not panic"))
             .collect();
+        directory.end_watch();
         if up == 0 { (Some(faults), outturns) } else { (None, outturns) }
     });
     let (down, outturns) = outturns;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::address::Address;
-use crate::routes::Routes;
+use crate::discovery::Directory;
 use crate::schedule::Arrival;
 use crate::source::Job;
 use crate::wire::Protocol;
@@ -42,7 +42,7 @@ pub struct Plan {
     /// The server, or the first of several nodes.
     pub address: Address,
     /// Where each key is asked.
-    pub routes: Arc<Routes>,
+    pub directory: Arc<Directory>,
     /// The protocol.
     pub protocol: Protocol,
     /// Connections of all threads together.

@@ -1,31 +1,51 @@
 //! Which endpoint a key is asked at: the one server there is, a node of a ring, a core's own port.
 //!
 //! A client that knows the ring saves the hop between nodes, and one that knows the cores' ports
-//! (from the binary HELLO) saves the hop between cores. Each connection then talks to one endpoint
-//! only and asks it for its own keys alone.
-
-use std::time::Duration;
+//! saves the hop between cores. Each connection then talks to one endpoint only and asks it for its
+//! own keys alone. What the nodes tell (see `discovery`) or the command line names is first laid out
+//! as a [`Layout`], which can be compared with the one before; the ring is only built from a new one.
 
 use ringlane::cluster::ring::{Ring, RingNode, RingParameters};
 use ringlane::hash::KeyHash;
-use ringlane::protocol::binary::client::{Frame, Response};
-use ringlane::protocol::binary::{Opcode, Status, Topology};
-use socket2::{Domain, SockAddr, Socket, Type};
-use std::io::{Read, Write};
 
 use crate::address::Address;
 use crate::args::NodeAddress;
 
+/// The nodes and how they share the keys.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Layout {
+    /// How the ring is computed.
+    pub parameters: RingParameters,
+    /// The nodes, by id.
+    pub nodes: Vec<LaidNode>,
+}
+
+/// One node.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LaidNode {
+    /// Its id, on which its points on the ring depend.
+    pub id: String,
+    /// Its share of the keys relative to other nodes.
+    pub weight: u32,
+    /// Where it is asked: nowhere, at one address, or at one for each of its cores.
+    pub endpoints: Vec<Address>,
+    /// Tells the core that owns a key.
+    pub hash_seed: u64,
+}
+
 /// All endpoints, and the rule that places keys.
 #[derive(Debug)]
 pub struct Routes {
+    layout: Layout,
     endpoints: Vec<Address>,
     nodes: Vec<Node>,
     /// Places keys on nodes; `None` with one node.
     ring: Option<Ring>,
+    /// Is asked for the keys of nodes that cannot be.
+    fallback: usize,
 }
 
-/// One node's endpoints: one, or one for each of its cores.
+/// One node's endpoints: none, one, or one for each of its cores.
 #[derive(Clone, Copy, Debug)]
 struct Node {
     first_endpoint: usize,
@@ -33,44 +53,73 @@ struct Node {
     hash_seed: u64,
 }
 
-impl Routes {
+impl LaidNode {
+    /// A node that is asked at one address.
+    pub fn at(id: &str, weight: u32, address: Address) -> Self {
+        Self { id: id.into(), weight, endpoints: vec![address], hash_seed: 0 }
+    }
+}
+
+impl Layout {
     /// One server at one address.
     pub fn one(address: Address) -> Self {
-        let node = Node { first_endpoint: 0, cores: 1, hash_seed: 0 };
-        Self { endpoints: vec![address], nodes: vec![node], ring: None }
+        let nodes = vec![LaidNode::at("", 1, address)];
+        Self { parameters: RingParameters::default(), nodes }
     }
 
-    /// Nodes of a ring that places keys as `parameters` say. With `shard_ports` each is asked for
-    /// the ports of its cores, and those are used if it has them.
-    pub fn new(
-        nodes: &[NodeAddress],
-        parameters: RingParameters,
-        shard_ports: bool,
-    ) -> Result<Self, String> {
-        let mut routes = Self { endpoints: Vec::new(), nodes: Vec::new(), ring: None };
+    /// Nodes that the command line names.
+    pub fn named(nodes: &[NodeAddress], parameters: RingParameters) -> Self {
+        let laid = |node: &NodeAddress| LaidNode::at(&node.id, node.weight, node.address.clone());
+        let mut nodes: Vec<LaidNode> = nodes.iter().map(laid).collect();
         // The ring numbers nodes by their ids in order.
-        let mut nodes: Vec<&NodeAddress> = nodes.iter().collect();
         nodes.sort_by(|a, b| a.id.cmp(&b.id));
-        for NodeAddress { address, .. } in &nodes {
-            let mut node = Node { first_endpoint: routes.endpoints.len(), cores: 1, hash_seed: 0 };
-            let ports = if shard_ports { core_ports(address)? } else { None };
-            match ports {
-                Some((ports, hash_seed)) => {
-                    (node.cores, node.hash_seed) = (ports.len() as u32, hash_seed);
-                    routes.endpoints.extend(ports);
+        Self { parameters, nodes }
+    }
+
+    /// The layout with at most `max` endpoints, at least one: first each node is asked at one
+    /// address only, then the last nodes at none.
+    pub fn within(mut self, max: usize) -> Self {
+        let count = |nodes: &[LaidNode]| nodes.iter().map(|node| node.endpoints.len()).sum();
+        for keep in [1, 0] {
+            let mut more: usize = count(&self.nodes);
+            for node in self.nodes.iter_mut().rev() {
+                if more <= max.max(1) {
+                    return self;
                 }
-                None => routes.endpoints.push(address.clone()),
+                more -= node.endpoints.len().saturating_sub(keep);
+                node.endpoints.truncate(keep);
             }
-            routes.nodes.push(node);
         }
+        self
+    }
+}
+
+impl Routes {
+    /// The routes of a layout with at least one endpoint.
+    pub fn new(layout: Layout) -> Result<Self, String> {
+        let (mut endpoints, mut nodes) = (Vec::new(), Vec::new());
+        for LaidNode { endpoints: own, hash_seed, .. } in &layout.nodes {
+            let (first_endpoint, cores) = (endpoints.len(), own.len() as u32);
+            nodes.push(Node { first_endpoint, cores, hash_seed: *hash_seed });
+            endpoints.extend(own.iter().cloned());
+        }
+        let fallback = nodes.iter().position(|node| node.cores > 0);
+        let fallback = fallback.ok_or("no node can be reached")?;
+        let mut ring = None;
         if nodes.len() > 1 {
-            let members = nodes
+            let members = layout
+                .nodes
                 .iter()
                 .map(|node| RingNode { id: node.id.as_str().into(), weight: node.weight });
-            let ring = Ring::new(0, parameters, members);
-            routes.ring = Some(ring.map_err(|error| format!("no ring: {error}"))?);
+            let built = Ring::new(0, layout.parameters, members);
+            ring = Some(built.map_err(|error| format!("no ring: {error}"))?);
         }
-        Ok(routes)
+        Ok(Self { layout, endpoints, nodes, ring, fallback })
+    }
+
+    /// What they were made from.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
     }
 
     /// All endpoints; at least one.
@@ -87,73 +136,26 @@ impl Routes {
     /// The number of the endpoint that serves `key`.
     #[inline]
     pub fn endpoint(&self, key: &[u8]) -> usize {
-        let node = match &self.ring {
+        let mut node = match &self.ring {
             Some(ring) => self.nodes[usize::from(ring.owner(ring.place(key)).0)],
             None => self.nodes[0],
         };
+        if node.cores == 0 {
+            node = self.instead(key);
+        }
         match node.cores {
             1 => node.first_endpoint,
             cores => node.first_endpoint + KeyHash::of(key, node.hash_seed).core(cores) as usize,
         }
     }
-}
 
-/// The addresses of a node's cores and the seed of its key hash, `None` if it has no shard ports.
-fn core_ports(address: &Address) -> Result<Option<(Vec<Address>, u64)>, String> {
-    let answer = hello(address)?;
-    let topology = Topology::from_bytes(&answer)
-        .map_err(|error| format!("{address} describes itself badly: {error:?}"))?;
-    // A hash this build does not know places nothing.
-    let known = topology.core_of(b"").is_some();
-    let (Some(base), true, Some(host)) =
-        (topology.shard_ports, known, address.socket().as_socket())
-    else {
-        return Ok(None);
-    };
-    let ports = (0..topology.core_count).map(|core| {
-        let mut host = host;
-        host.set_port(base + core);
-        Address::from(SockAddr::from(host))
-    });
-    Ok(Some((ports.collect(), topology.hash_seed)))
-}
-
-/// What a node answers to the binary HELLO.
-fn hello(address: &Address) -> Result<Vec<u8>, String> {
-    let failed = |error: std::io::Error| format!("{address}: {error}");
-    let domain = Domain::from(i32::from(address.socket().family()));
-    let mut socket = Socket::new(domain, Type::STREAM, None).map_err(failed)?;
-    let limit = Duration::from_secs(2);
-    match address.socket().is_unix() {
-        true => socket.connect(address.socket()).map_err(failed)?,
-        false => socket.connect_timeout(address.socket(), limit).map_err(failed)?,
-    }
-    socket.set_read_timeout(Some(limit)).map_err(failed)?;
-    let mut request = Vec::new();
-    Frame::new(Opcode::Hello, 1).encode(&mut request);
-    socket.write_all(&request).map_err(failed)?;
-    let unspoken = |input: &[u8]| {
-        let words = crate::workload::values::shown(input);
-        match input {
-            [] => format!("{address} does not speak the binary protocol: no answer to HELLO"),
-            _ => format!(
-                "{address} does not speak the binary protocol: answered HELLO with \"{words}\""
-            ),
-        }
-    };
-    let (mut input, mut buffer) = (Vec::new(), [0; 4096]);
-    loop {
-        match Response::decode(&input) {
-            Ok(Some((response, _))) if response.status == Status::Ok => {
-                return Ok(response.value.to_vec());
-            }
-            Ok(None) if input.first().is_none_or(|&byte| byte == Opcode::Hello as u8) => {}
-            _ => return Err(unspoken(&input)),
-        }
-        match socket.read(&mut buffer) {
-            Ok(count) if count > 0 => input.extend_from_slice(&buffer[..count]),
-            _ => return Err(unspoken(&input)),
-        }
+    /// Whom to ask for a key whose owner cannot be asked: another of its replicas, if there is one.
+    #[cold]
+    fn instead(&self, key: &[u8]) -> Node {
+        let ring = self.ring.iter();
+        let mut replicas = ring.flat_map(|ring| ring.replicas(ring.place(key)).to_vec());
+        let asked = replicas.find(|node| self.nodes[usize::from(node.0)].cores > 0);
+        self.nodes[asked.map_or(self.fallback, |node| usize::from(node.0))]
     }
 }
 
@@ -165,9 +167,16 @@ mod tests {
         format!("127.0.0.1:{port}").parse().unwrap()
     }
 
+    fn three(replicas: u8) -> Layout {
+        let parameters = RingParameters { replicas, ..RingParameters::default() };
+        let nodes = [("a", 1), ("b", 2), ("c", 3)];
+        let laid = |(id, port)| LaidNode::at(id, 1, address(port));
+        Layout { parameters, nodes: nodes.into_iter().map(laid).collect() }
+    }
+
     #[test]
     fn one_server_takes_every_key() {
-        let routes = Routes::one(address(1));
+        let routes = Routes::new(Layout::one(address(1))).unwrap();
         assert!(routes.is_single());
         assert_eq!(routes.endpoint(b"any"), 0);
     }
@@ -177,15 +186,17 @@ mod tests {
         let named =
             |id: &str, weight, port| NodeAddress { id: id.into(), weight, address: address(port) };
         let (a, b, c) = (named("a", 1, 1), named("b", 1, 2), named("c", 2, 3));
-        let parameters = RingParameters::default();
-        let one = Routes::new(&[a.clone(), b.clone(), c.clone()], parameters, false).unwrap();
-        let other = Routes::new(&[c, a, b], parameters, false).unwrap();
+        let routes = |nodes: &[NodeAddress]| {
+            Routes::new(Layout::named(nodes, RingParameters::default())).unwrap()
+        };
+        let one = routes(&[a.clone(), b.clone(), c.clone()]);
+        let other = routes(&[c, a, b]);
         let mut seen = [0; 3];
         for number in 0..4000 {
             let key = format!("key:{number}");
             let endpoint = one.endpoint(key.as_bytes());
             let same = other.endpoint(key.as_bytes());
-            assert_eq!(one.endpoints()[endpoint].to_string(), other.endpoints()[same].to_string());
+            assert_eq!(one.endpoints()[endpoint], other.endpoints()[same]);
             seen[endpoint] += 1;
         }
         // The third has twice the weight.
@@ -195,26 +206,54 @@ mod tests {
 
     #[test]
     fn cores_of_a_node_are_endpoints_of_their_own() {
-        let node = Node { first_endpoint: 0, cores: 4, hash_seed: 7 };
         let endpoints = (0..4).map(|core| address(100 + core)).collect();
-        let routes = Routes { endpoints, nodes: vec![node], ring: None };
+        let node = LaidNode { id: "".into(), weight: 1, endpoints, hash_seed: 7 };
+        let layout = Layout { nodes: vec![node], ..Layout::one(address(1)) };
+        let routes = Routes::new(layout).unwrap();
         for key in [&b"a"[..], b"b", b"c", b"d"] {
             assert_eq!(routes.endpoint(key), KeyHash::of(key, 7).core(4) as usize);
         }
     }
 
     #[test]
-    fn a_server_of_another_protocol_is_named_in_a_sentence() {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let server = std::thread::spawn(move || {
-            let (mut stream, _) = listener.accept().unwrap();
-            let _ = stream.read(&mut [0; 64]);
-            stream.write_all(b"ERROR\r\n").unwrap();
-        });
-        let error = hello(&address(port)).unwrap_err();
-        assert!(error.contains("does not speak the binary protocol"), "{error}");
-        assert!(error.contains("ERROR"), "{error}");
-        server.join().unwrap();
+    fn keys_of_a_node_that_cannot_be_asked_go_to_another_replica_and_no_others_move() {
+        let whole = Routes::new(three(2)).unwrap();
+        let mut layout = three(2);
+        layout.nodes[1].endpoints.clear();
+        let without = Routes::new(layout).unwrap();
+        let ring = whole.ring.as_ref().unwrap();
+        let mut moved = 0;
+        for number in 0..2000 {
+            let key = format!("key:{number}");
+            let (before, after) =
+                (whole.endpoint(key.as_bytes()), without.endpoint(key.as_bytes()));
+            let (before, after) = (&whole.endpoints()[before], &without.endpoints()[after]);
+            if *before == address(2) {
+                let second = ring.replicas(ring.place(key.as_bytes()))[1];
+                assert_eq!(*after, three(2).nodes[usize::from(second.0)].endpoints[0]);
+                moved += 1;
+            } else {
+                assert_eq!(before, after);
+            }
+        }
+        assert!(moved > 300, "{moved}");
+        let mut layout = three(1);
+        layout.nodes.iter_mut().for_each(|node| node.endpoints.clear());
+        assert!(Routes::new(layout).is_err());
+    }
+
+    #[test]
+    fn few_connections_mean_fewer_endpoints() {
+        let mut layout = three(1);
+        layout.nodes[0].endpoints.extend([address(11), address(12)]);
+        layout.nodes[2].endpoints.push(address(31));
+        let counts = |layout: Layout| {
+            layout.nodes.iter().map(|node| node.endpoints.len()).collect::<Vec<_>>()
+        };
+        assert_eq!(counts(layout.clone().within(6)), [3, 1, 2]);
+        assert_eq!(counts(layout.clone().within(5)), [3, 1, 1]);
+        assert_eq!(counts(layout.clone().within(3)), [1, 1, 1]);
+        assert_eq!(counts(layout.clone().within(2)), [1, 1, 0]);
+        assert_eq!(counts(layout.within(0)), [1, 0, 0]);
     }
 }

@@ -8,13 +8,14 @@ use ringlane::cluster::ring::RingParameters;
 
 use crate::address::Address;
 use crate::args::{self, NodeAddress, Populate, Rate};
+use crate::discovery::{self, Directory};
 use crate::listener;
 use crate::phase::{self, Failure, Moment};
 use crate::plan::{Pace, Plan, Refill};
 use crate::report::live::Live;
 use crate::report::summary::{Document, Summary};
 use crate::report::{self, text};
-use crate::routes::Routes;
+use crate::routes::{Layout, Routes};
 use crate::source::Job;
 use crate::wire::Protocol;
 use crate::workload::keys::Keys;
@@ -227,20 +228,14 @@ pub fn plan(target: &args::Target, load: &args::Load) -> Result<Plan, Failure> {
     let seconds = |seconds: f64, what: &str| {
         Duration::try_from_secs_f64(seconds).map_err(|_| impossible(&format!("no time: {what}")))
     };
-    let (address, routes) = routes(target).map_err(Failure::Impossible)?;
-    if load.connections < cpus.len() * routes.endpoints().len() {
-        let endpoints = routes.endpoints().len();
-        return Err(Failure::Impossible(format!(
-            "{endpoints} endpoints and {} threads need a connection each: --connections {}",
-            cpus.len(),
-            endpoints * cpus.len(),
-        )));
-    }
+    let address = target.nodes.first().map_or(&target.address, |node| &node.address).clone();
+    let directory = directory(&address, target, load.connections)?;
     let mut server_pids = target.server_pid.clone();
     if server_pids.is_empty() {
-        let nodes = target.nodes.iter().map(|node| &node.address);
-        let addresses = if target.nodes.is_empty() { vec![&address] } else { nodes.collect() };
-        let found = addresses.iter().map(|address| listener::pid_of(address.socket()));
+        let routes = directory.current();
+        let nodes = routes.layout().nodes.iter();
+        let addresses = nodes.filter_map(|node| node.endpoints.first());
+        let found = addresses.map(|address| listener::pid_of(address.socket()));
         // Part of the nodes would be taken for all of them.
         server_pids = found.collect::<Option<Vec<u32>>>().unwrap_or_default();
         server_pids.sort_unstable();
@@ -250,7 +245,7 @@ pub fn plan(target: &args::Target, load: &args::Load) -> Result<Plan, Failure> {
         job: Job::Mix,
         pace: Pace::Closed,
         address,
-        routes: Arc::new(routes),
+        directory: Arc::new(directory),
         protocol: target.protocol,
         connections: load.connections,
         pipeline: load.pipeline,
@@ -265,29 +260,53 @@ pub fn plan(target: &args::Target, load: &args::Load) -> Result<Plan, Failure> {
     })
 }
 
-/// Where keys are asked, and the address that stands for all of it.
-fn routes(target: &args::Target) -> Result<(Address, Routes), String> {
+/// Where keys are asked: as the command line says, as the server at `address` tells in the binary
+/// protocol, or all there. At most as many endpoints as each thread has connections.
+pub fn directory(
+    address: &Address,
+    target: &args::Target,
+    connections: usize,
+) -> Result<Directory, Failure> {
+    let threads = cpus(target.cpus.as_deref())?.len();
     let binary = target.protocol == Protocol::Binary;
-    if let Some(first) = target.nodes.first() {
+    let shard_ports = binary && !target.no_shard_ports;
+    let directory = if !target.nodes.is_empty() {
         let parameters = RingParameters {
             hash: target.ring_hash,
             points_per_weight: target.vnodes,
             ..RingParameters::default()
         };
-        let routes = Routes::new(&target.nodes, parameters, binary && !target.no_shard_ports)?;
-        return Ok((first.address.clone(), routes));
+        named(&target.nodes, parameters, shard_ports, connections / threads)
+    } else if binary {
+        Directory::discover(address, shard_ports, connections / threads)
+    } else {
+        Routes::new(Layout::one(address.clone())).map(Directory::fixed)
+    };
+    let directory = directory.map_err(Failure::Impossible)?;
+    if let Some(words) = directory.sentence() {
+        eprintln!("{words}");
     }
-    let routes = route(&target.address, binary && !target.no_shard_ports)?;
-    Ok((target.address.clone(), routes))
+    Ok(directory)
 }
 
-/// The routes to one server, to its cores' own ports if asked for and offered.
-pub fn route(address: &Address, shard_ports: bool) -> Result<Routes, String> {
-    if !shard_ports {
-        return Ok(Routes::one(address.clone()));
+/// The routes to the nodes that the command line names.
+fn named(
+    nodes: &[NodeAddress],
+    parameters: RingParameters,
+    shard_ports: bool,
+    endpoints_max: usize,
+) -> Result<Directory, String> {
+    let mut layout = Layout::named(nodes, parameters);
+    if shard_ports {
+        for node in &mut layout.nodes {
+            discovery::find_cores(node)?;
+        }
     }
-    let node = NodeAddress { id: "node".into(), weight: 1, address: address.clone() };
-    Routes::new(&[node], RingParameters::default(), true)
+    if nodes.len() > endpoints_max {
+        let count = nodes.len();
+        return Err(format!("{count} nodes need a connection of each thread: more --connections"));
+    }
+    Routes::new(layout.within(endpoints_max)).map(Directory::fixed)
 }
 
 /// The CPUs asked for, or the upper half of those allowed: a local server has the lower ones.

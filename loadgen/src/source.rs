@@ -129,7 +129,7 @@ impl Source {
         endpoint: usize,
     ) -> Option<Draft> {
         if routes.is_single() {
-            return self.draw(workload);
+            return self.aside[0].pop_front().or_else(|| self.draw(workload));
         }
         for _ in 0..DRAWS_MAX {
             if let Some(draft) = self.aside[endpoint].pop_front() {
@@ -190,6 +190,19 @@ impl Source {
         None
     }
 
+    /// Keys are asked at other endpoints from now on: what was set aside goes to those.
+    pub fn reroute(&mut self, workload: &Workload, routes: &Routes) {
+        let count = routes.endpoints().len();
+        let drafts = std::mem::replace(&mut self.aside, vec![VecDeque::new(); count]);
+        for draft in drafts.into_iter().flatten() {
+            self.aside[endpoint_of(workload, routes, draft)].push_back(draft);
+        }
+        let keys = std::mem::replace(&mut self.keys_aside, vec![VecDeque::new(); count]);
+        for key in keys.into_iter().flatten() {
+            self.keys_aside[endpoint_of(workload, routes, (Command::Get, key))].push_back(key);
+        }
+    }
+
     /// A request was lost and is to be asked again if this job must be complete.
     pub fn lost(&mut self, command: Command, key: u64) {
         if let Kind::Once { again, .. } = &mut self.kind {
@@ -230,12 +243,13 @@ pub fn endpoint_of(workload: &Workload, routes: &Routes, (command, key): Draft) 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::routes::Layout;
     use crate::workload::tests::workload;
     use ringlane::cluster::ring::RingParameters;
 
     fn two_nodes() -> Routes {
         let nodes = ["a=127.0.0.1:1", "b=127.0.0.1:2"].map(|text| text.parse().expect("a node"));
-        Routes::new(&nodes, RingParameters::default(), false).expect("a ring of two")
+        Routes::new(Layout::named(&nodes, RingParameters::default())).expect("a ring of two")
     }
 
     #[test]
@@ -281,6 +295,28 @@ mod tests {
                 break;
             }
         }
+        assert!(source.is_empty());
+        assert!(seen.iter().all(|&times| times == 1));
+    }
+
+    #[test]
+    fn a_job_over_all_keys_is_complete_though_endpoints_come_and_go() {
+        let (workload, two) = (workload(20_000), two_nodes());
+        let one = Routes::new(two.layout().clone().within(1)).expect("one node");
+        let mut source = Source::new(Job::Populate, &workload, 0, 1, 2);
+        let mut seen = vec![0; 20_000];
+        let mut draw = |source: &mut Source, routes: &Routes, endpoint, count| {
+            for _ in 0..count {
+                let Some((_, key)) = source.draw_for(&workload, routes, endpoint) else { return };
+                seen[key as usize] += 1;
+            }
+        };
+        draw(&mut source, &two, 1, 2000);
+        source.reroute(&workload, &one);
+        draw(&mut source, &one, 0, 5000);
+        source.reroute(&workload, &two);
+        draw(&mut source, &two, 0, usize::MAX);
+        draw(&mut source, &two, 1, usize::MAX);
         assert!(source.is_empty());
         assert!(seen.iter().all(|&times| times == 1));
     }

@@ -13,11 +13,11 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::args;
+use crate::discovery::Directory;
 use crate::phase::Failure;
 use crate::plan::{Pace, Plan};
 use crate::report::summary::{Document, Summary};
 use crate::report::{self, text};
-use crate::routes::Routes;
 use crate::run;
 use crate::server::{Server, Spec};
 use crate::wire::Protocol;
@@ -166,7 +166,7 @@ pub fn run(compare: &args::Compare) -> Result<(), Failure> {
 struct Contender {
     server: Server,
     protocol: Protocol,
-    routes: Arc<Routes>,
+    directory: Arc<Directory>,
     /// Each server has one of its own: what reads may see depends on what was written there.
     workload: Workload,
 }
@@ -227,7 +227,7 @@ impl Contender {
     fn plan(&self, plan: &Plan) -> Plan {
         Plan {
             address: self.server.address.clone(),
-            routes: self.routes.clone(),
+            directory: self.directory.clone(),
             server_pids: self.server.pid.into_iter().collect(),
             protocol: self.protocol,
             ..plan.clone()
@@ -255,9 +255,9 @@ fn contenders(
     let ready = |spec: &Spec, protocol: Protocol, asked: &args::Workload| {
         let workload = run::workload(asked)?;
         let server = Server::ready(spec, &compare.server_cpus)?;
-        let shard_ports = protocol == Protocol::Binary && !row.target.no_shard_ports;
-        let routes = run::route(&server.address, shard_ports).map_err(Failure::Impossible)?;
-        Ok(Contender { server, protocol, routes: Arc::new(routes), workload })
+        let target = args::Target { protocol, nodes: Vec::new(), ..row.target.clone() };
+        let directory = run::directory(&server.address, &target, row.load.connections)?;
+        Ok(Contender { server, protocol, directory: Arc::new(directory), workload })
     };
     if row.against_protocol.is_none() && row.against_mix.is_none() {
         return usable.map(|spec| ready(spec, protocol, &row.workload)).collect();

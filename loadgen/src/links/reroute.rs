@@ -1,0 +1,79 @@
+//! Taking over new routes while load runs: connections move to the endpoints there are now.
+//!
+//! A connection whose endpoint stays is kept. Another one sends nothing more, ends when its answers
+//! have come (a node that does not own a key any more still answers for it), and is made anew at its
+//! new endpoint. What was drawn for an endpoint that is gone is not lost: a job over all keys must be
+//! complete, and what is due in an open loop stays due.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::{Links, State};
+use crate::routes::Routes;
+use crate::source::endpoint_of;
+
+impl Links<'_> {
+    /// Takes over the routes if they have changed.
+    #[inline]
+    pub(super) fn follow_directory(&mut self) {
+        let version = self.shared.plan.directory.version();
+        if version != self.version {
+            self.version = version;
+            self.reroute(self.shared.plan.directory.current());
+        }
+    }
+
+    #[cold]
+    fn reroute(&mut self, routes: Arc<Routes>) {
+        let count = routes.endpoints().len();
+        self.assign(&routes);
+        self.takers = vec![VecDeque::new(); count];
+        let due = std::mem::replace(&mut self.backlog, vec![VecDeque::new(); count]);
+        let mut due: Vec<_> = due.into_iter().flatten().collect();
+        // Each queue was in order; all together must be, too.
+        due.sort_by_key(|(due_ns, _)| *due_ns);
+        for (due_ns, draft) in due {
+            let endpoint = endpoint_of(&self.shared.workload, &routes, draft);
+            self.backlog[endpoint].push_back((due_ns, draft));
+        }
+        self.source.reroute(&self.shared.workload, &routes);
+        self.routes = routes;
+        for slot in 0..self.links.len() as u32 {
+            self.links[slot as usize].listed = false;
+            self.list(slot);
+        }
+    }
+
+    /// Gives each connection an endpoint, its own if that is still there, and all about equally many.
+    fn assign(&mut self, routes: &Routes) {
+        let endpoints = routes.endpoints();
+        let each = self.links.len().div_ceil(endpoints.len());
+        let mut taken = vec![0; endpoints.len()];
+        let mut homeless = Vec::new();
+        for (slot, link) in self.links.iter_mut().enumerate() {
+            let same = endpoints.iter().position(|endpoint| *endpoint == link.address);
+            match same {
+                Some(endpoint) if taken[endpoint] < each => {
+                    taken[endpoint] += 1;
+                    (link.endpoint, link.moving) = (endpoint, false);
+                }
+                _ => homeless.push(slot),
+            }
+        }
+        for slot in homeless {
+            let least = (0..taken.len()).min_by_key(|&endpoint| taken[endpoint]);
+            let endpoint = least.expect("routes have an endpoint");
+            taken[endpoint] += 1;
+            let link = &mut self.links[slot];
+            link.endpoint = endpoint;
+            match link.state {
+                // At once: whoever is at the old address may never come back.
+                State::Down { .. } => {
+                    link.state = State::Down { retry_ns: 0 };
+                    link.address = endpoints[endpoint].clone();
+                }
+                _ => link.moving = true,
+            }
+        }
+    }
+}
