@@ -288,6 +288,36 @@ def exercise(server_path, wrapper=(), watch=lambda pid: None):
         last.stream.flush()
         ended(server)
 
+        # Two nodes of a cluster, which answer for each other; one is killed, one leaves.
+        key = Path(directory, "key")
+        key.write_text("a secret of both of them")
+        ports, gossip = [free_port(), free_port()], [free_port(), free_port()]
+        nodes = [
+            start("-p", port, "-m", 64, "--cluster-listen", f"127.0.0.1:{own}",
+                  "--join", f"127.0.0.1:{gossip[0]}", "--cluster-key-file", key)
+            for port, own in zip(ports, gossip)
+        ]
+        clients = [Client(("127.0.0.1", port)) for port in ports]
+        deadline = time.monotonic() + 60
+        while not all(b"epoch 2" in client.ask(b"stats cluster\r\n") for client in clients):
+            assert time.monotonic() < deadline, "the two nodes found no cluster"
+            time.sleep(0.2)
+        for number in range(50):
+            writer, reader = clients[number % 2], clients[1 - number % 2]
+            line = b"set both%d 0 0 1\r\n1\r\n" % number
+            assert writer.ask(line, b"\r\n") == b"STORED\r\n"
+            assert b"VALUE" in reader.ask(b"get both%d\r\n" % number)
+        writer.set_and_get(b"long", b"v" * 300_000)
+        reader.set_and_get(b"long", b"w" * 300_000)
+        for node in nodes:
+            watch(node.pid)
+        kill(nodes[1])
+        while b":state dead" not in clients[0].ask(b"stats cluster\r\n"):
+            assert time.monotonic() < deadline, "the killed node is not held for dead"
+            time.sleep(0.2)
+        terminate(nodes[0])
+        ended(nodes[0])
+
         # Only looking; and a port that is taken, which is refused in a sentence.
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
         assert start("check", "-p", free_port(), "-m", 64, **quiet).wait(30) == 0
