@@ -51,6 +51,8 @@ const LEFT: f64 = 72.0;
 const RIGHT: f64 = 16.0;
 const TOP: f64 = 34.0;
 const BOTTOM: f64 = 46.0;
+/// Height of a line of the legend, which stands below the axis.
+const LEGEND_LINE: f64 = 17.0;
 
 /// Distinguishable on light and dark, and by most eyes.
 const COLORS: [&str; 8] =
@@ -75,9 +77,11 @@ impl Chart<'_> {
         }
         let x = Placed::new(self.x.scale, points().map(|p| p.0), LEFT, WIDTH - RIGHT);
         let y = Placed::new(self.y.scale, points().map(|p| p.1), HEIGHT - BOTTOM, TOP);
+        let legend = self.legend_places();
         let mut svg = format!(
-            "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\"><title>{}</title>\n\
+            "<svg viewBox=\"0 0 {WIDTH} {}\" role=\"img\"><title>{}</title>\n\
              <text class=\"title\" x=\"{LEFT}\" y=\"16\">{}</text>\n",
+            HEIGHT + LEGEND_LINE * legend.last().map_or(0.0, |last| last.1 + 1.0),
             escaped(self.title),
             escaped(self.title)
         );
@@ -90,7 +94,8 @@ impl Chart<'_> {
                 .filter(|p| usable(p))
                 .map(|&(px, py)| format!("{:.1},{:.1} ", x.place(px), y.place(py)))
                 .collect();
-            let _ = writeln!(svg, "<polyline points=\"{}\" stroke=\"{color}\"/>", line.trim_end());
+            let (line, dashes) = (line.trim_end(), dashes(number));
+            let _ = writeln!(svg, "<polyline points=\"{line}\" stroke=\"{color}\"{dashes}/>");
             for &(px, py) in series.points.iter().filter(|p| series.marked && usable(p)) {
                 let _ = writeln!(
                     svg,
@@ -104,7 +109,7 @@ impl Chart<'_> {
                 );
             }
         }
-        self.legend(&mut svg);
+        self.legend(&mut svg, &legend);
         svg.push_str("</svg>\n");
         svg
     }
@@ -145,22 +150,43 @@ impl Chart<'_> {
         );
     }
 
-    fn legend(&self, svg: &mut String) {
-        let mut at = LEFT;
-        for (number, series) in self.series.iter().enumerate() {
-            let color = COLORS[number % COLORS.len()];
+    fn legend(&self, svg: &mut String, places: &[(f64, f64)]) {
+        for (number, (series, (at, line))) in self.series.iter().zip(places).enumerate() {
+            let (color, dashes) = (COLORS[number % COLORS.len()], dashes(number));
+            let y = HEIGHT + LEGEND_LINE * line;
             let _ = writeln!(
                 svg,
-                "<rect x=\"{at:.0}\" y=\"{}\" width=\"12\" height=\"4\" fill=\"{color}\"/>\
-                 <text class=\"tick\" x=\"{:.0}\" y=\"{}\">{}</text>",
-                HEIGHT - 14.0,
-                at + 16.0,
-                HEIGHT - 8.0,
+                "<line x1=\"{at:.0}\" x2=\"{:.0}\" y1=\"{:.0}\" y2=\"{:.0}\" stroke=\"{color}\" \
+                 stroke-width=\"4\"{dashes}/><text class=\"tick\" x=\"{:.0}\" y=\"{:.0}\">{}</text>",
+                at + 14.0,
+                y + 6.0,
+                y + 6.0,
+                at + 18.0,
+                y + 10.0,
                 escaped(&series.name),
             );
-            at += 28.0 + 6.6 * series.name.chars().count() as f64;
         }
     }
+
+    /// Where each name of the legend begins, and on which of its lines.
+    fn legend_places(&self) -> Vec<(f64, f64)> {
+        let (mut at, mut line) = (LEFT, 0.0);
+        let place = |series: &Series| {
+            let width = 32.0 + 6.6 * series.name.chars().count() as f64;
+            if at > LEFT && at + width > WIDTH - RIGHT {
+                (at, line) = (LEFT, line + 1.0);
+            }
+            let place = (at, line);
+            at += width;
+            place
+        };
+        self.series.iter().map(place).collect()
+    }
+}
+
+/// Series with the same color as an earlier one are dashed.
+fn dashes(number: usize) -> &'static str {
+    if (number / COLORS.len()) % 2 == 1 { " stroke-dasharray=\"6 3\"" } else { "" }
 }
 
 impl Scale {

@@ -11,7 +11,7 @@ const STYLE: &str = "
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 74rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { text-align: right; white-space: nowrap; padding: .25rem .5rem; border-bottom: 1px solid var(--line); }
+th, td { font-size: 13.5px; text-align: right; white-space: nowrap; padding: .25rem .4rem; border-bottom: 1px solid var(--line); }
 th:first-child, td:first-child { text-align: left; } th { font-weight: 600; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; padding: .6rem .8rem; border: 1px solid var(--line); border-radius: 6px; }
 svg { width: 100%; height: auto; margin: .6rem 0 1.2rem; }
@@ -57,11 +57,14 @@ fn section(out: &mut String, document: &Document) {
         let verdict: String = document.verdict.iter().map(sentence).collect();
         let _ = writeln!(out, "<ul>\n{verdict}</ul>");
     }
-    let mut limits: Vec<&str> =
+    let limits: Vec<&str> =
         document.runs.iter().filter_map(|run| run.generator_limit.as_deref()).collect();
-    limits.dedup();
-    for limit in limits.iter().take(3) {
-        let _ = writeln!(out, "<p class=\"warning\">No verdict: {}.</p>", escaped(limit));
+    if let Some(first) = limits.first() {
+        let which = match document.runs.len() {
+            1 => String::new(),
+            all => format!(" on {} of {all} runs, the first because", limits.len()),
+        };
+        let _ = writeln!(out, "<p class=\"warning\">No verdict{which}: {}.</p>", escaped(first));
     }
     if let Some(comparison) = &document.comparison {
         ratios(out, comparison);
@@ -100,7 +103,7 @@ fn table(out: &mut String, document: &Document) {
         "p99.9",
         "max",
         "hits",
-        "server CPU µs/request",
+        "server µs/request",
         "generator busy",
         "errors",
     ] {
@@ -221,20 +224,27 @@ fn by_row(out: &mut String, runs: &[&Summary]) {
     }
 }
 
+/// Most lines that can still be told apart in one chart: each color twice.
+const LINES_MAX: usize = 16;
+
 /// Latency at every percentile: the CDF, with its tail spread out.
 fn distribution(runs: &[&Summary]) -> String {
-    let series = runs.iter().take(8).map(|run| Series {
+    let series = runs.iter().take(LINES_MAX).map(|run| Series {
         name: run.label(),
         points: run.distribution.iter().map(|&(micros, part)| (part, micros)).collect(),
         marked: false,
     });
-    Chart {
+    let left_out = match runs.len() {
+        0..=LINES_MAX => String::new(),
+        all => format!("<p class=\"dim\">The first {LINES_MAX} of {all} runs.</p>\n"),
+    };
+    let chart = Chart {
         title: "Distribution of latency",
         x: Axis { label: "part of the requests", scale: Scale::Nines, format: nines },
-        y: Axis { label: "latency", scale: Scale::Log, format: text::span },
+        y: Axis { label: "latency", scale: Scale::Log, format: axis_span },
         series: series.collect(),
-    }
-    .svg()
+    };
+    chart.svg() + &left_out
 }
 
 /// Latency against the rate reached.
@@ -255,7 +265,7 @@ fn latency_by_rate(runs: &[&Summary]) -> String {
             scale: Scale::Linear,
             format: count,
         },
-        y: Axis { label: "latency", scale: Scale::Log, format: text::span },
+        y: Axis { label: "latency", scale: Scale::Log, format: axis_span },
         series: vec![
             line("p50", |run| run.latency.p50),
             line("p99", |run| run.latency.p99),
@@ -276,7 +286,7 @@ fn timeline(run: &Summary) -> String {
     let latency = Chart {
         title: "Latency, second by second",
         x: seconds(),
-        y: Axis { label: "latency", scale: Scale::Log, format: text::span },
+        y: Axis { label: "latency", scale: Scale::Log, format: axis_span },
         series: vec![
             line("p50", |second| second.p50),
             line("p99", |second| second.p99),
@@ -358,6 +368,17 @@ fn facts(out: &mut String, document: &Document) {
     out.push_str("</dl>\n");
 }
 
+/// A time at an axis, where round ones stand: 100ms rather than 100.00ms.
+fn axis_span(micros: f64) -> String {
+    let text = text::span(micros);
+    let unit = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
+    let (number, unit) = text.split_at(unit);
+    match number.contains('.') {
+        true => format!("{}{unit}", number.trim_end_matches('0').trim_end_matches('.')),
+        false => text,
+    }
+}
+
 fn nines(part: f64) -> String {
     let percent = format!("{:.6}", part * 100.0);
     format!("{} %", percent.trim_end_matches('0').trim_end_matches('.'))
@@ -378,6 +399,8 @@ mod tests {
 
     #[test]
     fn numbers_are_short() {
+        assert_eq!([axis_span(100_000.0), axis_span(10.0)], ["100ms", "10µs"]);
+        assert_eq!(axis_span(1_230.0), "1.23ms");
         assert_eq!(nines(0.0), "0 %");
         assert_eq!(nines(0.999), "99.9 %");
         assert_eq!(nines(1.0 - 1e-5), "99.999 %");
