@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 
+use crate::discovery::Directory;
 use crate::errors::Faults;
 use crate::histogram::{self, Recorder};
 use crate::plan::Plan;
@@ -102,6 +103,8 @@ pub fn run(
     let directory = shared.plan.directory.clone();
     let outturns = std::thread::scope(|scope| {
         scope.spawn(|| directory.watch());
+        // Whatever ends this closure, the scope waits for the watching thread.
+        let _end = EndWatch(&directory);
         let (sender, notes) = mpsc::channel();
         let handles: Vec<_> = (0..threads)
             .map(|thread| {
@@ -136,7 +139,6 @@ pub fn run(
             .into_iter()
             .map(|handle| handle.join().expect("threads do not panic"))
             .collect();
-        directory.end_watch();
         if up == 0 { (Some(faults), outturns) } else { (None, outturns) }
     });
     let (down, outturns) = outturns;
@@ -154,11 +156,28 @@ pub fn run(
     let stopped = shared.stop.load(Ordering::Relaxed);
     let outcome = gather(outturns, timeline.moments);
     if outcome.totals.answers == 0 || (stopped && shared.plan.window.is_none()) {
-        let words = outcome.faults.telling().unwrap_or("no request was answered in time");
         let what = if stopped { "gave up" } else { "no request was answered" };
-        return Err(Failure::Impossible(format!("{what}: {words}")));
+        return Err(Failure::Impossible(match outcome.faults.telling() {
+            Some(words) => format!("{what}: {words}"),
+            // Before the recording some were.
+            None if outcome.unsent > 0 => format!(
+                "nothing was recorded: the server fell so far behind that none of the {} requests \
+                 due in that time was sent; ask for a lower rate or allow more connections",
+                outcome.unsent
+            ),
+            None => format!("{what}: no request was answered in time"),
+        }));
     }
     Ok(outcome)
+}
+
+/// Ends the watching when it goes.
+struct EndWatch<'d>(&'d Directory);
+
+impl Drop for EndWatch<'_> {
+    fn drop(&mut self) {
+        self.0.end_watch();
+    }
 }
 
 fn gather(outturns: Vec<Outturn>, timeline: Vec<Moment>) -> Outcome {
@@ -199,6 +218,8 @@ struct Timeline {
     open: Vec<(usize, Moment, Totals, Faults)>,
     totals: Totals,
     faults: Faults,
+    /// The last second, if nothing happened in it.
+    silent: Option<Moment>,
 }
 
 impl Timeline {
@@ -209,6 +230,7 @@ impl Timeline {
             open: Vec::new(),
             totals: Totals::default(),
             faults: Faults::default(),
+            silent: None,
         }
     }
 
@@ -238,11 +260,14 @@ impl Timeline {
             moment.keys_hit = totals.keys_hit - self.totals.keys_hit;
             moment.faults = faults.since(&self.faults);
             (self.totals, self.faults) = (totals, faults);
-            // What remains after the last whole second is mostly nothing.
-            if moment.answers > 0 || !moment.faults.is_empty() {
+            // A second without anything is shown when another one follows: what remains after the
+            // last whole second is mostly nothing.
+            let nothing = moment.answers == 0 && moment.faults.is_empty();
+            for moment in self.silent.take().into_iter().chain((!nothing).then(|| moment.clone())) {
                 live(&moment);
                 self.moments.push(moment);
             }
+            self.silent = nothing.then_some(moment);
         }
     }
 }
@@ -276,6 +301,16 @@ mod tests {
         assert_eq!(faults, [[("connection reset", 1)], [("connection reset", 2)]]);
         assert_eq!(timeline.moments[0].latency.max(), 9);
         assert_eq!(timeline.moments[0].latency.len(), 2);
+    }
+
+    #[test]
+    fn a_second_in_which_nothing_happens_is_no_gap() {
+        let mut timeline = Timeline::new(1);
+        for (number, answers) in [(1, 10), (2, 10), (3, 10), (4, 12)] {
+            timeline.add(second(number, answers, 0, 5), &mut |_| {});
+        }
+        let seen: Vec<_> = timeline.moments.iter().map(|m| (m.second, m.answers)).collect();
+        assert_eq!(seen, [(1, 10), (2, 0), (3, 0), (4, 2)]);
     }
 
     #[test]

@@ -116,6 +116,16 @@ fn nobody_at_the_address_is_one_sentence() {
 }
 
 #[test]
+fn a_rate_far_beyond_the_server_is_said_to_be_and_not_taken_for_silence() {
+    let address = start(Manner::Honest);
+    let flags = ["run", "--address", &address, "--rate", "50M", "--seconds", "1", "--warmup", "1"];
+    let output = ringload(&[&flags[..], &["--keys", "500", "--connections", "4"]].concat());
+    let words = words(&output);
+    assert_eq!(output.status.code(), Some(1), "{words}");
+    assert!(words.contains("the server fell so far behind"), "{words}");
+}
+
+#[test]
 fn a_foreign_protocol_is_named_and_never_a_silent_zero() {
     let address = start(Manner::Foreign);
     for command in ["run", "populate", "verify"] {
