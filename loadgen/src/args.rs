@@ -162,6 +162,13 @@ pub struct Output {
     pub quiet: bool,
 }
 
+impl Output {
+    /// The files asked for.
+    pub fn files(&self) -> impl Iterator<Item = &std::path::PathBuf> {
+        [&self.json, &self.html, &self.hgrm].into_iter().flatten()
+    }
+}
+
 /// Which server, and with which CPUs.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Server and generator")]

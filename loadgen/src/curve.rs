@@ -18,6 +18,7 @@ const REACHED: f64 = 0.99;
 /// Runs `sweep`: a list of rates, or tenths of the peak.
 pub fn sweep(sweep: &args::Sweep) -> Result<(), Failure> {
     let mut document = Document::new("sweep");
+    report::check(sweep.common.output.files())?;
     let common = &sweep.common;
     let (workload, plan) = prepared(common)?;
     let rates = match sweep.rates.is_empty() {
@@ -41,6 +42,7 @@ pub fn sweep(sweep: &args::Sweep) -> Result<(), Failure> {
 /// Runs `saturate`: climbs until the objective breaks, then bisects.
 pub fn saturate(saturate: &args::Saturate) -> Result<(), Failure> {
     let mut document = Document::new("saturate");
+    report::check(saturate.common.output.files())?;
     let common = &saturate.common;
     let (workload, plan) = prepared(common)?;
     let peak = run::peak(&plan, &workload)?;

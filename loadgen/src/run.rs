@@ -12,6 +12,7 @@ use crate::discovery::{self, Directory};
 use crate::listener;
 use crate::phase::{self, Failure, Moment};
 use crate::plan::{Pace, Plan, Refill};
+use crate::process::CpuTime;
 use crate::report::live::Live;
 use crate::report::summary::{Document, Summary};
 use crate::report::{self, text};
@@ -30,6 +31,7 @@ const VERIFIED_KEYS_MAX: u64 = 200_000_000;
 /// Runs the command.
 pub fn run(run: &args::Common) -> Result<(), Failure> {
     let mut document = Document::new("run");
+    report::check(run.output.files())?;
     let workload = workload(&run.workload)?;
     let plan = plan(&run.target, &run.load)?;
     prepare(&plan, &workload, run.load.populate)?;
@@ -45,6 +47,7 @@ pub fn run(run: &args::Common) -> Result<(), Failure> {
 /// The command `populate`.
 pub fn populate(common: &args::Common) -> Result<(), Failure> {
     let workload = workload(&common.workload)?;
+    report::check(common.output.files())?;
     let plan = plan(&common.target, &common.load)?;
     whole(common, "populate", &once(&plan, Job::Populate), &workload).map(|_| ())
 }
@@ -54,6 +57,7 @@ pub fn verify(verification: &args::Verification) -> Result<(), Failure> {
     let common = &verification.common;
     // What was written by earlier runs is all there is to see.
     let workload = Workload { versions: None, ..workload(&common.workload)? };
+    report::check(common.output.files())?;
     let plan = plan(&common.target, &common.load)?;
     let summary = whole(common, "verify", &once(&plan, Job::Verify), &workload)?;
     let hits: u64 =
@@ -225,12 +229,18 @@ pub fn plan(target: &args::Target, load: &args::Load) -> Result<Plan, Failure> {
     if !(1..=65_536).contains(&load.pipeline) {
         return Err(impossible("a pipeline has between 1 and 65536 requests"));
     }
+    if target.timeout.is_zero() {
+        return Err(impossible("a timeout of 0 gives up every request: leave some time"));
+    }
     let seconds = |seconds: f64, what: &str| {
         Duration::try_from_secs_f64(seconds).map_err(|_| impossible(&format!("no time: {what}")))
     };
     let address = target.nodes.first().map_or(&target.address, |node| &node.address).clone();
     let directory = directory(&address, target, load.connections)?;
     let mut server_pids = target.server_pid.clone();
+    if let Some(pid) = server_pids.iter().find(|pid| CpuTime::of_process(**pid).is_err()) {
+        return Err(Failure::Impossible(format!("there is no process {pid} to be measured")));
+    }
     if server_pids.is_empty() {
         let routes = directory.current();
         let nodes = routes.layout().nodes.iter();

@@ -131,6 +131,7 @@ impl Spread {
 /// Runs the command.
 pub fn run(compare: &args::Compare) -> Result<(), Failure> {
     let mut document = Document::new("compare");
+    report::check(compare.common.output.files().chain(&compare.markdown))?;
     let specs: Vec<Spec> = compare.servers.iter().map(|text| Spec::parse(text)).collect();
     if compare.rounds == 0 {
         return Err(Failure::Impossible("a comparison has at least one round".into()));

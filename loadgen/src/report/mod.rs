@@ -13,6 +13,20 @@ use crate::args::{self, Output};
 use crate::phase::Failure;
 use summary::{Document, SCHEMA_VERSION};
 
+/// Finds files that could not be written before any load, rather than when its results are there.
+pub fn check<'p>(paths: impl IntoIterator<Item = &'p PathBuf>) -> Result<(), Failure> {
+    for path in paths {
+        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let words = match directory.unwrap_or(Path::new(".")) {
+            directory if !directory.is_dir() => "there is no such directory",
+            _ if path.is_dir() => "it is a directory",
+            _ => continue,
+        };
+        return Err(Failure::Impossible(format!("cannot write {}: {words}", path.display())));
+    }
+    Ok(())
+}
+
 /// Writes the files that were asked for.
 pub fn write(output: &Output, document: &Document) -> Result<(), Failure> {
     if let Some(path) = &output.json {
@@ -23,7 +37,9 @@ pub fn write(output: &Output, document: &Document) -> Result<(), Failure> {
         file(path, &html::page(std::slice::from_ref(document)))?;
     }
     if let Some(path) = &output.hgrm {
-        let many = document.runs.len() > 1;
+        // A sweep is written after each of its runs, so that the first must have a number too.
+        let many = document.runs.len() > 1
+            || ["sweep", "saturate", "compare"].contains(&document.kind.as_str());
         for (number, run) in document.runs.iter().enumerate() {
             let path = if many { numbered(path, number + 1) } else { path.clone() };
             if let Some(histogram) = &run.histogram {
@@ -63,9 +79,8 @@ pub fn run(report: &args::Report) -> Result<(), Failure> {
             .map_err(|error| impossible(error.to_string()))?["schema_version"]
             .as_u64();
         if version != Some(u64::from(SCHEMA_VERSION)) {
-            let words =
-                format!("it has schema version {version:?}, this tool reads {SCHEMA_VERSION}");
-            return Err(impossible(words));
+            let has = version.map_or("no schema version".into(), |v| format!("schema version {v}"));
+            return Err(impossible(format!("it has {has}, this tool reads {SCHEMA_VERSION}")));
         }
         let document: Document =
             serde_json::from_str(&text).map_err(|error| impossible(error.to_string()))?;
@@ -92,6 +107,14 @@ pub fn run(report: &args::Report) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn files_that_cannot_be_written_are_found_at_once() {
+        let found = |path: &str| check([&PathBuf::from(path)]).map_err(|error| error.to_string());
+        assert!(found("/nonexistent/a.json").unwrap_err().contains("no such directory"));
+        assert!(found("/tmp").unwrap_err().contains("it is a directory"));
+        assert!(found("/tmp/a.json").is_ok() && found("a.json").is_ok());
+    }
 
     #[test]
     fn files_of_several_runs_are_numbered() {
