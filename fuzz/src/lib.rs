@@ -3,7 +3,10 @@
 //! The same bytes in one piece and in small ones must ask for the same things, each step must use
 //! up input, and no answer to what was asked may upset its encoder.
 
+mod choices;
+pub mod frames;
 pub mod node;
+pub mod peers;
 
 use bumpalo::Bump;
 use ringlane::protocol::{

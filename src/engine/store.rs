@@ -173,7 +173,7 @@ fn record_of<'s>(kept: &Kept<'s>) -> Record<'s> {
     Record { version: Version(kept.version), content }
 }
 
-#[cfg(test)]
-mod agreement;
+#[doc(hidden)]
+pub mod agreement;
 #[cfg(test)]
 mod tests;

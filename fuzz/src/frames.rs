@@ -1,0 +1,235 @@
+//! What nodes send each other, as bytes from a network that may change them: handshakes, frames,
+//! the messages in them, and gossip.
+
+use std::sync::Arc;
+
+use ringlane::cluster::frame::{FrameError, Key, Opened};
+use ringlane::cluster::handshake::{
+    Failure, HEAD_BYTES, Handshake, MESSAGE_BYTES_MAX, Party, Session, Step,
+};
+use ringlane::cluster::identity::{Boot, Identity, NodeKey};
+use ringlane::cluster::link::{NODE_CORE, Peer};
+use ringlane::cluster::membership::{Effect, Event, Membership, MembershipSettings, Terms};
+use ringlane::cluster::message::{Message, Messages, NodeMessage};
+use ringlane::cluster::quorum::Replication;
+use ringlane::cluster::ring::RingParameters;
+use ringlane::cluster::wire::{Reader, Writer};
+use ringlane::protocol::relay::decode_request;
+
+use crate::NOW;
+use crate::choices::Choices;
+
+/// Takes `input` as what one of them sends.
+pub fn check(input: &[u8]) {
+    let mut choices = Choices(input);
+    match choices.byte() % 4 {
+        0 => meet(&mut choices),
+        1 => overhear(&mut choices),
+        2 => read(choices.rest()),
+        _ => gossip(&mut choices),
+    }
+}
+
+fn terms() -> Terms {
+    Terms::new("test", RingParameters::default(), Replication::default())
+}
+
+/// Two parties, the one that dials first.
+fn parties(keys: [Option<Key>; 2]) -> [Arc<Party>; 2] {
+    let mut ids = ["a", "bb"];
+    ids.sort_by_key(|id| NodeKey::of(id));
+    let mut keys = keys.into_iter();
+    ids.map(|id| {
+        Arc::new(Party {
+            id: id.into(),
+            boot: Boot(9),
+            core_count: 2,
+            hash_seed: 77,
+            frame_bytes_max: 1 << 20,
+            terms: terms(),
+            key: keys.next().expect("one for each"),
+            listed: None,
+        })
+    })
+}
+
+fn key(choice: u8) -> Option<Key> {
+    (choice != 0).then(|| Key::from_file_contents(&[choice]))
+}
+
+/// Two nodes shake hands over a network that may change what they say, then send frames.
+fn meet(choices: &mut Choices<'_>) {
+    let (ours, theirs) = (choices.byte() % 3, choices.byte() % 3);
+    let [dialler, acceptor] = parties([key(ours), key(theirs)]);
+    let core = choices.pick(&[0, 1, 0, NODE_CORE]);
+    let peer = Peer { node: NodeKey::of(&acceptor.id), core: choices.pick(&[0, 1, core, 2]) };
+    let mut wire = Vec::new();
+    let mut sides = [
+        Handshake::dial(dialler, core, peer, [1; 16], &mut wire),
+        Handshake::accept(acceptor, [2; 16]),
+    ];
+    let mut sessions: [Option<Box<Session>>; 2] = [None, None];
+    let mut tampered = false;
+    // Hello, welcome, proof: to the acceptor, to the dialler, to the acceptor.
+    for to in [1, 0, 1] {
+        assert!(wire.len() <= MESSAGE_BYTES_MAX);
+        tampered |= choices.tamper(&mut wire);
+        let message = std::mem::take(&mut wire);
+        match sides[to].handle(&message, &mut wire) {
+            Ok(Step::Await) => {}
+            Ok(Step::Done(session)) => sessions[to] = Some(session),
+            Err(_) => return,
+        }
+    }
+    let [Some(here), Some(there)] = sessions else { return };
+    assert!(ours == theirs, "nodes with different keys have met");
+    assert!(ours == 0 || !tampered, "a changed handshake was believed");
+    frames(*here, *there, ours != 0, choices);
+}
+
+/// Frames arrive whole and once, or are refused.
+fn frames(mut from: Session, mut to: Session, keyed: bool, choices: &mut Choices<'_>) {
+    let mut sent: Vec<Vec<u8>> = Vec::new();
+    // Whether a changed frame has been believed, as without a key it may be: its number may be any.
+    let mut misled = false;
+    while !choices.is_empty() {
+        let body = choices.bytes();
+        let mut wire = Vec::new();
+        let start = from.sealer.begin(&mut wire);
+        wire.extend_from_slice(body);
+        from.sealer.end(start, &mut wire);
+        if choices.byte().is_multiple_of(4) && !sent.is_empty() {
+            let again = &sent[choices.below(sent.len())];
+            assert_eq!(to.opener.open(again), Err(FrameError::Replayed));
+        }
+        let tampered = choices.tamper(&mut wire);
+        match to.opener.open(&wire) {
+            Ok(Opened::Frame { consumed, body: got }) => {
+                assert!(consumed <= wire.len());
+                assert!(tampered || got == body, "a frame is another than was sent");
+                // What was added behind a frame is not part of it.
+                assert!(!keyed || got == body, "a changed frame was believed");
+                misled |= tampered;
+                read(got);
+            }
+            Ok(Opened::Incomplete { bytes }) => assert!(tampered && bytes > wire.len()),
+            Err(_) => {
+                assert!(tampered || misled, "a good frame was refused");
+                // The session is not worth keeping.
+                return;
+            }
+        }
+        if !tampered {
+            sent.push(wire);
+        }
+    }
+}
+
+/// One side of a handshake hears anything.
+fn overhear(choices: &mut Choices<'_>) {
+    let choice = choices.byte();
+    let [dialler, acceptor] = parties([key(choice & 1), key(choice & 1)]);
+    let mut out = Vec::new();
+    let mut side = if choice & 2 == 0 {
+        let peer = Peer { node: NodeKey::of(&acceptor.id), core: 0 };
+        Handshake::dial(dialler, 0, peer, [1; 16], &mut out)
+    } else {
+        Handshake::accept(acceptor, [2; 16])
+    };
+    while !choices.is_empty() {
+        let mut message = b"RLh1".to_vec();
+        message.push(choices.byte() % 6);
+        let fields = choices.bytes();
+        message.put_u16(fields.len() as u16);
+        message.extend_from_slice(fields);
+        let head = message.first_chunk::<HEAD_BYTES>().expect("a head");
+        assert_eq!(Handshake::message_bytes(head), Ok(message.len()));
+        out.clear();
+        match side.handle(&message, &mut out) {
+            Ok(Step::Await) => {}
+            Ok(Step::Done(_)) => assert!(choice & 1 == 0, "nobody has proved anything"),
+            Err(Failure::Refused(_)) => {
+                return assert!(!out.is_empty(), "whoever is refused is told");
+            }
+            Err(_) => return,
+        }
+    }
+}
+
+/// Bytes as the body of a frame: what is understood means one thing, however often it is passed on.
+fn read(body: &[u8]) {
+    for message in Messages::new(body) {
+        let Ok(bytes) = message else { return };
+        let mut again = Vec::new();
+        if NodeMessage::is_one(bytes) {
+            let Ok(message) = NodeMessage::read(bytes) else { continue };
+            message.write(&mut again);
+            assert_eq!(NodeMessage::read(&again[4..]), Ok(message));
+        } else {
+            let Ok(message) = Message::read(bytes) else { continue };
+            message.write(&mut again);
+            let arrived = Message::read(&again[4..]).expect("own encoding");
+            assert_eq!(format!("{arrived:?}"), format!("{message:?}"));
+            if let Message::Forward { request, .. } = message {
+                let _ = decode_request(request);
+            }
+        }
+    }
+}
+
+/// Members hear anything in datagrams that carry the right terms.
+fn gossip(choices: &mut Choices<'_>) {
+    let address = |number: u8| ([127, 0, 0, number], 7946).into();
+    let identity = |number: u8, boot| {
+        Identity::new(&format!("n{number}"), Boot(boot), address(number), address(number))
+    };
+    let mut settings = MembershipSettings::new(terms());
+    settings.join = vec![address(2)];
+    let mut member = Membership::new(identity(1, 5), &settings, 3);
+    let mut now = NOW;
+    let mut effects = Vec::new();
+    member.handle(Event::Start, now, &mut effects);
+    while !choices.is_empty() {
+        effects.clear();
+        let choice = choices.byte();
+        match choice % 8 {
+            0 => {
+                now = now.after(std::time::Duration::from_millis(choices.byte() as u64 * 20));
+                member.handle(Event::Tick, now, &mut effects);
+            }
+            1 if choices.byte() < 8 => member.handle(Event::Leave, now, &mut effects),
+            _ => {
+                let mut bytes = b"RLg1".to_vec();
+                bytes.put_u8(choices.byte() % 5);
+                terms().write(&mut bytes);
+                let sender = 1 + choices.byte() % 4;
+                bytes.put_u64(identity(sender, 0).key.0);
+                bytes.put_u64(choices.byte() as u64);
+                bytes.put_u64(now.as_millis() << 20);
+                // What foca's datagrams and knocks begin with.
+                for _ in 0..choice >> 6 {
+                    identity(1 + choices.byte() % 4, 4 + choices.byte() as u64 % 3)
+                        .write(&mut bytes);
+                    if choice & 32 != 0 {
+                        bytes.put_u16(choices.byte() as u16 % 4);
+                    }
+                }
+                bytes.extend_from_slice(choices.bytes());
+                let event = Event::Datagram { from: address(sender), bytes: &bytes };
+                member.handle(event, now, &mut effects);
+            }
+        }
+        assert!(effects.len() < 1000, "one event has {} effects", effects.len());
+        for effect in &effects {
+            if let Effect::Send { bytes, .. } = effect {
+                assert!(bytes.len() <= 1500, "a datagram of {} bytes", bytes.len());
+            }
+        }
+        assert!(member.members().len() < 2000);
+        for (identity, _) in member.members() {
+            let mut bytes = Vec::new();
+            identity.write(&mut bytes);
+            assert_eq!(Identity::read(&mut Reader::new(&bytes)), Ok(identity));
+        }
+    }
+}
