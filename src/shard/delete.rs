@@ -25,8 +25,10 @@ impl Shard {
             self.counters.delete_misses += 1;
             return Response::Exists;
         }
-        self.counters.delete_hits += 1;
-        self.class_counters[self.slab.class_of(head.item) as usize].delete_hits += 1;
+        if !delete.invalidate {
+            self.counters.delete_hits += 1;
+            self.class_counters[self.slab.class_of(head.item) as usize].delete_hits += 1;
+        }
         match delete.empty {
             Some(flags) => self.empty(request, delete, flags, (entry, head), now),
             None if delete.invalidate => self.invalidate(request, delete, entry, &head, now),

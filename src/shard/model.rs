@@ -416,7 +416,7 @@ impl Model {
             self.counters.delete_misses += 1;
             return Answer::Exists;
         }
-        self.counters.delete_hits += 1;
+        self.counters.delete_hits += u64::from(!delete.invalidate);
         let asked = delete.cas.filter(|&cas| cas != 0);
         if let Some(flags) = delete.empty {
             let deadline = delete.deadline.unwrap_or(Deadline::NEVER);

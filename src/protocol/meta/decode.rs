@@ -61,7 +61,7 @@ fn get<'b>(mut tokens: Tokens<'b>, context: &Context<'b>) -> Decoded<'b> {
         vivify: flags.vivify.map(|_| Vivify {
             deadline: flags.vivified_deadline,
             cas: flags.cas,
-            binary_key: flags.binary_key,
+            binary_key: vivified_as_binary(&flags),
         }),
         refresh_below_seconds: flags.refresh_below_seconds,
         refresh_first: flags.refresh_first && flags.deadline.is_some(),
@@ -125,6 +125,8 @@ fn set<'b>(
     };
     match store() {
         Ok((store, reply)) => storage::with_data(store, reply, value_bytes, line, input, context),
+        // A line of the wrong form announces no data.
+        Err(error) if !flags::are_letters(tokens) => refuse(line, error),
         Err(error) => storage::refuse_data(error, value_bytes, line),
     }
 }
@@ -168,7 +170,7 @@ fn arithmetic<'b>(mut tokens: Tokens<'b>, context: &Context<'b>) -> Decoded<'b> 
         create: flags.vivify.map(|_| (flags.initial, flags.vivified_deadline)),
         touch: flags.deadline,
         cas: flags.cas,
-        binary_key: flags.binary_key,
+        binary_key: vivified_as_binary(&flags),
         ..Arithmetic::by(flags.delta, decrement)
     };
     let form = MetaForm::Arithmetic {
@@ -190,6 +192,12 @@ fn inspect<'b>(mut tokens: Tokens<'b>, context: &Context<'b>) -> Decoded<'b> {
     flags.read(base64_only, 2, context).map_err(|_| TextError::CommandLine)?;
     let get = Get { purpose: Purpose::Describe, no_use: true, ..Get::default() };
     Ok((Operation::Get(get), reply(MetaForm::Inspect, &flags, base64_only, context)))
+}
+
+/// Whether an item that N creates is shown with its key in base64 from then on. memcached does not
+/// note the form of such a key and shows it plain; a key that would break the line is not.
+fn vivified_as_binary(flags: &Flags<'_>) -> bool {
+    flags.binary_key && flags.key.iter().any(|byte| *byte <= b' ' || *byte == 0x7f)
 }
 
 fn refuse_long_opaque(flags: &Flags<'_>) -> Result<(), TextError> {
