@@ -61,7 +61,7 @@ fn every_invalid_value_ends_with_one_sentence_that_names_it() {
         ("-I 5GiB", "--max-item-size 5GiB"),
         ("-m 3 -t 1 -I 2m", "2MiB"),
         ("-m 64TiB", "64TiB"),
-        ("--eviction lfu", "--eviction lfu"),
+        ("--eviction mru", "--eviction mru"),
         ("-M --eviction lru", "--eviction lru"),
         ("--default-ttl -3", "--default-ttl -3"),
         ("--idle-timeout 0", "--idle-timeout 0"),

@@ -243,7 +243,7 @@ mod tests {
             ("-p http", ["--port http", "65535"]),
             ("-t 0", ["--cores 0", "1"]),
             ("-c -1", ["--max-connections -1", "1"]),
-            ("--eviction lfu", ["--eviction lfu", "lru, none"]),
+            ("--eviction mru", ["--eviction mru", "lru, none"]),
             ("--cpus 3-1", ["--cpus 3-1", "2-5,8"]),
             ("--log loud", ["--log loud", "warn"]),
             ("--unix-mode 999", ["--unix-mode 999", "700"]),

@@ -72,7 +72,8 @@ pub struct Settings {
     #[arg(short = 'I', long, value_name = "SIZE", help_heading = ITEMS)]
     #[serde(deserialize_with = "text")]
     pub max_item_size: Option<ItemSize>,
-    /// Which item makes room when memory is full: lru, fifo, random, ttl or none [default: lru]
+    /// Which item makes room when memory is full: lru, lfu, s3fifo, fifo, random, ttl or none
+    /// [default: lru]
     #[arg(long, value_name = "POLICY", help_heading = ITEMS)]
     #[serde(deserialize_with = "text")]
     pub eviction: Option<EvictionName>,

@@ -441,16 +441,23 @@ pub enum Eviction {
     Random,
     /// The one with the nearest deadline; those without one last.
     Ttl,
+    /// The least frequently used, uses of long ago counting less.
+    Lfu,
+    /// One nobody asked for again soon after it was stored, and otherwise one not used lately
+    /// (S3-FIFO).
+    S3Fifo,
 }
 
 impl Eviction {
     /// Every policy that exists, with its name.
-    pub const NAMES: [(&str, Eviction); 5] = [
+    pub const NAMES: [(&str, Eviction); 7] = [
         ("lru", Eviction::Lru),
         ("none", Eviction::None),
         ("fifo", Eviction::Fifo),
         ("random", Eviction::Random),
         ("ttl", Eviction::Ttl),
+        ("lfu", Eviction::Lfu),
+        ("s3fifo", Eviction::S3Fifo),
     ];
 
     /// Its name.

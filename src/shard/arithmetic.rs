@@ -56,11 +56,12 @@ impl Shard {
         let mut at = head;
         if digits.len() <= text_bytes && !self.is_pinned(head.item) {
             let start = head.key_offset() + head.key_len as usize;
+            let accessed = self.used(&head, now);
             let memory = self.slab.memory_mut();
             memory[start..start + digits.len()].copy_from_slice(digits);
             memory[start + digits.len()..start + text_bytes].fill(b' ');
             item::set_version(memory, head.item, version);
-            item::set_accessed(memory, head.item, item::stamp(now));
+            item::set_accessed(memory, head.item, accessed);
         } else {
             // A longer number is a new item. One that is being sent moves, without padding.
             let grows = digits.len() > text_bytes;

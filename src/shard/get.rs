@@ -28,9 +28,9 @@ impl Shard {
     /// Notes that an item was read.
     #[inline(always)]
     pub(super) fn use_item(&mut self, head: &Head, now: Instant) {
-        let stamp = item::stamp(now);
-        if head.accessed != stamp {
-            item::set_accessed(self.slab.memory_mut(), head.item, stamp);
+        let accessed = self.used(head, now);
+        if head.accessed != accessed {
+            item::set_accessed(self.slab.memory_mut(), head.item, accessed);
         }
         if !head.has(FETCHED) {
             item::set_marks(self.slab.memory_mut(), head.item, head.marks | FETCHED);
@@ -100,7 +100,7 @@ impl Shard {
         let mut hit = self.hit(&at, now);
         hit.deadline = deadline;
         hit.deadline_before = deadline_before;
-        hit.idle_seconds = item::seconds_between(head.accessed, item::stamp(now));
+        hit.idle_seconds = item::seconds_between(self.used_at(head), item::stamp(now));
         hit.marks.fetched = head.has(FETCHED);
         hit.marks.won = won;
         hit.marks.win_sent = win_sent;
@@ -257,6 +257,8 @@ impl Shard {
         debug_assert!(!head.has(LARGE) || Head::read(memory, new).chain(memory).is_none());
         self.account_in(new, wider.item_bytes());
         if new != old {
+            let accessed = self.policy.moved(head.accessed);
+            item::set_accessed(self.slab.memory_mut(), new, accessed);
             let entry = self.find_again(hash, old);
             self.index.replace(self.slab.memory_mut(), entry, new);
             if !(self.is_pinned(old) && self.pins.bury(old)) {

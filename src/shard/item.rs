@@ -21,7 +21,8 @@
 //! Refused: a fixed header (40 bytes for everybody) and variable-length integers (a branch per byte
 //! on the hit path).
 //!
-//! `accessed` counts units of 8 ms and wraps after 397 days. The key length says what the chunk
+//! `accessed` counts units of 8 ms and wraps after 397 days; an eviction policy that counts uses has
+//! its lowest bits for that (see `eviction`). The key length says what the chunk
 //! is: 0 free, 1 to 250 an item, [`KEY_STAGED`] an item in the making, [`KEY_PIECE`] a part of a
 //! chained item's value. All numbers are little-endian and need no alignment.
 

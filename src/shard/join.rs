@@ -44,6 +44,7 @@ impl Shard {
         self.unguard(old);
         let item = if let Some((item, chain)) = room {
             self.write_item(item, &shape, request.key, &put, chain, now);
+            self.inherit_heat(item, old, now);
             let from = self.value_list(old);
             self.copy_value(&from, item, old_at);
             let entry = self.find_again(request.hash, old.item);
@@ -64,6 +65,7 @@ impl Shard {
             };
             let (item, chain) = self.allocate_item(&shape, now).ok_or(())?;
             self.write_item(item, &shape, request.key, &put, chain, now);
+            self.inherit_heat(item, old, now);
             self.write_value(item, old_at, &kept);
             self.write_value(item, new_at, &part);
             self.link(request, item, &shape, deadline);
@@ -102,13 +104,14 @@ impl Shard {
         }
         self.account_out(old);
         let value_at = old.key_offset() + old.key_len as usize;
+        let accessed = self.used(old, now);
         let memory = self.slab.memory_mut();
         if front {
             memory.copy_within(value_at..value_at + shape.value_bytes, value_at + content.len());
         }
         item::set_value_bytes(memory, old.item, joined.value_bytes);
         item::set_version(memory, old.item, version);
-        item::set_accessed(memory, old.item, item::stamp(now));
+        item::set_accessed(memory, old.item, accessed);
         let extensions = old.marks & (item::HAS_TTL | item::HAS_FLAGS | item::LARGE);
         item::set_marks(memory, old.item, extensions | marks);
         self.fill(old.item, if front { 0 } else { shape.value_bytes }, content);

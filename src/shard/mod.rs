@@ -103,6 +103,8 @@ pub struct Shard {
     cas_step: u64,
     item_bytes_max: u32,
     policy: Policy,
+    /// The bits of an item's access time that are the policy's.
+    heat_mask: u32,
     /// The item that an operation in progress still needs; `ItemRef(0)` for none.
     guard: ItemRef,
     chains: ::slab::Slab<Chain>,
@@ -148,6 +150,7 @@ impl Shard {
             next_cas: core as u64 + 1,
             cas_step: core_count as u64,
             item_bytes_max: (config.item_bytes_max as u64).min(memory_bytes / 2) as u32,
+            heat_mask: policy.heat_mask(),
             policy,
             guard: ItemRef(0),
             chains: ::slab::Slab::new(),
@@ -393,7 +396,7 @@ impl Shard {
             cas: head.version,
             deadline,
             deadline_before: deadline,
-            idle_seconds: item::seconds_between(head.accessed, item::stamp(now)),
+            idle_seconds: item::seconds_between(self.used_at(head), item::stamp(now)),
             marks: Marks {
                 fetched: head.has(FETCHED),
                 stale: head.has(STALE),

@@ -192,13 +192,16 @@ struct Model {
     flush_at: Option<Instant>,
     /// What the shard has evicted so far.
     evictions: u64,
+    /// Bits of access times that are the policy's.
+    heat_mask: u32,
 }
 
 impl Model {
-    fn new(item_bytes_max: u64) -> Self {
+    fn new(item_bytes_max: u64, heat_mask: u32) -> Self {
         Self {
             items: HashMap::new(),
             item_bytes_max,
+            heat_mask,
             counters: Counters::default(),
             flush_at: None,
             evictions: 0,
@@ -287,13 +290,15 @@ impl Model {
             item.used = now;
             item.fetched = true;
         }
+        // Some policies keep only the upper bits of it.
+        let used = before.used.as_millis() >> 3 & !u64::from(self.heat_mask);
         Answer::Hit(Found {
             value: Shown(item.value.clone()),
             flags: item.flags,
             cas: item.cas,
             deadline: item.deadline,
             deadline_before: if created { Deadline::NEVER } else { before.deadline },
-            idle_seconds: ((now.as_millis() >> 3) - (before.used.as_millis() >> 3)) as u32 / 125,
+            idle_seconds: ((now.as_millis() >> 3) - used) as u32 / 125,
             marks: Marks {
                 fetched: before.fetched,
                 stale: item.stale,

@@ -15,7 +15,7 @@ use super::Shard;
 use super::eviction::Look;
 use super::item::{self, HAS_TTL, Head, Kind};
 use super::piece_at;
-use super::room::Leave;
+use super::room::{Leave, sight};
 use crate::request::ItemRef;
 use crate::time::Instant;
 
@@ -220,15 +220,7 @@ impl Shard {
     }
 
     fn class_age(&mut self, class: u8, now: Instant) -> u32 {
-        let sight = super::eviction::Sight {
-            slab: &self.slab,
-            wheel: &self.wheel,
-            pins: &self.pins,
-            guard: self.guard,
-            flush: &self.flush,
-            now,
-        };
-        self.policy.eviction_age(&sight, class)
+        self.policy.eviction_age(&sight!(self, now), class)
     }
 
     /// Starts draining the page of `class` that has fewest items and holds nothing.
@@ -306,6 +298,8 @@ impl Shard {
         let (start, bytes) = (item::offset(from), self.slab.chunk_bytes_of(from));
         self.slab.memory_mut().copy_within(start..start + bytes, item::offset(to));
         if from == head.item {
+            let accessed = self.policy.moved(head.accessed);
+            item::set_accessed(self.slab.memory_mut(), to, accessed);
             if let Some(chain) = head.chain(self.slab.memory()) {
                 self.adopt_pieces(chain, to);
             }

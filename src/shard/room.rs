@@ -34,17 +34,80 @@ pub(super) enum Leave {
     Flushed,
 }
 
+/// What policies look through, borrowing no more of the shard than that.
+macro_rules! sight {
+    ($shard:ident, $now:expr) => {
+        $crate::shard::eviction::Sight {
+            slab: &$shard.slab,
+            wheel: &$shard.wheel,
+            pins: &$shard.pins,
+            guard: $shard.guard,
+            flush: &$shard.flush,
+            heat_mask: $shard.heat_mask,
+            items: $shard.index.len(),
+            now: $now,
+        }
+    };
+}
+pub(super) use sight;
+
 impl Shard {
     /// What policies look through.
     pub(super) fn sight(&self, now: Instant) -> Sight<'_> {
-        Sight {
-            slab: &self.slab,
-            wheel: &self.wheel,
-            pins: &self.pins,
-            guard: self.guard,
-            flush: &self.flush,
-            now,
+        sight!(self, now)
+    }
+
+    /// The access time of an item after a use at `now`.
+    #[inline(always)]
+    pub(super) fn used(&mut self, head: &Head, now: Instant) -> u32 {
+        match self.heat_mask {
+            0 => item::stamp(now),
+            _ => self.policy.used(head.accessed, now),
         }
+    }
+
+    /// The access time of the new item that is about to be written at `item`.
+    #[inline(always)]
+    pub(super) fn first_used(&mut self, item: ItemRef, key: &[u8], now: Instant) -> u32 {
+        match self.heat_mask {
+            0 => item::stamp(now),
+            _ => self.first_heated(item, key, now),
+        }
+    }
+
+    #[inline(never)]
+    fn first_heated(&mut self, item: ItemRef, key: &[u8], now: Instant) -> u32 {
+        let accessed = self.policy.entered(&sight!(self, now), item, key);
+        self.write_heat();
+        accessed
+    }
+
+    /// Writes the access times that a policy has changed.
+    #[inline]
+    fn write_heat(&mut self) {
+        let memory = self.slab.memory_mut();
+        self.policy.write_changes(|(item, accessed)| item::set_accessed(memory, item, accessed));
+    }
+
+    /// Lets the item at `item` inherit the heat of `old`, whose place it takes.
+    #[inline(always)]
+    pub(super) fn inherit_heat(&mut self, item: ItemRef, old: &Head, now: Instant) {
+        if self.heat_mask != 0 {
+            self.replace_heat(item, old, now);
+        }
+    }
+
+    #[inline(never)]
+    fn replace_heat(&mut self, item: ItemRef, old: &Head, now: Instant) {
+        let new = Head::read(self.slab.memory(), item);
+        let accessed = self.policy.replaced(new.accessed, old.accessed, now);
+        item::set_accessed(self.slab.memory_mut(), item, accessed);
+    }
+
+    /// When an item was used, without what is the policy's.
+    #[inline(always)]
+    pub(super) fn used_at(&self, head: &Head) -> u32 {
+        head.accessed & !self.heat_mask
     }
 
     /// Takes chunks for an item of `shape`, evicting where needed. Nothing is written but the
@@ -145,15 +208,9 @@ impl Shard {
 
     /// Removes one item of `class` for room. False when none may go.
     pub(super) fn evict_from(&mut self, class: u8, now: Instant) -> bool {
-        let sight = Sight {
-            slab: &self.slab,
-            wheel: &self.wheel,
-            pins: &self.pins,
-            guard: self.guard,
-            flush: &self.flush,
-            now,
-        };
-        match self.policy.victim(&sight, class) {
+        let victim = self.policy.victim(&sight!(self, now), class);
+        self.write_heat();
+        match victim {
             Some(head) => {
                 self.evict(&head, now);
                 true
@@ -174,10 +231,11 @@ impl Shard {
             Leave::Evicted
         };
         if leave == Leave::Evicted {
+            let used = self.used_at(head);
             let class = &mut self.class_counters[self.slab.class_of(head.item) as usize];
             class.evicted += 1;
             class.evicted_nonzero += u64::from(head.has(HAS_TTL));
-            class.evicted_seconds = item::seconds_between(head.accessed, item::stamp(now)) as u64;
+            class.evicted_seconds = item::seconds_between(used, item::stamp(now)) as u64;
             class.evicted_unfetched += u64::from(!head.has(item::FETCHED));
         }
         self.remove(head, leave);

@@ -200,6 +200,17 @@ impl Slab {
         item_at(self.page_start(page) + chunk as usize * class.chunk_bytes as usize)
     }
 
+    /// Whether a chunk of `class` that has been handed out starts at `item`, which is one of some
+    /// class or was.
+    pub(super) fn is_chunk_of(&self, class: u8, item: ItemRef) -> bool {
+        let page = self.page_of(item);
+        let start = offset(item) - self.page_start(page);
+        let chunk_bytes = self.classes[class as usize].chunk_bytes as usize;
+        self.page_class(page) == class
+            && start.is_multiple_of(chunk_bytes)
+            && start / chunk_bytes < self.page(page).fresh as usize
+    }
+
     fn page_start(&self, page: u32) -> usize {
         self.base + ((page as usize) << self.page_shift)
     }

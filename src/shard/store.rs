@@ -260,12 +260,17 @@ impl Shard {
         {
             return Some(old);
         }
-        if may_remove || self.policy.evicts() {
+        let placed = if may_remove || self.policy.evicts() {
             // Its room may be just what is needed.
             self.remove_found(request, entry, &old);
-            return self.put(request, None, put, now);
+            self.put(request, None, put, now)
+        } else {
+            self.put(request, Some(&old), put, now)
+        };
+        if let Some(placed) = &placed {
+            self.inherit_heat(placed.item, &old, now);
         }
-        self.put(request, Some(&old), put, now)
+        placed
     }
 
     /// Writes a new value into the chunk of the old one when it belongs there.
@@ -296,7 +301,8 @@ impl Shard {
         if linked && !keeps_slot {
             self.wheel.unlink(self.slab.memory_mut(), old.item);
         }
-        self.write_head(old.item, &shape, put, NO_CHAIN, now);
+        let accessed = self.used(old, now);
+        self.write_head(old.item, &shape, put, NO_CHAIN, accessed, now);
         let memory = self.slab.memory_mut();
         let at = item::offset(old.item) + shape.key_offset();
         if shape.key_offset() != old_shape.key_offset() {
@@ -420,7 +426,8 @@ impl Shard {
         chain: u32,
         now: Instant,
     ) {
-        self.write_head(item, shape, put, chain, now);
+        let accessed = self.first_used(item, key, now);
+        self.write_head(item, shape, put, chain, accessed, now);
         let at = item::offset(item) + shape.key_offset();
         self.slab.memory_mut()[at..at + key.len()].copy_from_slice(key);
     }
@@ -433,6 +440,7 @@ impl Shard {
         shape: &Shape,
         put: &Put<'_>,
         chain: u32,
+        accessed: u32,
         now: Instant,
     ) {
         let code = if shape.ttl { self.wheel.code(put.deadline, now) } else { 0 };
@@ -441,7 +449,7 @@ impl Shard {
             memory,
             item,
             put.version,
-            item::stamp(now),
+            accessed,
             shape.key_bytes as u8,
             put.marks,
             self.flush.epoch,

@@ -137,8 +137,9 @@ impl Shard {
 
     /// When an item was last used, which is not before it came.
     pub(super) fn last_used(&self, head: &Head, now: Instant) -> Instant {
-        let units = item::stamp(now).wrapping_sub(head.accessed) as u64;
-        now.before(Duration::from_millis(units << 3))
+        // Rounded up where the policy has the lowest bits: what is kept is kept long enough.
+        let units = item::stamp(now).wrapping_sub(self.used_at(head)) & !self.heat_mask;
+        now.before(Duration::from_millis(u64::from(units) << 3))
     }
 
     pub(super) fn forget_at(&self, version: u64, received: Instant) -> Instant {
@@ -183,6 +184,8 @@ impl Shard {
         let deadline = Deadline::at(self.forget_at(version, received));
         let put = Put { flags: 0, deadline, marks: 0, version, content: Content::Bytes(b"") };
         self.write_item(item, &shape, key, &put, NO_CHAIN, now);
+        let heat = Head::read(self.slab.memory(), item).accessed & self.heat_mask;
+        let accessed = accessed & !self.heat_mask | heat;
         item::set_accessed(self.slab.memory_mut(), item, accessed);
         Some(item)
     }

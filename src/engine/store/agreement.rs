@@ -55,11 +55,11 @@ pub fn run(bytes: &[u8]) {
     let mut input = Input(bytes);
     let choice = input.byte() as usize;
     let pressed = choice & 1 == 1;
-    use Eviction::{Fifo, Lru, Random, Ttl};
+    use Eviction::{Fifo, Lfu, Lru, Random, S3Fifo, Ttl};
     let config = ShardConfig {
         memory_bytes: if pressed { 1 << 20 } else { 6 << 20 },
         item_bytes_max: 256 << 10,
-        eviction: [Lru, Fifo, Random, Ttl][choice >> 1 & 3],
+        eviction: [Lru, Fifo, Random, Ttl, Lfu, S3Fifo, S3Fifo, Lru][choice >> 1 & 7],
     };
     let mut shard = Shard::new(&config, 5, 0, 1);
     keep_records(&mut shard, &lifetimes());

@@ -110,13 +110,13 @@ impl ExactRandom {
 }
 
 /// Draws keys 0 to `keys` - 1 with probability proportional to 1 / rank^skew.
-struct Zipf {
+pub(super) struct Zipf {
     cumulative: Vec<f64>,
     random: u64,
 }
 
 impl Zipf {
-    fn new(keys: usize, skew: f64, seed: u64) -> Self {
+    pub(super) fn new(keys: usize, skew: f64, seed: u64) -> Self {
         let mut total = 0.0;
         let cumulative = (1..=keys).map(|rank| {
             total += (rank as f64).powf(-skew);
@@ -125,7 +125,7 @@ impl Zipf {
         Self { cumulative: cumulative.collect(), random: seed }
     }
 
-    fn draw(&mut self) -> usize {
+    pub(super) fn draw(&mut self) -> usize {
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;

@@ -162,7 +162,7 @@ impl Hand {
 }
 
 /// Chunks of `class` that were ever handed out, one more per page for good measure.
-fn chunks_of(sight: &Sight<'_>, class: u8) -> u64 {
+pub(super) fn chunks_of(sight: &Sight<'_>, class: u8) -> u64 {
     let class = &sight.slab.classes[class as usize];
     class.pages.len() as u64 * class.chunks_per_page as u64
 }
@@ -175,11 +175,21 @@ impl Random {
         Self(seed | 1)
     }
 
-    /// What is in a random chunk of `class`; `None` when the class has no page.
-    pub(super) fn item(&mut self, sight: &Sight<'_>, class: u8) -> Option<Look> {
+    fn step(&mut self) {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
+    }
+
+    /// 32 random bits.
+    pub(super) fn next(&mut self) -> u32 {
+        self.step();
+        (self.0 >> 32) as u32
+    }
+
+    /// What is in a random chunk of `class`; `None` when the class has no page.
+    pub(super) fn item(&mut self, sight: &Sight<'_>, class: u8) -> Option<Look> {
+        self.step();
         let pages = &sight.slab.classes[class as usize].pages;
         if pages.is_empty() {
             return None;

@@ -25,15 +25,18 @@ pub fn run(bytes: &[u8]) {
         item_bytes_max: [64 << 10, 512 << 10, 100 << 10, 1 << 10][choice as usize >> 2 & 3],
         eviction: match choice >> 4 & 3 {
             0 => Eviction::Lru,
-            2 => [Eviction::Fifo, Eviction::Random, Eviction::Ttl, Eviction::Fifo]
+            1 => Eviction::None,
+            2 => [Eviction::Fifo, Eviction::Random, Eviction::Ttl, Eviction::Lfu]
                 [choice as usize >> 2 & 3],
-            _ => Eviction::None,
+            _ => [Eviction::S3Fifo, Eviction::S3Fifo, Eviction::Lfu, Eviction::None]
+                [choice as usize >> 2 & 3],
         },
     };
     let core_count = 1 + (choice >> 6) as u32;
+    let shard = Shard::new(&config, SEED, core_count - 1, core_count);
     let mut pair = Pair {
-        shard: Shard::new(&config, SEED, core_count - 1, core_count),
-        model: Model::new(config.item_bytes_max as u64),
+        model: Model::new(config.item_bytes_max as u64, shard.heat_mask),
+        shard,
         evicts: config.eviction != Eviction::None,
         now: Instant::from_millis(1_700_000_000_000 + input.byte() as u64 * 77_777_777),
         last_cas: 0,
