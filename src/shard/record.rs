@@ -273,8 +273,10 @@ impl Walk {
     fn from_cursor(cursor: u64, buckets_now: u32) -> Self {
         let began = (cursor >> 31) as u32;
         // Buckets may have been split so often that following them is too much work. From here on
-        // the present ones are gone through: what is left lies in none before this.
-        let buckets = if buckets_now / SPLITS_FOLLOWED >= began { buckets_now } else { began };
+        // the present ones are gone through: what is left lies in none before this. There are never
+        // fewer than there were, whatever a cursor from elsewhere says.
+        let followed = buckets_now / SPLITS_FOLLOWED < began && began <= buckets_now;
+        let buckets = if followed { began } else { buckets_now };
         Self { buckets, bucket: cursor as u32 & (u32::MAX >> 1) }
     }
 

@@ -290,14 +290,12 @@ impl Coordinator {
         };
         let Some(out) = turn.outside.room(from) else { return };
         let mut merges = Vec::new();
-        let mut seen = 0;
+        let bytes_max = bytes_max.min(PULL_BYTES) as usize;
         let mut at = Some(cursor);
-        while let Some(from_here) = at
-            && merges.len() < bytes_max as usize
-            && seen < SCAN_RECORDS_MAX
-        {
+        // Steps are bounded, not records: a store may have more room than records.
+        for _ in 0..SCAN_RECORDS_MAX / SCAN_STEP {
+            let Some(from_here) = at.filter(|_| merges.len() < bytes_max) else { break };
             at = turn.store.scan(from_here, SCAN_STEP, turn.now, &mut |scanned: Scanned<'_>| {
-                seen += 1;
                 if wants(scanned.key) {
                     let record: Record<'_> = scanned.record;
                     Message::Merge { ticket: 0, key: scanned.key, record }.write(&mut merges);

@@ -470,6 +470,21 @@ fn a_scan_shows_once_all_that_stays_while_the_store_grows_and_moves() {
 }
 
 #[test]
+fn a_cursor_that_nobody_was_given_ends_with_the_index() {
+    let mut bench = Bench::new();
+    bench.put("k", &live(1, b"value"));
+    let many_buckets = u64::MAX >> 33 << 31;
+    for cursor in [many_buckets, many_buckets | 12345, u64::MAX, u64::MAX >> 1, 1 << 40] {
+        let (mut at, now, mut calls) = (Some(cursor), bench.now, 0);
+        while let Some(from) = at {
+            at = ShardStore::new(&mut bench.shard).scan(from, 128, now, &mut |_| {});
+            calls += 1;
+            assert!(calls < 1000, "a peer's cursor {cursor:#x} keeps the core");
+        }
+    }
+}
+
+#[test]
 fn a_scan_of_an_index_that_grows_manifold_shows_all_that_stays() {
     let mut bench = Bench::of(&ShardConfig { memory_bytes: 16 << 20, ..ShardConfig::tiny() });
     let stays = |n| format!("stays {n}");
