@@ -122,7 +122,7 @@ impl Shard {
         if !self.fits(request.key.len(), 0, digits.len() as u64) {
             return Response::NotCreated;
         }
-        let version = self.cas_or_next(arithmetic.cas);
+        let version = self.first_cas(arithmetic.cas);
         let put = Put {
             flags: 0,
             deadline: if gone { Deadline::NEVER } else { self.lasting(deadline, version) },

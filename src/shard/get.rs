@@ -168,7 +168,7 @@ impl Shard {
             return None;
         }
         let gone = vivify.deadline.is_past(now);
-        let version = self.cas_or_next(vivify.cas);
+        let version = self.first_cas(vivify.cas);
         let put = Put {
             flags: 0,
             deadline: if gone { Deadline::NEVER } else { self.lasting(vivify.deadline, version) },

@@ -345,6 +345,14 @@ impl Shard {
         }
     }
 
+    /// As [`Shard::cas_or_next`] for an item that a read or a sum creates: it may ask for 0.
+    fn first_cas(&mut self, asked: Option<u64>) -> u64 {
+        match asked {
+            Some(0) if self.keeping.is_none() => 0,
+            asked => self.cas_or_next(asked),
+        }
+    }
+
     /// Whether an item is within the size limit as memcached counts it.
     fn fits(&self, key_bytes: usize, flags: u32, value_bytes: u64) -> bool {
         let overhead = 48 + 8 + key_bytes as u64 + 1 + if flags != 0 { 4 } else { 0 } + 2;

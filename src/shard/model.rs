@@ -240,6 +240,9 @@ impl Model {
             && let Some(vivify) = get.vivify
         {
             let mut item = self.item(b"", 0, vivify.deadline, vivify.cas, now);
+            if vivify.cas == Some(0) {
+                item.cas = Cas::Exactly(0);
+            }
             item.binary_key = vivify.binary_key;
             self.items.insert(key.to_vec(), item);
             self.counters.total_items += 1;
@@ -457,6 +460,9 @@ impl Model {
             };
             let text = value.to_string();
             let mut item = self.item(text.as_bytes(), 0, deadline, arithmetic.cas, now);
+            if arithmetic.cas == Some(0) {
+                item.cas = Cas::Exactly(0);
+            }
             item.binary_key = arithmetic.binary_key;
             let (cas, binary_key) = (item.cas, item.binary_key);
             self.items.insert(key.to_vec(), item);

@@ -49,7 +49,7 @@ pub struct Flags<'b> {
     pub refresh_first: bool,
     /// C
     pub compare: Option<u64>,
-    /// E; 0 counts as not given.
+    /// E; 0 counts as not given but for an item that N creates.
     pub cas: Option<u64>,
     /// M: its first character, or 0 if it has none.
     pub mode: Option<u8>,
@@ -175,7 +175,7 @@ impl<'b> Flags<'b> {
                 None => *pending = Some(TextError::MetaNumber),
             },
             b'E' => match strict_u64(argument) {
-                Some(cas) => self.cas = Some(cas).filter(|&cas| cas != 0),
+                Some(cas) => self.cas = Some(cas),
                 None => *pending = Some(TextError::MetaNumber),
             },
             b'F' => match strict_u32(argument) {

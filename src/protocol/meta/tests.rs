@@ -144,7 +144,7 @@ fn the_later_of_n_and_t_sets_a_vivified_items_deadline() {
         |seconds, cas| Some(Vivify { deadline: in_seconds(seconds), cas, binary_key: false });
     assert_eq!(vivify("mg k N30"), expected(30, None));
     assert_eq!(vivify("mg k N30 T60 E9"), expected(60, Some(9)));
-    assert_eq!(vivify("mg k T60 N30 E0"), expected(30, None));
+    assert_eq!(vivify("mg k T60 N30 E0"), expected(30, Some(0)));
     assert_eq!(vivify("mg k T60"), None);
 }
 
@@ -176,7 +176,7 @@ fn ms_maps_its_flags() {
     assert!(!store("ms k 2 I C5 MA", |store| store.accept_older));
     assert_eq!(store("ms k 2 MA N30 T60", |store| store.vivify), Some(in_seconds(30)));
     assert_eq!(store("ms k 2 N30", |store| store.vivify), None);
-    assert_eq!(store("ms k 2 E0", |store| store.cas), None);
+    assert_eq!(store("ms k 2 E0", |store| store.cas), Some(0), "which the shard takes for none");
 }
 
 #[test]
