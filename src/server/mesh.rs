@@ -42,6 +42,9 @@ const SPARE_BUFFERS: usize = 8;
 const SPARE_BYTES: usize = 32 << 10;
 /// Room of a new buffer.
 const BUFFER_BYTES: usize = 4 << 10;
+/// A buffer of this length is handed over before the turn is over: the other core can begin, and
+/// no buffer has to grow with the length of a turn.
+const FULL_BYTES: usize = 16 << 10;
 /// Control messages on their way between two cores; a further one waits at the sender.
 const CONTROLS: usize = 64;
 
@@ -117,6 +120,8 @@ struct Sender {
     spare: Vec<Vec<u8>>,
     /// Messages collected since the last hand-over.
     staged: Vec<u8>,
+    /// Something was handed over since the last [`Sender::publish`].
+    handed_over: bool,
     /// Bytes handed over whose buffer has not come back.
     under_way: usize,
     /// A buffer waits while those under way hold more than this.
@@ -142,6 +147,7 @@ fn direction(bytes_max: usize) -> (Sender, Receiver) {
         returned: returns_out,
         spare: Vec::with_capacity(SPARE_BUFFERS),
         staged: Vec::new(),
+        handed_over: false,
         under_way: 0,
         bytes_max,
     };
@@ -163,13 +169,24 @@ impl Sender {
             place.copy_from_slice(&word.to_le_bytes());
         }
         encode(body);
+        // Again only after as much more: there may be no room.
+        if self.staged.len() / FULL_BYTES > start / FULL_BYTES {
+            self.hand_over();
+        }
     }
 
-    /// Hands over what was collected, if there is room. True when anything was.
+    /// Hands over what is left, if there is room. True when anything was handed over since the last
+    /// time: then the receiver has to be awake.
     fn publish(&mut self) -> bool {
-        if self.staged.is_empty() {
-            return false;
+        if !self.staged.is_empty() {
+            self.hand_over();
         }
+        std::mem::take(&mut self.handed_over)
+    }
+
+    /// Hands over what was collected, if there is room.
+    #[inline(never)]
+    fn hand_over(&mut self) {
         while let Ok(mut buffer) = self.returned.pop() {
             self.under_way -= buffer.len();
             if self.spare.len() < SPARE_BUFFERS {
@@ -180,18 +197,17 @@ impl Sender {
         }
         let bytes = self.staged.len();
         if self.under_way > 0 && self.under_way + bytes > self.bytes_max {
-            return false;
+            return;
         }
         let next = self.spare.pop().unwrap_or_default();
         match self.buffers.push(std::mem::replace(&mut self.staged, next)) {
             Ok(()) => {
                 self.under_way += bytes;
-                true
+                self.handed_over = true;
             }
             Err(rtrb::PushError::Full(buffer)) => {
                 let next = std::mem::replace(&mut self.staged, buffer);
                 self.spare.extend((next.capacity() > 0).then_some(next));
-                false
             }
         }
     }
@@ -582,6 +598,21 @@ mod tests {
         assert!(sender.publish(), "whatever its length, one buffer may be under way");
         let bodies = take(&mut receiver);
         assert_eq!(bodies.iter().map(|(sequence, _)| *sequence).collect::<Vec<_>>(), [1, 2]);
+    }
+
+    #[test]
+    fn a_full_buffer_does_not_wait_for_the_end_of_the_turn() {
+        let (mut sender, mut receiver) = direction(1 << 20);
+        let mut arrived = 0;
+        for sequence in 0..1000 {
+            sender.stage(to(sequence), 100, |place| place.fill(1));
+            assert!(sender.staged.len() < FULL_BYTES);
+            arrived += take(&mut receiver).len();
+        }
+        assert!(arrived > 800, "{arrived} of 1000");
+        assert!(sender.publish(), "nobody was woken for what was handed over before");
+        assert_eq!(arrived + take(&mut receiver).len(), 1000);
+        assert!(!sender.publish());
     }
 
     #[test]
