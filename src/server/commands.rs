@@ -492,7 +492,7 @@ impl Core {
         let shard = &self.engine.shard;
         let queues = &self.node.config.queues;
         let traffic = self.engine.traffic;
-        let busy = process::thread_cpu_time().saturating_sub(self.polled);
+        let busy = self.pace.busy();
         let buffer_bytes =
             u64::from(queues.receive_buffers) * u64::from(queues.receive_buffer_bytes);
         CoreStats {

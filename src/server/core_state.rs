@@ -9,7 +9,6 @@ use std::mem;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use bumpalo::Bump;
 use slab::Slab;
@@ -21,6 +20,7 @@ use super::listener::Listener;
 use super::mesh::{self, Mesh, Return};
 use super::net_ring::{Output, Token};
 use super::node::Node;
+use super::pace::Pace;
 use crate::cluster::coordinator::Asker;
 use crate::cluster::link::Peer;
 use crate::cluster::quorum::Consistency;
@@ -32,15 +32,6 @@ use crate::request::{Body, Operation, Request, Response};
 use crate::stats::{ConnectionCounters, ConnectionStats};
 use crate::time::Instant;
 
-/// Polling pays while at most this many connections were active in a millisecond.
-const POLLING_CONNECTIONS_MAX: u32 = 4;
-/// Times a core that waits for more to come before it wakes may do so in a millisecond.
-const GATHERINGS_PER_MILLI: u32 = 20;
-/// Fewer arrivals than this are not waited for: it would cost a server under half its load more
-/// latency than CPU time is worth there.
-const GATHERED_MIN: u32 = 4;
-/// Most arrivals that are waited for before a core wakes.
-const GATHERED_MAX: u32 = 16;
 /// Room that an idle connection's input buffer may keep.
 const PENDING_BYTES_KEPT: usize = 4 << 10;
 /// Room that an output buffer may keep between uses.
@@ -60,8 +51,6 @@ pub(super) struct Core {
     pub(super) now: Instant,
     /// What has happened to connections.
     pub(super) counters: ConnectionCounters,
-    /// Time spent looking for work without sleeping.
-    pub(super) polled: Duration,
     /// Node commands under way that came to this core.
     pub(super) queries: Slab<Query>,
     /// Dumps among them whose client has to read first.
@@ -74,7 +63,7 @@ pub(super) struct Core {
     pub(super) held_back: Vec<u32>,
     pub(super) starved: Vec<u32>,
     pub(super) spare_outputs: Vec<Vec<u8>>,
-    pub(super) activity: Activity,
+    pub(super) pace: Pace,
     pub(super) output_bytes_max: usize,
 }
 
@@ -83,45 +72,6 @@ pub(super) struct Core {
 pub(super) struct Slot {
     pub(super) generation: u32,
     pub(super) connection: Option<Box<Connection>>,
-}
-
-/// How many connections were active in the last whole millisecond, and how often.
-#[derive(Default)]
-pub(super) struct Activity {
-    current: u32,
-    last: u32,
-    arrivals_current: u32,
-    arrivals_last: u32,
-    since: Instant,
-}
-
-impl Activity {
-    pub(super) fn note(&mut self, connection: &mut Connection, now: Instant) {
-        if now != self.since {
-            self.last = self.current;
-            self.current = 0;
-            self.arrivals_last = self.arrivals_current;
-            self.arrivals_current = 0;
-            self.since = now;
-        }
-        self.arrivals_current += 1;
-        if connection.last_active != now || self.current == 0 {
-            connection.last_active = now;
-            self.current += 1;
-        }
-    }
-
-    pub(super) fn few(&self) -> bool {
-        self.current.max(self.last) <= POLLING_CONNECTIONS_MAX
-    }
-
-    /// Receives in a millisecond, lately.
-    fn arrivals(&self, now: Instant) -> u32 {
-        if now.since(self.since) > Duration::from_millis(1) {
-            return 0;
-        }
-        self.arrivals_current.max(self.arrivals_last)
-    }
 }
 
 impl Core {
@@ -139,7 +89,6 @@ impl Core {
             open: 0,
             now,
             counters: ConnectionCounters::default(),
-            polled: Duration::ZERO,
             queries: Slab::new(),
             dumps_waiting: Vec::new(),
             listening: commands::listening(listeners),
@@ -148,7 +97,7 @@ impl Core {
             held_back: Vec::new(),
             starved: Vec::new(),
             spare_outputs: Vec::new(),
-            activity: Activity::default(),
+            pace: Pace::default(),
         }
     }
 
@@ -187,16 +136,6 @@ impl Core {
             buffer.shrink_to(OUTPUT_BYTES_KEPT);
             self.spare_outputs.push(buffer);
         }
-    }
-
-    /// How many arrivals are worth being waited for before the core wakes: what a gathering's time
-    /// brings at the rate of late. None when so little comes that waiting would only add latency.
-    pub(super) fn worth_gathering(&self) -> Option<u32> {
-        if self.activity.few() {
-            return None;
-        }
-        let expected = self.activity.arrivals(self.now) / GATHERINGS_PER_MILLI;
-        (expected >= GATHERED_MIN).then_some(expected.min(GATHERED_MAX))
     }
 
     /// Lets everything go that waits for more of its batch.

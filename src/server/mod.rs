@@ -33,6 +33,7 @@ pub mod listener;
 pub mod mesh;
 pub mod net_ring;
 pub mod node;
+pub mod pace;
 pub mod preflight;
 mod process;
 mod topology;

@@ -4,7 +4,7 @@
 //! expires a bounded number of items, publishes what goes to other cores and submits one send per
 //! connection, all with one system call. Polling before sleep has to pay: it halves the latency of
 //! a lone connection and only burns CPU between fifty, so a core polls while few connections are
-//! active and arrivals come more closely than the polling would last.
+//! active and most arrivals come sooner than the polling would end.
 
 #![allow(unsafe_code)]
 
@@ -24,18 +24,17 @@ use super::listener::{Listener, Reach};
 use super::mesh::{Mesh, Return};
 use super::net_ring::{Event, NetRing, Output, Patience, Received, Token};
 use super::node::Node;
+use super::pace::GATHERING;
 use crate::engine::Engine;
 
 /// How often an idle core wakes to expire items and look at its connections, in milliseconds.
 /// Half a level of the TTL wheel's first ring, so that items go within a second of their deadline.
 const HEARTBEAT_MILLIS: u32 = 250;
+/// The same on a node of a cluster that has deadlines of other nodes to keep.
+const COORDINATION_MILLIS: u32 = 25;
 /// How long an idle core waits for other cores to complete a batch of answers before it sends what
 /// is there. About what another core needs to wake and for a turn: one send instead of two.
 const DEFERRAL: Duration = Duration::from_micros(50);
-/// How long a core waits for more to come before it wakes, when much comes.
-const GATHERING: Duration = Duration::from_micros(50);
-/// The same on a node of a cluster that has deadlines of other nodes to keep.
-const COORDINATION_MILLIS: u32 = 25;
 /// A node that stops waits no longer than this for a pause between requests.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// Most items expired, moved or reclaimed in one turn.
@@ -61,7 +60,6 @@ pub struct Worker {
     heartbeat_armed: bool,
     /// Since the executor had its turn.
     heart_beat: bool,
-    gap: GapEstimate,
 }
 
 /// What a turn leaves.
@@ -73,19 +71,6 @@ enum Outlook {
     Worked,
     /// More is to be done at once.
     Busy,
-}
-
-/// A moving average of how long the core was idle between arrivals.
-#[derive(Default)]
-struct GapEstimate {
-    average: Duration,
-}
-
-impl GapEstimate {
-    fn note(&mut self, gap: Duration) {
-        let gap = gap.min(Duration::from_millis(10));
-        self.average = (self.average * 7 + gap) / 8;
-    }
 }
 
 /// What a worker is made of.
@@ -119,7 +104,6 @@ impl Worker {
             doorbell,
             heartbeat_armed: false,
             heart_beat: false,
-            gap: GapEstimate::default(),
         }
     }
 
@@ -336,9 +320,10 @@ impl Worker {
                 connection.cancelling = false;
             }
             let now = core.now;
-            let slot = &mut core.connections[token.index as usize];
-            core.activity.note(slot.connection.as_mut().expect("looked up above"), now);
             let bytes = self.net.bytes(&buffer);
+            let slot = &mut core.connections[token.index as usize];
+            let connection = slot.connection.as_mut().expect("looked up above");
+            core.pace.arrived(connection, bytes.len(), now);
             core.counters.bytes_read += bytes.len() as u64;
             core.input(token.index, bytes, &mut ways(&mut self.mesh, &mut self.cluster));
             if ended {
@@ -358,7 +343,8 @@ impl Worker {
             Ok(bytes) => {
                 let arriving = connection.arriving.as_mut().expect("its item was being filled");
                 arriving.arrived += bytes;
-                connection.last_active = now;
+                let slot = &mut core.connections[token.index as usize];
+                core.pace.arrived(slot.connection.as_mut().expect("seen above"), bytes, now);
                 core.counters.bytes_read += bytes as u64;
                 core.input(token.index, &[], &mut ways(&mut self.mesh, &mut self.cluster));
             }
@@ -479,7 +465,8 @@ impl Worker {
                 connection.deferrals = 0;
                 connection.sending = true;
                 let output = connection.out.take();
-                self.net.send(connection.fd(), connection.token, output, 0);
+                let (fd, token) = (connection.fd(), connection.token);
+                self.net.send(fd, token, output, 0);
             }
             if let Some(output) = given_up {
                 core.release_output(output);
@@ -514,26 +501,29 @@ impl Worker {
             }
             return;
         }
-        if let Some(completions) = self.core.worth_gathering() {
+        let Core { pace, node, now, .. } = &mut self.core;
+        if let Some(completions) = pace.worth_gathering(*now, &node.clock) {
             return self.sleep(Patience::Gather { completions, within: GATHERING });
         }
         if self.net.has_submissions() {
             // Most of it completes at once; another turn, which costs little, sees to that.
             return self.submit();
         }
-        let since = std::time::Instant::now();
-        if !self.poll(since) {
-            self.sleep(Patience::Endless);
+        let limit = self.core.node.config.busy_poll;
+        if !limit.is_zero() && self.core.pace.may_poll() {
+            if !self.poll(limit) {
+                self.sleep(Patience::Endless);
+            }
+            return;
         }
-        self.gap.note(since.elapsed());
+        let since = std::time::Instant::now();
+        self.sleep(Patience::Endless);
+        self.core.pace.has_slept(since.elapsed(), limit);
     }
 
-    /// Waits for work without sleeping, if that is likely to pay. True when some has come.
-    fn poll(&mut self, since: std::time::Instant) -> bool {
-        let limit = self.core.node.config.busy_poll;
-        if limit.is_zero() || self.gap.average >= limit || !self.core.activity.few() {
-            return false;
-        }
+    /// Waits for work without sleeping, for as long as `limit`. True when some has come.
+    fn poll(&mut self, limit: Duration) -> bool {
+        let since = std::time::Instant::now();
         let mut polled = Duration::ZERO;
         let mut arrived = false;
         while !arrived && polled < limit {
@@ -547,7 +537,7 @@ impl Worker {
             }
             polled = since.elapsed();
         }
-        self.core.polled += polled;
+        self.core.pace.has_polled(polled, arrived);
         arrived
     }
 
