@@ -103,6 +103,11 @@ impl Connection {
         waits
     }
 
+    /// The end of a send is waited for: something is to be done then.
+    pub fn waits_for_send(&self) -> bool {
+        !self.out.output.is_empty() || self.ended || self.is_stalled() || self.arriving.is_some()
+    }
+
     /// Answers to requests that came together with the current one are still to be sent.
     pub fn has_answers(&self) -> bool {
         !self.out.output.is_empty()

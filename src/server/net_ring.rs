@@ -7,6 +7,11 @@
 //! connection and turn. DEFER_TASKRUN keeps all completion work inside our own `io_uring_enter`,
 //! so a busy core takes no interrupts and a turn costs one system call.
 //!
+//! Most sends find room in the socket and are done before that call goes to sleep. They are told not
+//! to wait for room and to complete only when they fail: what has no completion once it is submitted
+//! has been sent. So they neither end the sleep they were submitted with nor need a turn of their
+//! own.
+//!
 //! The ring owns every byte the kernel may touch: a send takes its buffer and gives it back with
 //! the completion, so no caller can free or change memory that is in flight. That is why this file
 //! may use `unsafe` and its callers need not.
@@ -150,6 +155,9 @@ pub struct NetRing {
     /// The kernel can wait for several completions and be content with fewer after a while.
     gathers: bool,
     completions: Vec<cqueue::Entry>,
+    /// Sends that complete only if they fail, since the last [`NetRing::reap`] that found all
+    /// submitted.
+    sent_at_once: Vec<u32>,
     /// Sends among the operations that are not submitted yet.
     sends_queued: u32,
     enters: u64,
@@ -252,6 +260,8 @@ enum Kind {
     Wake = 8,
     /// A message from another ring.
     Woken = 9,
+    /// A send that does not wait, which completes only if it fails.
+    SendAtOnce = 10,
 }
 
 const fn user_data(kind: Kind, index: u32, generation: u32) -> u64 {
@@ -283,6 +293,7 @@ impl NetRing {
             heartbeat: Box::new(Timespec::new()),
             gathers,
             completions: Vec::with_capacity(256),
+            sent_at_once: Vec::with_capacity(64),
             sends_queued: 0,
             enters: 0,
         };
@@ -378,6 +389,27 @@ impl NetRing {
         ));
         // SAFETY: the entry points to no memory.
         unsafe { self.push(&entry) }
+    }
+
+    /// Sends what there is room for of `output`, whose pinned values stay behind. It comes back with
+    /// [`Event::Sent`], but unless it fails that alone ends no sleep.
+    pub fn send_at_once(&mut self, socket: RawFd, token: Token, output: Output) {
+        // With the last flag a part that was sent counts as a failure, so that it is heard of.
+        const FLAGS: i32 = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT | libc::MSG_WAITALL;
+        debug_assert!(output.pinned.is_empty());
+        let (start, bytes) = (output.buffer.as_ptr(), output.buffer.len() as u32);
+        let key =
+            self.in_flight.insert(InFlight { token, output, offset: 0, message: None }) as u32;
+        let entry = opcode::Send::new(Fd(socket), start, bytes)
+            .flags(FLAGS)
+            .build()
+            .flags(squeue::Flags::SKIP_SUCCESS)
+            .user_data(user_data(Kind::SendAtOnce, key, 0));
+        // SAFETY: the buffer's heap block stays in `in_flight`, untouched, until `reap` finds the
+        // entry submitted. As it does not wait, the kernel has then done with it.
+        unsafe { self.push(&entry) }
+        self.armed -= 1;
+        self.sent_at_once.push(key);
     }
 
     /// Sends `output` from byte `offset` on, all of it if it is in one piece. It comes back with
@@ -506,11 +538,45 @@ impl NetRing {
     /// Appends what has completed to `events`.
     pub fn reap(&mut self, events: &mut Vec<Event>) {
         let mut completions = std::mem::take(&mut self.completions);
+        let submission = self.ring.submission();
+        let all_told = submission.is_empty() && !submission.cq_overflow();
+        drop(submission);
         completions.extend(self.ring.completion());
+        if !self.sent_at_once.is_empty() {
+            self.reap_sent_at_once(&completions, all_told, events);
+        }
         for completion in completions.drain(..) {
             self.event(&completion, events);
         }
         self.completions = completions;
+    }
+
+    /// The outcomes of sends that do not wait: those among `completions` have failed, and if
+    /// `all_told` the others have not.
+    fn reap_sent_at_once(
+        &mut self,
+        completions: &[cqueue::Entry],
+        all_told: bool,
+        events: &mut Vec<Event>,
+    ) {
+        let mut sent = |key: usize, outcome: Option<Result<usize, i32>>| {
+            if let Some(InFlight { token, output, .. }) = self.in_flight.try_remove(key) {
+                let outcome = outcome.unwrap_or(Ok(output.len()));
+                events.push(Event::Sent { token, output, outcome });
+            }
+        };
+        for completion in completions {
+            let data = completion.user_data();
+            if data >> 56 == Kind::SendAtOnce as u64 {
+                let result = completion.result();
+                let outcome = if result >= 0 { Ok(result as usize) } else { Err(-result) };
+                sent((data >> 32) as usize & 0xff_ffff, Some(outcome));
+            }
+        }
+        if all_told {
+            // Those that failed are not in flight any more, and nothing has taken their places.
+            self.sent_at_once.drain(..).for_each(|key| sent(key as usize, None));
+        }
     }
 
     fn event(&mut self, completion: &cqueue::Entry, events: &mut Vec<Event>) {
@@ -520,7 +586,8 @@ impl NetRing {
         let (result, flags) = (completion.result(), completion.flags());
         let more = cqueue::more(flags);
         if data >> 56 >= Kind::Wake as u64 {
-            // Messages between rings are not among what is armed here.
+            // Messages between rings are not among what is armed here, and sends that do not wait
+            // were seen to.
             if data >> 56 == Kind::Woken as u64 {
                 events.push(Event::Woken);
             }

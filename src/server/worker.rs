@@ -37,6 +37,8 @@ const COORDINATION_MILLIS: u32 = 25;
 const DEFERRAL: Duration = Duration::from_micros(50);
 /// A node that stops waits no longer than this for a pause between requests.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// Answers longer than this often find no room in the socket.
+const SENT_AT_ONCE_BYTES_MAX: usize = 64 << 10;
 /// Most items expired, moved or reclaimed in one turn.
 const MAINTENANCE_PER_TURN: u32 = 64;
 /// Unused input of a connection that may not go on, beyond which it is no longer received from.
@@ -367,9 +369,12 @@ impl Worker {
             Err(_) => connection.broken = true,
         }
         connection.sending = false;
+        let waits = connection.waits_for_send();
         core.counters.bytes_written += output.len() as u64;
         core.release_output(output);
-        core.mark_dirty(token.index);
+        if waits {
+            core.mark_dirty(token.index);
+        }
     }
 
     fn accepted(&mut self, listener: u32, socket: OwnedFd) {
@@ -466,7 +471,12 @@ impl Worker {
                 connection.sending = true;
                 let output = connection.out.take();
                 let (fd, token) = (connection.fd(), connection.token);
-                self.net.send(fd, token, output, 0);
+                let long = output.len() > SENT_AT_ONCE_BYTES_MAX || !output.pinned.is_empty();
+                if long || connection.waits_for_send() {
+                    self.net.send(fd, token, output, 0);
+                } else {
+                    self.net.send_at_once(fd, token, output);
+                }
             }
             if let Some(output) = given_up {
                 core.release_output(output);
@@ -505,12 +515,12 @@ impl Worker {
         if let Some(completions) = pace.worth_gathering(*now, &node.clock) {
             return self.sleep(Patience::Gather { completions, within: GATHERING });
         }
-        if self.net.has_submissions() {
-            // Most of it completes at once; another turn, which costs little, sees to that.
-            return self.submit();
-        }
         let limit = self.core.node.config.busy_poll;
         if !limit.is_zero() && self.core.pace.may_poll() {
+            if self.net.has_submissions() {
+                // What is left of them is done before the next request comes, not after it.
+                return self.submit();
+            }
             if !self.poll(limit) {
                 self.sleep(Patience::Endless);
             }

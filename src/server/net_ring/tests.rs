@@ -177,6 +177,85 @@ fn dropping_the_ring_with_a_send_in_flight_frees_nothing_too_early() {
     drop(theirs);
 }
 
+#[test]
+fn a_send_at_once_comes_back_without_ending_a_sleep() {
+    let mut net = ring(4, 256);
+    let (ours, mut theirs) = UnixStream::pair().unwrap();
+    for (round, bytes) in [(0u8, 1), (1, 30_000)] {
+        let output = Output { buffer: vec![round; bytes], pinned: Vec::new() };
+        net.send_at_once(ours.as_raw_fd(), TOKEN, output);
+        let mut events = Vec::new();
+        net.reap(&mut events);
+        assert!(events.is_empty(), "not submitted yet: {events:?}");
+        let (started, limit) = (Instant::now(), Duration::from_millis(20));
+        net.wait(Patience::Until(limit)).unwrap();
+        assert!(started.elapsed() >= limit);
+        net.reap(&mut events);
+        match &events[..] {
+            [Event::Sent { token: TOKEN, output, outcome }] => {
+                assert_eq!((output.len(), *outcome), (bytes, Ok(bytes)));
+            }
+            events => panic!("unexpected {events:?}"),
+        }
+        let mut read = vec![9; bytes];
+        theirs.read_exact(&mut read).unwrap();
+        assert!(read.iter().all(|&byte| byte == round));
+        net.reap(&mut events);
+        assert_eq!(events.len(), 1, "told once");
+    }
+}
+
+#[test]
+fn a_send_at_once_to_a_full_socket_tells_what_is_missing() {
+    let mut net = ring(4, 256);
+    let (ours, mut theirs) = UnixStream::pair().unwrap();
+    let bytes: Vec<u8> = (0..2_000_000u32).map(|i| (i / 7) as u8).collect();
+    let expected = bytes.clone();
+    net.send_at_once(ours.as_raw_fd(), TOKEN, Output { buffer: bytes, pinned: Vec::new() });
+    let mut events = Vec::new();
+    net.wait(Patience::Endless).unwrap();
+    net.reap(&mut events);
+    let Some(Event::Sent { output, outcome: Ok(sent), .. }) = events.pop() else {
+        panic!("unexpected {events:?}");
+    };
+    assert!(events.is_empty() && sent > 0 && sent < output.len(), "{sent} bytes found room");
+    net.send_at_once(ours.as_raw_fd(), TOKEN, Output { buffer: vec![0; 9], pinned: Vec::new() });
+    net.submit().unwrap();
+    net.reap(&mut events);
+    let Some(Event::Sent { outcome: Err(libc::EAGAIN), .. }) = events.pop() else {
+        panic!("unexpected {events:?}");
+    };
+    net.send(ours.as_raw_fd(), TOKEN, output, sent);
+    let reader = std::thread::spawn(move || {
+        let mut read = vec![0; expected.len()];
+        theirs.read_exact(&mut read).map(|()| read == expected)
+    });
+    self::events(&mut net, |_, events| matches!(events.pop(), Some(Event::Sent { .. })));
+    assert!(reader.join().unwrap().unwrap(), "all of it, in order");
+}
+
+#[test]
+fn sends_at_once_beyond_the_submission_queue_are_all_told() {
+    let mut net = ring(4, 256);
+    let pairs: Vec<_> = (0..20u32).map(|_| UnixStream::pair().unwrap()).collect();
+    for (index, (ours, _)) in (0..).zip(&pairs) {
+        let output = Output { buffer: vec![7; 100], pinned: Vec::new() };
+        net.send_at_once(ours.as_raw_fd(), Token { index, generation: 1 }, output);
+    }
+    let mut events = Vec::new();
+    net.submit().unwrap();
+    net.reap(&mut events);
+    let mut told: Vec<u32> = events
+        .iter()
+        .map(|event| match event {
+            Event::Sent { token, .. } => token.index,
+            event => panic!("unexpected {event:?}"),
+        })
+        .collect();
+    told.sort_unstable();
+    assert_eq!(told, Vec::from_iter(0..20));
+}
+
 /// Waits until a ring has a message; asserts that it slept for it.
 fn woken(net: &mut NetRing) {
     let mut events = Vec::new();
