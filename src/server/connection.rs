@@ -140,7 +140,7 @@ impl Connection {
 }
 
 /// Turns of a busy core for which answers may wait for others of the same batch.
-pub const DEFERRALS_MAX: u8 = 4;
+pub const DEFERRALS_MAX: u8 = 8;
 /// Answers of this many bytes are sent without waiting.
 const DEFERRED_BYTES_MAX: usize = 32 << 10;
 

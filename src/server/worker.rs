@@ -33,8 +33,8 @@ const HEARTBEAT_MILLIS: u32 = 250;
 /// The same on a node of a cluster that has deadlines of other nodes to keep.
 const COORDINATION_MILLIS: u32 = 25;
 /// How long an idle core waits for other cores to complete a batch of answers before it sends what
-/// is there. About what another core needs to wake and for a turn: one send instead of two.
-const DEFERRAL: Duration = Duration::from_micros(50);
+/// is there. About what a busy core needs for a turn: one send instead of two.
+const DEFERRAL: Duration = Duration::from_micros(200);
 /// A node that stops waits no longer than this for a pause between requests.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// Answers longer than this often find no room in the socket.
