@@ -16,8 +16,11 @@ impl Shard {
         };
         let class = self.slab.class_of(head.item);
         self.count_hit(get, class);
+        if self.heat_mask != 0 {
+            return self.get_counted(request, get, &head, now);
+        }
         if !get.no_use {
-            self.use_item(&head, now);
+            self.note_use(&head, item::stamp(now));
         }
         if get.touch.is_some() || get.lease || get.refresh_below_seconds.is_some() {
             return self.get_special(request, get, &head, now);
@@ -25,10 +28,34 @@ impl Shard {
         Response::Hit(self.hit_in(class, &head, now))
     }
 
+    /// A hit under a policy that counts uses: out of line, so that it costs the others nothing.
+    #[inline(never)]
+    fn get_counted(
+        &mut self,
+        request: &Request<'_>,
+        get: &Get,
+        head: &Head,
+        now: Instant,
+    ) -> Response<'_> {
+        if !get.no_use {
+            self.use_item(head, now);
+        }
+        if get.touch.is_some() || get.lease || get.refresh_below_seconds.is_some() {
+            return self.get_special(request, get, head, now);
+        }
+        Response::Hit(self.hit(head, now))
+    }
+
     /// Notes that an item was read.
-    #[inline(always)]
+    #[inline(never)]
     pub(super) fn use_item(&mut self, head: &Head, now: Instant) {
         let accessed = self.used(head, now);
+        self.note_use(head, accessed);
+    }
+
+    /// Notes that an item was read, with the access time it has from then on.
+    #[inline(always)]
+    fn note_use(&mut self, head: &Head, accessed: u32) {
         if head.accessed != accessed {
             item::set_accessed(self.slab.memory_mut(), head.item, accessed);
         }
