@@ -8,7 +8,7 @@ use ringlane::cluster::handshake::{
     Failure, HEAD_BYTES, Handshake, MESSAGE_BYTES_MAX, Party, Session, Step,
 };
 use ringlane::cluster::identity::{Boot, Identity, NodeKey};
-use ringlane::cluster::link::{NODE_CORE, Peer};
+use ringlane::cluster::link::{ClientEnd, NODE_CORE, Peer};
 use ringlane::cluster::membership::{Effect, Event, Membership, MembershipSettings, Terms};
 use ringlane::cluster::message::{Message, Messages, NodeMessage};
 use ringlane::cluster::quorum::Replication;
@@ -46,6 +46,7 @@ fn parties(keys: [Option<Key>; 2]) -> [Arc<Party>; 2] {
             core_count: 2,
             hash_seed: 77,
             frame_bytes_max: 1 << 20,
+            clients: ClientEnd { ip: None, port: 11211, shard_ports: None },
             terms: terms(),
             key: keys.next().expect("one for each"),
             listed: None,
