@@ -26,8 +26,11 @@ use super::version::Version;
 use super::view::View;
 use crate::time::Instant;
 
+mod doubts;
 #[cfg(test)]
 mod tests;
+
+use doubts::Doubts;
 
 /// How often the governor looks at what it wants, and tells the others how it stands.
 const ROUND: Duration = Duration::from_secs(1);
@@ -72,6 +75,18 @@ pub enum Event<'b> {
         /// Its messages.
         bytes: &'b [u8],
     },
+    /// The link with another node's governor was lost.
+    LinkLost {
+        /// The node.
+        node: NodeKey,
+    },
+    /// Nobody listens where a node takes connections: its host has said so.
+    Refused {
+        /// The node.
+        node: NodeKey,
+        /// Where.
+        address: SocketAddr,
+    },
     /// All that became a core's own up to the roster of this epoch has arrived there.
     Settled {
         /// The core.
@@ -105,6 +120,14 @@ pub enum Effect {
         to: NodeKey,
         /// The messages.
         bytes: Vec<u8>,
+    },
+    /// Try to connect with a node; if its host says that nobody listens there,
+    /// [`Event::Refused`] follows. Of what else comes of it nothing need be told.
+    Call {
+        /// The node.
+        node: NodeKey,
+        /// Where it takes connections.
+        address: SocketAddr,
     },
     /// Links with this life of a node are wanted, or not any more.
     Link {
@@ -182,6 +205,7 @@ pub struct Governor {
     view: Option<Arc<View>>,
     /// The greatest life of each other node that gossip told of.
     known: BTreeMap<NodeKey, Known>,
+    doubts: Doubts,
     statuses: BTreeMap<NodeKey, Status>,
     settled: Vec<u64>,
     decided_at: Instant,
@@ -222,6 +246,7 @@ impl Governor {
             agreement,
             view: None,
             known: BTreeMap::new(),
+            doubts: Doubts::default(),
             statuses: BTreeMap::new(),
             decided_at: Instant::default(),
             digested: 0,
@@ -265,6 +290,7 @@ impl Governor {
             Event::Tick => {
                 self.gossip(membership::Event::Tick, now, effects);
                 self.agree(agreement::Event::Tick, now, effects);
+                self.call_doubtful(now, effects);
                 if self.round_at <= now {
                     self.round(now, effects);
                 }
@@ -278,6 +304,13 @@ impl Governor {
                     self.message(from, message, now, effects);
                 }
             }
+            Event::LinkLost { node } => {
+                if self.known.get(&node).is_some_and(|known| known.alive) {
+                    self.doubts.begin(node, now);
+                    self.call_doubtful(now, effects);
+                }
+            }
+            Event::Refused { node, address } => self.refused(node, address, now, effects),
             Event::Settled { core, epoch } => {
                 self.settled[core] = epoch;
                 self.tell_status(effects);
@@ -307,7 +340,11 @@ impl Governor {
         if self.over {
             return None;
         }
-        let inner = [self.membership.next_deadline(), self.agreement.next_deadline()];
+        let inner = [
+            self.membership.next_deadline(),
+            self.agreement.next_deadline(),
+            self.doubts.next_deadline(),
+        ];
         inner.into_iter().flatten().chain([self.round_at]).min()
     }
 
@@ -572,8 +609,34 @@ impl Governor {
         }
     }
 
+    fn call_doubtful(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+        while let Some(node) = self.doubts.next(now) {
+            let known = self.known.get(&node).filter(|known| known.alive);
+            if let Some(address) = known.map(|known| known.identity.link) {
+                effects.push(Effect::Call { node, address });
+            }
+        }
+    }
+
+    /// A process listens for as long as it lives, so the life we know of has ended.
+    fn refused(
+        &mut self,
+        node: NodeKey,
+        address: SocketAddr,
+        now: Instant,
+        effects: &mut Vec<Effect>,
+    ) {
+        let there = |known: &&Known| known.alive && known.identity.link == address;
+        if let Some(known) = self.known.get(&node).filter(there) {
+            self.doubts.end(node);
+            let boot = known.identity.boot;
+            self.gossip(membership::Event::Refused { node, boot }, now, effects);
+        }
+    }
+
     fn alive(&mut self, identity: Identity, now: Instant, effects: &mut Vec<Effect>) {
         let Identity { key: node, boot, link: address, .. } = identity;
+        self.doubts.end(node);
         if let Some(former) = self.known.get(&node)
             && former.identity.boot != boot
         {
@@ -592,6 +655,7 @@ impl Governor {
 
     fn dead(&mut self, identity: Identity, now: Instant, effects: &mut Vec<Effect>) {
         let Identity { key: node, boot, link: address, .. } = identity;
+        self.doubts.end(node);
         log(effects, true, format!("node {} is dead", identity.id));
         self.known.insert(node, Known { identity, alive: false, since: now });
         effects.push(Effect::Liveness { node, boot, alive: false });
@@ -650,6 +714,7 @@ impl Governor {
             effects.push(Effect::Liveness { node, boot, alive: false });
         }
         self.statuses.clear();
+        self.doubts = Doubts::default();
         self.view = None;
         self.settled.fill(0);
         (self.digested, self.found_at) = (0, None);

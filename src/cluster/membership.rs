@@ -100,6 +100,15 @@ pub enum Event<'b> {
         /// Its bytes.
         bytes: &'b [u8],
     },
+    /// Nobody listens any more where this life of a member took connections, so its process is
+    /// gone. Since somebody between could have said so in its name, it is a suspect from now on,
+    /// and dead a probe period later unless it refutes.
+    Refused {
+        /// The member.
+        node: NodeKey,
+        /// In which life.
+        boot: Boot,
+    },
     /// Say goodbye. Nothing is sent or believed afterwards.
     Leave,
 }
@@ -232,6 +241,7 @@ impl Membership {
             }
             Event::Tick => self.tick(now, effects),
             Event::Datagram { from, bytes } => self.datagram(from, bytes, now, effects),
+            Event::Refused { node, boot } => self.accuse(node, boot, now, effects),
             Event::Leave => {
                 self.with_foca(now, effects, |foca, runtime| foca.leave_cluster(runtime));
                 self.left = true;
@@ -285,15 +295,35 @@ impl Membership {
             self.knock(now, effects);
         }
         if self.suspicions.look_at.is_some_and(|at| at <= now) {
-            self.suspicions.look_at = Some(now.after(self.probe_period));
             let members = self.foca.iter_membership_state();
-            let overdue = self.suspicions.overdue(members, now, self.suspect_max);
+            let (limit, period) = (self.suspect_max, self.probe_period);
+            let overdue = self.suspicions.overdue(members, now, limit, period);
             if !overdue.is_empty() {
                 self.with_foca(now, effects, |foca, runtime| {
                     foca.apply_many(overdue.into_iter(), true, runtime)
                 });
             }
         }
+    }
+
+    /// Suspects a member whose process seems to be gone, and asks it whether that is so.
+    fn accuse(&mut self, node: NodeKey, boot: Boot, now: Instant, effects: &mut Vec<Effect>) {
+        let accused = self.foca.iter_membership_state().find(|member| {
+            let Identity { key, boot: life, .. } = member.id();
+            (*key, *life) == (node, boot) && member.state() != foca::State::Down
+        });
+        let Some(accused) = accused.cloned() else { return };
+        let incarnation = accused.incarnation();
+        if !self.suspicions.accuse(node, incarnation, now.after(self.probe_period)) {
+            return;
+        }
+        let identity = accused.id().clone();
+        let to = identity.gossip;
+        let suspect = foca::Member::new(identity, incarnation, foca::State::Suspect);
+        self.with_foca(now, effects, |foca, runtime| {
+            foca.apply_many(std::iter::once(suspect), true, runtime)
+        });
+        self.send_knock(to, now, effects);
     }
 
     fn datagram(
@@ -375,6 +405,7 @@ impl Membership {
         now: Instant,
         effects: &mut Vec<Effect>,
     ) {
+        self.suspicions.acquit(host.key);
         match Identity::read(&mut rest) {
             Ok(by) if by.key == self.identity().key && by.boot > self.identity().boot => {
                 if !self.superseded {
@@ -405,18 +436,23 @@ impl Membership {
             }
         }
         let ours = self.identity().gossip;
-        let mut body = Vec::new();
-        self.identity().write(&mut body);
         places.sort_unstable();
         places.dedup();
         for to in places {
             let alive = |known: &Known| known.alive && known.identity.gossip == to;
             if to != ours && (doubtful || !self.known.values().any(alive)) {
-                let bytes = self.envelope.seal(Kind::Knock, &body, now);
-                effects.push(Effect::Send { to, bytes });
+                self.send_knock(to, now, effects);
             }
         }
         self.knock_at = Some(now.after(if lonely { KNOCK_LONELY } else { KNOCK_IDLE }));
+    }
+
+    /// Asks whoever is there to say who he is.
+    fn send_knock(&mut self, to: SocketAddr, now: Instant, effects: &mut Vec<Effect>) {
+        let mut body = Vec::new();
+        self.identity().write(&mut body);
+        let bytes = self.envelope.seal(Kind::Knock, &body, now);
+        effects.push(Effect::Send { to, bytes });
     }
 
     /// Runs foca and turns what it wants into effects and timers.

@@ -78,6 +78,8 @@ fn acknowledged_writes_survive_and_replicas_converge() {
     for (what, times) in [
         ("crashes", totals.crashes),
         ("partitions", totals.partitions),
+        ("lost links", totals.resets),
+        ("refused connections", totals.refused),
         ("joins", totals.joins),
         ("leaves", totals.leaves),
         ("hints handed over", totals.hints),

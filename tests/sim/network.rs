@@ -11,6 +11,9 @@ pub struct Network {
     random: Xoshiro256PlusPlus,
     /// Pairs of nodes of which the first cannot reach the second.
     cut: HashSet<(usize, usize)>,
+    /// Whether connections across a cut are refused in the name of who is there, as some firewalls
+    /// do.
+    pub refusing: bool,
     /// Of a thousand frames, how many are lost, and how many arrive twice.
     pub lost_per_mille: u32,
     pub duplicated_per_mille: u32,
@@ -25,6 +28,7 @@ impl Network {
         Self {
             random,
             cut: HashSet::new(),
+            refusing: false,
             lost_per_mille: 0,
             duplicated_per_mille: 0,
             delay_max: 2,

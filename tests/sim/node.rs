@@ -66,6 +66,8 @@ pub struct Wants {
     pub answers: Vec<(Asker, Answer)>,
     /// Links that are wanted, or not any more.
     pub links: Vec<(NodeKey, Boot, bool)>,
+    /// Nodes of which it is to be found out whether they listen.
+    pub calls: Vec<(NodeKey, SocketAddr)>,
     pub log: Vec<String>,
 }
 
@@ -267,6 +269,7 @@ impl Node {
                 governor::Effect::Link { node, boot, wanted, .. } => {
                     wants.links.push((node, boot, wanted));
                 }
+                governor::Effect::Call { node, address } => wants.calls.push((node, address)),
                 governor::Effect::Placed(view) => {
                     self.view = Some(view.clone());
                     for core in 0..self.cores.len() as u16 {

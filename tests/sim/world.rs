@@ -81,6 +81,8 @@ pub struct Figures {
     pub crashes: u64,
     pub partitions: u64,
     pub pauses: u64,
+    pub resets: u64,
+    pub refused: u64,
     pub joins: u64,
     pub leaves: u64,
     pub lost: u64,
@@ -100,6 +102,8 @@ impl Figures {
         self.crashes += other.crashes;
         self.partitions += other.partitions;
         self.pauses += other.pauses;
+        self.resets += other.resets;
+        self.refused += other.refused;
         self.joins += other.joins;
         self.leaves += other.leaves;
         self.lost += other.lost;
@@ -115,10 +119,29 @@ impl Figures {
 
 #[derive(Debug)]
 enum Happening {
-    Datagram { from: SocketAddr, bytes: Vec<u8> },
-    Frame { from: Peer, from_boot: Boot, core: u16, bytes: Vec<u8> },
-    LinkUp { node: NodeKey, boot: Boot },
-    LinkDown { node: NodeKey },
+    Datagram {
+        from: SocketAddr,
+        bytes: Vec<u8>,
+    },
+    Frame {
+        from: Peer,
+        from_boot: Boot,
+        core: u16,
+        bytes: Vec<u8>,
+    },
+    LinkUp {
+        node: NodeKey,
+        boot: Boot,
+    },
+    /// A link is gone; lost unless it was no longer wanted.
+    LinkDown {
+        node: NodeKey,
+        lost: bool,
+    },
+    Refused {
+        node: NodeKey,
+        address: SocketAddr,
+    },
     Wake,
     Restart,
 }
@@ -317,6 +340,9 @@ impl World {
         for (node, boot, wanted) in wants.links {
             self.want_link(at, node, boot, wanted);
         }
+        for (node, address) in wants.calls {
+            self.call(at, node, address);
+        }
         for (to, bytes) in wants.datagrams {
             let from = self.nodes[at].address;
             if let Some(to) = self.nodes.iter().position(|node| node.address == to) {
@@ -382,7 +408,33 @@ impl World {
             let delay = Duration::from_millis(self.random.random_range(5..100));
             self.schedule(at, delay, Happening::LinkUp { node, boot });
         } else if self.links[at].remove(&(node, boot)) {
-            self.schedule(at, Duration::ZERO, Happening::LinkDown { node });
+            self.schedule(at, Duration::ZERO, Happening::LinkDown { node, lost: false });
+        }
+    }
+
+    /// Tells a node whether another one refuses connections: its process is gone, or somebody
+    /// between says so.
+    fn call(&mut self, at: usize, node: NodeKey, address: SocketAddr) {
+        let Some(to) = self.nodes.iter().position(|other| other.address == address) else { return };
+        let reaches = self.network.reaches(at, to) && self.network.reaches(to, at);
+        if if reaches { !self.nodes[to].running } else { self.network.refusing } {
+            self.figures.refused += 1;
+            let delay = Duration::from_millis(self.random.random_range(1..20));
+            self.schedule(at, delay, Happening::Refused { node, address });
+        }
+    }
+
+    /// The links of two nodes with each other are lost. They are made again when that can be.
+    fn reset_links(&mut self, one: usize, other: usize) {
+        for (at, to) in [(one, other), (other, one)] {
+            let (node, boot) = (self.nodes[to].key(), self.nodes[to].boot);
+            if self.nodes[at].running && self.links[at].remove(&(node, boot)) {
+                let delay = Duration::from_millis(self.random.random_range(1..20));
+                self.schedule(at, delay, Happening::LinkDown { node, lost: true });
+                let delay = Duration::from_millis(self.random.random_range(50..1000));
+                self.schedule(at, delay, Happening::LinkUp { node, boot });
+                self.figures.resets += 1;
+            }
         }
     }
 
@@ -475,12 +527,18 @@ impl World {
                     });
                 }
             }
-            Happening::LinkDown { node } => {
+            Happening::Refused { node, address } => self.on(at, |this, now, linked, wants| {
+                this.on_governor(Told::Refused { node, address }, now, linked, wants);
+            }),
+            Happening::LinkDown { node, lost } => {
                 let cores = self.options.cores;
                 self.on(at, |this, now, linked, wants| {
                     for core in 0..cores {
                         let peer = Peer { node, core };
                         this.link(LinkEvent::Down { peer }, now, linked, wants);
+                    }
+                    if lost {
+                        this.on_governor(Told::LinkLost { node }, now, linked, wants);
                     }
                 });
             }
@@ -577,10 +635,12 @@ impl World {
             return;
         }
         let replication = self.options.replication;
-        let spare = replication.replicas() - replication.write_quorum();
+        let writes = replication.write_quorum();
+        // Losing more than the latter could take all who hold an acknowledged write.
+        let spare = (replication.replicas() - writes).min(writes - 1);
         let count = self.nodes.len();
         let at = self.random.random_range(0..count);
-        match self.random.random_range(0..12) {
+        match self.random.random_range(0..13) {
             0..3 => {
                 let inside = self.random.random_range(1..=count.div_ceil(2));
                 let apart: Vec<usize> = (0..inside).map(|step| (at + step) % count).collect();
@@ -588,6 +648,17 @@ impl World {
                 self.trace(|| format!("{apart:?} are cut off, one way: {one_way}"));
                 self.network.partition(&apart, count, one_way);
                 self.figures.partitions += 1;
+                self.network.refusing = self.random.random_range(0..4) == 0;
+                if self.network.refusing {
+                    self.trace(|| "which is told by refusals".into());
+                    for one in 0..count {
+                        for other in 0..one {
+                            if apart.contains(&one) != apart.contains(&other) {
+                                self.reset_links(one, other);
+                            }
+                        }
+                    }
+                }
             }
             3..6 => {
                 self.trace(|| "the network is whole".into());
@@ -625,6 +696,11 @@ impl World {
                     node.on_governor(Told::Weigh(weight), now, linked, wants);
                 });
             }
+            12 => {
+                let other = self.random.random_range(0..count);
+                self.trace(|| format!("n{at} and n{other} lose their links"));
+                self.reset_links(at, other);
+            }
             _ => {}
         }
     }
@@ -640,7 +716,7 @@ impl World {
                 self.schedule(
                     other,
                     Duration::from_millis(1),
-                    Happening::LinkDown { node: gone.0 },
+                    Happening::LinkDown { node: gone.0, lost: true },
                 );
             }
         }

@@ -186,3 +186,33 @@ fn a_flush_reaches_those_that_come_back_later() {
     world.run(5);
     assert_eq!(world.nodes[b].governor.flushed, Version(77));
 }
+
+#[test]
+fn a_node_whose_link_is_lost_is_called_until_its_host_refuses() {
+    let mut world = World::new();
+    world.start("a", 1, &[]);
+    world.start("b", 2, &[1]);
+    world.run(10);
+    let b = world.nodes[1].governor.identity().clone();
+    let calls = |world: &mut World, event| {
+        let mut effects = Vec::new();
+        world.nodes[0].governor.handle(event, world.now, &mut effects);
+        effects.iter().filter(|effect| matches!(effect, Effect::Call { .. })).count()
+    };
+    world.nodes[1].running = false;
+    assert_eq!(calls(&mut world, Event::LinkLost { node: b.key }), 1, "called at once");
+    world.now = world.now.after(Duration::from_millis(60));
+    assert_eq!(calls(&mut world, Event::Tick), 1, "and again, as it may be about to close");
+    let elsewhere = Event::Refused { node: b.key, address: address(9) };
+    assert_eq!(calls(&mut world, elsewhere), 0);
+    let health = |world: &World| {
+        let members = world.nodes[0].governor.members();
+        members.iter().find(|member| member.key == b.key).map(|member| member.health)
+    };
+    assert_eq!(health(&world), Some(Health::Alive), "that was another place");
+    assert_eq!(calls(&mut world, Event::Refused { node: b.key, address: b.link }), 0);
+    assert_eq!(health(&world), Some(Health::Suspect));
+    world.run(2);
+    assert_eq!(health(&world), Some(Health::Dead));
+    assert_eq!(calls(&mut world, Event::LinkLost { node: b.key }), 0, "that is known");
+}

@@ -392,3 +392,54 @@ fn equal_seeds_and_events_give_equal_effects() {
     };
     assert!(run() == run());
 }
+
+/// Tells node `number` that nobody listens any more where `accused` took connections.
+fn refused(world: &mut World, number: u8, accused: u8) {
+    let identity = Identity::new(&format!("n{accused}"), Boot(0), address(1), address(1));
+    let node = world.nodes.get_mut(&address(number)).unwrap();
+    let boot = node.membership.known[&identity.key].identity.boot;
+    let mut effects = Vec::new();
+    let event = Event::Refused { node: identity.key, boot };
+    node.membership.handle(event, world.now, &mut effects);
+    world.perform(address(number), effects);
+}
+
+#[test]
+fn a_process_seen_to_be_gone_is_dead_to_all_after_one_probe_period() {
+    let mut world = cluster(5, chain);
+    world.crash(3);
+    refused(&mut world, 1, 3);
+    world.run(Duration::from_millis(900));
+    for number in [1, 2, 4, 5] {
+        assert_eq!(deaths(&world.events(number)), [""; 0], "node {number} is too quick");
+    }
+    world.run(Duration::from_millis(600));
+    world.assert_complete(&[1, 2, 4, 5]);
+}
+
+#[test]
+fn a_living_member_refutes_that_it_is_gone_also_through_others() {
+    for cut in [&[][..], &[(1, 3), (3, 1)]] {
+        let mut world = cluster(5, chain);
+        world.cut = cut.to_vec();
+        for _ in 0..10 {
+            refused(&mut world, 1, 3);
+            world.run(Duration::from_secs(2));
+        }
+        for number in 1..=5 {
+            assert_eq!(deaths(&world.events(number)), [""; 0], "node {number}, cut {cut:?}");
+        }
+        world.assert_complete(&[1, 2, 3, 4, 5]);
+    }
+}
+
+#[test]
+fn a_later_life_is_not_held_for_gone_because_the_former_one_is() {
+    let mut world = cluster(3, chain);
+    world.crash(3);
+    refused(&mut world, 1, 3);
+    world.run(Duration::from_millis(500));
+    world.start(3, chain(3));
+    world.run(Duration::from_secs(3));
+    world.assert_complete(&[1, 2, 3]);
+}

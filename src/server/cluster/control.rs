@@ -216,6 +216,7 @@ impl Control {
                     link.send(&bytes);
                 }
             }
+            Effect::Call { node, address } => self.call(node, address),
             Effect::Link { node, address, wanted: true, .. } => {
                 self.state.borrow_mut().dials.want(node, address, now);
                 self.nudge();
@@ -361,6 +362,18 @@ impl Control {
         }
     }
 
+    /// Finds out whether a node still listens. Not counted with the dials: there are a few calls for
+    /// each link that was lost, and they end soon.
+    fn call(self: &Rc<Self>, node: NodeKey, address: SocketAddr) {
+        let control = self.clone();
+        glommio::spawn_local(async move {
+            if meet::is_refused(address).await {
+                control.event(Event::Refused { node, address });
+            }
+        })
+        .detach();
+    }
+
     fn start_dials(self: &Rc<Self>, now: Instant) {
         while self.dialling.get() < DIALS_MAX {
             let Some(dial) = self.state.borrow_mut().dials.next(now) else { return };
@@ -393,6 +406,10 @@ impl Control {
                 self.state.borrow_mut().dials.failed(dial, now);
                 let text = format!("no link with {} yet: {error}", dial.address);
                 self.meet_trouble(&dial.address, &error, &text);
+                if error.is_refusal() {
+                    let (node, address) = (dial.ends.peer.node, dial.address);
+                    self.event(Event::Refused { node, address });
+                }
             }
         }
         self.nudge();
@@ -444,9 +461,10 @@ impl Control {
     }
 
     /// A link between executors is gone. Called by its own tasks, which end when it is replaced.
-    fn node_link_ended(&self, peer: Peer, serial: u64) {
+    fn node_link_ended(self: &Rc<Self>, peer: Peer, serial: u64) {
         self.state.borrow_mut().node_links.remove(&peer.node);
         self.lost_node_link(peer, serial);
+        self.event(Event::LinkLost { node: peer.node });
     }
 
     fn lost_node_link(&self, peer: Peer, serial: u64) {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -54,6 +55,14 @@ impl From<io::Error> for MeetError {
     }
 }
 
+impl MeetError {
+    /// Whether the host is there and says that nobody listens.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, MeetError::Connection(error)
+            if error.kind() == io::ErrorKind::ConnectionRefused)
+    }
+}
+
 /// A connection whose two sides believe each other.
 pub type Met = (OwnedFd, Box<Session>);
 
@@ -70,6 +79,12 @@ pub async fn dial(party: Arc<Party>, dial: &Dial) -> Result<Met, MeetError> {
         shake(&mut stream, handshake, opening).await
     })
     .await
+}
+
+/// Whether the host at `address` says that nobody listens there. Silence is no answer.
+pub async fn is_refused(address: SocketAddr) -> bool {
+    let connected = TcpStream::connect_timeout(address, PATIENCE).await;
+    connected.is_err_and(|error| MeetError::Connection(error.into()).is_refusal())
 }
 
 /// The other side of [`dial`], for a connection that was accepted.
