@@ -165,6 +165,7 @@ pub enum Health {
 /// This node's view of who is alive.
 pub struct Membership {
     foca: Foca<Identity, IdentityCodec, Xoshiro256PlusPlus, NoCustomBroadcast>,
+    swim: foca::Config,
     envelope: Envelope,
     listed: Option<Arc<[Box<str>]>>,
     join: Vec<SocketAddr>,
@@ -206,6 +207,7 @@ impl Membership {
         let envelope = Envelope::new(settings, identity.key, identity.boot);
         Self {
             foca: Foca::new(identity, swim(settings), gossip_random, IdentityCodec),
+            swim: swim(settings),
             envelope,
             listed: settings.listed.clone(),
             join: settings.join.clone(),
@@ -356,6 +358,7 @@ impl Membership {
         effects: &mut Vec<Effect>,
     ) {
         match kind {
+            Kind::Gossip if self.is_from_doubtful(body) => self.send_knock(from, now, effects),
             Kind::Gossip => {
                 self.with_foca(now, effects, |foca, runtime| foca.handle_data(body, runtime));
             }
@@ -413,8 +416,41 @@ impl Membership {
                 }
                 self.superseded = true;
             }
-            _ => self.with_foca(now, effects, |foca, runtime| foca.announce(host, runtime)),
+            _ => {
+                if self.is_doubtful(host.key, host.boot) {
+                    self.begin_anew(effects);
+                }
+                self.with_foca(now, effects, |foca, runtime| foca.announce(host, runtime));
+            }
         }
+    }
+
+    /// Whether this node holds everybody for dead, `node` too: most likely it was itself cut off.
+    fn is_doubtful(&self, node: NodeKey, boot: Boot) -> bool {
+        self.foca.num_members() == 0
+            && self.foca.iter_membership_state().any(|member| {
+                let Identity { key, boot: life, .. } = member.id();
+                (*key, *life) == (node, boot) && member.state() == foca::State::Down
+            })
+    }
+
+    /// Whether gossip comes from somebody whom this node, alone, has wrongly held for dead. Telling
+    /// him so would make him renew himself and others lose sight of him; whether he hears us is
+    /// asked first.
+    fn is_from_doubtful(&self, gossip: &[u8]) -> bool {
+        let source = Identity::read(&mut Reader::new(gossip));
+        source.is_ok_and(|source| self.is_doubtful(source.key, source.boot))
+    }
+
+    /// Comes back from being cut off from all: as a renewed member that has forgotten whom it held
+    /// for dead, so that nobody hears of it and nobody need renew himself.
+    fn begin_anew(&mut self, effects: &mut Vec<Effect>) {
+        let identity = self.identity();
+        let identity = foca::Identity::renew(identity).unwrap_or_else(|| identity.clone());
+        let random = Xoshiro256PlusPlus::seed_from_u64(self.random.random());
+        self.foca = Foca::new(identity, self.swim.clone(), random, IdentityCodec);
+        self.timers.clear();
+        effects.push(Effect::Rejoined);
     }
 
     fn admits(&self, identity: &Identity) -> bool {

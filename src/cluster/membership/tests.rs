@@ -443,3 +443,21 @@ fn a_later_life_is_not_held_for_gone_because_the_former_one_is() {
     world.run(Duration::from_secs(3));
     world.assert_complete(&[1, 2, 3]);
 }
+
+#[test]
+fn who_was_cut_off_from_all_returns_without_anybody_being_held_for_dead() {
+    for cut in [vec![(1, 3), (3, 1), (2, 3), (3, 2)], vec![(3, 1), (3, 2)], vec![(1, 3), (2, 3)]] {
+        let mut world = cluster(3, chain);
+        world.cut = cut.clone();
+        world.run(Duration::from_secs(12));
+        (1..=3).for_each(|number| drop(world.events(number)));
+        world.cut.clear();
+        world.run(Duration::from_secs(5));
+        world.assert_complete(&[1, 2, 3]);
+        for number in 1..=3 {
+            assert_eq!(deaths(&world.events(number)), [""; 0], "node {number} after {cut:?}");
+        }
+        world.run(Duration::from_secs(20));
+        world.assert_complete(&[1, 2, 3]);
+    }
+}
