@@ -129,7 +129,7 @@ impl Cluster {
         for names in [
             &["forwarded", "served", "coordinated", "quorum_failures", "uncertain"][..],
             &["hints", "hint_bytes", "hints_handed_over", "read_repairs", "compared_records"],
-            &["filled_records", "filled_bytes", "arriving_share"],
+            &["filled_records", "filled_bytes", "arriving_share", "handed_records", "handed_bytes"],
         ] {
             let shown: Vec<String> =
                 names.iter().map(|name| format!("{name} {}", figure(name))).collect();

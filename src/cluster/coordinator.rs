@@ -59,6 +59,7 @@ mod comparing;
 mod fetching;
 mod filling;
 mod in_order;
+mod newest;
 mod operation;
 mod reading;
 mod replica;
@@ -182,6 +183,10 @@ pub struct CoordinatorCounters {
     pub filled_records: u64,
     /// Bytes of those.
     pub filled_bytes: u64,
+    /// Records sent because a range became another node's own.
+    pub handed_records: u64,
+    /// Bytes of those.
+    pub handed_bytes: u64,
     /// Records sent because a comparison found them newer here.
     pub compared_records: u64,
 }

@@ -36,8 +36,9 @@ pub struct Scanned<'s> {
     pub key: &'s [u8],
     /// Its record.
     pub record: Record<'s>,
-    /// When this store got the record, if it is a deletion; otherwise unspecified.
-    pub received: Instant,
+    /// When it was last used here, to within a second, or less recently if the store notes uses only
+    /// now and then. For a deletion, when this store got it.
+    pub used: Instant,
 }
 
 /// One core's store, as the cluster uses it.
@@ -74,10 +75,9 @@ pub trait Store {
         response: &mut Vec<u8>,
     );
 
-    /// Shows about `count` records from `cursor` on (0 begins) and says where to go on; `None` at
-    /// the end. Every record that is there during the whole scan is shown at least once, and once
-    /// unless the store has grown manifold meanwhile; the most recently used first as far as the
-    /// store can tell.
+    /// Shows about `count` records from `cursor` on (0 begins) and says where to go on, which is
+    /// below 2^63; `None` at the end. Every record that is there during the whole scan is shown at least once, and once
+    /// unless the store has grown manifold meanwhile.
     fn scan(
         &mut self,
         cursor: u64,

@@ -139,7 +139,7 @@ impl Store for ShardStore<'_> {
         show: &mut dyn FnMut(Scanned<'_>),
     ) -> Option<u64> {
         self.shard.scan_records(cursor, count, now, |key, kept| {
-            show(Scanned { key, record: record_of(&kept), received: kept.received });
+            show(Scanned { key, record: record_of(&kept), used: kept.used });
         })
     }
 

@@ -29,8 +29,9 @@ pub struct Kept<'s> {
     pub version: u64,
     /// What was written; `None` for a deletion, and from the deadline on.
     pub item: Option<KeptItem<'s>>,
-    /// When a deletion came here, or was written if that was later. Otherwise the present.
-    pub received: Instant,
+    /// When it was last used, which is noted now and then only. For a deletion, when it came here, or
+    /// was written if that was later.
+    pub used: Instant,
 }
 
 /// The value of a record and what goes with it.
@@ -242,14 +243,14 @@ impl Shard {
         }
         let (version, deadline) = (head.version, self.deadline_of(head));
         if self.flush.is_tombstone(head) {
-            let received = self.keeping.map_or(now, |keeping| keeping.received(deadline));
-            return (!deadline.is_past(now)).then_some(Kept { version, item: None, received });
+            let used = self.keeping.map_or(now, |keeping| keeping.received(deadline));
+            return (!deadline.is_past(now)).then_some(Kept { version, item: None, used });
         }
+        let used = self.last_used(head, now);
         if deadline.is_past(now) {
             // The tombstone that the wheel will make of it.
-            let used = self.last_used(head, now);
             let forgotten = self.forget_at(version, used) <= now;
-            return (!forgotten).then_some(Kept { version, item: None, received: used });
+            return (!forgotten).then_some(Kept { version, item: None, used });
         }
         let item = KeptItem {
             deadline,
@@ -257,7 +258,7 @@ impl Shard {
             marks: head.marks & RECORD_MARKS,
             value: self.value_of(head),
         };
-        Some(Kept { version, item: Some(item), received: now })
+        Some(Kept { version, item: Some(item), used })
     }
 }
 

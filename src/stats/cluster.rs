@@ -122,6 +122,8 @@ fn sums(snapshot: &Snapshot<'_>, emit: Emit<'_>) {
     figure("hints_dropped_for_age", &|core| core.hint_counters.dropped_for_age);
     figure("filled_records", &|core| core.counters.filled_records);
     figure("filled_bytes", &|core| core.counters.filled_bytes);
+    figure("handed_records", &|core| core.counters.handed_records);
+    figure("handed_bytes", &|core| core.counters.handed_bytes);
     let arriving = cores().map(|core| core.arriving).fold(0.0, f64::max);
     emit(format_args!("arriving_share"), format_args!("{arriving:.4}"));
 }

@@ -1,12 +1,13 @@
 //! Filling: the ranges that a new view made this core's own are copied in the background.
 //!
-//! Each former holder is asked for them a part at a time, core by core, at a bounded rate, the
-//! records it used most recently first. A holder answers only once it is in the new view itself and
+//! Each former holder is asked for them a part at a time, core by core, at a bounded rate, what it
+//! used last before the rest (`newest`). A holder answers only once it is in the new view itself and
 //! complete for what was before, so that what it sends is all that it had acknowledged. A filling
 //! is over when every place has been copied from enough holders; the others need not be heard.
 
 use std::sync::Arc;
 
+use super::newest::Divisions;
 use super::*;
 use crate::cluster::message::Messages;
 use crate::cluster::record::Record;
@@ -14,12 +15,17 @@ use crate::cluster::store::Scanned;
 
 /// About so many bytes are asked for at a time.
 const PULL_BYTES: u32 = 256 << 10;
+/// What may arrive ahead of the rate, as a span of it. A core that has nothing else to do sleeps
+/// longer than a part takes, and makes up for that.
+const AHEAD_MAX: Duration = Duration::from_millis(50);
 /// A part that has not come after this is asked for again.
 const PULL_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// Records looked at for one answer, wanted or not.
 const SCAN_RECORDS_MAX: usize = 4096;
 /// Records looked at in one call to the store.
 const SCAN_STEP: usize = 128;
+/// Records that are looked at to see when records were used.
+const SAMPLE: usize = 256;
 
 /// What is being copied.
 #[derive(Debug, Default)]
@@ -29,6 +35,8 @@ pub(super) struct Filling {
     settled: u64,
     /// Where to go on looking for records that are not this node's own any more.
     sweep: Option<u64>,
+    /// What others are shown first.
+    divisions: Divisions,
 }
 
 /// How far the copying from one holder is.
@@ -41,6 +49,8 @@ struct Pull {
     cursor: u64,
     /// When to ask for the next part, or for this one again.
     due: Instant,
+    /// When the rate would have brought what has arrived.
+    earned: Instant,
     under_way: bool,
 }
 
@@ -117,6 +127,7 @@ impl Coordinator {
                         core: 0,
                         cursor: 0,
                         due: turn.now,
+                        earned: turn.now,
                         under_way: false,
                     });
                 }
@@ -224,7 +235,8 @@ impl Coordinator {
         let pause = merges.len() as u64 * 1000 / self.settings.fill_bytes_per_second.max(1);
         let pull = &mut self.filling.pulls[at];
         pull.under_way = false;
-        pull.due = turn.now.after(Duration::from_millis(pause));
+        pull.earned = pull.earned.max(turn.now).after(Duration::from_millis(pause));
+        pull.due = turn.now.after(pull.earned.since(turn.now).saturating_sub(AHEAD_MAX));
         match next {
             Some(next) => pull.cursor = next,
             None => {
@@ -289,19 +301,29 @@ impl Coordinator {
             }
         };
         let Some(out) = turn.outside.room(from) else { return };
+        let (store, now) = (&mut *turn.store, turn.now);
+        let position = self.filling.divisions.position(epoch, cursor, now, || {
+            let mut used = Vec::with_capacity(SAMPLE);
+            store.scan(0, SAMPLE, now, &mut |scanned: Scanned<'_>| used.push(scanned.used));
+            used
+        });
         let mut merges = Vec::new();
+        let mut wanted = 0;
         let bytes_max = bytes_max.min(PULL_BYTES) as usize;
-        let mut at = Some(cursor);
+        let mut at = Some(position.cursor);
         // Steps are bounded, not records: a store may have more room than records.
         for _ in 0..SCAN_RECORDS_MAX / SCAN_STEP {
             let Some(from_here) = at.filter(|_| merges.len() < bytes_max) else { break };
             at = turn.store.scan(from_here, SCAN_STEP, turn.now, &mut |scanned: Scanned<'_>| {
-                if wants(scanned.key) {
+                if position.shows(scanned.used) && wants(scanned.key) {
+                    wanted += 1;
                     let record: Record<'_> = scanned.record;
                     Message::Merge { ticket: 0, key: scanned.key, record }.write(&mut merges);
                 }
             });
         }
-        NodeMessage::Pulled { epoch, cursor, next: at, merges: &merges }.write(out);
+        NodeMessage::Pulled { epoch, cursor, next: position.after(at), merges: &merges }.write(out);
+        self.counters.handed_records += wanted;
+        self.counters.handed_bytes += merges.len() as u64;
     }
 }

@@ -44,11 +44,11 @@ impl MapStore {
     }
 
     fn find(&self, key: &[u8]) -> Option<&Stored> {
-        self.records.get(&xxh3_64(key))?.iter().find(|stored| *stored.key == *key)
+        self.records.get(&hash(key))?.iter().find(|stored| *stored.key == *key)
     }
 
     fn put(&mut self, key: &[u8], record: &Record<'_>, now: Instant) {
-        let same_hash = self.records.entry(xxh3_64(key)).or_default();
+        let same_hash = self.records.entry(hash(key)).or_default();
         match same_hash.iter_mut().find(|stored| *stored.key == *key) {
             Some(stored) => {
                 stored.record.set(record);
@@ -63,7 +63,7 @@ impl MapStore {
     }
 
     fn remove(&mut self, key: &[u8]) {
-        let hash = xxh3_64(key);
+        let hash = hash(key);
         if let Some(same_hash) = self.records.get_mut(&hash) {
             same_hash.retain(|stored| *stored.key != *key);
             if same_hash.is_empty() {
@@ -71,6 +71,11 @@ impl MapStore {
             }
         }
     }
+}
+
+/// Below 2^63, as cursors are.
+fn hash(key: &[u8]) -> u64 {
+    xxh3_64(key) >> 1
 }
 
 impl Store for MapStore {
@@ -139,7 +144,7 @@ impl Store for MapStore {
             }
             for stored in same_hash.iter().filter(|s| s.record.version() > self.flushed) {
                 let Stored { key, record, received } = stored;
-                show(Scanned { key, record: record.get().at(now), received: *received });
+                show(Scanned { key, record: record.get().at(now), used: *received });
                 shown += 1;
             }
         }

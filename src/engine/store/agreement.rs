@@ -396,7 +396,7 @@ fn scanned(store: &mut dyn Store, now: Instant) -> Vec<(Vec<u8>, RecordBuf)> {
     let (mut found, mut cursor) = (Vec::new(), Some(0));
     while let Some(from) = cursor {
         cursor = store.scan(from, 3, now, &mut |scanned| {
-            assert!(scanned.received <= now);
+            assert!(scanned.used <= now);
             found.push((scanned.key.to_vec(), RecordBuf::copied(&scanned.record)));
         });
     }

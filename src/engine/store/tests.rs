@@ -281,7 +281,7 @@ fn a_tombstone_is_remembered_from_its_arrival_if_it_was_written_before() {
     bench.merge("ahead", &Record::deleted(ahead));
     let now = bench.now;
     let mut received = Vec::new();
-    bench.store().scan(0, 10, now, &mut |found| received.push((found.key[0], found.received)));
+    bench.store().scan(0, 10, now, &mut |found| received.push((found.key[0], found.used)));
     received.sort();
     assert_eq!(received, [(b'a', ahead.instant()), (b'l', now)]);
     for (key, version) in [("late", v(1)), ("ahead", ahead)] {
