@@ -1,6 +1,12 @@
 //! Nodes as real processes on loopback addresses, driven by clients that remember every answer:
 //! what a cluster does from day to day, and when nodes die, hang, leave and come.
 
+#[path = "cluster/compact.rs"]
+mod compact;
+#[path = "cluster/counters.rs"]
+mod counters;
+#[path = "cluster/delays.rs"]
+mod delays;
 #[path = "cluster/everyday.rs"]
 mod everyday;
 #[path = "cluster/failures.rs"]
@@ -12,6 +18,8 @@ mod load;
 mod membership;
 #[path = "cluster/nodes.rs"]
 mod nodes;
+#[path = "cluster/relay.rs"]
+mod relay;
 #[path = "cluster/topology.rs"]
 mod topology;
 

@@ -7,6 +7,8 @@
 #[path = "partitions/network.rs"]
 mod network;
 
+#[path = "cluster/counters.rs"]
+mod counters;
 mod live;
 #[path = "cluster/load.rs"]
 mod load;
@@ -15,6 +17,7 @@ mod nodes;
 
 use std::time::{Duration, Instant};
 
+use counters::Steps;
 use load::{Load, Plan};
 use network::Network;
 use nodes::{Cluster, Node, wait_for};
@@ -121,6 +124,38 @@ fn a_node_that_hears_nobody_stops_alone_and_heals_by_itself() {
         for other in 0..2 {
             network.drop_packets(other, 2);
         }
+    });
+}
+
+#[test]
+fn two_nodes_that_do_not_hear_each_other_lose_nothing_and_go_on() {
+    with_three_nodes(|network, cluster| {
+        let addresses = cluster.addresses();
+        let load = Load::start("apart", &addresses, PLAN);
+        let steps = Steps::start("apart-count", &addresses, 3, 3);
+        load.run_for_requests(500);
+        network.drop_packets(0, 1);
+        network.drop_packets(1, 0);
+        let was_cut = Instant::now();
+        load.run_for_requests(1000);
+        steps.run_for_steps(200);
+        std::thread::sleep(Duration::from_secs(3).saturating_sub(was_cut.elapsed()));
+        println!("cut for {:?}", was_cut.elapsed());
+        network.heal();
+        let healed = Instant::now();
+        cluster.wait_ready();
+        std::thread::sleep(GAP_MAX.saturating_sub(healed.elapsed()));
+        load.run_for_requests(300);
+        steps.run_for_steps(100);
+        let (outcome, account) = (load.stop(), steps.stop());
+        outcome.assert_truthful();
+        outcome.assert_no_error_after(healed + GAP_MAX);
+        account.assert_no_error_after(healed + GAP_MAX);
+        assert!(outcome.longest_gap < GAP_MAX, "no service for {:?}", outcome.longest_gap);
+        for address in &addresses {
+            outcome.account(*address, false);
+        }
+        account.settle(&addresses);
     });
 }
 

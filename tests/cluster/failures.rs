@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::THREE_COPIES;
+use crate::counters::Steps;
 use crate::load::{Load, Plan};
 use crate::nodes::{Cluster, wait_for};
 
@@ -38,6 +39,27 @@ fn a_killed_node_costs_no_acknowledged_write_and_is_filled_when_it_is_back() {
     for node in cluster.addresses() {
         outcome.account(node, false);
     }
+}
+
+#[test]
+fn a_killed_node_costs_no_acknowledged_step_of_a_counter() {
+    let Some(mut cluster) = Cluster::form(3, &THREE_COPIES) else { return };
+    let others = cluster.addresses()[..2].to_vec();
+    let steps = Steps::start("steps", &cluster.addresses(), 6, 4);
+    steps.run_for_steps(500);
+    cluster.nodes[2].kill();
+    let killed = Instant::now();
+    steps.run_for_steps(1500);
+    std::thread::sleep(GAP_MAX.saturating_sub(killed.elapsed()));
+    assert!(cluster.nodes[2].start());
+    steps.run_for_steps(500);
+    cluster.wait_ready();
+    steps.run_for_steps(500);
+    let account = steps.stop();
+    account.settle(&cluster.addresses());
+    // What is still there with another node gone can only come from the restarted one.
+    cluster.nodes[0].kill();
+    account.settle(&others[1..]);
 }
 
 #[test]

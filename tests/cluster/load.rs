@@ -79,7 +79,7 @@ fn value(key: &str, number: u64) -> Vec<u8> {
 
 /// Why a request has no answer of use.
 #[derive(Debug)]
-enum Trouble {
+pub enum Trouble {
     /// The node said so.
     Answered(String),
     /// The connection broke, or nothing came.
@@ -103,10 +103,11 @@ impl From<io::Error> for Trouble {
 }
 
 /// A connection whose failures are results.
-struct Talk(BufReader<TcpStream>);
+pub struct Talk(BufReader<TcpStream>);
 
 impl Talk {
-    fn new(address: SocketAddr) -> io::Result<Self> {
+    /// Connects.
+    pub fn new(address: SocketAddr) -> io::Result<Self> {
         let stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
@@ -114,7 +115,8 @@ impl Talk {
         Ok(Self(BufReader::new(stream)))
     }
 
-    fn ask(&mut self, request: &[u8]) -> Result<String, Trouble> {
+    /// Asks what is answered with one line.
+    pub fn ask(&mut self, request: &[u8]) -> Result<String, Trouble> {
         self.0.get_mut().write_all(request)?;
         let mut line = String::new();
         self.0.read_line(&mut line)?;

@@ -19,7 +19,7 @@ pub const PATIENCE: Duration = Duration::from_secs(40);
 /// Where every node takes clients, at its own address.
 const CLIENT_PORT: u16 = 11311;
 /// Where every node takes other nodes.
-const CLUSTER_PORT: u16 = 7100;
+pub const CLUSTER_PORT: u16 = 7100;
 
 /// One node, running or not; killed when dropped.
 pub struct Node {
@@ -41,7 +41,7 @@ pub struct Cluster {
 }
 
 /// An address that nobody else has: all of 127.0.0.0/8 is loopback.
-fn loopback() -> Ipv4Addr {
+pub fn loopback() -> Ipv4Addr {
     static NEXT: AtomicU8 = AtomicU8::new(1);
     let (pid, number) = (std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
     // Other tests of nodes use the lower half.
@@ -154,9 +154,18 @@ impl Node {
         self.log.lock().expect("no panic while it is held").join("\n")
     }
 
+    /// Its process id.
+    pub fn pid(&mut self) -> u32 {
+        self.running().id()
+    }
+
     fn signal(&mut self, name: &str) {
-        let pid = self.running().id().to_string();
-        let sent = Command::new("kill").args(["-s", name, &pid]).status();
+        Self::signal_process(self.pid(), name);
+    }
+
+    /// Sends a signal to the process of a node.
+    pub fn signal_process(pid: u32, name: &str) {
+        let sent = Command::new("kill").args(["-s", name, &pid.to_string()]).status();
         assert!(sent.expect("there is a kill").success(), "no signal {name} was sent");
     }
 
