@@ -10,6 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use io_uring::{IoUring, Probe, opcode};
 use rustix::io::Errno;
@@ -23,6 +24,11 @@ use crate::config::{Config, UnixSocket};
 pub const MEMLOCK_BYTES_MIN: u64 = 512 << 10;
 /// Longest path of a unix socket in bytes: the kernel's 108 less the end mark.
 const UNIX_PATH_BYTES_MAX: usize = 107;
+/// How long a start waits for addresses that are taken. The kernel takes rings apart after their
+/// process has ended, and until then they hold its sockets.
+const TAKEN_MAX: Duration = Duration::from_secs(2);
+/// How often it tries again.
+const TAKEN_STEP: Duration = Duration::from_millis(20);
 
 /// One thing that keeps the server from starting: a sentence with the mend.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,7 +49,7 @@ pub fn run(config: &Config, host: &HostFacts) -> Vec<Problem> {
     problems.extend(files(config));
     problems.extend(cpus(config, host));
     problems.extend(memory(config, host).or_else(|| address_space(config)));
-    problems.extend(addresses(config));
+    problems.extend(addresses(config, TAKEN_MAX));
     problems.extend(config.unix_socket.as_ref().and_then(unix_socket));
     problems
 }
@@ -216,8 +222,10 @@ fn address_space(config: &Config) -> Option<Problem> {
 }
 
 /// Binds every address for a moment. Without SO_REUSEPORT, so that a second Ringlane is
-/// noticed instead of sharing the first one's connections.
-fn addresses(config: &Config) -> Vec<Problem> {
+/// noticed instead of sharing the first one's connections. Those that are taken are waited for, all
+/// together for at most `patience`.
+fn addresses(config: &Config, patience: Duration) -> Vec<Problem> {
+    let until = Instant::now() + patience;
     let shard_ports = (0..config.core_count()).filter_map(|core| config.shard_port(core));
     let ports: Vec<u16> = std::iter::once(config.port).chain(shard_ports).collect();
     let clients = config
@@ -230,11 +238,24 @@ fn addresses(config: &Config) -> Vec<Problem> {
     });
     let mut problems: Vec<Problem> = clients
         .chain(cluster)
-        .filter_map(|(address, transport)| bind_problem(address, &bind(address, transport)))
+        .filter_map(|(address, transport)| {
+            bind_problem(address, &bind_when_free(address, transport, until))
+        })
         .collect();
     // The same said of TCP and of UDP.
     problems.dedup();
     problems
+}
+
+fn bind_when_free(address: SocketAddr, transport: Type, until: Instant) -> io::Result<()> {
+    loop {
+        match bind(address, transport) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < until => {
+                std::thread::sleep(TAKEN_STEP);
+            }
+            outcome => return outcome,
+        }
+    }
 }
 
 fn bind(address: SocketAddr, transport: Type) -> io::Result<()> {
@@ -400,6 +421,20 @@ mod tests {
     }
 
     #[test]
+    fn an_address_that_becomes_free_is_waited_for() {
+        let former = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        let address = former.local_addr().expect("its address");
+        let closer = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(100));
+            drop(former);
+        });
+        let until = Instant::now() + Duration::from_secs(30);
+        bind_when_free(address, Type::STREAM, until).expect("it was given back");
+        assert!(Instant::now() < until);
+        closer.join().expect("it only sleeps");
+    }
+
+    #[test]
     fn an_address_of_another_host_is_refused() {
         let address: SocketAddr = "203.0.113.7:11311".parse().expect("an address");
         let text =
@@ -412,14 +447,14 @@ mod tests {
         let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
         let address = taken.local_addr().expect("its address");
         let config = Config { listen: vec![], admin: Some(address), ..Config::default() };
-        assert_eq!(addresses(&config).len(), 1);
+        assert_eq!(addresses(&config, Duration::ZERO).len(), 1);
         let config = Config {
             listen: vec![address.ip()],
             port: 1,
             shard_ports: Some(address.port()),
             ..Config::default()
         };
-        let found = addresses(&config);
+        let found = addresses(&config, Duration::ZERO);
         assert!(found.iter().any(|p| p.to_string().contains(&address.to_string())), "{found:?}");
     }
 
