@@ -120,6 +120,7 @@ fn describe_cluster(cluster: &ClusterConfig, line: &mut impl FnMut(&str, String)
     );
     line("link queue", Size(cluster.link_queue_bytes_max).to_string());
     line("rebalancing", format!("{} per second", Size(cluster.rebalance_bytes_per_second)));
+    line("leaving", format!("others have {:?} to copy", cluster.leave_timeout));
     let hot = cluster.hot_keys;
     line(
         "hot keys",

@@ -188,6 +188,10 @@ pub struct Settings {
     #[arg(long, value_name = "SIZE", help_heading = CLUSTER)]
     #[serde(deserialize_with = "text")]
     pub rebalance_rate: Option<MemorySize>,
+    /// Longest wait, when it ends, for others to copy what it holds [default: 3s]
+    #[arg(long, value_name = "SPAN", help_heading = CLUSTER)]
+    #[serde(deserialize_with = "text")]
+    pub leave_timeout: Option<Span>,
     /// Span over which requests for a key are counted [default: 60s]
     #[arg(long, value_name = "SPAN", help_heading = CLUSTER)]
     #[serde(deserialize_with = "text")]
@@ -240,7 +244,7 @@ impl Settings {
             disable_dumping prefix_delimiter pid_file cluster_listen cluster_advertise node_id join members cluster_name
             cluster_key_file replicas write_quorum read_quorum vnodes ring_hash weight probe_period
             dead_after forget_after operation_timeout hint_memory hint_age link_queue
-            rebalance_rate hot_key_window hot_key_threshold hot_key_memory hot_key_age log
+            rebalance_rate leave_timeout hot_key_window hot_key_threshold hot_key_memory hot_key_age log
         }
     }
 }

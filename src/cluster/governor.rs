@@ -160,7 +160,7 @@ pub enum Effect {
     Reborn(Boot),
     /// Another process was started under this node's id: this one must end.
     Superseded,
-    /// The seat is given up and what was held here has been copied.
+    /// The seat is given up and what was held here has been copied, or no other node has a seat.
     HandedOver,
     /// Worth a line in the log.
     Log(LogLine),
@@ -523,6 +523,12 @@ impl Governor {
     }
 
     fn digest(&mut self, effects: &mut Vec<Effect>) {
+        // Without a roster there is nothing to give, and without others in it nobody to take it.
+        let Identity { key, boot, .. } = *self.identity();
+        let alone = |roster: &Arc<Roster>| roster.seats().len() == 1 && roster.has(key, boot);
+        if self.leaving && self.agreement.roster().is_none_or(alone) {
+            self.hand_over(effects);
+        }
         let Some(epoch) = self.agreement.roster().map(|roster| roster.epoch) else { return };
         if !self.is_digested() {
             return;
@@ -531,8 +537,13 @@ impl Governor {
             self.digested = epoch;
             effects.push(Effect::Digested(epoch));
         }
-        if self.leaving && !self.is_seated() && !self.handed_over {
-            self.handed_over = true;
+        if self.leaving && !self.is_seated() {
+            self.hand_over(effects);
+        }
+    }
+
+    fn hand_over(&mut self, effects: &mut Vec<Effect>) {
+        if !std::mem::replace(&mut self.handed_over, true) {
             effects.push(Effect::HandedOver);
         }
     }

@@ -31,6 +31,8 @@ pub const PROBE_PERIOD_RANGE: (Duration, Duration) =
 /// Shortest and longest wait for the answers of other nodes.
 pub const OPERATION_TIMEOUT_RANGE: (Duration, Duration) =
     (Duration::from_millis(10), Duration::from_secs(60));
+/// Longest wait of a leaving node for others to copy what it holds.
+pub const LEAVE_TIMEOUT_MAX: Duration = Duration::from_secs(24 * 3600);
 /// Smallest queue of a link in bytes.
 pub const LINK_QUEUE_BYTES_MIN: u64 = 64 << 10;
 /// Largest queue of a link in bytes.
@@ -101,6 +103,8 @@ pub struct ClusterConfig {
     pub link_queue_bytes_max: u64,
     /// Bytes per second that the node takes in when ranges become its own, all cores together.
     pub rebalance_bytes_per_second: u64,
+    /// A node that is told to end waits no longer than this for others to copy what it holds.
+    pub leave_timeout: Duration,
     /// When a key counts as hot and what follows.
     pub hot_keys: HotKeyConfig,
 }
@@ -162,6 +166,7 @@ impl ClusterConfig {
             hint_age_max: Duration::from_secs(600),
             link_queue_bytes_max: 8 * MIB,
             rebalance_bytes_per_second: 32 * MIB,
+            leave_timeout: Duration::from_secs(3),
             hot_keys: HotKeyConfig::default(),
         }
     }
@@ -335,6 +340,7 @@ impl ClusterConfig {
         };
         within(self.probe_period, PROBE_PERIOD_RANGE, "a probe period")?;
         within(self.operation_timeout, OPERATION_TIMEOUT_RANGE, "an operation timeout")?;
+        within(self.leave_timeout, (Duration::ZERO, LEAVE_TIMEOUT_MAX), "a leave timeout")?;
         require(self.dead_after >= self.probe_period * 2, || {
             format!(
                 "a member cannot be dead after {:?} when it is probed every {:?}: allow at least \
@@ -454,6 +460,8 @@ mod tests {
         assert!(complaint(ClusterConfig { dead_after: second, ..node() }).contains("two probes"));
         let forgetful = ClusterConfig { forget_after: second, ..node() };
         assert!(complaint(forgetful).contains("--forget-after"));
+        let lasting = ClusterConfig { leave_timeout: LEAVE_TIMEOUT_MAX * 2, ..node() };
+        assert!(complaint(lasting).contains("leave timeout"));
         let hasty = ClusterConfig { probe_period: Duration::from_millis(1), ..node() };
         assert!(complaint(hasty).contains("probe period of 1ms"));
     }

@@ -13,11 +13,10 @@ use std::time::{Duration, Instant};
 use futures_lite::future::or;
 use futures_lite::{AsyncReadExt, AsyncWriteExt};
 use glommio::net::{TcpListener, TcpStream};
-use glommio::sync::Semaphore;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::http::{self, Answer, Method, Request, Status};
-use super::inquiry::{Told, Wish};
+use super::inquiry::{Inquirer, Told, Wish};
 use super::node::Node;
 use super::process;
 use crate::config::Config;
@@ -29,10 +28,6 @@ const CONNECTIONS_MAX: u32 = 32;
 const BACKLOG: i32 = 64;
 /// Longest wait for a request's head, and for a client to take its answer.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Longest wait for the figures of all cores.
-const FIGURES_PATIENCE: Duration = Duration::from_secs(1);
-/// How often is looked whether they have arrived.
-const FIGURES_STEP: Duration = Duration::from_millis(1);
 /// Pause after accepting has failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
@@ -56,8 +51,8 @@ pub fn open(config: &Config) -> Result<Option<Socket>, (String, io::Error)> {
 }
 
 /// Serves the pages for ever.
-pub async fn serve(listener: TcpListener, node: Arc<Node>) {
-    let admin = Rc::new(Admin { node, open: Cell::new(0), asking: Semaphore::new(1) });
+pub async fn serve(listener: TcpListener, node: Arc<Node>, inquirer: Rc<Inquirer>) {
+    let admin = Rc::new(Admin { node, inquirer, open: Cell::new(0) });
     loop {
         match listener.accept().await {
             Ok(stream) => {
@@ -73,10 +68,9 @@ pub async fn serve(listener: TcpListener, node: Arc<Node>) {
 
 struct Admin {
     node: Arc<Node>,
+    inquirer: Rc<Inquirer>,
     /// Connections being served.
     open: Cell<u32>,
-    /// Cores have one place for a wish: one request asks at a time.
-    asking: Semaphore,
 }
 
 impl Admin {
@@ -134,37 +128,13 @@ impl Admin {
                 return Answer::text(Status::NotFound, help);
             }
         };
-        match self.ask_cores(wish).await {
+        match self.inquirer.ask_cores(wish).await {
             Ok(told) => self.show(told, page),
             Err(core) => {
                 let line = format!("core {core} has not told its figures in time");
                 Answer::text(Status::Unavailable, &line)
             }
         }
-    }
-
-    /// What all cores tell, in core order, or the first core that does not tell in time.
-    async fn ask_cores(&self, wish: Wish) -> Result<Vec<Told>, usize> {
-        let _turn = self.asking.acquire_permit(1).await.expect("it is never closed");
-        for (core, doorbell) in self.node.cores.iter().zip(self.node.doorbells.iter()) {
-            core.inquiry.ask(wish);
-            doorbell.ring();
-        }
-        let asked_at = Instant::now();
-        let mut all = Vec::with_capacity(self.node.cores.len());
-        for (number, core) in self.node.cores.iter().enumerate() {
-            loop {
-                if let Some(told) = core.inquiry.take() {
-                    all.push(told);
-                    break;
-                }
-                if asked_at.elapsed() > FIGURES_PATIENCE {
-                    return Err(number);
-                }
-                glommio::timer::sleep(FIGURES_STEP).await;
-            }
-        }
-        Ok(all)
     }
 
     fn show(&self, told: Vec<Told>, page: fn(&Snapshot<'_>) -> Answer) -> Answer {

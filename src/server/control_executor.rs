@@ -4,6 +4,7 @@
 //! the node is stopping.
 
 use std::io;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
@@ -11,6 +12,7 @@ use socket2::Socket;
 
 use super::cluster::control::Control;
 use super::cluster::sockets::ClusterSockets;
+use super::inquiry::Inquirer;
 use super::node::Node;
 use super::{REACTOR_MEMORY_BYTES, admin, adopt};
 
@@ -37,12 +39,13 @@ async fn run(
     others: Option<ClusterSockets>,
     hash_seed: u64,
 ) {
+    let inquirer = Rc::new(Inquirer::new(node.clone()));
     let pages = admin.map(|socket| {
         let listener = adopt::listener(socket);
-        glommio::spawn_local(admin::serve(listener, node.clone()))
+        glommio::spawn_local(admin::serve(listener, node.clone(), inquirer.clone()))
     });
     let cluster = node.config.cluster.as_ref().zip(others).map(|(config, sockets)| {
-        Control::start(node.clone(), config, sockets, hash_seed)
+        Control::start(node.clone(), inquirer.clone(), config, sockets, hash_seed)
             .unwrap_or_else(|error| panic!("the node cannot take part in its cluster: {error}"))
     });
     if let Ok(eventfd) = node.control_bell.eventfd().try_clone_to_owned() {

@@ -5,10 +5,60 @@
 //! its figures. Refused: counters that cores keep up to date for others to read, which would cost
 //! every request what one scrape in a while needs.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
+use glommio::sync::Semaphore;
+
+use super::node::Node;
 use crate::stats::{ConnectionStats, CoreStats};
+
+/// Longest wait for the figures of all cores.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How often is looked whether they have arrived.
+const STEP: Duration = Duration::from_millis(1);
+
+/// Asks all cores, for the tasks of one executor.
+pub struct Inquirer {
+    node: Arc<Node>,
+    /// Cores have one place for a wish: one task asks at a time.
+    asking: Semaphore,
+}
+
+impl Inquirer {
+    /// Asks the cores of `node`.
+    pub fn new(node: Arc<Node>) -> Self {
+        Self { node, asking: Semaphore::new(1) }
+    }
+
+    /// What all cores tell, in core order.
+    ///
+    /// # Errors
+    /// The first core that does not tell in time.
+    pub async fn ask_cores(&self, wish: Wish) -> Result<Vec<Told>, usize> {
+        let _turn = self.asking.acquire_permit(1).await.expect("it is never closed");
+        for (core, doorbell) in self.node.cores.iter().zip(self.node.doorbells.iter()) {
+            core.inquiry.ask(wish);
+            doorbell.ring();
+        }
+        let asked_at = Instant::now();
+        let mut all = Vec::with_capacity(self.node.cores.len());
+        for (number, core) in self.node.cores.iter().enumerate() {
+            loop {
+                if let Some(told) = core.inquiry.take() {
+                    all.push(told);
+                    break;
+                }
+                if asked_at.elapsed() > PATIENCE {
+                    return Err(number);
+                }
+                glommio::timer::sleep(STEP).await;
+            }
+        }
+        Ok(all)
+    }
+}
 
 /// What is wished for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

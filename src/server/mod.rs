@@ -158,9 +158,14 @@ pub fn run(config: Config) -> Result<(), ServerError> {
     let signal_handle = signals.handle();
     let on_signal = node.clone();
     let waiter = std::thread::Builder::new().name("signals".into()).spawn(move || {
-        if let Some(signal) = signals.forever().next() {
-            log::info!("signal {signal}: shutting down");
-            on_signal.leave();
+        for (earlier, signal) in signals.forever().enumerate() {
+            if earlier == 0 {
+                log::info!("signal {signal}: shutting down");
+                on_signal.leave();
+            } else {
+                log::warn!("signal {signal} again: shutting down without waiting for others");
+                on_signal.hurry();
+            }
         }
     });
     for handle in cores {

@@ -42,6 +42,7 @@ pub struct Node {
     verbosity: AtomicU32,
     flushed_at_millis: AtomicU64,
     leaving: AtomicBool,
+    hurried: AtomicBool,
     stopping: AtomicBool,
     stopping_since_millis: AtomicU64,
     ended: AtomicBool,
@@ -79,6 +80,7 @@ impl Node {
             verbosity,
             flushed_at_millis: AtomicU64::new(0),
             leaving: AtomicBool::new(false),
+            hurried: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             stopping_since_millis: AtomicU64::new(0),
             ended: AtomicBool::new(false),
@@ -159,6 +161,17 @@ impl Node {
         }
         self.leaving.store(true, Ordering::SeqCst);
         self.control_bell.ring();
+    }
+
+    /// Ends the node without waiting for other nodes to copy what it holds.
+    pub fn hurry(&self) {
+        self.hurried.store(true, Ordering::SeqCst);
+        self.leave();
+    }
+
+    /// Whether other nodes are not to be waited for.
+    pub fn is_hurried(&self) -> bool {
+        self.hurried.load(Ordering::SeqCst) || self.is_stopping()
     }
 
     /// Whether the node shall leave its cluster.

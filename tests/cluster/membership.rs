@@ -11,6 +11,8 @@ const PLAN: Plan = Plan { clients: 4, keys: 60, may_miss: false };
 
 /// Longest time a node may take to leave.
 const LEAVE_MAX: Duration = Duration::from_secs(5);
+/// Longer than a node waits for others unless it is told to.
+const AGAIN_AFTER: Duration = Duration::from_secs(4);
 /// What a client may notice of a change of members.
 const TROUBLE_MAX: Duration = Duration::from_secs(3);
 
@@ -22,8 +24,10 @@ fn a_node_leaves_and_takes_nothing_with_it(name: &str, flags: &[&str]) {
     let left = Instant::now();
     let (status, after) = cluster.nodes[2].leave();
     println!("left after {after:?}");
-    assert_eq!(status.code(), Some(0), "{}", cluster.nodes[2].said());
+    let said = cluster.nodes[2].said();
+    assert_eq!(status.code(), Some(0), "{said}");
     assert!(after < LEAVE_MAX, "left after {after:?}");
+    assert!(said.contains("all that was theirs"), "{said}");
     load.run_for_requests(1000);
     std::thread::sleep(TROUBLE_MAX.saturating_sub(left.elapsed()));
     load.run_for_requests(500);
@@ -43,6 +47,33 @@ fn a_node_hands_over_its_keys_before_it_leaves() {
 #[test]
 fn a_node_leaves_two_with_three_copies() {
     a_node_leaves_and_takes_nothing_with_it("leave-three", &THREE_COPIES);
+}
+
+#[test]
+fn a_node_waits_for_others_as_long_as_it_is_told_to_and_not_after_a_second_signal() {
+    let flags = ["--leave-timeout", "1h", "--rebalance-rate", "1MiB"];
+    let Some(mut cluster) = Cluster::form(2, &flags) else { return };
+    let mut client = cluster.nodes[0].client();
+    let value = vec![b'v'; 100_000];
+    (0..200).for_each(|number| client.store(&format!("large-{number}"), &value));
+    let left = std::thread::scope(|scope| {
+        let leaving = &mut cluster.nodes[1];
+        let pid = leaving.pid();
+        let again = scope.spawn(move || {
+            std::thread::sleep(AGAIN_AFTER);
+            Node::signal_process(pid, "TERM");
+        });
+        let left = leaving.leave();
+        again.join().expect("a signal was sent");
+        left
+    });
+    let said = cluster.nodes[1].said();
+    assert_eq!(left.0.code(), Some(0), "{said}");
+    assert!((AGAIN_AFTER..LEAVE_MAX * 2).contains(&left.1), "left after {:?}:\n{said}", left.1);
+    assert!(said.contains("are lost (see --leave-timeout)"), "{said}");
+    // It has served and given what it could meanwhile.
+    let lost = (0..200).filter(|number| client.fetch(&format!("large-{number}")).is_none()).count();
+    assert!((1..100).contains(&lost), "{lost} of 200 are lost");
 }
 
 fn a_fourth_node_takes_its_part(name: &str, flags: &[&str], share: std::ops::Range<f64>) {

@@ -216,3 +216,27 @@ fn a_node_whose_link_is_lost_is_called_until_its_host_refuses() {
     assert_eq!(health(&world), Some(Health::Dead));
     assert_eq!(calls(&mut world, Event::LinkLost { node: b.key }), 0, "that is known");
 }
+
+#[test]
+fn a_node_without_others_does_not_wait_for_them_when_it_leaves() {
+    let mut world = World::new();
+    world.start("a", 1, &[]);
+    world.start("stray", 3, &[9]);
+    world.run(10);
+    for at in 0..2 {
+        world.deliver(at, Event::Leave);
+        assert!(world.nodes[at].handed_over, "node {at}");
+    }
+}
+
+#[test]
+fn a_node_that_cannot_reach_others_waits_for_them_when_it_leaves() {
+    let mut world = World::new();
+    world.start("a", 1, &[]);
+    world.start("b", 2, &[1]);
+    world.run(10);
+    world.nodes[1].running = false;
+    world.deliver(0, Event::Leave);
+    world.run(8);
+    assert!(!world.nodes[0].handed_over);
+}

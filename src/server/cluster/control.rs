@@ -19,6 +19,7 @@ use glommio::net::TcpListener;
 use socket2::Socket;
 
 use super::core::frame_bytes_max;
+use super::leaving;
 use super::links::NewLink;
 use super::meet::{self, MeetError, Met};
 use super::members;
@@ -32,6 +33,7 @@ use crate::cluster::identity::{Identity, NodeKey};
 use crate::cluster::link::{ClientEnd, NODE_CORE, Peer, PeerFacts};
 use crate::config::ClusterConfig;
 use crate::server::adopt;
+use crate::server::inquiry::Inquirer;
 use crate::server::node::Node;
 use crate::time::Instant;
 
@@ -45,8 +47,6 @@ const ANSWERS_MAX: u32 = 256;
 const PAUSE: Duration = Duration::from_millis(200);
 /// Longest time between two looks at the deadlines.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Longest wait for others to copy what a leaving node holds.
-const LEAVE_MAX: Duration = Duration::from_secs(2);
 /// The same trouble with the same node is logged once in this span.
 const QUIET_FOR: Duration = Duration::from_secs(60);
 /// Troubles remembered for that; with more, all are forgotten and logged anew.
@@ -54,7 +54,8 @@ const TROUBLES_MAX: usize = 256;
 
 /// The cluster's part of the control executor.
 pub struct Control {
-    node: Arc<Node>,
+    pub(super) node: Arc<Node>,
+    pub(super) inquirer: Rc<Inquirer>,
     party: RefCell<Arc<Party>>,
     gossip: Socket,
     state: RefCell<State>,
@@ -63,6 +64,8 @@ pub struct Control {
     dialling: Cell<u32>,
     answering: Cell<u32>,
     queue_bytes_max: usize,
+    /// What was held here has been copied.
+    pub(super) handed_over: Cell<bool>,
 }
 
 struct State {
@@ -83,6 +86,7 @@ impl Control {
     /// When the process has no descriptor left.
     pub fn start(
         node: Arc<Node>,
+        inquirer: Rc<Inquirer>,
         config: &ClusterConfig,
         sockets: ClusterSockets,
         hash_seed: u64,
@@ -112,6 +116,7 @@ impl Control {
         let (sooner, nudges) = local_channel::new_bounded(1);
         let control = Rc::new(Self {
             node,
+            inquirer,
             party: RefCell::new(party),
             gossip: sockets.gossip.try_clone()?,
             state: RefCell::new(State {
@@ -127,6 +132,7 @@ impl Control {
             dialling: Cell::new(0),
             answering: Cell::new(0),
             queue_bytes_max: config.link_queue_bytes_max as usize,
+            handed_over: Cell::new(false),
         });
         glommio::spawn_local(control.clone().take_gossip(sockets.gossip)).detach();
         let listener = adopt::listener(sockets.listener);
@@ -156,23 +162,12 @@ impl Control {
         }
     }
 
-    /// Gives up the seat, waits a while for others to take over, and says goodbye.
+    /// Leaves the cluster, once.
     fn leave(self: &Rc<Self>) {
         if mem::replace(&mut self.state.borrow_mut().leaving, true) {
             return;
         }
-        self.event(Event::Leave);
-        let control = self.clone();
-        glommio::spawn_local(async move {
-            glommio::timer::sleep(LEAVE_MAX).await;
-            control.say_goodbye();
-        })
-        .detach();
-    }
-
-    fn say_goodbye(self: &Rc<Self>) {
-        self.event(Event::Goodbye);
-        self.node.stop();
+        glommio::spawn_local(leaving::leave(self.clone())).detach();
     }
 
     /// Whether what was said in the name of `party` still holds: this node's life is the same.
@@ -185,7 +180,7 @@ impl Control {
     }
 
     /// Hands an event to the governor and performs what follows.
-    fn event(self: &Rc<Self>, event: Event<'_>) {
+    pub(super) fn event(self: &Rc<Self>, event: Event<'_>) {
         let now = self.node.clock.now();
         let mut effects = {
             let mut state = self.state.borrow_mut();
@@ -243,10 +238,7 @@ impl Control {
                 self.state.borrow_mut().node_links.clear();
                 self.tell_cores(|| Letter::Reborn(boot));
             }
-            Effect::HandedOver => {
-                let control = self.clone();
-                glommio::spawn_local(async move { control.say_goodbye() }).detach();
-            }
+            Effect::HandedOver => self.handed_over.set(true),
             Effect::Log(line) if line.warning => log::warn!("{}", line.text),
             Effect::Log(line) => log::info!("{}", line.text),
             Effect::Superseded => {

@@ -20,6 +20,7 @@ use crate::cluster::view::View;
 
 pub mod control;
 pub mod core;
+mod leaving;
 pub mod links;
 pub mod mailbox;
 pub mod meet;

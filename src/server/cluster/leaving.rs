@@ -1,0 +1,131 @@
+//! Leaving: the seat is given up, others copy what was here, and the node says how far they came.
+
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use super::control::Control;
+use crate::cluster::governor::Event;
+use crate::config::ClusterConfig;
+use crate::server::inquiry::Wish;
+use crate::shard::Gauges;
+
+/// How often is looked whether all has been copied.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// How often is counted how far it is.
+const COUNT_EVERY: Duration = Duration::from_secs(1);
+/// How often the log says so.
+const TELL_EVERY: Duration = Duration::from_secs(10);
+
+/// What the cores hold and have given to others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Holdings {
+    items: u64,
+    item_bytes: u64,
+    handed_records: u64,
+    handed_bytes: u64,
+}
+
+/// Gives up the seat, waits for others to copy what is here, at most for `--leave-timeout`, says
+/// goodbye and stops the node.
+pub async fn leave(control: Rc<Control>) {
+    let config = control.node.config.cluster.as_ref().expect("who leaves is in a cluster");
+    let limit = config.leave_timeout;
+    let before = holdings(&control).await.unwrap_or_default();
+    log::info!("leaving the cluster: others have {limit:?} to copy what is here");
+    let begun = Instant::now();
+    control.event(Event::Leave);
+    let (mut now, mut count_at, mut tell_at) = (before, COUNT_EVERY, TELL_EVERY);
+    while !control.handed_over.get() && begun.elapsed() < limit && !control.node.is_hurried() {
+        glommio::timer::sleep(LOOK_EVERY.min(limit)).await;
+        if begun.elapsed() >= count_at {
+            count_at = begun.elapsed() + COUNT_EVERY;
+            now = holdings(&control).await.unwrap_or(now);
+        }
+        if begun.elapsed() >= tell_at {
+            tell_at += TELL_EVERY;
+            log::info!("leaving: {}", copied(before, now));
+        }
+    }
+    now = holdings(&control).await.unwrap_or(now);
+    let (warning, text) = account(config, control.handed_over.get(), before, now);
+    let level = if warning { log::Level::Warn } else { log::Level::Info };
+    log::log!(level, "{text}, after {:.1} s", begun.elapsed().as_secs_f64());
+    control.event(Event::Goodbye);
+    control.node.stop();
+}
+
+/// What the cores hold; `None` when they are about to end, or one of them does not say.
+async fn holdings(control: &Control) -> Option<Holdings> {
+    if control.node.is_stopping() {
+        return None;
+    }
+    let told = control.inquirer.ask_cores(Wish::Figures).await.ok()?;
+    Some(told.iter().fold(Holdings::default(), |sum, told| {
+        let Gauges { items, item_bytes, .. } = told.figures.gauges;
+        let counters = told.figures.cluster.as_deref().map(|cluster| cluster.counters);
+        let counters = counters.unwrap_or_default();
+        Holdings {
+            items: sum.items + items,
+            item_bytes: sum.item_bytes + item_bytes,
+            handed_records: sum.handed_records + counters.handed_records,
+            handed_bytes: sum.handed_bytes + counters.handed_bytes,
+        }
+    }))
+}
+
+fn copied(before: Holdings, now: Holdings) -> String {
+    let records = now.handed_records - before.handed_records;
+    let bytes = now.handed_bytes - before.handed_bytes;
+    format!("others have copied {records} items, {}", mebibytes(bytes))
+}
+
+/// What became of what was here, and whether something was lost. Of a key that has other replicas
+/// nothing is; and which of several that copy it has it cannot be told from here.
+fn account(
+    config: &ClusterConfig,
+    complete: bool,
+    before: Holdings,
+    now: Holdings,
+) -> (bool, String) {
+    let text = copied(before, now);
+    if complete {
+        return (false, format!("{text}: all that was theirs"));
+    }
+    if config.replication.replicas() > 1 {
+        return (false, format!("{text} and go on copying from each other"));
+    }
+    let left = now.items.saturating_sub(now.handed_records - before.handed_records);
+    let bytes = now.item_bytes.checked_div(now.items).unwrap_or(0) * left;
+    let text =
+        format!("{text}; about {left}, {}, are lost (see --leave-timeout)", mebibytes(bytes));
+    (left > 0, text)
+}
+
+fn mebibytes(bytes: u64) -> String {
+    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::quorum::Replication;
+
+    #[test]
+    fn only_what_has_no_other_copy_and_was_not_taken_counts_as_lost() {
+        let address = ([127, 0, 0, 1], 7000).into();
+        let alone = ClusterConfig::new(address);
+        let replication = Replication::new(3, 2, 2).expect("valid");
+        let three = ClusterConfig { replication, ..ClusterConfig::new(address) };
+        let before =
+            Holdings { items: 1000, item_bytes: 8 << 20, handed_records: 50, handed_bytes: 4096 };
+        let now = Holdings { handed_records: 800, handed_bytes: 4096 + (6 << 20), ..before };
+        assert_eq!(
+            account(&alone, true, before, now),
+            (false, "others have copied 750 items, 6.0 MiB: all that was theirs".into())
+        );
+        let (warning, text) = account(&alone, false, before, now);
+        assert!(warning && text.contains("about 250, ") && text.contains("--leave-timeout"));
+        let (warning, text) = account(&three, false, before, now);
+        assert!(!warning && !text.contains("lost"), "{text}");
+    }
+}
