@@ -11,17 +11,21 @@ use crate::cluster::handshake::Party;
 use crate::cluster::identity::{Boot, NodeKey};
 use crate::cluster::link::{ClientEnd, PeerFacts};
 use crate::cluster::membership::Health;
+use crate::cluster::ring::NODES_MAX;
 use crate::cluster::roster::Seat;
 use crate::stats::{ClusterView, SeatView};
 
-/// The members as the governor of the node `me` sees them. Of `told` only the members' is kept.
+/// The members as the governor of the node `me` sees them. A node may be met before gossip tells of
+/// it, so what was `told` is kept; of more than a ring can hold only the members' is.
 pub fn view(
     governor: &Governor,
     me: &Party,
     told: &mut HashMap<NodeKey, (PeerFacts, ClientEnd)>,
 ) -> ClusterView {
     let members = governor.members();
-    told.retain(|key, _| members.iter().any(|member| member.key == *key));
+    if told.len() > NODES_MAX {
+        told.retain(|key, _| members.iter().any(|member| member.key == *key));
+    }
     let Some(view) = governor.view() else {
         let shares = vec![0.0; members.len()];
         return ClusterView { epoch: 0, shares, members, seats: Vec::new() };
