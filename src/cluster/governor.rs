@@ -20,6 +20,7 @@ use super::agreement::{self, Agreement, Situation};
 use super::identity::{Boot, Identity, NodeKey};
 use super::membership::{self, Health, Membership, MembershipSettings};
 use super::message::{Messages, NodeMessage};
+use super::quorum::Replication;
 use super::ring::RingParameters;
 use super::roster::{Change, Roster, Seat};
 use super::version::Version;
@@ -48,6 +49,8 @@ pub struct GovernorSettings {
     pub membership: MembershipSettings,
     /// How the ring is computed.
     pub ring: RingParameters,
+    /// Copies and quorums.
+    pub replication: Replication,
     /// This node's weight on it.
     pub weight: u32,
     /// Cores of this node.
@@ -429,19 +432,36 @@ impl Governor {
         }
         // Whoever is alive has said by now whether it knows of a cluster; one that comes before us
         // is left to do it.
+        // Who went away without having said so, or knowing of one, may be on the other side of a
+        // partition with all the data; it is waited for until it is forgotten.
         let own = self.identity().gossip;
-        let elsewhere = self.known.iter().filter(|(_, known)| known.alive).any(|(key, known)| {
+        let forget_after = self.settings.membership.forget_after;
+        let elsewhere = self.known.iter().any(|(key, known)| {
             let joins = self.settings.membership.join.contains(&known.identity.gossip);
+            let first = known.alive && joins && known.identity.gossip < own;
+            let counts = known.alive || now.since(known.since) < forget_after;
             let status = self.statuses.get(key);
-            status.is_none_or(|status| status.epoch > 0) || (joins && known.identity.gossip < own)
+            first || counts && status.is_none_or(|status| status.epoch > 0)
         });
-        if elsewhere {
+        let beginners = self.known.values().filter(|known| known.alive).count() + 1;
+        if elsewhere || beginners < self.founders() {
             return;
         }
         self.found_at = None;
         let (seat, random) = (self.own_seat(), self.seed.random());
         log(effects, false, format!("founding a cluster as {}", seat.id));
         self.agree(agreement::Event::Found { seat, random }, now, effects);
+    }
+
+    /// How many nodes that know of no cluster it takes to found one, unless this node has nobody to
+    /// join. What is acknowledged is on a write quorum; so many that have all lost it, or never had
+    /// it, are not what the promise is about. Fewer may have been restarted and cut off, and would
+    /// answer with misses.
+    fn founders(&self) -> usize {
+        let own = self.identity().gossip;
+        let alone = self.settings.membership.join.iter().all(|address| *address == own);
+        let replication = self.settings.replication;
+        if alone || !replication.is_strict() { 1 } else { replication.write_quorum().into() }
     }
 
     fn own_seat(&self) -> Seat {

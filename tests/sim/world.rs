@@ -298,6 +298,7 @@ impl World {
             governor: GovernorSettings {
                 membership,
                 ring,
+                replication,
                 weight: 1,
                 core_count: self.options.cores as usize,
             },
@@ -635,9 +636,8 @@ impl World {
             return;
         }
         let replication = self.options.replication;
-        let writes = replication.write_quorum();
-        // Losing more than the latter could take all who hold an acknowledged write.
-        let spare = (replication.replicas() - writes).min(writes - 1);
+        // A write is acknowledged when so many hold it; one of them may be lost, but not all.
+        let spare = replication.write_quorum() - 1;
         let count = self.nodes.len();
         let at = self.random.random_range(0..count);
         match self.random.random_range(0..13) {

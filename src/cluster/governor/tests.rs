@@ -1,7 +1,6 @@
 //! A few governors on a perfect network, where every message arrives in the next step.
 
 use super::super::membership::Terms;
-use super::super::quorum::Replication;
 use super::*;
 
 const STEP: Duration = Duration::from_millis(20);
@@ -9,6 +8,9 @@ const STEP: Duration = Duration::from_millis(20);
 struct World {
     now: Instant,
     nodes: Vec<Node>,
+    /// Gossip arrives, messages between governors do not.
+    unlinked: bool,
+    replication: Replication,
 }
 
 struct Node {
@@ -25,18 +27,29 @@ fn address(number: u8) -> SocketAddr {
 
 impl World {
     fn new() -> Self {
-        Self { now: Instant::from_millis(1_700_000_000_000), nodes: Vec::new() }
+        Self {
+            now: Instant::from_millis(1_700_000_000_000),
+            nodes: Vec::new(),
+            unlinked: false,
+            replication: Replication::default(),
+        }
     }
 
     fn start(&mut self, id: &str, number: u8, join: &[u8]) -> usize {
         let ring = RingParameters::default();
-        let terms = Terms::new("test", ring, Replication::default());
+        let terms = Terms::new("test", ring, self.replication);
         let mut membership = MembershipSettings::new(terms);
         membership.join = join.iter().map(|number| address(*number)).collect();
         membership.forget_after = Duration::from_secs(20);
         let boot = Boot(self.now.as_millis());
         let identity = Identity::new(id, boot, address(number), address(number));
-        let settings = GovernorSettings { membership, ring, weight: 1, core_count: 1 };
+        let settings = GovernorSettings {
+            membership,
+            ring,
+            replication: self.replication,
+            weight: 1,
+            core_count: 1,
+        };
         let seed = boot.0 ^ u64::from(number);
         let node = Node {
             governor: Governor::new(identity, settings, seed),
@@ -63,7 +76,7 @@ impl World {
                         self.deliver(to, Event::Datagram { from, bytes: &bytes });
                     }
                 }
-                Effect::Send { to, bytes } => {
+                Effect::Send { to, bytes } if !self.unlinked => {
                     if let Some(to) = self.find(|node| node.governor.identity().key == to) {
                         self.deliver(to, Event::Message { from: key, bytes: &bytes });
                     }
@@ -130,6 +143,32 @@ fn without_the_first_of_them_the_next_one_founds() {
     world.start("b", 2, &[1, 2, 3]);
     world.run(25);
     (0..2).for_each(|at| assert_eq!(world.seats(at), ["b", "c"]));
+}
+
+#[test]
+fn nobody_founds_while_one_who_may_know_of_a_cluster_is_remembered() {
+    let mut world = World::new();
+    world.start("a", 1, &[]);
+    world.unlinked = true;
+    let b = world.start("b", 2, &[1, 2]);
+    world.run(2);
+    world.nodes[0].running = false;
+    world.run(18);
+    assert!(world.nodes[b].view.is_none(), "its first data would be what others have already");
+    world.run(30);
+    assert_eq!(world.seats(b), ["b"]);
+}
+
+#[test]
+fn fewer_than_a_write_quorum_found_no_cluster_that_promises_quorums() {
+    let mut world = World::new();
+    world.replication = Replication::new(3, 2, 2).expect("valid");
+    let b = world.start("b", 2, &[1, 2, 3]);
+    world.run(40);
+    assert!(world.nodes[b].view.is_none());
+    world.start("c", 3, &[1, 2, 3]);
+    world.run(10);
+    assert_eq!(world.seats(b), ["b", "c"]);
 }
 
 #[test]

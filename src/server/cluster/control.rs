@@ -109,6 +109,7 @@ impl Control {
         let settings = GovernorSettings {
             membership: config.membership(),
             ring: config.ring(),
+            replication: config.replication,
             weight: config.weight,
             core_count: node.config.core_count(),
         };
