@@ -69,9 +69,11 @@ impl Replication {
 
     /// Of `present` replicas of an old set, from how many a newcomer must have copied before it
     /// counts as a replica for reads: enough to meet every acknowledged write, and every
-    /// operation under the old set.
+    /// operation under the old set. Where the old set is smaller than it should be, writes may be
+    /// older than it, and one who held them may have gone.
     pub const fn copies_needed(self, present: usize) -> usize {
-        let copies = (present + 1).saturating_sub(self.write_quorum as usize);
+        let copies = (self.replicas + 1 - self.write_quorum) as usize;
+        let copies = if copies < present { copies } else { present };
         let fences = self.fences_needed(present);
         if copies > fences { copies } else { fences }
     }
@@ -156,6 +158,7 @@ mod tests {
         let usual = Replication::new(3, 2, 2).unwrap();
         assert!(usual.is_strict() && usual.writes_meet());
         assert_eq!((usual.fences_needed(3), usual.copies_needed(3)), (2, 2));
+        assert_eq!(usual.copies_needed(2), 2, "the third may have gone with all but one copy");
         assert!(!Replication::default().is_strict());
         assert!(!Replication::new(3, 1, 2).unwrap().is_strict());
         let slow_reads = Replication::new(3, 1, 3).unwrap();
