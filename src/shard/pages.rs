@@ -282,6 +282,10 @@ impl Shard {
             let chained = item::kind(self.slab.memory(), chunk) == Kind::Piece
                 || head.chain(self.slab.memory()).is_some();
             if !chained && self.evict_from(class, now) {
+                if matches!(self.sight(now).look(chunk), Look::Nothing) {
+                    // It was this one.
+                    return;
+                }
                 moved_to = self.slab.allocate(class);
             }
             if moved_to.is_none() {
