@@ -384,9 +384,9 @@ impl Core {
                 inner.resize(encoded_request_bytes(&request), 0);
                 encode_request(&request, &mut inner);
                 choices.tamper(&mut inner);
-                let consistency = consistency(choices);
+                let (consistency, after) = (consistency(choices), self.version(choices));
                 let operation = OperationId(choices.number());
-                Message::Forward { operation, stamp, consistency, request: &inner }
+                Message::Forward { operation, stamp, consistency, after, request: &inner }
             }
         };
         message.write(out);

@@ -162,6 +162,9 @@ pub enum Message<'b> {
         stamp: u64,
         /// How many replicas it wants to hear from.
         consistency: Consistency,
+        /// What the write must be newer than: a version under which the sender has begun it, and
+        /// which some replicas may hold.
+        after: Version,
         /// The request, as the relay writes it.
         request: &'b [u8],
     },
@@ -289,11 +292,12 @@ impl<'b> Message<'b> {
                 out.put_u8(tag::MERGED);
                 out.put_u64(ticket);
             }
-            Message::Forward { operation, stamp, consistency, request } => {
+            Message::Forward { operation, stamp, consistency, after, request } => {
                 out.put_u8(tag::FORWARD);
                 out.put_u64(operation.0);
                 out.put_u64(stamp);
                 out.put_u8(consistency as u8);
+                out.put_u64(after.0);
                 out.put(request);
             }
             Message::ForwardReply { operation, outcome, version, response } => {
@@ -373,7 +377,9 @@ impl<'b> Message<'b> {
             tag::FORWARD => {
                 let (operation, stamp) = (OperationId(reader.u64()?), reader.u64()?);
                 let consistency = read_consistency(&mut reader)?;
-                Message::Forward { operation, stamp, consistency, request: reader.rest() }
+                let after = Version(reader.u64()?);
+                let request = reader.rest();
+                Message::Forward { operation, stamp, consistency, after, request }
             }
             tag::FORWARD_REPLY => {
                 let operation = OperationId(reader.u64()?);

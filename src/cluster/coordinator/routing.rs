@@ -156,6 +156,7 @@ impl Coordinator {
                 operation: id,
                 stamp: operation.stamp,
                 consistency: operation.consistency,
+                after: operation.version,
                 request: &operation.request,
             };
             if self.send(*node, &operation.key, &message, turn) {
@@ -340,7 +341,7 @@ impl Coordinator {
         }
     }
 
-    fn reply_not_begun<S: Store, O: Outside>(
+    pub(super) fn reply_not_begun<S: Store, O: Outside>(
         &self,
         peer: Peer,
         asked: OperationId,

@@ -42,6 +42,8 @@ struct Bench {
     view: Arc<View>,
     me: NodeKey,
     others: Vec<NodeKey>,
+    /// What forwarded writes must be newer than.
+    after: Version,
 }
 
 impl Bench {
@@ -68,7 +70,8 @@ impl Bench {
         let others = (2..=count).map(|number| identity(number).key).collect();
         let coordinator = Coordinator::new(me, Boot(1), CoordinatorSettings::new(replication));
         let store = MapStore::default();
-        let mut bench = Self { coordinator, store, view: view.clone(), me, others };
+        let mut bench =
+            Self { coordinator, store, view: view.clone(), me, others, after: Version::NONE };
         bench.with(|coordinator, turn| {
             coordinator.placed(view, turn);
             for number in 2..=count {
@@ -116,7 +119,9 @@ impl Bench {
         let mut bytes = vec![0; relay::encoded_request_bytes(&request)];
         relay::encode_request(&request, &mut bytes);
         let (operation, consistency) = (OperationId(9), Consistency::Configured);
-        let said = self.hear(&Message::Forward { operation, stamp, consistency, request: &bytes });
+        let request = &bytes[..];
+        let after = self.after;
+        let said = self.hear(&Message::Forward { operation, stamp, consistency, after, request });
         match said.first() {
             Message::ForwardReply { operation: OperationId(9), outcome, response, .. } => {
                 (outcome, response.to_vec())
@@ -171,6 +176,18 @@ fn what_a_node_keeps_alone_is_answered_to_others_at_once_and_only_in_the_same_vi
     assert_eq!(Version(hit.cas).instant(), NOW, "it has a version of the cluster");
     assert_eq!(bench.coordinator.operations(), 0);
     assert_eq!(bench.coordinator.counters().served, 3);
+}
+
+#[test]
+fn a_write_begun_elsewhere_before_gets_a_newer_version_here() {
+    let mut bench = Bench::new(1);
+    let stamp = bench.view.stamp();
+    bench.after = Version::at(NOW.after(Duration::from_secs(2)));
+    assert_eq!(bench.forwarded(stamp, set(b"v")).0, ForwardOutcome::Answered);
+    let held = bench.store.read(b"k", NOW).expect("it was set").version;
+    assert!(held > bench.after);
+    bench.after = Version::at(NOW.after(Duration::from_secs(60)));
+    assert_eq!(bench.forwarded(stamp, set(b"w")).0, ForwardOutcome::NotBegun, "too far ahead");
 }
 
 #[test]

@@ -22,7 +22,13 @@ fn all() -> Vec<Message<'static>> {
         Message::Fetch { operation, epoch: 5, key: b"k" },
         Message::Merge { ticket: 6, key: b"k", record: plain },
         Message::Merged { ticket: 6 },
-        Message::Forward { operation, stamp: 3, consistency: Consistency::All, request: b"ask" },
+        Message::Forward {
+            operation,
+            stamp: 3,
+            consistency: Consistency::All,
+            after: Version(6),
+            request: b"ask",
+        },
     ];
     for outcome in [
         WriteOutcome::Applied,
