@@ -103,6 +103,7 @@ mod tests {
             hint-age = "1m"
             link-queue = "1MiB"
             rebalance-rate = "8MiB"
+            leave-timeout = "30s"
             hot-key-window = "10s"
             hot-key-threshold = 50
             hot-key-memory = "1MiB"
