@@ -695,7 +695,9 @@ impl Governor {
     }
 
     fn agree(&mut self, event: agreement::Event, now: Instant, effects: &mut Vec<Effect>) {
+        // Somebody may wait for what one who is gone held; only the next roster says that he is.
         let hold = self.agreement.roster().is_some()
+            && self.gone.is_empty()
             && !self.is_digested()
             && now.since(self.decided_at) < HOLD_MAX;
         let mut outcome = Vec::new();

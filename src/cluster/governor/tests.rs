@@ -10,6 +10,8 @@ struct World {
     nodes: Vec<Node>,
     /// Gossip arrives, messages between governors do not.
     unlinked: bool,
+    /// What a new view brings never arrives.
+    unsettled: bool,
     replication: Replication,
 }
 
@@ -31,6 +33,7 @@ impl World {
             now: Instant::from_millis(1_700_000_000_000),
             nodes: Vec::new(),
             unlinked: false,
+            unsettled: false,
             replication: Replication::default(),
         }
     }
@@ -84,7 +87,9 @@ impl World {
                 Effect::Placed(view) => {
                     let epoch = view.epoch();
                     self.nodes[at].view = Some(view);
-                    self.deliver(at, Event::Settled { core: 0, epoch });
+                    if !self.unsettled {
+                        self.deliver(at, Event::Settled { core: 0, epoch });
+                    }
                 }
                 Effect::HandedOver => self.nodes[at].handed_over = true,
                 _ => {}
@@ -192,6 +197,25 @@ fn a_restarted_node_gets_its_seat_under_its_new_boot() {
     world.start("b", 2, &[1]);
     let first = world.start("c", 3, &[1]);
     world.run(10);
+    world.nodes[first].running = false;
+    world.run(2);
+    let second = world.start("c", 3, &[1]);
+    world.run(15);
+    let boot = world.nodes[second].governor.identity().boot;
+    let roster = world.nodes[0].view.as_ref().unwrap().roster().clone();
+    assert!(roster.has(NodeKey::of("c"), boot));
+}
+
+#[test]
+fn a_restarted_node_is_seated_though_others_still_wait_for_its_former_life() {
+    let mut world = World::new();
+    world.start("a", 1, &[]);
+    world.start("b", 2, &[1]);
+    let first = world.start("c", 3, &[1]);
+    world.run(10);
+    world.unsettled = true;
+    world.start("d", 4, &[1]);
+    world.run(5);
     world.nodes[first].running = false;
     world.run(2);
     let second = world.start("c", 3, &[1]);
