@@ -2,8 +2,8 @@
 //! ahead by the logarithm of how often it was used.
 //!
 //! An item's *level* is a Morris counter: a use raises it with a probability that falls by a third
-//! with each level, so that five bits tell one use from half a million. Every [`PERIOD`] takes one
-//! level away, else what was popular once would stay for ever. Redis has the same two ideas in
+//! with each level, so that five bits tell one use from half a million. Every period takes one level
+//! away, else what was popular once would stay for ever. Redis has the same two ideas in
 //! eight bits and sixteen. Here a level is simply worth a period of the last use's time: the place
 //! of an item is when its level will have run down, which no passing of time changes, so that
 //! items can be compared over time as the sweep must. Items that nobody used go first, the oldest
