@@ -31,6 +31,8 @@ pub struct Pipeline {
     dropped: usize,
     /// Length of the answers to come, judged by those that came.
     answer_bytes: usize,
+    /// Room for answers that come early.
+    spare: Vec<Vec<u8>>,
 }
 
 /// Length of an answer while none has come: few enough requests are let go that even long answers
@@ -74,6 +76,11 @@ impl Completion<'_> {
 
 /// Room kept for an empty pipeline; what a burst needed beyond it is given back.
 const BYTES_KEPT: usize = 16 << 10;
+/// Buffers kept for early answers, and the room each may keep: what a batch needs whose requests go
+/// to several cores. They are apart from the queue because they leave it in another order than they
+/// come.
+const EARLY_KEPT: usize = 32;
+const EARLY_BYTES_KEPT: usize = 256;
 
 #[derive(Debug)]
 struct Slot {
@@ -103,6 +110,7 @@ impl Default for Pipeline {
             start: 0,
             dropped: 0,
             answer_bytes: ANSWER_BYTES_UNKNOWN,
+            spare: Vec::new(),
         }
     }
 }
@@ -195,7 +203,7 @@ impl Pipeline {
             slot.state = State::Early(Vec::new());
             self.advance(out);
         } else {
-            let mut early = Vec::new();
+            let mut early = self.spare.pop().unwrap_or_default();
             completion.encode(&reply, now, &mut early);
             slot.state = State::Early(early);
         }
@@ -212,7 +220,13 @@ impl Pipeline {
             }
             self.start = end;
             self.first = self.first.wrapping_add(1);
-            self.slots.pop_front();
+            if let Some(Slot { state: State::Early(mut answer), .. }) = self.slots.pop_front()
+                && (1..=EARLY_BYTES_KEPT).contains(&answer.capacity())
+                && self.spare.len() < EARLY_KEPT
+            {
+                answer.clear();
+                self.spare.push(answer);
+            }
         }
         if self.slots.is_empty() {
             self.bytes.clear();
@@ -229,6 +243,8 @@ impl Pipeline {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use bumpalo::Bump;
 
     use super::*;
@@ -303,6 +319,22 @@ mod tests {
         assert_eq!(out, expected.as_bytes());
         assert_eq!(pipeline.bytes_held(), 0);
         assert!(pipeline.bytes.capacity() <= BYTES_KEPT);
+    }
+
+    #[test]
+    fn early_answers_come_into_room_that_earlier_ones_had() {
+        let (mut pipeline, mut out) = (Pipeline::default(), Vec::new());
+        let mut rooms = Vec::new();
+        for _ in 0..3 {
+            let numbers: Vec<_> =
+                (0..30).map(|i| wait(&mut pipeline, &format!("get {i}"))).collect();
+            numbers.iter().rev().for_each(|&number| complete(&mut pipeline, number, &mut out));
+            assert!(pipeline.is_empty());
+            rooms.push(pipeline.spare.iter().map(|room| room.as_ptr()).collect::<BTreeSet<_>>());
+        }
+        assert_eq!(out, b"END\r\n".repeat(90));
+        assert_eq!(rooms[0].len(), 29, "the first is never early");
+        assert_eq!(rooms[0], rooms[2]);
     }
 
     #[test]

@@ -166,6 +166,16 @@ impl Outgoing {
         Self { output: net_ring::Output::default(), pinned_bytes: 0, unpinned_from: 0, limit }
     }
 
+    /// Makes sure that it has room to begin with, of those that are `spare`.
+    #[inline]
+    pub fn borrow_room(&mut self, spare: &mut Vec<Vec<u8>>) {
+        if self.output.buffer.capacity() == 0
+            && let Some(room) = spare.pop()
+        {
+            self.output.buffer = room;
+        }
+    }
+
     /// Takes everything, to be sent.
     pub fn take(&mut self) -> net_ring::Output {
         self.pinned_bytes = 0;

@@ -206,12 +206,7 @@ impl Core {
         let (limits, scratch) = (self.limits.clone(), self.scratch.clone());
         let slot = &mut self.connections[index as usize];
         let mut connection = slot.connection.as_deref_mut().expect("input is for open connections");
-        let out = &mut connection.out.output.buffer;
-        if out.capacity() == 0
-            && let Some(spare) = self.spare_outputs.pop()
-        {
-            *out = spare;
-        }
+        connection.out.borrow_room(&mut self.spare_outputs);
         let mut at = 0;
         loop {
             if let Some(arriving) = &mut connection.arriving {
@@ -266,7 +261,8 @@ impl Core {
 
     /// Takes an answer of another core.
     pub(super) fn complete(&mut self, to: Return, response: &Response<'_>) {
-        complete(&mut self.connections, &mut self.dirty, to, response, self.now);
+        let Self { connections, spare_outputs, dirty, now, .. } = self;
+        complete(connections, spare_outputs, dirty, to, response, *now);
     }
 
     /// Closes connections that have been silent for too long.
@@ -473,6 +469,7 @@ pub(super) fn spare(buffer: &mut Vec<u8>) -> Option<Vec<u8>> {
 /// Takes an answer for one of `connections`, if it is still there.
 pub(super) fn complete(
     connections: &mut [Slot],
+    spare_outputs: &mut Vec<Vec<u8>>,
     dirty: &mut Vec<u32>,
     to: Return,
     response: &Response<'_>,
@@ -483,6 +480,7 @@ pub(super) fn complete(
         return;
     }
     let Some(connection) = slot.connection.as_deref_mut() else { return };
+    connection.out.borrow_room(spare_outputs);
     let completion = Completion::Response(response);
     connection.session.pipeline.complete(to.sequence, completion, now, &mut connection.out);
     if !connection.dirty {

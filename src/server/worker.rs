@@ -249,13 +249,13 @@ impl Worker {
         if !core.engine.has_answers() {
             return false;
         }
-        let Core { engine, connections, dirty, .. } = core;
+        let Core { engine, connections, spare_outputs, dirty, .. } = core;
         let (own, mesh) = (engine.config().core, &mut self.mesh);
         let settled = engine.take_answers(|asker, response| {
             let token = Token { index: asker.connection, generation: asker.generation };
             let to = Return { token, sequence: asker.sequence };
             if asker.core == own {
-                complete(connections, dirty, to, response, now);
+                complete(connections, spare_outputs, dirty, to, response, now);
             } else {
                 mesh.answer(asker.core, to, response);
             }
