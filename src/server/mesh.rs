@@ -38,7 +38,7 @@ const HEAD_BYTES: usize = 16;
 /// Buffers on their way between two cores; a further one waits at the sender.
 const BUFFERS: usize = 64;
 /// Emptied buffers kept by a sender, and the room each may keep.
-const SPARE_BUFFERS: usize = 8;
+const SPARE_BUFFERS: usize = 16;
 const SPARE_BYTES: usize = 32 << 10;
 /// Room of a new buffer.
 const BUFFER_BYTES: usize = 4 << 10;
@@ -112,14 +112,59 @@ impl Doorbell {
     }
 }
 
+/// Messages one behind the other. Its room is zeroed when it grows and never again, which is why
+/// it is no plain vector: one that is cleared and resized would be zeroed for every message.
+#[derive(Debug, Default)]
+struct Buffer {
+    room: Vec<u8>,
+    used: usize,
+}
+
+impl Buffer {
+    fn len(&self) -> usize {
+        self.used
+    }
+
+    fn is_empty(&self) -> bool {
+        self.used == 0
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.room[..self.used]
+    }
+
+    /// Makes the next `bytes` bytes part of it; what they hold is arbitrary.
+    #[inline]
+    fn extend(&mut self, bytes: usize) -> &mut [u8] {
+        let start = self.used;
+        self.used += bytes;
+        if self.used > self.room.len() {
+            self.grow();
+        }
+        &mut self.room[start..self.used]
+    }
+
+    #[cold]
+    fn grow(&mut self) {
+        self.room.resize(self.used.next_power_of_two().max(BUFFER_BYTES), 0);
+    }
+
+    /// Empties it and gives back room beyond [`SPARE_BYTES`].
+    fn clear(&mut self) {
+        self.used = 0;
+        self.room.truncate(SPARE_BYTES);
+        self.room.shrink_to(SPARE_BYTES);
+    }
+}
+
 /// One direction between two cores: the sender's end.
 struct Sender {
-    buffers: Producer<Vec<u8>>,
+    buffers: Producer<Buffer>,
     /// Buffers that the receiver is done with.
-    returned: Consumer<Vec<u8>>,
-    spare: Vec<Vec<u8>>,
+    returned: Consumer<Buffer>,
+    spare: Vec<Buffer>,
     /// Messages collected since the last hand-over.
-    staged: Vec<u8>,
+    staged: Buffer,
     /// Something was handed over since the last [`Sender::publish`].
     handed_over: bool,
     /// Bytes handed over whose buffer has not come back.
@@ -130,10 +175,10 @@ struct Sender {
 
 /// One direction between two cores: the receiver's end.
 struct Receiver {
-    buffers: Consumer<Vec<u8>>,
-    returns: Producer<Vec<u8>>,
+    buffers: Consumer<Buffer>,
+    returns: Producer<Buffer>,
     /// The buffer that is being worked on.
-    current: Vec<u8>,
+    current: Buffer,
     /// Where its first message begins that is not handled yet.
     at: usize,
 }
@@ -146,12 +191,15 @@ fn direction(bytes_max: usize) -> (Sender, Receiver) {
         buffers: buffers_in,
         returned: returns_out,
         spare: Vec::with_capacity(SPARE_BUFFERS),
-        staged: Vec::new(),
+        staged: Buffer::default(),
         handed_over: false,
         under_way: 0,
         bytes_max,
     };
-    (sender, Receiver { buffers: buffers_out, returns: returns_in, current: Vec::new(), at: 0 })
+    (
+        sender,
+        Receiver { buffers: buffers_out, returns: returns_in, current: Buffer::default(), at: 0 },
+    )
 }
 
 impl Sender {
@@ -160,11 +208,7 @@ impl Sender {
     fn stage(&mut self, to: Return, bytes: usize, encode: impl FnOnce(&mut [u8])) {
         let head = [bytes as u32, to.token.index, to.token.generation, to.sequence];
         let start = self.staged.len();
-        if self.staged.capacity() == 0 {
-            self.staged.reserve(BUFFER_BYTES);
-        }
-        self.staged.resize(start + HEAD_BYTES + bytes, 0);
-        let (place, body) = self.staged[start..].split_at_mut(HEAD_BYTES);
+        let (place, body) = self.staged.extend(HEAD_BYTES + bytes).split_at_mut(HEAD_BYTES);
         for (place, word) in place.chunks_exact_mut(4).zip(head) {
             place.copy_from_slice(&word.to_le_bytes());
         }
@@ -191,7 +235,6 @@ impl Sender {
             self.under_way -= buffer.len();
             if self.spare.len() < SPARE_BUFFERS {
                 buffer.clear();
-                buffer.shrink_to(SPARE_BYTES);
                 self.spare.push(buffer);
             }
         }
@@ -207,7 +250,7 @@ impl Sender {
             }
             Err(rtrb::PushError::Full(buffer)) => {
                 let next = std::mem::replace(&mut self.staged, buffer);
-                self.spare.extend((next.capacity() > 0).then_some(next));
+                self.spare.extend((!next.room.is_empty()).then_some(next));
             }
         }
     }
@@ -236,7 +279,7 @@ impl Receiver {
         }
     }
 
-    fn give_back(&mut self, buffer: Vec<u8>) {
+    fn give_back(&mut self, buffer: Buffer) {
         if !buffer.is_empty() {
             self.returns.push(buffer).expect("no more buffers exist than fit");
         }
@@ -441,7 +484,7 @@ impl Mesh {
                 && requests_in.take()
             {
                 let mut at = requests_in.at;
-                while let Some((to, body, end)) = message(&requests_in.current, at) {
+                while let Some((to, body, end)) = message(requests_in.current.bytes(), at) {
                     let request = relay::decode_request(body).expect(MALFORMED);
                     let (to, consistency) = without_consistency(to);
                     let asker = || asker(core, to);
@@ -474,7 +517,7 @@ impl Mesh {
         for peer in self.peers.iter_mut().flatten() {
             while peer.answers_in.take() {
                 let mut at = peer.answers_in.at;
-                while let Some((to, body, end)) = message(&peer.answers_in.current, at) {
+                while let Some((to, body, end)) = message(peer.answers_in.current.bytes(), at) {
                     taken += 1;
                     take(to, &relay::decode_response(body).expect(MALFORMED));
                     at = end;
@@ -522,7 +565,7 @@ fn serve_batch(peer: &mut Peer, engine: &mut Engine, now: Instant) -> usize {
     let mut batch = ArrayVec::<(Return, Request<'_>), BATCH>::new();
     let mut at = requests_in.at;
     while !batch.is_full()
-        && let Some((to, body, end)) = message(&requests_in.current, at)
+        && let Some((to, body, end)) = message(requests_in.current.bytes(), at)
     {
         batch.push((to, relay::decode_request(body).expect(MALFORMED)));
         at = end;
@@ -549,7 +592,8 @@ mod tests {
     fn take(receiver: &mut Receiver) -> Vec<(u32, Vec<u8>)> {
         let mut bodies = Vec::new();
         while receiver.take() {
-            let (to, body, end) = message(&receiver.current, receiver.at).expect("whole messages");
+            let (to, body, end) =
+                message(receiver.current.bytes(), receiver.at).expect("whole messages");
             bodies.push((to.sequence, body.to_vec()));
             receiver.handled(end);
         }
@@ -628,7 +672,7 @@ mod tests {
         assert!(sender.publish());
         arrived += take(&mut receiver).len();
         assert_eq!(arrived, BUFFERS * 3);
-        let room = sender.spare.iter().map(Vec::capacity).min();
+        let room = sender.spare.iter().map(|buffer| buffer.room.len()).min();
         assert!(sender.spare.len() >= SPARE_BUFFERS - 1 && room > Some(0), "{:?}", sender.spare);
         sender.stage(to(0), 8, |place| place.fill(1));
         sender.publish();
