@@ -107,10 +107,15 @@ impl std::ops::AddAssign for CpuUse {
 }
 
 /// User and system ticks of a `stat` line. The command's name may hold blanks and brackets, so
-/// fields are counted from the last bracket.
+/// fields are counted from the last bracket. A process that has ended and is still listed is an
+/// error: its threads are gone with their times.
 fn ticks(stat: &str) -> io::Result<(u64, u64)> {
     let fields = stat.rsplit_once(')').map(|(_, fields)| fields).unwrap_or_default();
-    let mut fields = fields.split_ascii_whitespace().skip(11);
+    let mut fields = fields.split_ascii_whitespace();
+    if let Some("Z" | "X") = fields.next() {
+        return Err(io::Error::new(io::ErrorKind::NotFound, "the process has ended"));
+    }
+    let mut fields = fields.skip(10);
     let mut next = || fields.next().and_then(|field| field.parse().ok());
     match (next(), next()) {
         (Some(user), Some(system)) => Ok((user, system)),
@@ -131,6 +136,8 @@ mod tests {
         let stat = "12 (a) b (c)) S 1 2 3 4 5 6 7 8 9 10 111 222 0 0 20 0 1 0";
         assert_eq!(ticks(stat).unwrap(), (111, 222));
         assert!(ticks("garbage").is_err());
+        let ended = "12 (a) Z 1 2 3 4 5 6 7 8 9 10 111 222 0 0 20 0 1 0";
+        assert!(ticks(ended).is_err());
     }
 
     #[test]
