@@ -95,14 +95,16 @@ fn trial(
     run::measure(&name, &Plan { pace, ..plan.clone() }, workload, true)
 }
 
-fn header() -> String {
+/// The heads of the columns.
+pub fn header() -> String {
     format!(
         "{:>12}{:>12}{:>10}{:>10}{:>10}{:>10}{:>20}{:>8}",
         "asked/s", "reached/s", "p50", "p99", "p99.9", "max", "server CPU µs/req", "errors"
     )
 }
 
-fn line(run: &Summary) -> String {
+/// A run at one rate.
+pub fn line(run: &Summary) -> String {
     let cpu = run.server_cpu.map_or("-".into(), |cpu| format!("{:.3}", cpu.micros_per_request));
     let mut line = format!(
         "{:>12.0}{:>12.0}{:>10}{:>10}{:>10}{:>10}{cpu:>20}{:>8}",
@@ -146,8 +148,12 @@ impl FromStr for Objective {
 
 impl fmt::Display for Objective {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "p{} of at most {}", self.percentile, text::span(self.micros))
+        write!(f, "{} of at most {}", percentile(self.percentile), text::span(self.micros))
     }
+}
+
+fn percentile(percentile: f64) -> String {
+    if percentile < 100.0 { format!("p{percentile}") } else { "max".into() }
 }
 
 /// Why a run does not hold the objectives, `None` if it does.
@@ -163,7 +169,7 @@ fn broken(run: &Summary, objectives: &[Objective]) -> Option<String> {
     objectives.iter().find_map(|objective| {
         let span = run.percentile(objective.percentile)?;
         (span > objective.micros)
-            .then(|| format!("p{} is {}", objective.percentile, text::span(span)))
+            .then(|| format!("{} is {}", percentile(objective.percentile), text::span(span)))
     })
 }
 
@@ -249,7 +255,9 @@ mod tests {
     fn objectives_are_read() {
         let objective: Objective = "p99.9=1ms".parse().unwrap();
         assert_eq!(objective, Objective { percentile: 99.9, micros: 1000.0 });
-        assert_eq!("max=2s".parse::<Objective>().unwrap().percentile, 100.0);
+        assert_eq!(objective.to_string(), "p99.9 of at most 1.00ms");
+        let objective = "max=2s".parse::<Objective>().unwrap();
+        assert_eq!(objective.to_string(), "max of at most 2.00s");
         for text in ["p99", "p98=1ms", "99=1ms", "p99=1"] {
             assert!(text.parse::<Objective>().is_err(), "{text}");
         }

@@ -53,6 +53,8 @@ const TOP: f64 = 34.0;
 const BOTTOM: f64 = 46.0;
 /// Height of a line of the legend, which stands below the axis.
 const LEGEND_LINE: f64 = 17.0;
+/// Width of a letter, about.
+const LETTER: f64 = 6.6;
 
 /// Distinguishable on light and dark, and by most eyes.
 const COLORS: [&str; 8] =
@@ -75,7 +77,10 @@ impl Chart<'_> {
         if points().next().is_none() {
             return format!("<p>{}: nothing was measured.</p>\n", escaped(self.title));
         }
-        let x = Placed::new(self.x.scale, points().map(|p| p.0), LEFT, WIDTH - RIGHT);
+        // A second without answers has no latency, and is on the axis all the same.
+        let all = self.series.iter().flat_map(|series| &series.points).map(|p| p.0);
+        let all = all.filter(|&x| self.x.scale.takes(x));
+        let x = Placed::new(self.x.scale, all, LEFT, WIDTH - RIGHT);
         let y = Placed::new(self.y.scale, points().map(|p| p.1), HEIGHT - BOTTOM, TOP);
         let legend = self.legend_places();
         let mut svg = format!(
@@ -117,13 +122,16 @@ impl Chart<'_> {
     fn grid(&self, svg: &mut String, x: &Placed, y: &Placed) {
         for value in x.ticks() {
             let at = x.place(value);
+            let text = (self.x.format)(value);
+            // One at the right end would be cut off.
+            let middle = at.min(WIDTH - LETTER / 2.0 * text.chars().count() as f64);
             let _ = writeln!(
                 svg,
                 "<line class=\"grid\" x1=\"{at:.1}\" x2=\"{at:.1}\" y1=\"{TOP}\" y2=\"{}\"/>\
-                 <text class=\"tick\" x=\"{at:.1}\" y=\"{}\" text-anchor=\"middle\">{}</text>",
+                 <text class=\"tick\" x=\"{middle:.1}\" y=\"{}\" text-anchor=\"middle\">{}</text>",
                 HEIGHT - BOTTOM,
                 HEIGHT - BOTTOM + 16.0,
-                escaped(&(self.x.format)(value)),
+                escaped(&text),
             );
         }
         for value in y.ticks() {
@@ -172,7 +180,7 @@ impl Chart<'_> {
     fn legend_places(&self) -> Vec<(f64, f64)> {
         let (mut at, mut line) = (LEFT, 0.0);
         let place = |series: &Series| {
-            let width = 32.0 + 6.6 * series.name.chars().count() as f64;
+            let width = 32.0 + LETTER * series.name.chars().count() as f64;
             if at > LEFT && at + width > WIDTH - RIGHT {
                 (at, line) = (LEFT, line + 1.0);
             }
@@ -234,7 +242,8 @@ impl Placed {
     fn ticks(&self) -> Vec<f64> {
         match self.scale {
             Scale::Linear => {
-                let raw = (self.high - self.low) / 6.0;
+                // What stands along such an axis is counted.
+                let raw = ((self.high - self.low) / 6.0).max(1.0);
                 let power = 10f64.powf(raw.log10().floor());
                 let step = [1.0, 2.0, 5.0, 10.0]
                     .into_iter()
@@ -284,6 +293,17 @@ mod tests {
     }
 
     #[test]
+    fn the_last_tick_is_not_cut_off() {
+        let axis = |scale| Axis { label: "", scale, format: |_| "99.999 %".into() };
+        let points = vec![(0.0, 1.0), (0.99999, 2.0)];
+        let series = vec![Series { name: "s".into(), points, marked: false }];
+        let svg = Chart { title: "t", x: axis(Scale::Nines), y: axis(Scale::Log), series }.svg();
+        let tick = svg.lines().rfind(|line| line.ends_with("\"middle\">99.999 %</text>")).unwrap();
+        let x = tick.split("x=\"").nth(1).and_then(|rest| rest.split('"').next()).unwrap();
+        assert!(x.parse::<f64>().unwrap() + 4.0 * LETTER <= WIDTH, "{tick}");
+    }
+
+    #[test]
     fn nothing_and_a_single_point_are_drawn_too() {
         assert!(chart(Scale::Linear, vec![]).contains("nothing was measured"));
         assert!(chart(Scale::Log, vec![(0.0, 1.0)]).contains("nothing was measured"));
@@ -291,10 +311,20 @@ mod tests {
     }
 
     #[test]
+    fn a_point_that_has_no_height_keeps_its_place_along_the_axis() {
+        let svg = chart(Scale::Linear, vec![(1.0, 5.0), (4.0, 0.0)]);
+        let line = svg.lines().find(|line| line.starts_with("<polyline")).unwrap();
+        let x: f64 = line.split(['"', ',']).nth(1).unwrap().parse().unwrap();
+        assert!(x < WIDTH / 2.0, "{line}");
+    }
+
+    #[test]
     fn ticks_are_round() {
         let placed = Placed::new(Scale::Linear, [0.0, 93_000.0].into_iter(), 0.0, 1.0);
         let ticks = placed.ticks();
         assert_eq!(ticks, [0.0, 20_000.0, 40_000.0, 60_000.0, 80_000.0]);
+        let placed = Placed::new(Scale::Linear, [1.0].into_iter(), 0.0, 1.0);
+        assert_eq!(placed.ticks(), [0.0, 1.0]);
         let placed = Placed::new(Scale::Nines, [0.0, 0.9995].into_iter(), 0.0, 1.0);
         assert_eq!(placed.ticks().len(), 4);
     }

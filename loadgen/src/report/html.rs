@@ -13,6 +13,7 @@ h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { font-size: 13.5px; text-align: right; white-space: nowrap; padding: .25rem .4rem; border-bottom: 1px solid var(--line); }
 th:first-child, td:first-child { text-align: left; } th { font-weight: 600; }
+.words th, .words td { text-align: left; white-space: normal; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; padding: .6rem .8rem; border: 1px solid var(--line); border-radius: 6px; }
 svg { width: 100%; height: auto; margin: .6rem 0 1.2rem; }
 svg .grid { stroke: var(--line); stroke-width: .6; }
@@ -37,7 +38,7 @@ pub fn page(documents: &[Document]) -> String {
         let runs: Vec<&Summary> = documents.iter().flat_map(|document| &document.runs).collect();
         let _ = writeln!(out, "<h1>All together</h1>");
         out.push_str(&latency_by_rate(&runs));
-        out.push_str(&distribution(&runs));
+        out.push_str(&distribution("Distribution of latency", &runs));
     }
     out.push_str("</body></html>\n");
     out
@@ -80,7 +81,7 @@ fn section(out: &mut String, document: &Document) {
             if runs.len() > 1 {
                 out.push_str(&latency_by_rate(&runs));
             }
-            out.push_str(&distribution(&runs));
+            out.push_str(&distribution("Distribution of latency", &runs));
             if let [run] = runs[..] {
                 out.push_str(&timeline(run));
                 classes(out, run);
@@ -220,7 +221,7 @@ fn by_row(out: &mut String, runs: &[&Summary]) {
             .copied()
             .collect();
         let _ = writeln!(out, "<h2>{}</h2>", escaped(group));
-        out.push_str(&distribution(&first));
+        out.push_str(&distribution("Distribution of latency in the first round", &first));
     }
 }
 
@@ -228,7 +229,7 @@ fn by_row(out: &mut String, runs: &[&Summary]) {
 const LINES_MAX: usize = 16;
 
 /// Latency at every percentile: the CDF, with its tail spread out.
-fn distribution(runs: &[&Summary]) -> String {
+fn distribution(title: &str, runs: &[&Summary]) -> String {
     let series = runs.iter().take(LINES_MAX).map(|run| Series {
         name: run.label(),
         points: run.distribution.iter().map(|&(micros, part)| (part, micros)).collect(),
@@ -239,7 +240,7 @@ fn distribution(runs: &[&Summary]) -> String {
         all => format!("<p class=\"dim\">The first {LINES_MAX} of {all} runs.</p>\n"),
     };
     let chart = Chart {
-        title: "Distribution of latency",
+        title,
         x: Axis { label: "part of the requests", scale: Scale::Nines, format: nines },
         y: Axis { label: "latency", scale: Scale::Log, format: axis_span },
         series: series.collect(),
@@ -310,8 +311,8 @@ fn faults(out: &mut String, runs: &[&Summary]) {
     if runs.iter().all(|run| run.faults.is_empty()) {
         return;
     }
-    out.push_str("<h2>Errors</h2>\n<div class=\"wide\"><table><tr><th>run</th><th>kind</th>");
-    out.push_str("<th>count</th><th>the first one</th></tr>\n");
+    out.push_str("<h2>Errors</h2>\n<div class=\"wide\"><table class=\"words\"><tr><th>run</th>");
+    out.push_str("<th>kind</th><th>count</th><th>the first one</th></tr>\n");
     for run in runs {
         for fault in &run.faults {
             let _ = writeln!(
@@ -337,7 +338,12 @@ fn facts(out: &mut String, document: &Document) {
     fact("huge pages", &host.huge_pages);
     if let Some(run) = document.runs.first() {
         let (load, workload) = (&run.load, &run.workload);
-        fact("server", &format!("{} ({})", load.address, load.protocol));
+        match &document.comparison {
+            Some(comparison) => {
+                comparison.servers.iter().for_each(|(name, server)| fact(name, server));
+            }
+            None => fact("server", &format!("{} ({})", load.address, load.protocol)),
+        }
         fact(
             "load",
             &format!(
@@ -387,8 +393,8 @@ fn nines(part: f64) -> String {
 fn count(value: f64) -> String {
     match value {
         1e6.. => format!("{:.2}M", value / 1e6),
-        1e4.. => format!("{:.0}k", value / 1e3),
-        1e3.. => format!("{:.1}k", value / 1e3),
+        // To a tenth, which a round number has none of.
+        1e3.. => format!("{}k", (value / 1e2).round() / 10.0),
         _ => format!("{value:.0}"),
     }
 }
@@ -405,7 +411,7 @@ mod tests {
         assert_eq!(nines(0.999), "99.9 %");
         assert_eq!(nines(1.0 - 1e-5), "99.999 %");
         assert_eq!(count(1_250_000.0), "1.25M");
-        assert_eq!(count(20_000.0), "20k");
+        assert_eq!([20_000.0, 5_000.0, 1_530.0].map(count), ["20k", "5k", "1.5k"]);
         assert_eq!(count(7.0), "7");
     }
 }

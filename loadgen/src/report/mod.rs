@@ -75,8 +75,9 @@ pub fn run(report: &args::Report) -> Result<(), Failure> {
         let impossible =
             |words: String| Failure::Impossible(format!("cannot read {}: {words}", path.display()));
         let text = std::fs::read_to_string(path).map_err(|error| impossible(error.to_string()))?;
-        let version = serde_json::from_str::<serde_json::Value>(&text)
-            .map_err(|error| impossible(error.to_string()))?["schema_version"]
+        let version = serde_json::from_str::<serde_json::Value>(&text).map_err(|error| {
+            impossible(format!("it is no JSON that --json has written: {error}"))
+        })?["schema_version"]
             .as_u64();
         if version != Some(u64::from(SCHEMA_VERSION)) {
             let has = version.map_or("no schema version".into(), |v| format!("schema version {v}"));
@@ -86,15 +87,21 @@ pub fn run(report: &args::Report) -> Result<(), Failure> {
             serde_json::from_str(&text).map_err(|error| impossible(error.to_string()))?;
         documents.push(document);
     }
-    for document in &documents {
-        println!("{} ({})\n{}\n", document.command, document.date, document.host.sentence());
+    for (number, document) in documents.iter().enumerate() {
+        let gap = if number > 0 { "\n" } else { "" };
+        let host = document.host.sentence();
+        println!("{gap}{} ({})\n{host}\n", document.command, document.date);
         match &document.comparison {
             Some(comparison) => {
                 for row in &comparison.rows {
                     print!("{}", crate::compare::markdown::row_as_text(row));
                 }
             }
-            None => document.runs.iter().for_each(|run| println!("{}", text::summary(run))),
+            None if ["sweep", "saturate"].contains(&document.kind.as_str()) => {
+                println!("{}", crate::curve::header());
+                document.runs.iter().for_each(|run| println!("{}", crate::curve::line(run)));
+            }
+            None => document.runs.iter().for_each(|run| print!("{}", text::summary(run))),
         }
         document.verdict.iter().for_each(|sentence| println!("{sentence}"));
     }
