@@ -6,6 +6,8 @@ use std::str::FromStr;
 
 use socket2::SockAddr;
 
+const FORMS: &str = "write HOST:PORT, or the path of a unix socket from / on";
+
 /// An address as given and as resolved.
 #[derive(Clone, Debug)]
 pub struct Address {
@@ -56,8 +58,8 @@ impl FromStr for Address {
             }
             None => {
                 let mut found =
-                    text.to_socket_addrs().map_err(|error| format!("{text}: {error}"))?;
-                found.next().ok_or_else(|| format!("{text} has no address"))?.into()
+                    text.to_socket_addrs().map_err(|error| format!("{error}; {FORMS}"))?;
+                found.next().ok_or_else(|| format!("the name has no address; {FORMS}"))?.into()
             }
         };
         Ok(Self { name: text.into(), socket })

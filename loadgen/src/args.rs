@@ -58,6 +58,7 @@ pub struct Common {
 
 /// Flags of `run`.
 #[derive(Debug, Args)]
+#[command(allow_negative_numbers = true)]
 pub struct Run {
     #[command(flatten)]
     pub common: Common,
@@ -65,9 +66,10 @@ pub struct Run {
 
 /// Flags of `sweep`.
 #[derive(Debug, Args)]
+#[command(allow_negative_numbers = true)]
 pub struct Sweep {
-    /// Requests per second, one run each. Default: tenths of what a closed loop reaches.
-    #[arg(long, value_delimiter = ',', value_parser = amount, value_name = "RATES")]
+    /// Requests per second, one run each: 10k,20k. Default: tenths of what a closed loop reaches.
+    #[arg(long, value_delimiter = ',', value_parser = per_second, value_name = "RATES")]
     pub rates: Vec<u64>,
     #[command(flatten)]
     pub common: Common,
@@ -75,6 +77,7 @@ pub struct Sweep {
 
 /// Flags of `saturate`.
 #[derive(Debug, Args)]
+#[command(allow_negative_numbers = true)]
 pub struct Saturate {
     /// What must hold: p99.9=1ms. Several may be given, also with commas.
     #[arg(long, required = true, value_delimiter = ',', value_name = "PERCENTILE=TIME")]
@@ -88,6 +91,7 @@ pub struct Saturate {
 
 /// Flags of `populate`.
 #[derive(Debug, Args)]
+#[command(allow_negative_numbers = true)]
 pub struct Whole {
     #[command(flatten)]
     pub common: Common,
@@ -95,6 +99,7 @@ pub struct Whole {
 
 /// Flags of `verify`.
 #[derive(Debug, Args)]
+#[command(allow_negative_numbers = true)]
 pub struct Verification {
     /// A missing key is a failure too.
     #[arg(long)]
@@ -116,6 +121,7 @@ pub struct Report {
 
 /// Flags of `compare`.
 #[derive(Debug, Args)]
+#[command(allow_negative_numbers = true)]
 pub struct Compare {
     /// Servers: ADDRESS, NAME=ADDRESS, or NAME='COMMAND {port}' ({socket} for a unix socket) to be
     /// started here. The first one is compared with each of the others.
@@ -224,8 +230,8 @@ pub struct Workload {
     /// What every key begins with.
     #[arg(long, default_value = "key:")]
     pub key_prefix: String,
-    /// How requests spread over keys: uniform, `zipf[:EXPONENT]`, hotspot[:KEYS%:REQUESTS%],
-    /// sequential.
+    /// How requests spread over keys: uniform, sequential, zipf, zipf:EXPONENT, hotspot,
+    /// hotspot:KEYS%:REQUESTS%.
     #[arg(long, default_value = "uniform")]
     pub popularity: Popularity,
     /// Lengths of values: 32, 10-1000, or weighted 32:50,1KiB:30,100KiB:20.
@@ -276,10 +282,10 @@ pub struct Load {
     #[arg(long, value_enum, default_value = "batch")]
     pub refill: Refill,
     /// How long to record.
-    #[arg(long, default_value_t = 10.0)]
+    #[arg(long, default_value_t = 10.0, value_parser = recording)]
     pub seconds: f64,
     /// How long to load before anything is recorded.
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = 1.0, value_parser = seconds)]
     pub warmup: f64,
     /// Close and make a connection anew after this many requests; 0 is never.
     #[arg(long, value_name = "REQUESTS", default_value_t = 0)]
@@ -317,10 +323,7 @@ impl std::str::FromStr for Rate {
                 }
                 _ => Err(format!("no percentage above 0: {text:?}")),
             },
-            None => match amount(text)? {
-                0 => Err("the rate must be above 0".into()),
-                rate => Ok(Rate::Fixed(rate as f64)),
-            },
+            None => per_second(text).map(|rate| Rate::Fixed(rate as f64)),
         }
     }
 }
@@ -352,6 +355,29 @@ impl std::str::FromStr for NodeAddress {
     }
 }
 
+fn per_second(text: &str) -> Result<u64, String> {
+    match amount(text)? {
+        0 => Err("a rate is above 0".into()),
+        rate => Ok(rate),
+    }
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    let seconds = text.parse().map_err(|_| "write seconds as 2 or 0.5".to_owned())?;
+    match Duration::try_from_secs_f64(seconds) {
+        Ok(span) if span <= Duration::from_secs(86_400) => Ok(seconds),
+        _ => Err("between 0 and 86400 seconds, a day, are possible".into()),
+    }
+}
+
+/// Shorter ones would mostly measure nothing.
+fn recording(text: &str) -> Result<f64, String> {
+    match seconds(text)? {
+        0.0..0.1 => Err("at least 0.1 seconds are recorded".into()),
+        seconds => Ok(seconds),
+    }
+}
+
 fn ring_hash(text: &str) -> Result<RingHash, String> {
     let found = RingHash::NAMES.iter().find(|(name, _)| *name == text);
     found.map(|(_, hash)| *hash).ok_or_else(|| "the ring's hash is md5 or xxh3".into())
@@ -374,7 +400,7 @@ pub fn span(text: &str) -> Result<Duration, String> {
 
 /// CPUs named as `1` or `0,2-4`.
 pub fn cpu_list(text: &str) -> Result<Vec<usize>, String> {
-    let wrong = || format!("no list of CPUs: {text:?}");
+    let wrong = || format!("no list of CPUs: {text:?}; write them as 1 or 0,2-4");
     let mut cpus = Vec::new();
     for part in text.split(',') {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
@@ -416,5 +442,24 @@ mod tests {
         assert!(span("5").is_err() && span("ms").is_err() && span("1h").is_err());
         assert_eq!(cpu_list("0,2-4").unwrap(), [0, 2, 3, 4]);
         assert!(cpu_list("3-1").is_err() && cpu_list("").is_err());
+    }
+
+    #[test]
+    fn what_would_measure_nothing_is_refused_and_a_sign_is_part_of_its_value() {
+        for (flag, value, words) in [
+            ("--seconds", "0", "at least 0.1"),
+            ("--seconds", "-1", "between 0 and"),
+            ("--seconds", "soon", "as 2 or 0.5"),
+            ("--warmup", "-1", "between 0 and"),
+            ("--rate", "0", "above 0"),
+            ("--rate", "-5", "no number"),
+            ("--keys", "-5", "no number"),
+        ] {
+            let error = Arguments::try_parse_from(["ringload", "run", flag, value]).unwrap_err();
+            let error = error.to_string();
+            assert!(error.contains(&format!("'{value}'")) && error.contains(words), "{error}");
+        }
+        assert!(Arguments::try_parse_from(["ringload", "sweep", "--rates", "1k,0"]).is_err());
+        assert!(Arguments::try_parse_from(["ringload", "run", "--warmup", "0"]).is_ok());
     }
 }

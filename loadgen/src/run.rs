@@ -182,10 +182,14 @@ pub fn workload(args: &args::Workload) -> Result<Workload, Failure> {
     let keys = Keys::new(args.keys, &args.key_prefix, args.key_bytes)
         .map_err(|error| impossible(error.to_string()))?;
     if !(1..=10_000).contains(&args.multiget_keys) {
-        return Err(impossible("a multiget has between 1 and 10000 keys".into()));
+        let keys = args.multiget_keys;
+        return Err(impossible(format!(
+            "a multiget of {keys}: between 1 and 10000 keys are possible"
+        )));
     }
     if args.value_bytes.max() > 1 << 30 {
-        return Err(impossible("a value has at most 1 GiB".into()));
+        let bytes = &args.value_bytes;
+        return Err(impossible(format!("values of {bytes} bytes: at most 1 GiB is possible")));
     }
     let clock = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     let clock = clock.unwrap_or_default().as_nanos() as u64 ^ u64::from(std::process::id());
@@ -224,17 +228,21 @@ pub fn plan(target: &args::Target, load: &args::Load) -> Result<Plan, Failure> {
     let impossible = |words: &str| Failure::Impossible(words.into());
     let cpus = cpus(target.cpus.as_deref())?;
     if load.connections < cpus.len() || load.connections > 60_000 {
-        return Err(impossible("connections: at least one per thread, at most 60000"));
+        return Err(impossible(&format!(
+            "{} connections: at least one for each of the {} threads and at most 60000 are possible",
+            load.connections,
+            cpus.len()
+        )));
     }
     if !(1..=65_536).contains(&load.pipeline) {
-        return Err(impossible("a pipeline has between 1 and 65536 requests"));
+        let pipeline = load.pipeline;
+        return Err(impossible(&format!(
+            "a pipeline of {pipeline}: between 1 and 65536 requests are possible"
+        )));
     }
     if target.timeout.is_zero() {
         return Err(impossible("a timeout of 0 gives up every request: leave some time"));
     }
-    let seconds = |seconds: f64, what: &str| {
-        Duration::try_from_secs_f64(seconds).map_err(|_| impossible(&format!("no time: {what}")))
-    };
     let address = target.nodes.first().map_or(&target.address, |node| &node.address).clone();
     let directory = directory(&address, target, load.connections)?;
     let mut server_pids = target.server_pid.clone();
@@ -260,8 +268,8 @@ pub fn plan(target: &args::Target, load: &args::Load) -> Result<Plan, Failure> {
         connections: load.connections,
         pipeline: load.pipeline,
         refill: load.refill,
-        warmup: seconds(load.warmup, "--warmup")?,
-        window: Some(seconds(load.seconds, "--seconds")?),
+        warmup: Duration::from_secs_f64(load.warmup),
+        window: Some(Duration::from_secs_f64(load.seconds)),
         timeout: target.timeout,
         churn: load.churn,
         spin: target.spin,
@@ -332,7 +340,9 @@ fn cpus(list: Option<&str>) -> Result<Vec<usize>, Failure> {
     };
     let cpus = args::cpu_list(list).map_err(Failure::Impossible)?;
     match cpus.iter().find(|cpu| !allowed.contains(cpu)) {
-        Some(cpu) => Err(Failure::Impossible(format!("CPU {cpu} is not among the allowed ones"))),
+        Some(cpu) => Err(Failure::Impossible(format!(
+            "CPU {cpu} is not among those that may be used: {allowed:?}"
+        ))),
         None => Ok(cpus),
     }
 }

@@ -83,7 +83,12 @@ impl Server {
     pub fn ready(spec: &Spec, cpus: &str) -> Result<Self, Failure> {
         let name = spec.name.clone();
         if !Spec::is_command(&spec.text) {
-            let address: Address = spec.text.parse().map_err(Failure::Impossible)?;
+            let address: Address = spec.text.parse().map_err(|words| {
+                let name = &spec.text;
+                Failure::Impossible(format!(
+                    "{name}: {words}, or a command with {{port}} or {{socket}} in it"
+                ))
+            })?;
             let pid = listener::pid_of(address.socket());
             return Ok(Self { name, address, pid, started: None });
         }
