@@ -10,7 +10,7 @@ use crate::address::Address;
 use crate::args::{self, NodeAddress, Populate, Rate};
 use crate::discovery::{self, Directory};
 use crate::listener;
-use crate::phase::{self, Failure, Moment};
+use crate::phase::{self, Failure, Moment, Outcome};
 use crate::plan::{Pace, Plan, Refill};
 use crate::process::CpuTime;
 use crate::report::live::Live;
@@ -27,6 +27,9 @@ use crate::workload::{Verify, Workload};
 
 /// Versions take up to sixteen bytes per key.
 const VERIFIED_KEYS_MAX: u64 = 200_000_000;
+
+/// Bytes of values that a connection has under way when every key is written or read once.
+const ONCE_BYTES: u64 = 256 << 10;
 
 /// Runs the command.
 pub fn run(run: &args::Common) -> Result<(), Failure> {
@@ -49,7 +52,7 @@ pub fn populate(common: &args::Common) -> Result<(), Failure> {
     let workload = workload(&common.workload)?;
     report::check(common.output.files())?;
     let plan = plan(&common.target, &common.load)?;
-    whole(common, "populate", &once(&plan, Job::Populate), &workload).map(|_| ())
+    whole(common, "populate", &once(&plan, &workload, Job::Populate), &workload).map(|_| ())
 }
 
 /// The command `verify`.
@@ -59,7 +62,7 @@ pub fn verify(verification: &args::Verification) -> Result<(), Failure> {
     let workload = Workload { versions: None, ..workload(&common.workload)? };
     report::check(common.output.files())?;
     let plan = plan(&common.target, &common.load)?;
-    let summary = whole(common, "verify", &once(&plan, Job::Verify), &workload)?;
+    let summary = whole(common, "verify", &once(&plan, &workload, Job::Verify), &workload)?;
     let hits: u64 =
         summary.classes.iter().filter(|c| c.name == "get hit").map(|c| c.requests).sum();
     let keys = workload.keys.count();
@@ -107,11 +110,11 @@ pub fn prepare(plan: &Plan, workload: &Workload, populate: Populate) -> Result<(
         Populate::Auto => {
             let reads =
                 [Command::Get, Command::Multiget].map(|command| workload.mix.weight(command));
-            reads != [0, 0] && !workload.cache_aside && lacks_keys(plan, workload)?
+            reads != [0, 0] && unready(plan, workload)?
         }
     };
     if wanted {
-        let outcome = phase::run(once(plan, Job::Populate), workload.clone(), |_| {})?;
+        let outcome = phase::run(once(plan, workload, Job::Populate), workload.clone(), |_| {})?;
         let seconds = outcome.window.as_secs_f64();
         let refused = outcome.faults.total();
         eprintln!("populated {} keys in {seconds:.1} s", outcome.totals.answers);
@@ -123,13 +126,15 @@ pub fn prepare(plan: &Plan, workload: &Workload, populate: Populate) -> Result<(
     Ok(())
 }
 
-/// Whether a sample of keys has misses, or values of another workload: those of other lengths, which
-/// an earlier run may have left, would be taken for wrong answers.
-fn lacks_keys(plan: &Plan, workload: &Workload) -> Result<bool, Failure> {
+/// Whether a sample of keys has misses that the load will not fill, or values of another workload:
+/// those of other lengths, which an earlier run may have left, would be taken for wrong answers.
+fn unready(plan: &Plan, workload: &Workload) -> Result<bool, Failure> {
     let verify = if workload.verify == Verify::Off { Verify::Off } else { Verify::Content };
-    let workload = Workload { verify, versions: None, ..workload.clone() };
-    match phase::run(once(plan, Job::Sample), workload, |_| {}) {
-        Ok(outcome) => Ok(outcome.totals.keys_hit < outcome.totals.keys_asked),
+    let sampled = Workload { verify, versions: None, ..workload.clone() };
+    match phase::run(once(plan, workload, Job::Sample), sampled, |_| {}) {
+        Ok(Outcome { totals, .. }) => {
+            Ok(!workload.cache_aside && totals.keys_hit < totals.keys_asked)
+        }
         Err(Failure::Wrong(_)) => Ok(true),
         Err(failure) => Err(failure),
     }
@@ -162,11 +167,14 @@ pub fn peak(plan: &Plan, workload: &Workload) -> Result<f64, Failure> {
 }
 
 /// The plan that asks for every key once, over the same connections.
-pub fn once(plan: &Plan, job: Job) -> Plan {
+pub fn once(plan: &Plan, workload: &Workload, job: Job) -> Plan {
+    // Large values wait for those before them, all connections' at once: 32 each would time out.
+    let value_bytes = workload.values.sizes().max().max(1);
+    let pipeline = (ONCE_BYTES / value_bytes).clamp(1, 32) as usize;
     Plan {
         job,
         pace: Pace::Closed,
-        pipeline: plan.pipeline.max(32),
+        pipeline: plan.pipeline.max(pipeline),
         refill: Refill::Batch,
         warmup: Duration::ZERO,
         window: None,

@@ -93,6 +93,17 @@ fn values_of_an_earlier_workload_are_written_over_first() {
         let run = &measured("earlier", &flags)["runs"][0];
         assert_eq!(run["hit_ratio"], 1.0, "{lengths}: {run}");
     }
+    // Misses fill themselves here, but values of other lengths would not go away.
+    let flags = [&flags[..], &["--value-bytes", "32", "--cache-aside"], &SHORT].concat();
+    measured("earlier", &flags);
+}
+
+#[test]
+fn values_too_large_for_a_long_pipeline_are_written_one_after_the_other() {
+    let address = start(Manner::Honest);
+    let flags = ["populate", "--address", &address, "--keys", "40", "--connections", "4"];
+    let run = &measured("large", &[&flags[..], &["--value-bytes", "1MiB"]].concat())["runs"][0];
+    assert_eq!(run["load"]["pipeline"], 1, "{run}");
 }
 
 #[test]
