@@ -38,6 +38,31 @@ fn free_port() -> u16 {
 }
 
 #[test]
+fn an_inquiry_that_fails_says_what_to_do() {
+    let nobody = format!("127.0.0.1:{}", free_port());
+    let foreign = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let elsewhere = foreign.local_addr().expect("its address").to_string();
+    std::thread::spawn(move || {
+        for stream in foreign.incoming().flatten() {
+            // Read first: closing over unread bytes would reset the connection.
+            let mut stream = stream;
+            let _ = std::io::Read::read(&mut stream, &mut [0; 64]);
+            let _ = std::io::Write::write_all(&mut stream, b"HTTP/1.0 400 Bad Request\r\n\r\n");
+        }
+    });
+    for (address, words) in [
+        ("here", "--address here is no address: write one such as 127.0.0.1:11211"),
+        (&nobody, "refuses: is a node running there?"),
+        (&elsewhere, "is no node of Ringlane"),
+    ] {
+        for what in [&["cluster", "status"][..], &["cluster", "ring", "key"]] {
+            let line = refused(&[what, &["--address", address]].concat());
+            assert!(line.contains(address) && line.contains(words), "{line}");
+        }
+    }
+}
+
+#[test]
 fn every_invalid_value_ends_with_one_sentence_that_names_it() {
     let port = free_port().to_string();
     for (line, named) in [

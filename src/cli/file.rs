@@ -41,9 +41,9 @@ fn sentence(message: &str) -> String {
     }
     match message.strip_prefix("unknown field ") {
         Some(rest) => format!(
-            "has the unknown key {}: the keys are {}",
+            "has the unknown key {}: the keys are the long names of flags, which `ringlane --help` \
+             lists",
             rest.split(", expected").next().unwrap_or(rest),
-            rest.split("one of ").nth(1).unwrap_or("those of `ringlane --help`")
         ),
         None => format!("is not valid: {message}"),
     }

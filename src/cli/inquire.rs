@@ -5,14 +5,16 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use ringlane::cluster::ring::{Ring, RingHash, RingNode, RingParameters};
+use ringlane::request::KEY_BYTES_MAX;
 
 use super::CliError;
+use super::values::complaint;
 
 /// A node answers this within moments or not at all.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -22,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub enum Inquiry {
     /// Show the members and what passes between them
     Status(Target),
-    /// Show which nodes keep keys
+    /// Show where keys are kept: each with its place on the ring and its nodes, the first one first
     Ring {
         #[command(flatten)]
         target: Target,
@@ -64,8 +66,16 @@ struct Cluster {
 
 impl Cluster {
     fn ask(address: &str) -> Result<Self, CliError> {
-        let lines = stats(address)
-            .map_err(|error| CliError(format!("cannot ask the node at {address}: {error}")))?;
+        let lines = stats(address).map_err(|error| {
+            let reason = match error.kind() {
+                ErrorKind::InvalidInput => "is no address: write one such as 127.0.0.1:11211",
+                ErrorKind::ConnectionRefused => "refuses: is a node running there?",
+                ErrorKind::UnexpectedEof | ErrorKind::InvalidData => "is no node of Ringlane",
+                ErrorKind::WouldBlock | ErrorKind::TimedOut => "does not answer within 5 s",
+                _ => return CliError(format!("--address {address} cannot be asked: {error}")),
+            };
+            CliError(complaint("--address", address, reason))
+        })?;
         let mut cluster = Cluster { figures: Vec::new(), members: BTreeMap::new() };
         for line in lines {
             let mut words = line.strip_prefix("STAT ").unwrap_or_default().splitn(2, ' ');
@@ -170,6 +180,11 @@ impl Cluster {
         });
         let ring = Ring::new(u64::from(number(self.figure("epoch"))), parameters, seated)
             .map_err(|error| trouble(error.to_string()))?;
+        if let Some(key) = keys.iter().find(|key| !(1..=KEY_BYTES_MAX).contains(&key.len())) {
+            let reason = format!("is no key: one has 1 to {KEY_BYTES_MAX} bytes");
+            return Err(CliError(complaint("KEY", key, &reason)));
+        }
+        let widest = keys.iter().map(|key| key.chars().count()).max().unwrap_or(0);
         let mut text = String::new();
         for (at, key) in keys.iter().enumerate() {
             let place = ring.place(key.as_bytes());
@@ -183,7 +198,7 @@ impl Cluster {
                     write!(text, "{comma}{{\"key\":{key},\"place\":{place},\"nodes\":[{nodes}]}}");
             } else {
                 let nodes: Vec<&str> = nodes.collect();
-                let _ = writeln!(text, "{key}  {:08x}  {}", place.0, nodes.join(" "));
+                let _ = writeln!(text, "{key:widest$}  {:08x}  {}", place.0, nodes.join(" "));
             }
         }
         Ok(if json { format!("[{text}]\n") } else { text })
@@ -200,11 +215,11 @@ fn stats(address: &str) -> std::io::Result<Vec<String>> {
     for line in BufReader::new(socket).lines() {
         match line?.trim_end() {
             "END" => return Ok(lines),
-            "ERROR" => return Err(std::io::Error::other("it is no ringlane node")),
+            "ERROR" => return Err(ErrorKind::InvalidData.into()),
             line => lines.push(line.to_owned()),
         }
     }
-    Err(std::io::ErrorKind::UnexpectedEof.into())
+    Err(ErrorKind::UnexpectedEof.into())
 }
 
 /// A figure as JSON: numbers bare, everything else as a string.

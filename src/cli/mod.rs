@@ -143,23 +143,41 @@ fn refusal(error: &clap::Error) -> Result<Command, CliError> {
                     "" => "`ringlane --help` lists the flags".into(),
                     similar => format!("did you mean {similar}?"),
                 };
-                format!("there is no flag {}: {mend}", values::printable(flag))
+                let below_zero = flag[1..].starts_with(|c: char| c.is_ascii_digit());
+                match below_zero {
+                    true => format!("there is no flag {flag}, and no value below 0"),
+                    false => format!("there is no flag {}: {mend}", values::printable(flag)),
+                }
             }
             None => format!(
                 "{} is neither flag nor command: `ringlane --help` lists both",
                 values::printable(&argument)
             ),
         },
-        ErrorKind::InvalidSubcommand => format!(
-            "there is no command {}: use serve (the default) or check",
-            values::printable(&text(ContextKind::InvalidSubcommand))
-        ),
+        ErrorKind::InvalidSubcommand => {
+            let usage = error.get(ContextKind::Usage).map(ToString::to_string).unwrap_or_default();
+            let mend = match usage.contains("ringlane cluster") {
+                true => "use status or ring",
+                false => "use serve (the default), check or cluster",
+            };
+            let command = values::printable(&text(ContextKind::InvalidSubcommand));
+            format!("there is no command {command}: {mend}")
+        }
+        // Only `cluster` has commands that must be given, and they have arguments that must.
+        ErrorKind::MissingSubcommand | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            "`ringlane cluster` lacks what to ask: use status or ring".into()
+        }
+        ErrorKind::MissingRequiredArgument => {
+            format!("{argument} is missing: `ringlane cluster --help` says what is asked how")
+        }
         ErrorKind::InvalidValue if value.is_empty() => {
             format!("{flag} lacks its value: `ringlane --help` says which it takes")
         }
         ErrorKind::ValueValidation | ErrorKind::InvalidValue => {
             let reason = std::error::Error::source(error)
-                .map_or("is not valid".into(), |reason| reason.to_string());
+                .map_or("is neither true nor false: write one of them".into(), |reason| {
+                    reason.to_string()
+                });
             values::complaint(flag, &value, &reason)
         }
         ErrorKind::ArgumentConflict => {
@@ -266,6 +284,12 @@ mod tests {
         assert!(complaint("start").contains("start"));
         assert!(complaint("-m").contains("--memory lacks its value"));
         assert!(complaint("-m 64 check").contains("behind the command"));
+        assert!(complaint("stop").contains("check or cluster"));
+        assert!(complaint("cluster").contains("use status or ring"));
+        assert!(complaint("cluster sttus").contains("no command sttus: use status or ring"));
+        assert!(complaint("cluster ring").contains("<KEY>... is missing"));
+        assert!(complaint("--leave-timeout -1s").contains("no value below 0"));
+        assert!(complaint("--disable-cas=perhaps").contains("--disable-cas perhaps is neither"));
         assert!(complaint("--config /no/such.toml").contains("/no/such.toml"));
     }
 

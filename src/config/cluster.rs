@@ -335,7 +335,8 @@ impl ClusterConfig {
     fn check_spans(&self) -> Result<(), ConfigError> {
         let within = |span: Duration, (least, most): (Duration, Duration), name: &str| {
             require((least..=most).contains(&span), || {
-                format!("{name} of {span:?} is not possible: choose {least:?} to {most:?}")
+                let (span, least) = (shown(span), shown(least));
+                format!("{name} of {span} is not possible: choose {least} to {most:?}")
             })
         };
         within(self.probe_period, PROBE_PERIOD_RANGE, "a probe period")?;
@@ -343,16 +344,18 @@ impl ClusterConfig {
         within(self.leave_timeout, (Duration::ZERO, LEAVE_TIMEOUT_MAX), "a leave timeout")?;
         require(self.dead_after >= self.probe_period * 2, || {
             format!(
-                "a member cannot be dead after {:?} when it is probed every {:?}: allow at least \
+                "a member cannot be dead after {} when it is probed every {:?}: allow at least \
                  two probes",
-                self.dead_after, self.probe_period
+                shown(self.dead_after),
+                self.probe_period
             )
         })?;
         require(self.forget_after > self.dead_after, || {
             format!(
-                "a member cannot be forgotten after {:?} when it is dead only after {:?}: raise \
+                "a member cannot be forgotten after {} when it is dead only after {:?}: raise \
                  --forget-after",
-                self.forget_after, self.dead_after
+                shown(self.forget_after),
+                self.dead_after
             )
         })?;
         require(self.hot_keys.cache_age_max <= HOT_KEY_AGE_MAX, || {
@@ -368,6 +371,11 @@ impl ClusterConfig {
 pub fn is_node_id(text: &str) -> bool {
     (1..=NODE_ID_BYTES_MAX).contains(&text.len())
         && !text.contains(|c: char| c.is_whitespace() || c.is_control() || matches!(c, '=' | ','))
+}
+
+/// A span as people write it; the zero of `Debug` is 0ns.
+fn shown(span: Duration) -> String {
+    if span.is_zero() { "0s".into() } else { format!("{span:?}") }
 }
 
 #[cfg(test)]

@@ -330,10 +330,11 @@ impl Config {
             )
         })?;
         let core_count = self.core_count() as u64;
+        let cores = if core_count == 1 { "1 core".into() } else { format!("{core_count} cores") };
         let per_core = self.memory_bytes / core_count;
         require(per_core >= CORE_MEMORY_BYTES_MIN, || {
             format!(
-                "{} of memory is too little for {core_count} cores: give at least {} or use \
+                "{} of memory is too little for {cores}: give at least {} or use \
                  fewer cores",
                 Size(self.memory_bytes),
                 Size(CORE_MEMORY_BYTES_MIN * core_count)
@@ -341,7 +342,7 @@ impl Config {
         })?;
         require(per_core <= CORE_MEMORY_BYTES_MAX, || {
             format!(
-                "{} of memory is too much for {core_count} cores: give at most {} or use more \
+                "{} of memory is too much for {cores}: give at most {} or use more \
                  cores",
                 Size(self.memory_bytes),
                 Size(CORE_MEMORY_BYTES_MAX * core_count)
@@ -350,7 +351,7 @@ impl Config {
         require(item <= per_core / 2, || {
             format!(
                 "an item size limit of {} needs a core with twice that memory: give at least {} \
-                 of memory for {core_count} cores, or use fewer",
+                 of memory for {cores}, or use fewer",
                 Size(item),
                 Size(item * 2 * core_count)
             )

@@ -279,11 +279,12 @@ fn announce(node: &Node) {
         .map(|address| std::net::SocketAddr::new(*address, config.port).to_string())
         .chain(config.unix_socket.iter().map(|unix| unix.path.display().to_string()))
         .collect();
+    let cores = config.core_count();
     log::info!(
-        "ringlane {} ready on {}: {} cores, {} MiB",
+        "ringlane {} ready on {}: {cores} core{}, {} MiB",
         env!("CARGO_PKG_VERSION"),
         addresses.join(", "),
-        config.core_count(),
+        if cores == 1 { "" } else { "s" },
         config.memory_bytes >> 20
     );
 }
