@@ -17,6 +17,7 @@ use cluster::Links;
 use crate::cluster::coordinator::Asker;
 use crate::cluster::quorum::Consistency;
 use crate::config::ShardConfig;
+use crate::hash::KeyHash;
 use crate::protocol::pipeline::Pipeline;
 use crate::protocol::{Answer, Context, Decoder, NodeCommand, Output, Reply, Step, encode};
 use crate::request::{ItemRef, Operation, Request, Response};
@@ -307,6 +308,18 @@ impl Engine {
                 self.traffic.forwarded += 1;
                 outbox.send(owner, pipeline.wait(reply), request);
             }
+        }
+    }
+
+    /// Starts loading what requests for keys of these hashes will need: the buckets of all, then
+    /// their items.
+    #[inline]
+    pub fn prefetch(&self, hashes: &[KeyHash]) {
+        for &hash in hashes {
+            self.shard.prefetch_bucket(hash);
+        }
+        for &hash in hashes {
+            self.shard.prefetch_item(hash);
         }
     }
 

@@ -16,6 +16,7 @@ use super::quorum::Consistency;
 use super::record::{Content, Live, Record};
 use super::version::Version;
 use super::wire::{Malformed, Reader, Writer};
+use crate::protocol::relay;
 use crate::request::{KEY_BYTES_MAX, Value};
 use crate::time::Deadline;
 
@@ -313,6 +314,18 @@ impl<'b> Message<'b> {
                 out.put_u64(version.0);
                 out.put(response);
             }
+        }
+    }
+
+    /// The key whose record the receiver will look at.
+    pub fn key(&self) -> Option<&'b [u8]> {
+        match self {
+            Message::Write { key, .. }
+            | Message::Read { key, .. }
+            | Message::Fetch { key, .. }
+            | Message::Merge { key, .. } => Some(key),
+            Message::Forward { request, .. } => Some(relay::decode_request(request).ok()?.key),
+            _ => None,
         }
     }
 

@@ -231,6 +231,7 @@ impl ClusterConfig {
             fill_bytes_per_second: (self.rebalance_bytes_per_second / cores).max(1),
             core: core as u16,
             hash_seed,
+            ring_hash: self.ring_hash,
             ..CoordinatorSettings::new(self.replication)
         }
     }

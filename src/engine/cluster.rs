@@ -6,11 +6,13 @@
 //! come back are collected, so that whoever holds the connections can hand them out when nothing of
 //! the engine is borrowed.
 
+use arrayvec::ArrayVec;
+
 use super::store::{ShardStore, keep_records};
-use super::{Batch, BoundedOutput, Engine, Outbox, count_prefix, write_answer};
+use super::{BATCH, Batch, BoundedOutput, Engine, Outbox, count_prefix, write_answer};
 use crate::cluster::coordinator::{Asker, Coordinator, Outside, Turn};
 use crate::cluster::link::Peer;
-use crate::cluster::message::Messages;
+use crate::cluster::message::{Message, Messages};
 use crate::cluster::quorum::Consistency;
 use crate::cluster::record::Lifetimes;
 use crate::cluster::version::Version;
@@ -73,6 +75,12 @@ impl<L: Links + ?Sized> Outside for Hands<'_, L> {
         self.answers.list.push((asker, bytes));
     }
 
+    #[inline]
+    fn pass_on(&mut self, asker: Asker, response: &[u8]) {
+        self.answers.bytes.extend_from_slice(response);
+        self.answers.list.push((asker, response.len()));
+    }
+
     fn settled(&mut self, epoch: u64) {
         self.answers.settled = Some(epoch);
     }
@@ -110,7 +118,8 @@ impl Engine {
     ) -> Taken<'_> {
         let membership = self.membership.as_mut().expect("one of a cluster's");
         let Membership { coordinator, answers, .. } = &mut **membership;
-        if coordinator.keeps_alone(request.key) {
+        let place = coordinator.place(request.key);
+        if coordinator.keeps_alone(place) {
             let version = match request.operation.may_change() {
                 true => coordinator.next_version(now),
                 false => Version::NONE,
@@ -128,7 +137,7 @@ impl Engine {
         let mut store = ShardStore::new(&mut self.shard);
         let mut hands = Hands { links, answers };
         let mut turn = Turn { now, store: &mut store, outside: &mut hands };
-        coordinator.request(asker(), consistency, request, &mut turn);
+        coordinator.request(asker(), consistency, place, request, &mut turn);
         Taken::Later
     }
 
@@ -160,7 +169,8 @@ impl Engine {
         due.into_iter().flatten().min()
     }
 
-    /// Takes the body of a frame from another node's core.
+    /// Takes the body of a frame from another node's core. While one message is acted upon, what the
+    /// next ones will need is on its way from memory.
     pub fn frame(
         &mut self,
         from: Peer,
@@ -168,11 +178,23 @@ impl Engine {
         now: Instant,
         links: &mut (impl Links + ?Sized),
     ) {
-        self.coordinate(now, links, |coordinator, turn| {
-            for message in Messages::new(body).flatten() {
-                coordinator.message(from, message, turn);
+        let mut messages = Messages::new(body).flatten();
+        loop {
+            let batch: ArrayVec<_, BATCH> = messages.by_ref().take(BATCH).collect();
+            if batch.len() > 1 {
+                let keys = batch.iter().filter_map(|message| Message::read(message).ok()?.key());
+                let hashes: ArrayVec<_, BATCH> = keys.map(|key| self.shard.hash_key(key)).collect();
+                self.prefetch(&hashes);
             }
-        });
+            if batch.is_empty() {
+                return;
+            }
+            self.coordinate(now, links, |coordinator, turn| {
+                for message in batch {
+                    coordinator.message(from, message, turn);
+                }
+            });
+        }
     }
 
     /// Tells the coordinator something.

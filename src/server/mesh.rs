@@ -483,8 +483,19 @@ impl Mesh {
                 && !engine.is_saturated()
                 && requests_in.take()
             {
+                let bytes = requests_in.current.bytes();
+                let mut hashes = ArrayVec::<_, BATCH>::new();
                 let mut at = requests_in.at;
-                while let Some((to, body, end)) = message(requests_in.current.bytes(), at) {
+                while !hashes.is_full()
+                    && let Some((_, body, end)) = message(bytes, at)
+                {
+                    hashes.push(relay::decode_request(body).expect(MALFORMED).hash);
+                    at = end;
+                }
+                engine.prefetch(&hashes);
+                let mut at = requests_in.at;
+                for _ in &hashes {
+                    let (to, body, end) = message(bytes, at).expect(MALFORMED);
                     let request = relay::decode_request(body).expect(MALFORMED);
                     let (to, consistency) = without_consistency(to);
                     let asker = || asker(core, to);

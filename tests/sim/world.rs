@@ -304,6 +304,7 @@ impl World {
             },
             coordinator: CoordinatorSettings {
                 compare_every: Duration::from_secs(2),
+                ring_hash: ring.hash,
                 ..CoordinatorSettings::new(replication)
             },
             seed: self.random.random(),
@@ -581,7 +582,8 @@ impl World {
             let request = owned.request(node.hash_seed);
             let core = request.hash.core(node.cores.len() as u32) as u16;
             node.on_core(core, now, linked, wants, |coordinator, turn| {
-                coordinator.request(asker, Consistency::Configured, &request, turn);
+                let place = coordinator.place(request.key);
+                coordinator.request(asker, Consistency::Configured, place, &request, turn);
             });
         });
     }

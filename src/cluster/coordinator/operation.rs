@@ -80,6 +80,7 @@ pub(super) struct Operation {
     pub origin: Origin,
     pub stage: Stage,
     pub consistency: Consistency,
+    /// Where its key lies on the ring.
     pub place: Place,
     /// When it is given up.
     pub until: Instant,

@@ -128,7 +128,7 @@ impl Coordinator {
         if placement.fills.is_empty() {
             return false;
         }
-        let place = placement.view.ring().place(key);
+        let place = self.place(key);
         if self.unfilled(place, 0).is_none() {
             return false;
         }

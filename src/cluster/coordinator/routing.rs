@@ -17,7 +17,6 @@ impl Coordinator {
             return self.refuse_or_wait(id, operation, turn);
         };
         let view = &placement.view;
-        operation.place = view.ring().place(&operation.key);
         operation.stamp = view.stamp();
         let members = self.members(operation.place);
         if !members.contains(&(self.me, self.boot)) {
@@ -186,10 +185,9 @@ impl Coordinator {
             return false;
         }
         let Some(copy) = self.hot_keys.copy(request.key, turn.now) else { return false };
-        let response = relay::decode_response(copy).expect("kept as it was read");
         if let Origin::Client(asker) = operation.origin {
-            turn.outside.answer(asker, &response);
-            self.in_order.leave(Line::of(asker, self.hash(request.key)));
+            turn.outside.pass_on(asker, copy);
+            self.leave_line(asker, request.key);
         }
         true
     }
@@ -231,9 +229,9 @@ impl Coordinator {
         let _ = self.clock.observe(version, turn.now);
         match outcome {
             ForwardOutcome::Answered => match relay::decode_response(bytes) {
-                Ok(response) => {
+                Ok(_) => {
                     if let Origin::Client(asker) = operation.origin {
-                        self.tell(asker, &operation.key, &response, turn);
+                        self.pass_on(asker, &operation.key, bytes, turn);
                     }
                     self.keep_copy(&operation, bytes, turn.now);
                     self.operations.end(id, operation);
@@ -283,23 +281,21 @@ impl Coordinator {
         turn: &mut Turn<'_, S, O>,
     ) {
         let known = self.view().is_some_and(|view| view.stamp() == stamp);
-        let decoded = relay::decode_request(request);
-        if let Ok(request) = &decoded
-            && known
-            && is_sendable(&request.operation)
-            && self.keeps_alone(request.key)
-        {
-            return self.answer_alone(from, asked, request, turn);
-        }
-        let begun = match decoded {
-            Ok(request) if known && is_sendable(&request.operation) => self.operations.begin(),
-            _ => None,
+        let decoded = relay::decode_request(request).ok();
+        let acceptable = |request: &Request<'_>| known && is_sendable(&request.operation);
+        let Some(decoded) = decoded.filter(acceptable) else {
+            return self.reply_not_begun(from, asked, turn);
         };
-        let (Some((id, mut operation)), Ok(decoded)) = (begun, decoded) else {
+        let place = self.place(decoded.key);
+        if self.keeps_alone(place) {
+            return self.answer_alone(from, asked, &decoded, turn);
+        }
+        let Some((id, mut operation)) = self.operations.begin() else {
             return self.reply_not_begun(from, asked, turn);
         };
         operation.origin = Origin::Node(from, asked);
         operation.consistency = consistency;
+        operation.place = place;
         operation.key.extend_from_slice(decoded.key);
         operation.request.extend_from_slice(request);
         self.begin(id, operation, turn);

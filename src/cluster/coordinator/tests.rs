@@ -96,7 +96,8 @@ impl Bench {
         let asker = Asker { connection, sequence, ..Asker::default() };
         let request = Request { key, hash: KeyHash::of(key, 0), operation };
         self.with(|coordinator, turn| {
-            coordinator.request(asker, Consistency::Configured, &request, turn);
+            let place = coordinator.place(key);
+            coordinator.request(asker, Consistency::Configured, place, &request, turn);
         })
     }
 

@@ -280,7 +280,6 @@ impl Coordinator {
     ) -> Option<Box<Operation>> {
         let Some(placement) = &self.placement else { return Some(operation) };
         operation.stamp = placement.view.stamp();
-        operation.place = placement.view.ring().place(&operation.key);
         let members = self.members(operation.place);
         let here = members.contains(&(self.me, self.boot));
         if !here || self.must_fetch(&operation, turn) {
