@@ -41,6 +41,7 @@ use super::hot_keys::{HotKey, HotKeySettings, HotKeys};
 use super::identity::{Boot, NodeKey};
 use super::link::{LinkEvent, Peer, PeerFacts};
 use super::message::{ForwardOutcome, Message, NodeMessage, OperationId};
+use super::notice::Notice;
 use super::peers::Peers;
 use super::promises::Promises;
 use super::quorum::{Consistency, Replication};
@@ -445,9 +446,20 @@ impl Coordinator {
         self.begin_queued(turn);
     }
 
+    /// Takes what the governor tells all cores of the node.
+    pub fn notice<S: Store, O: Outside>(&mut self, notice: Notice, turn: &mut Turn<'_, S, O>) {
+        match notice {
+            Notice::Placed(view) => self.placed(view, turn),
+            Notice::Liveness { node, boot, alive } => self.liveness(node, boot, alive, turn),
+            Notice::Digested(epoch) => self.digested(epoch),
+            Notice::Flushed(version) => self.flush(version, turn),
+            Notice::Reborn(boot) => self.reborn(boot, turn),
+        }
+    }
+
     /// A new view is in effect. They come in order; all of this node's former ones too, but those
     /// from before its time.
-    pub fn placed<S: Store, O: Outside>(&mut self, view: Arc<View>, turn: &mut Turn<'_, S, O>) {
+    fn placed<S: Store, O: Outside>(&mut self, view: Arc<View>, turn: &mut Turn<'_, S, O>) {
         debug_assert_eq!(view.ring().parameters().hash, self.settings.ring_hash);
         if let Some(seat) = view.roster().seat(self.me).filter(|seat| seat.boot == self.boot) {
             self.clock.set_tie(Tie::of_slot(seat.slot));
@@ -478,7 +490,7 @@ impl Coordinator {
     }
 
     /// Gossip says that this life of a node is alive, or dead.
-    pub fn liveness<S: Store, O: Outside>(
+    fn liveness<S: Store, O: Outside>(
         &mut self,
         node: NodeKey,
         boot: Boot,
@@ -519,7 +531,7 @@ impl Coordinator {
 
     /// Everybody who is alive has what became his own up to the roster of `epoch`: what is not this
     /// node's own any more may be forgotten.
-    pub fn digested(&mut self, epoch: u64) {
+    fn digested(&mut self, epoch: u64) {
         if self.view().is_some_and(|view| view.epoch() == epoch) {
             self.filling.sweep_from_the_beginning();
         }
@@ -527,7 +539,7 @@ impl Coordinator {
 
     /// This node begins a new life: its store is empty, its seat and all that was under way are
     /// gone.
-    pub fn reborn<S: Store, O: Outside>(&mut self, boot: Boot, turn: &mut Turn<'_, S, O>) {
+    fn reborn<S: Store, O: Outside>(&mut self, boot: Boot, turn: &mut Turn<'_, S, O>) {
         turn.store.clear();
         for id in self.operations.ids(|_| true) {
             if let Some(operation) = self.operations.take(id) {

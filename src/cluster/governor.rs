@@ -20,6 +20,7 @@ use super::agreement::{self, Agreement, Situation};
 use super::identity::{Boot, Identity, NodeKey};
 use super::membership::{self, Health, Membership, MembershipSettings};
 use super::message::{Messages, NodeMessage};
+use super::notice::Notice;
 use super::quorum::Replication;
 use super::ring::RingParameters;
 use super::roster::{Change, Roster, Seat};
@@ -143,24 +144,8 @@ pub enum Effect {
         /// Whether they are wanted.
         wanted: bool,
     },
-    /// A view is in effect. They come in order.
-    Placed(Arc<View>),
-    /// This life of a node is alive, or dead.
-    Liveness {
-        /// The node.
-        node: NodeKey,
-        /// In which life.
-        boot: Boot,
-        /// Whether it is alive.
-        alive: bool,
-    },
-    /// Everybody who is alive has what became his own up to this epoch: cores may forget what
-    /// belongs to others.
-    Digested(u64),
-    /// Everything of a version up to this one is gone.
-    Flushed(Version),
-    /// This node begins a new life, without data and seat: another history of the cluster stays.
-    Reborn(Boot),
+    /// Tell all cores of this node.
+    Notice(Notice),
     /// Another process was started under this node's id: this one must end.
     Superseded,
     /// The seat is given up and what was held here has been copied, or no other node has a seat.
@@ -555,7 +540,7 @@ impl Governor {
         }
         if self.digested < epoch {
             self.digested = epoch;
-            effects.push(Effect::Digested(epoch));
+            effects.push(Effect::Notice(Notice::Digested(epoch)));
         }
         if self.leaving && !self.is_seated() {
             self.hand_over(effects);
@@ -571,7 +556,7 @@ impl Governor {
     fn flush(&mut self, version: Version, effects: &mut Vec<Effect>) {
         if version > self.flushed {
             self.flushed = version;
-            effects.push(Effect::Flushed(version));
+            effects.push(Effect::Notice(Notice::Flushed(version)));
         }
     }
 
@@ -674,12 +659,12 @@ impl Governor {
             let boot = former.identity.boot;
             let address = former.identity.link;
             effects.push(Effect::Link { node, boot, address, wanted: false });
-            effects.push(Effect::Liveness { node, boot, alive: false });
+            effects.push(Effect::Notice(Notice::Liveness { node, boot, alive: false }));
             self.statuses.remove(&node);
         }
         log(effects, false, format!("node {} is alive at {address}", identity.id));
         self.known.insert(node, Known { identity, alive: true, since: now });
-        effects.push(Effect::Liveness { node, boot, alive: true });
+        effects.push(Effect::Notice(Notice::Liveness { node, boot, alive: true }));
         effects.push(Effect::Link { node, boot, address, wanted: true });
         self.round_at = now;
     }
@@ -689,7 +674,7 @@ impl Governor {
         self.doubts.end(node);
         log(effects, true, format!("node {} is dead", identity.id));
         self.known.insert(node, Known { identity, alive: false, since: now });
-        effects.push(Effect::Liveness { node, boot, alive: false });
+        effects.push(Effect::Notice(Notice::Liveness { node, boot, alive: false }));
         effects.push(Effect::Link { node, boot, address, wanted: false });
         self.round_at = now;
     }
@@ -720,7 +705,7 @@ impl Governor {
             Ok(view) => {
                 let view = Arc::new(view);
                 self.view = Some(view.clone());
-                effects.push(Effect::Placed(view));
+                effects.push(Effect::Notice(Notice::Placed(view)));
             }
             Err(error) => log(effects, true, format!("a roster makes no ring: {error}")),
         }
@@ -744,14 +729,14 @@ impl Governor {
         for (node, known) in std::mem::take(&mut self.known) {
             let (boot, address) = (known.identity.boot, known.identity.link);
             effects.push(Effect::Link { node, boot, address, wanted: false });
-            effects.push(Effect::Liveness { node, boot, alive: false });
+            effects.push(Effect::Notice(Notice::Liveness { node, boot, alive: false }));
         }
         self.statuses.clear();
         self.doubts = Doubts::default();
         self.view = None;
         self.settled.fill(0);
         (self.digested, self.found_at) = (0, None);
-        effects.push(Effect::Reborn(boot));
+        effects.push(Effect::Notice(Notice::Reborn(boot)));
         self.gossip(membership::Event::Start, now, effects);
     }
 }

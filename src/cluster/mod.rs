@@ -16,6 +16,7 @@ pub mod identity;
 pub mod link;
 pub mod membership;
 pub mod message;
+pub mod notice;
 pub mod peers;
 pub mod promises;
 pub mod quorum;

@@ -220,13 +220,7 @@ impl Worker {
             log::debug!("core {}: {news:?}", self.doorbell);
             engine.coordinate(now, &mut cluster.links, |coordinator, turn| match news {
                 News::Link(event) => coordinator.link(event, turn),
-                News::Placed(view) => coordinator.placed(view, turn),
-                News::Liveness { node, boot, alive } => {
-                    coordinator.liveness(node, boot, alive, turn);
-                }
-                News::Digested(epoch) => coordinator.digested(epoch),
-                News::Flushed(version) => coordinator.flush(version, turn),
-                News::Reborn(boot) => coordinator.reborn(boot, turn),
+                News::Notice(notice) => coordinator.notice(notice, turn),
             });
         }
         any

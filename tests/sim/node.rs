@@ -10,6 +10,7 @@ use ringlane::cluster::governor::{self, Governor, GovernorSettings};
 use ringlane::cluster::identity::{Boot, Identity, NodeKey};
 use ringlane::cluster::link::{LinkEvent, NODE_CORE, Peer, PeerFacts};
 use ringlane::cluster::message::{Message, Messages};
+use ringlane::cluster::notice::Notice;
 use ringlane::cluster::store::Store;
 use ringlane::cluster::view::View;
 use ringlane::request::Response;
@@ -270,38 +271,18 @@ impl Node {
                     wants.links.push((node, boot, wanted));
                 }
                 governor::Effect::Call { node, address } => wants.calls.push((node, address)),
-                governor::Effect::Placed(view) => {
-                    self.view = Some(view.clone());
-                    for core in 0..self.cores.len() as u16 {
-                        let view = view.clone();
-                        self.on_core(core, now, linked, wants, |c, turn| c.placed(view, turn));
-                    }
-                }
-                governor::Effect::Liveness { node, boot, alive } => {
-                    for core in 0..self.cores.len() as u16 {
-                        self.on_core(core, now, linked, wants, |c, turn| {
-                            c.liveness(node, boot, alive, turn);
-                        });
-                    }
-                }
-                governor::Effect::Digested(epoch) => {
-                    for core in 0..self.cores.len() as u16 {
-                        self.on_core(core, now, linked, wants, |c, _| c.digested(epoch));
-                    }
-                }
-                governor::Effect::Flushed(version) => {
-                    for core in 0..self.cores.len() as u16 {
-                        self.on_core(core, now, linked, wants, |c, turn| c.flush(version, turn));
-                    }
-                }
-                governor::Effect::Reborn(boot) => {
-                    self.boot = boot;
-                    self.view = None;
-                    for core in &mut self.cores {
-                        core.store.clear();
+                governor::Effect::Notice(notice) => {
+                    match &notice {
+                        Notice::Placed(view) => self.view = Some(view.clone()),
+                        Notice::Reborn(boot) => {
+                            (self.boot, self.view) = (*boot, None);
+                            self.cores.iter_mut().for_each(|core| core.store.clear());
+                        }
+                        _ => {}
                     }
                     for core in 0..self.cores.len() as u16 {
-                        self.on_core(core, now, linked, wants, |c, turn| c.reborn(boot, turn));
+                        let notice = notice.clone();
+                        self.on_core(core, now, linked, wants, |c, turn| c.notice(notice, turn));
                     }
                 }
                 governor::Effect::Superseded => self.running = false,

@@ -84,7 +84,7 @@ impl World {
                         self.deliver(to, Event::Message { from: key, bytes: &bytes });
                     }
                 }
-                Effect::Placed(view) => {
+                Effect::Notice(Notice::Placed(view)) => {
                     let epoch = view.epoch();
                     self.nodes[at].view = Some(view);
                     if !self.unsettled {

@@ -31,6 +31,7 @@ use crate::cluster::governor::{Effect, Event, Governor, GovernorSettings};
 use crate::cluster::handshake::Party;
 use crate::cluster::identity::{Identity, NodeKey};
 use crate::cluster::link::{ClientEnd, NODE_CORE, Peer, PeerFacts};
+use crate::cluster::notice::Notice;
 use crate::config::ClusterConfig;
 use crate::server::adopt;
 use crate::server::inquiry::Inquirer;
@@ -226,18 +227,14 @@ impl Control {
                 drop(state);
                 self.tell_cores(|| Letter::Unlink(node, boot));
             }
-            Effect::Placed(view) => self.tell_cores(|| Letter::Placed(view.clone())),
-            Effect::Liveness { node, boot, alive } => {
-                self.tell_cores(|| Letter::Liveness { node, boot, alive });
-            }
-            Effect::Digested(epoch) => self.tell_cores(|| Letter::Digested(epoch)),
-            Effect::Flushed(version) => self.tell_cores(|| Letter::Flushed(version)),
-            Effect::Reborn(boot) => {
-                // Links of the life before tell the others the wrong one.
-                let party = Party { boot, ..Party::clone(&self.party()) };
-                *self.party.borrow_mut() = Arc::new(party);
-                self.state.borrow_mut().node_links.clear();
-                self.tell_cores(|| Letter::Reborn(boot));
+            Effect::Notice(notice) => {
+                if let Notice::Reborn(boot) = notice {
+                    // Links of the life before tell the others the wrong one.
+                    let party = Party { boot, ..Party::clone(&self.party()) };
+                    *self.party.borrow_mut() = Arc::new(party);
+                    self.state.borrow_mut().node_links.clear();
+                }
+                self.tell_cores(|| Letter::Notice(notice.clone()));
             }
             Effect::HandedOver => self.handed_over.set(true),
             Effect::Log(line) if line.warning => log::warn!("{}", line.text),

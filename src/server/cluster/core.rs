@@ -11,10 +11,9 @@ use super::links::{LinkSettings, Links};
 use super::{Letter, Report};
 use crate::cluster::dials::Ends;
 use crate::cluster::frame::BODY_BYTES_MAX;
-use crate::cluster::identity::{Boot, NodeKey};
 use crate::cluster::link::{LinkEvent, Peer};
+use crate::cluster::notice::Notice;
 use crate::cluster::version::Version;
-use crate::cluster::view::View;
 use crate::config::{ClusterConfig, Config};
 use crate::server::net_ring::{Event, NetRing};
 use crate::server::node::Node;
@@ -27,23 +26,8 @@ const AROUND_BYTES: u64 = 64 << 10;
 pub enum News {
     /// A link came or went.
     Link(LinkEvent),
-    /// Keys lie like this from now on.
-    Placed(Arc<View>),
-    /// A node is alive, or dead.
-    Liveness {
-        /// The node.
-        node: NodeKey,
-        /// Which start of its process.
-        boot: Boot,
-        /// Whether it lives.
-        alive: bool,
-    },
-    /// Everybody has what became his own up to this epoch.
-    Digested(u64),
-    /// Everything of a version up to this one is gone.
-    Flushed(Version),
-    /// This node begins a new life, without data and seat.
-    Reborn(Boot),
+    /// What the governor tells all cores.
+    Notice(Notice),
 }
 
 /// The cluster's part of a core.
@@ -84,15 +68,11 @@ impl CoreCluster {
             match self.letters.pop_front()? {
                 Letter::Link(link) => self.links.add(link),
                 Letter::Unlink(node, boot) => self.links.end_node(node, boot),
-                Letter::Placed(view) => return Some(News::Placed(view)),
-                Letter::Liveness { node, boot, alive } => {
-                    return Some(News::Liveness { node, boot, alive });
-                }
-                Letter::Digested(epoch) => return Some(News::Digested(epoch)),
-                Letter::Flushed(version) => return Some(News::Flushed(version)),
-                Letter::Reborn(boot) => {
-                    self.links.end_all();
-                    return Some(News::Reborn(boot));
+                Letter::Notice(notice) => {
+                    if let Notice::Reborn(_) = notice {
+                        self.links.end_all();
+                    }
+                    return Some(News::Notice(notice));
                 }
             }
         }

@@ -11,12 +11,10 @@
 //! Connections are made and shaken hands over on the control executor, where waiting harms nobody,
 //! and live on the net ring of the core they are for.
 
-use std::sync::Arc;
-
 use crate::cluster::dials::Ends;
 use crate::cluster::identity::{Boot, NodeKey};
+use crate::cluster::notice::Notice;
 use crate::cluster::version::Version;
-use crate::cluster::view::View;
 
 pub mod control;
 pub mod core;
@@ -38,23 +36,8 @@ pub enum Letter {
     Link(NewLink),
     /// Links with this life of a node, or earlier ones, shall end.
     Unlink(NodeKey, Boot),
-    /// Keys lie like this from now on.
-    Placed(Arc<View>),
-    /// A node is alive, or dead.
-    Liveness {
-        /// The node.
-        node: NodeKey,
-        /// Which start of its process.
-        boot: Boot,
-        /// Whether it lives.
-        alive: bool,
-    },
-    /// Everybody has what became his own up to this epoch.
-    Digested(u64),
-    /// Everything of a version up to this one is gone.
-    Flushed(Version),
-    /// This node begins a new life, without data and seat. All links end.
-    Reborn(Boot),
+    /// What all cores must know. All links end with the node's life.
+    Notice(Notice),
 }
 
 /// What a core tells the control executor.
