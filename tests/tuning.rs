@@ -520,6 +520,7 @@ fn facts_are_reported_as_the_host_has_them() {
 #[test]
 fn wrong_usage_is_refused_before_anything_happens() {
     let host = Host::new("usage");
+    host.write("sys/class/net/eth0/operstate", "up");
     let before = host.values();
     for arguments in [
         "apply everything",
@@ -531,6 +532,7 @@ fn wrong_usage_is_refused_before_anything_happens() {
         "apply --busy-poll fifty",
         "apply --backlog -1",
         "apply --state here",
+        "apply --nic eth0,eth7",
         "check apply",
     ] {
         let told = host.tune(arguments).ends(2);
