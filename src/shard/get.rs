@@ -92,6 +92,10 @@ impl Shard {
         head: &Head,
         now: Instant,
     ) -> Response<'_> {
+        if get.touch.is_none() && get.refresh_below_seconds.is_none() && !head.has(STALE) {
+            // A lease, which is every meta get: only an item that is stale is worth one.
+            return Response::Hit(self.hit(head, now));
+        }
         let deadline_before = self.deadline_of(head);
         let mut deadline = deadline_before;
         let mut at = *head;
