@@ -13,8 +13,9 @@ use crate::cluster::message::Messages;
 use crate::cluster::record::Record;
 use crate::cluster::store::Scanned;
 
-/// About so many bytes are asked for at a time.
-const PULL_BYTES: u32 = 256 << 10;
+/// About so many bytes are asked for at a time: what a holder can look for, and a core take, in well
+/// under a millisecond.
+const PULL_BYTES: u32 = 64 << 10;
 /// What may arrive ahead of the rate, as a span of it. A core that has nothing else to do sleeps
 /// longer than a part takes, and makes up for that.
 const AHEAD_MAX: Duration = Duration::from_millis(50);
@@ -31,6 +32,7 @@ const SAMPLE: usize = 256;
 #[derive(Debug, Default)]
 pub(super) struct Filling {
     pulls: Vec<Pull>,
+    allowance: Allowance,
     /// The epoch that was last reported as settled.
     settled: u64,
     /// Where to go on looking for records that are not this node's own any more.
@@ -49,9 +51,27 @@ struct Pull {
     cursor: u64,
     /// When to ask for the next part, or for this one again.
     due: Instant,
+    under_way: bool,
+}
+
+/// How much of the rate is used up, by all holders together.
+#[derive(Debug, Default)]
+struct Allowance {
     /// When the rate would have brought what has arrived.
     earned: Instant,
-    under_way: bool,
+    /// What of it is less than the clock's unit, in bytes.
+    rest: u64,
+}
+
+impl Allowance {
+    /// Notes that so many bytes have arrived; when more may be asked for.
+    fn arrived(&mut self, bytes: usize, bytes_per_second: u64, now: Instant) -> Instant {
+        let bytes = self.rest + bytes as u64;
+        let millis = bytes * 1000 / bytes_per_second.max(1);
+        self.rest = bytes - millis * bytes_per_second.max(1) / 1000;
+        self.earned = self.earned.max(now).after(Duration::from_millis(millis));
+        now.after(self.earned.since(now).saturating_sub(AHEAD_MAX))
+    }
 }
 
 impl Filling {
@@ -127,7 +147,6 @@ impl Coordinator {
                         core: 0,
                         cursor: 0,
                         due: turn.now,
-                        earned: turn.now,
                         under_way: false,
                     });
                 }
@@ -232,11 +251,11 @@ impl Coordinator {
             self.counters.filled_records += 1;
         }
         self.counters.filled_bytes += merges.len() as u64;
-        let pause = merges.len() as u64 * 1000 / self.settings.fill_bytes_per_second.max(1);
+        let rate = self.settings.fill_bytes_per_second;
+        let due = self.filling.allowance.arrived(merges.len(), rate, turn.now);
         let pull = &mut self.filling.pulls[at];
         pull.under_way = false;
-        pull.earned = pull.earned.max(turn.now).after(Duration::from_millis(pause));
-        pull.due = turn.now.after(pull.earned.since(turn.now).saturating_sub(AHEAD_MAX));
+        pull.due = due;
         match next {
             Some(next) => pull.cursor = next,
             None => {
@@ -325,5 +344,28 @@ impl Coordinator {
         NodeMessage::Pulled { epoch, cursor, next: position.after(at), merges: &merges }.write(out);
         self.counters.handed_records += wanted;
         self.counters.handed_bytes += merges.len() as u64;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn holders_share_the_rate_and_little_comes_ahead_of_it() {
+        let begin = Instant::from_millis(1_700_000_000_000);
+        let (mut allowance, mut due) = (Allowance::default(), [begin; 3]);
+        let (mut arrived, rate, part) = (0, 32 << 20, 60_000);
+        for millis in 0..2000 {
+            let now = begin.after(Duration::from_millis(millis));
+            for due in due.iter_mut().filter(|due| **due <= now) {
+                *due = allowance.arrived(part, rate, now);
+                arrived += part as u64;
+            }
+            // What may come ahead, the clock's unit, and a part of each.
+            let most = rate * (millis + 50 + 1) / 1000 + 3 * part as u64;
+            assert!(arrived <= most, "{arrived} bytes after {millis} ms");
+        }
+        assert!(arrived >= rate * 2 - rate / 100, "{arrived} bytes in 2 s");
     }
 }
