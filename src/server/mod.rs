@@ -19,6 +19,7 @@ use crate::stats::PrefixCounters;
 
 mod admin;
 mod adopt;
+pub mod ahead;
 pub mod clock;
 pub mod cluster;
 mod commands;
@@ -39,6 +40,7 @@ mod process;
 mod topology;
 pub mod worker;
 
+use ahead::{Ahead, Populator};
 use listener::Listener;
 use mesh::{Doorbell, Mesh};
 use net_ring::{NetRing, NetRingConfig};
@@ -74,6 +76,8 @@ pub enum ServerError {
     Doorbell(io::Error),
     /// The control executor could not start.
     Control(io::Error),
+    /// The thread that makes memory ready could not start.
+    Populator(io::Error),
     /// The process id cannot be written to this file.
     PidFile(PathBuf, io::Error),
 }
@@ -92,6 +96,11 @@ impl fmt::Display for ServerError {
             ServerError::Control(error) => {
                 write!(f, "cannot start the control executor: {error}")
             }
+            ServerError::Populator(error) => write!(
+                f,
+                "cannot start the thread that makes memory ready ({error}): raise the limit with \
+                 `ulimit -u` or TasksMax of the systemd unit"
+            ),
             ServerError::PidFile(path, error) => {
                 let path = path.display();
                 write!(f, "cannot write the process id to {path} ({error}): name another file")
@@ -127,11 +136,13 @@ pub fn run(config: Config) -> Result<(), ServerError> {
     let control_bell = eventfd().map(Doorbell::new).map_err(ServerError::Doorbell)?;
     let node = Arc::new(Node::new(config, doorbells, control_bell));
 
+    let (populator, _) = ahead::start().map_err(ServerError::Populator)?;
     let (started, starts) = mpsc::channel();
     let mut cores = Vec::new();
     for ((core, mesh), listeners) in (0..core_count).zip(meshes).zip(listeners) {
         let cpu = node.config.cpus[core];
-        let parts = CoreParts { core, mesh, listeners, hash_seed, node: node.clone() };
+        let (node, populator) = (node.clone(), populator.clone());
+        let parts = CoreParts { core, mesh, listeners, hash_seed, node, populator };
         let started = started.clone();
         let handle = LocalExecutorBuilder::new(Placement::Fixed(cpu))
             .name(&format!("core-{core}"))
@@ -140,7 +151,7 @@ pub fn run(config: Config) -> Result<(), ServerError> {
             .map_err(|error| ServerError::Core { cpu, reason: thread_refusal(&error) })?;
         cores.push(handle);
     }
-    drop(started);
+    drop((started, populator));
     for (core, outcome) in starts.iter().take(core_count) {
         outcome.map_err(|error: io::Error| ServerError::Core {
             cpu: node.config.cpus[core],
@@ -191,10 +202,11 @@ struct CoreParts {
     listeners: Vec<Listener>,
     hash_seed: u64,
     node: Arc<Node>,
+    populator: Populator,
 }
 
 async fn run_core(parts: CoreParts, started: mpsc::Sender<(usize, io::Result<()>)>) {
-    let CoreParts { core, mesh, listeners, hash_seed, node } = parts;
+    let CoreParts { core, mesh, listeners, hash_seed, node, populator } = parts;
     let config = &node.config;
     let mut engine = Engine::new(EngineConfig {
         core: core as u32,
@@ -218,6 +230,7 @@ async fn run_core(parts: CoreParts, started: mpsc::Sender<(usize, io::Result<()>
         engine.join_cluster(coordinator, &cluster.lifetimes());
     }
     process::prefer_huge_pages(engine.shard.memory_mut());
+    let ahead = Ahead::new(engine.shard.memory_mut(), populator);
     let ring = NetRingConfig {
         entries: NET_RING_ENTRIES,
         buffer_count: config.queues.receive_buffers,
@@ -236,7 +249,7 @@ async fn run_core(parts: CoreParts, started: mpsc::Sender<(usize, io::Result<()>
     };
     let _ = started.send((core, Ok(())));
     drop(started);
-    Worker::new(WorkerParts { net, mesh, engine, node, listeners }).run().await;
+    Worker::new(WorkerParts { net, mesh, engine, node, listeners, ahead }).run().await;
 }
 
 /// Why a core's thread could not be started, with the mend where there is one.

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use super::ahead::Ahead;
 use super::cluster::core::{CoreCluster, News};
 use super::cluster::links::Links;
 use super::connection::Connection;
@@ -62,6 +63,7 @@ pub struct Worker {
     heartbeat_armed: bool,
     /// Since the executor had its turn.
     heart_beat: bool,
+    ahead: Ahead,
 }
 
 /// What a turn leaves.
@@ -87,12 +89,14 @@ pub struct WorkerParts {
     pub node: Arc<Node>,
     /// Where it accepts connections.
     pub listeners: Vec<Listener>,
+    /// What keeps the next piece of its memory ready.
+    pub ahead: Ahead,
 }
 
 impl Worker {
     /// A worker that has not started.
     pub fn new(parts: WorkerParts) -> Self {
-        let WorkerParts { net, mesh, engine, node, listeners } = parts;
+        let WorkerParts { net, mesh, engine, node, listeners, ahead } = parts;
         let doorbell = engine.config().core as usize;
         let cluster = CoreCluster::new(doorbell as u16, &node).map(Box::new);
         let core = Core::new(engine, node, &listeners);
@@ -106,6 +110,7 @@ impl Worker {
             doorbell,
             heartbeat_armed: false,
             heart_beat: false,
+            ahead,
         }
     }
 
@@ -170,6 +175,7 @@ impl Worker {
         self.go_on();
         worked |= self.coordinate();
         let mut more = self.core.engine.shard.maintain(now, MAINTENANCE_PER_TURN);
+        self.ahead.taken(self.core.engine.shard.touched_bytes(), now);
         // Before the sends, which take a while: other cores can work on it meanwhile.
         more |= self.mesh.publish();
         while let Some(ring) = self.mesh.next_to_wake() {
@@ -304,6 +310,7 @@ impl Worker {
                 self.heartbeat_armed = false;
                 self.heart_beat = true;
                 self.core.close_idle();
+                self.ahead.settle(self.core.now);
             }
         }
     }

@@ -134,6 +134,12 @@ impl Slab {
         1 << self.page_shift
     }
 
+    /// Bytes from the beginning of the memory behind which nothing was ever used.
+    #[inline]
+    pub(super) fn touched_bytes(&self) -> usize {
+        if self.untouched == 0 { 0 } else { self.page_start(self.untouched) }
+    }
+
     /// Pages there is memory for.
     pub(super) fn page_count(&self) -> u32 {
         self.pages.len() as u32

@@ -111,6 +111,12 @@ impl Shard {
         self.slab.memory_mut()
     }
 
+    /// Bytes from the beginning of [`Shard::memory_mut`] behind which nothing was ever used.
+    #[inline]
+    pub fn touched_bytes(&self) -> usize {
+        self.slab.touched_bytes()
+    }
+
     /// Gives back a staged item that will not be stored.
     pub fn discard(&mut self, staged: Staged) {
         let (_, chain) = self.unstage(&staged);
