@@ -51,6 +51,7 @@ pub fn run(config: &Config, host: &HostFacts) -> Vec<Problem> {
     problems.extend(memory(config, host).or_else(|| address_space(config)));
     problems.extend(addresses(config, TAKEN_MAX));
     problems.extend(config.unix_socket.as_ref().and_then(unix_socket));
+    problems.extend(config.pid_file.as_deref().and_then(pid_file));
     problems
 }
 
@@ -298,6 +299,24 @@ fn bind_problem(address: SocketAddr, outcome: &io::Result<()>) -> Option<Problem
     }))
 }
 
+/// The directory that `path` is in; `None` for one that names no file.
+fn directory_of(path: &Path) -> Option<&Path> {
+    let parent = path.parent()?;
+    Some(if parent.as_os_str().is_empty() { Path::new(".") } else { parent })
+}
+
+/// Whether the process id may be written there, without writing it: another process's may stand there
+/// still.
+fn pid_file(path: &Path) -> Option<Problem> {
+    let shown = path.display();
+    let directory = directory_of(path)?;
+    if !directory.is_dir() {
+        let directory = directory.display();
+        return Some(Problem(format!("the pid file {shown} has no directory: create {directory}")));
+    }
+    path.is_dir().then(|| Problem(format!("the pid file {shown} is a directory: name a file")))
+}
+
 fn unix_socket(socket: &UnixSocket) -> Option<Problem> {
     let path = &socket.path;
     let shown = path.display();
@@ -308,10 +327,8 @@ fn unix_socket(socket: &UnixSocket) -> Option<Problem> {
              {UNIX_PATH_BYTES_MAX}"
         )));
     }
-    let directory = match path.parent() {
-        None => return Some(Problem(format!("{shown} is no path of a unix socket: name a file"))),
-        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
-        Some(parent) => parent,
+    let Some(directory) = directory_of(path) else {
+        return Some(Problem(format!("{shown} is no path of a unix socket: name a file")));
     };
     if !directory.is_dir() {
         return Some(Problem(format!(
@@ -369,6 +386,20 @@ mod tests {
 
     fn refusal(errno: Errno, restrictions: Restrictions) -> String {
         ring_refusal(&io::Error::from_raw_os_error(errno.raw_os_error()), &facts(), &restrictions)
+    }
+
+    #[test]
+    fn a_pid_file_needs_a_directory_and_to_be_a_file() {
+        let told = |path: &str| pid_file(Path::new(path)).map(|problem| problem.to_string());
+        let directory = std::env::temp_dir();
+        let shown = directory.display();
+        let missing = format!("{shown}/no-such-directory/x.pid");
+        let said =
+            format!("the pid file {missing} has no directory: create {shown}/no-such-directory");
+        assert_eq!(told(&missing), Some(said));
+        let said = format!("the pid file {shown} is a directory: name a file");
+        assert_eq!(told(&shown.to_string()), Some(said));
+        assert_eq!(told(&format!("{shown}/ringlane-not-there.pid")), None);
     }
 
     #[test]
