@@ -11,6 +11,7 @@ use ringlane::cluster::link::{LinkEvent, Peer, PeerFacts};
 use ringlane::cluster::message::{
     ForwardOutcome, Message, Messages, NodeMessage, OperationId, ReadOutcome, WriteOutcome,
 };
+use ringlane::cluster::notice::Notice;
 use ringlane::cluster::quorum::{Consistency, Replication};
 use ringlane::cluster::record::{Content, Lifetimes, Live, Record};
 use ringlane::cluster::ring::{RingHash, RingParameters};
@@ -142,7 +143,11 @@ impl Core {
     fn place(&mut self) {
         let Some(view) = self.views.get(self.placed).cloned() else { return };
         self.placed += 1;
-        self.engine.coordinate(self.now, &mut self.links, |core, turn| core.placed(view, turn));
+        self.notice(Notice::Placed(view));
+    }
+
+    fn notice(&mut self, notice: Notice) {
+        self.engine.coordinate(self.now, &mut self.links, |core, turn| core.notice(notice, turn));
     }
 
     fn link(&mut self, node: u8, up: bool) {
@@ -153,9 +158,7 @@ impl Core {
     }
 
     fn live(&mut self, node: u8, boot: u64, alive: bool) {
-        self.engine.coordinate(self.now, &mut self.links, |core, turn| {
-            core.liveness(key_of(node), Boot(boot), alive, turn);
-        });
+        self.notice(Notice::Liveness { node: key_of(node), boot: Boot(boot), alive });
     }
 
     fn step(&mut self, choices: &mut Choices<'_>) {
@@ -176,9 +179,7 @@ impl Core {
             _ => match choices.byte() % 4 {
                 0 => {
                     let epoch = self.views[self.placed - 1].epoch();
-                    self.engine.coordinate(self.now, &mut self.links, |core, _| {
-                        core.digested(epoch);
-                    });
+                    self.notice(Notice::Digested(epoch));
                 }
                 1 => self.engine.flush_everywhere_at(self.now),
                 2 => {
