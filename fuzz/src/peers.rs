@@ -153,7 +153,11 @@ impl Core {
     fn link(&mut self, node: u8, up: bool) {
         let peer = Peer { node: key_of(node), core: 0 };
         let facts = PeerFacts { boot: Boot(1), core_count: 1, hash_seed: 0 };
-        let event = if up { LinkEvent::Up { peer, facts } } else { LinkEvent::Down { peer } };
+        let event = if up {
+            LinkEvent::Up { peer, facts }
+        } else {
+            LinkEvent::Down { peer, boot: Boot(1) }
+        };
         self.engine.coordinate(self.now, &mut self.links, |core, turn| core.link(event, turn));
     }
 

@@ -510,15 +510,24 @@ impl Coordinator {
     pub fn link<S: Store, O: Outside>(&mut self, event: LinkEvent, turn: &mut Turn<'_, S, O>) {
         match event {
             LinkEvent::Up { peer, facts } => {
-                let reach = self.reach.entry(peer.node).or_insert(Reach { facts, links: 0 });
-                if reach.facts != facts {
-                    *reach = Reach { facts, links: 0 };
+                let known = self.reach.get(&peer.node).map(|reach| reach.facts);
+                if known != Some(facts) {
+                    self.reach.insert(peer.node, Reach { facts, links: 0 });
+                    if known.is_some() {
+                        // What its former life was asked is not answered any more.
+                        self.peers.link(peer.node, false, turn.now);
+                        self.node_went(peer.node, turn);
+                        self.begin_queued(turn);
+                    }
                 }
+                let reach = self.reach.get_mut(&peer.node).expect("it is there now");
                 reach.links += 1;
                 self.peers.link(peer.node, true, turn.now);
             }
-            LinkEvent::Down { peer } => {
-                let Some(reach) = self.reach.get_mut(&peer.node) else { return };
+            LinkEvent::Down { peer, boot } => {
+                // Links of a former life may go after the first of the next has come.
+                let reach = self.reach.get_mut(&peer.node);
+                let Some(reach) = reach.filter(|reach| reach.facts.boot == boot) else { return };
                 reach.links = reach.links.saturating_sub(1);
                 if reach.links == 0 {
                     self.peers.link(peer.node, false, turn.now);

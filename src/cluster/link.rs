@@ -68,5 +68,7 @@ pub enum LinkEvent {
     Down {
         /// Whom it reached.
         peer: Peer,
+        /// In which life.
+        boot: Boot,
     },
 }

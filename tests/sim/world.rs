@@ -136,6 +136,7 @@ enum Happening {
     /// A link is gone; lost unless it was no longer wanted.
     LinkDown {
         node: NodeKey,
+        boot: Boot,
         lost: bool,
     },
     Refused {
@@ -410,7 +411,7 @@ impl World {
             let delay = Duration::from_millis(self.random.random_range(5..100));
             self.schedule(at, delay, Happening::LinkUp { node, boot });
         } else if self.links[at].remove(&(node, boot)) {
-            self.schedule(at, Duration::ZERO, Happening::LinkDown { node, lost: false });
+            self.schedule(at, Duration::ZERO, Happening::LinkDown { node, boot, lost: false });
         }
     }
 
@@ -432,7 +433,7 @@ impl World {
             let (node, boot) = (self.nodes[to].key(), self.nodes[to].boot);
             if self.nodes[at].running && self.links[at].remove(&(node, boot)) {
                 let delay = Duration::from_millis(self.random.random_range(1..20));
-                self.schedule(at, delay, Happening::LinkDown { node, lost: true });
+                self.schedule(at, delay, Happening::LinkDown { node, boot, lost: true });
                 let delay = Duration::from_millis(self.random.random_range(50..1000));
                 self.schedule(at, delay, Happening::LinkUp { node, boot });
                 self.figures.resets += 1;
@@ -532,17 +533,21 @@ impl World {
             Happening::Refused { node, address } => self.on(at, |this, now, linked, wants| {
                 this.on_governor(Told::Refused { node, address }, now, linked, wants);
             }),
-            Happening::LinkDown { node, lost } => {
+            Happening::LinkDown { node, boot, lost } => {
                 let cores = self.options.cores;
                 self.on(at, |this, now, linked, wants| {
                     for core in 0..cores {
                         let peer = Peer { node, core };
-                        this.link(LinkEvent::Down { peer }, now, linked, wants);
+                        this.link(LinkEvent::Down { peer, boot }, now, linked, wants);
                     }
                     if lost {
                         this.on_governor(Told::LinkLost { node }, now, linked, wants);
                     }
                 });
+                // A link that was made again meanwhile came after this one was seen to be gone.
+                if self.links[at].remove(&(node, boot)) {
+                    self.schedule(at, Duration::ZERO, Happening::LinkUp { node, boot });
+                }
             }
             Happening::Wake => {
                 self.wake_at[at] = None;
@@ -718,7 +723,7 @@ impl World {
                 self.schedule(
                     other,
                     Duration::from_millis(1),
-                    Happening::LinkDown { node: gone.0, lost: true },
+                    Happening::LinkDown { node: gone.0, boot: gone.1, lost: true },
                 );
             }
         }

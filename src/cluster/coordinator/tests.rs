@@ -162,6 +162,25 @@ fn get() -> Command<'static> {
 }
 
 #[test]
+fn a_link_of_a_former_life_that_goes_late_does_not_take_the_new_one_along() {
+    let mut bench = Bench::new(2);
+    let node = bench.others[0];
+    bench.with(|coordinator, turn| {
+        // Started again with one core in place of two: nothing replaces the link with the second.
+        let (first, second) = (Peer { node, core: 0 }, Peer { node, core: 1 });
+        let facts = PeerFacts { boot: Boot(1), core_count: 1, hash_seed: 0 };
+        coordinator.link(LinkEvent::Up { peer: second, facts }, turn);
+        coordinator.link(LinkEvent::Down { peer: first, boot: Boot(1) }, turn);
+        let facts = PeerFacts { boot: Boot(2), ..facts };
+        coordinator.link(LinkEvent::Up { peer: first, facts }, turn);
+        coordinator.link(LinkEvent::Down { peer: second, boot: Boot(1) }, turn);
+        assert!(coordinator.is_present(node, Boot(2)));
+        coordinator.link(LinkEvent::Down { peer: first, boot: Boot(2) }, turn);
+        assert!(!coordinator.is_present(node, Boot(2)));
+    });
+}
+
+#[test]
 fn what_a_node_keeps_alone_is_answered_to_others_at_once_and_only_in_the_same_view() {
     let mut bench = Bench::new(1);
     let stamp = bench.view.stamp();

@@ -447,9 +447,9 @@ impl Links {
         let _ = socket2::SockRef::from(&link.socket).shutdown(Shutdown::Both);
         link.out = Vec::new();
         link.gathered = Vec::new();
-        let (peer, serial) = (link.peer, link.serial);
+        let (peer, boot, serial) = (link.peer, link.boot, link.serial);
         self.by_peer.remove(&peer);
-        self.events.push_back(LinkEvent::Down { peer });
+        self.events.push_back(LinkEvent::Down { peer, boot });
         self.lost.push(LostLink { peer, serial });
         self.counters.up -= 1;
         self.list(index);

@@ -183,7 +183,7 @@ fn a_link_whose_peer_is_gone_is_reported_and_forgotten() {
         ours.turn();
         assert!(started.elapsed() < Duration::from_secs(10), "waited too long");
     }
-    assert_eq!(ours.events(), [LinkEvent::Down { peer: peers[0] }]);
+    assert_eq!(ours.events(), [LinkEvent::Down { peer: peers[0], boot: Boot(1) }]);
     let lost: Vec<LostLink> = ours.links.take_lost().collect();
     assert_eq!(lost, [LostLink { peer: peers[0], serial: 5 }]);
     assert!(ours.links.room(peers[0]).is_none() && ours.links.is_full(peers[0]));
@@ -212,7 +212,7 @@ fn a_new_link_replaces_the_old_one_unless_it_reaches_an_earlier_start() {
     sides[0].links.end_node(peers[0].node, Boot(1));
     assert!(sides[0].events().is_empty(), "an earlier life is meant");
     sides[0].links.end_node(peers[0].node, Boot(2));
-    assert_eq!(sides[0].events(), [LinkEvent::Down { peer: peers[0] }]);
+    assert_eq!(sides[0].events(), [LinkEvent::Down { peer: peers[0], boot: Boot(2) }]);
     assert!(!sides[0].say(peers[0], b"to nobody"));
 }
 
