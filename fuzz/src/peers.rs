@@ -100,6 +100,10 @@ fn views(replicas: u8) -> Vec<Arc<View>> {
     rosters.into_iter().map(|r| Arc::new(View::new(Arc::new(r), ring).expect("a ring"))).collect()
 }
 
+/// Ticks of 50 ms within which everything ends: requests of one connection for one key wait for each
+/// other, as many as there may be operations, and each for its timeout of 5 s.
+const ENDING_TICKS: usize = 64 * 110;
+
 impl Core {
     fn new(choice: u8) -> Self {
         let (replicas, write, read) =
@@ -484,7 +488,7 @@ impl Core {
     /// Time passes, and nobody says anything any more.
     fn finish(mut self) {
         self.settle();
-        for _ in 0..1000 {
+        for _ in 0..ENDING_TICKS {
             if self.waiting.is_empty() {
                 break;
             }
@@ -494,7 +498,7 @@ impl Core {
         }
         assert!(self.waiting.is_empty(), "{} requests are never answered", self.waiting.len());
         // What peers began ends too.
-        for _ in 0..1000 {
+        for _ in 0..ENDING_TICKS {
             let coordinator = self.engine.coordinator().expect("one of a cluster's");
             if coordinator.operations() == 0 {
                 break;
