@@ -314,13 +314,9 @@ impl Engine {
     /// Starts loading what requests for keys of these hashes will need: the buckets of all, then
     /// their items.
     #[inline]
-    pub fn prefetch(&self, hashes: &[KeyHash]) {
-        for &hash in hashes {
-            self.shard.prefetch_bucket(hash);
-        }
-        for &hash in hashes {
-            self.shard.prefetch_item(hash);
-        }
+    pub fn prefetch(&self, hashes: impl Iterator<Item = KeyHash> + Clone) {
+        hashes.clone().for_each(|hash| self.shard.prefetch_bucket(hash));
+        hashes.for_each(|hash| self.shard.prefetch_item(hash));
     }
 
     /// Answers other cores' requests. `answer` is called once for each, in order.
@@ -330,12 +326,7 @@ impl Engine {
         now: Instant,
         mut answer: impl FnMut(T, &Response<'_>),
     ) {
-        for (_, request) in requests {
-            self.shard.prefetch_bucket(request.hash);
-        }
-        for (_, request) in requests {
-            self.shard.prefetch_item(request.hash);
-        }
+        self.prefetch(requests.iter().map(|(_, request)| request.hash));
         self.traffic.served += requests.len() as u64;
         for (token, request) in requests {
             let mut response = self.shard.execute(request, now);

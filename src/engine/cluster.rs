@@ -184,7 +184,7 @@ impl Engine {
             if batch.len() > 1 {
                 let keys = batch.iter().filter_map(|message| Message::read(message).ok()?.key());
                 let hashes: ArrayVec<_, BATCH> = keys.map(|key| self.shard.hash_key(key)).collect();
-                self.prefetch(&hashes);
+                self.prefetch(hashes.iter().copied());
             }
             if batch.is_empty() {
                 return;

@@ -229,7 +229,7 @@ impl Mesh {
                     hashes.push(relay::decode_request(body).expect(MALFORMED).hash);
                     at = end;
                 }
-                engine.prefetch(&hashes);
+                engine.prefetch(hashes.iter().copied());
                 let mut at = start;
                 for _ in &hashes {
                     let (to, body, end) = message(bytes, at).expect(MALFORMED);
