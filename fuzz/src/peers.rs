@@ -100,9 +100,8 @@ fn views(replicas: u8) -> Vec<Arc<View>> {
     rosters.into_iter().map(|r| Arc::new(View::new(Arc::new(r), ring).expect("a ring"))).collect()
 }
 
-/// Ticks of 50 ms within which everything ends: requests of one connection for one key wait for each
-/// other, as many as there may be operations, and each for its timeout of 5 s.
-const ENDING_TICKS: usize = 64 * 110;
+/// Ticks of 50 ms within which everything ends: what has not ended before does with its timeout.
+const ENDING_TICKS: usize = 110;
 
 impl Core {
     fn new(choice: u8) -> Self {

@@ -355,9 +355,9 @@ impl Coordinator {
         request: &Request<'_>,
         turn: &mut Turn<'_, S, O>,
     ) {
-        let Some((id, mut operation)) = self.operations.begin() else {
+        let Some((id, mut operation)) = self.operations.begin(self.until(turn.now)) else {
             self.counters.quorum_failures += 1;
-            let needed = self.settings.replication.write_quorum();
+            let needed = self.needed(request, consistency);
             return turn.outside.answer(asker, &Response::QuorumNotReached { needed, reached: 0 });
         };
         operation.origin = Origin::Client(asker);
@@ -377,11 +377,33 @@ impl Coordinator {
         self.begin_queued(turn);
     }
 
-    /// Begins what waited for an answer that has been given.
+    /// When an operation that comes now is given up.
+    fn until(&self, now: Instant) -> Instant {
+        now.after(self.settings.lifetimes.operation)
+    }
+
+    /// How many replicas must take part in a request.
+    fn needed(&self, request: &Request<'_>, consistency: Consistency) -> u8 {
+        let replication = self.settings.replication;
+        match request.operation.may_change() {
+            true => consistency.writes(replication),
+            false => consistency.reads(replication),
+        }
+    }
+
+    /// Begins what waited for an answer that has been given. What has waited for all of its time is
+    /// ended without having been tried: else each of many requests for one silent replica would
+    /// make the next one wait for a whole timeout.
     fn begin_queued<S: Store, O: Outside>(&mut self, turn: &mut Turn<'_, S, O>) {
         while let Some(id) = self.in_order.take_ready() {
-            let operation = self.operations.take(id).expect("kept until it is its turn");
-            self.begin(id, operation, turn);
+            let mut operation = self.operations.take(id).expect("kept until it is its turn");
+            if operation.until > turn.now {
+                self.begin(id, operation, turn);
+            } else {
+                let request = relay::decode_request(&operation.request).expect("written here");
+                operation.needed = self.needed(&request, operation.consistency);
+                self.finish_short(id, operation, 0, turn);
+            }
         }
     }
 
@@ -418,10 +440,9 @@ impl Coordinator {
     fn begin<S: Store, O: Outside>(
         &mut self,
         id: OperationId,
-        mut operation: Box<Operation>,
+        operation: Box<Operation>,
         turn: &mut Turn<'_, S, O>,
     ) {
-        operation.until = turn.now.after(self.settings.lifetimes.operation);
         if let Some(operation) = self.route(id, operation, turn) {
             self.checks.push_back((turn.now.after(CHECK_EVERY), id));
             self.operations.keep(id, operation);

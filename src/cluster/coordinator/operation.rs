@@ -82,7 +82,7 @@ pub(super) struct Operation {
     pub consistency: Consistency,
     /// Where its key lies on the ring.
     pub place: Place,
-    /// When it is given up.
+    /// When it is given up: the operation timeout after it came, not after its turn came.
     pub until: Instant,
     /// The view under which `replicas` are listed.
     pub stamp: u64,
@@ -202,9 +202,9 @@ impl Operations {
         self.places.len() - self.free.len()
     }
 
-    /// A cleared operation and its id, to be kept with [`Operations::keep`] or dropped with
-    /// [`Operations::end`]. `None` when the table is full.
-    pub fn begin(&mut self) -> Option<(OperationId, Box<Operation>)> {
+    /// A cleared operation that is given up at `until`, and its id, to be kept with
+    /// [`Operations::keep`] or dropped with [`Operations::end`]. `None` when the table is full.
+    pub fn begin(&mut self, until: Instant) -> Option<(OperationId, Box<Operation>)> {
         if self.is_full() {
             return None;
         }
@@ -215,7 +215,8 @@ impl Operations {
         let place = &mut self.places[index as usize];
         place.times = place.times.wrapping_add(1);
         let id = OperationId(u64::from(place.times) << 32 | u64::from(index));
-        let operation = self.spare.pop().unwrap_or_else(|| Box::new(Operation::new()));
+        let mut operation = self.spare.pop().unwrap_or_else(|| Box::new(Operation::new()));
+        operation.until = until;
         Some((id, operation))
     }
 
@@ -258,12 +259,12 @@ mod tests {
     #[test]
     fn an_answer_to_an_operation_that_is_over_finds_nobody() {
         let mut operations = Operations::new(1);
-        let (first, operation) = operations.begin().unwrap();
-        assert!(operations.begin().is_none(), "the table is full");
+        let (first, operation) = operations.begin(Instant::default()).unwrap();
+        assert!(operations.begin(Instant::default()).is_none(), "the table is full");
         operations.keep(first, operation);
         let operation = operations.take(first).unwrap();
         operations.end(first, operation);
-        let (second, operation) = operations.begin().unwrap();
+        let (second, operation) = operations.begin(Instant::default()).unwrap();
         operations.keep(second, operation);
         assert!(operations.take(first).is_none());
         assert!(operations.take(second).is_some());
@@ -272,11 +273,11 @@ mod tests {
     #[test]
     fn a_place_given_out_again_shows_nothing_of_its_former_operation() {
         let mut operations = Operations::new(4);
-        let (id, mut operation) = operations.begin().unwrap();
+        let (id, mut operation) = operations.begin(Instant::default()).unwrap();
         operation.key.extend_from_slice(b"key");
         (operation.answered, operation.version) = (true, Version(7));
         operations.end(id, operation);
-        let (_, operation) = operations.begin().unwrap();
+        let (_, operation) = operations.begin(Instant::default()).unwrap();
         assert!(operation.key.is_empty() && !operation.answered);
         assert_eq!(operation.version, Version::NONE);
     }

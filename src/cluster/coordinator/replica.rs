@@ -132,7 +132,7 @@ impl Coordinator {
         if self.unfilled(place, 0).is_none() {
             return false;
         }
-        let Some((id, mut operation)) = self.operations.begin() else {
+        let Some((id, mut operation)) = self.operations.begin(self.until(turn.now)) else {
             self.reply_not_ready(from, bytes, turn);
             return true;
         };
@@ -145,7 +145,6 @@ impl Coordinator {
             self.operations.end(id, operation);
             return false;
         }
-        operation.until = turn.now.after(self.settings.lifetimes.operation);
         if let Some(operation) = self.begin_fetch(id, operation, turn) {
             self.checks.push_back((turn.now.after(CHECK_EVERY), id));
             self.operations.keep(id, operation);

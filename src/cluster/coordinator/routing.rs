@@ -290,7 +290,7 @@ impl Coordinator {
         if self.keeps_alone(place) {
             return self.answer_alone(from, asked, &decoded, turn);
         }
-        let Some((id, mut operation)) = self.operations.begin() else {
+        let Some((id, mut operation)) = self.operations.begin(self.until(turn.now)) else {
             return self.reply_not_begun(from, asked, turn);
         };
         operation.origin = Origin::Node(from, asked);

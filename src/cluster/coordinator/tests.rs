@@ -44,6 +44,7 @@ struct Bench {
     others: Vec<NodeKey>,
     /// What forwarded writes must be newer than.
     after: Version,
+    now: Instant,
 }
 
 impl Bench {
@@ -70,8 +71,15 @@ impl Bench {
         let others = (2..=count).map(|number| identity(number).key).collect();
         let coordinator = Coordinator::new(me, Boot(1), CoordinatorSettings::new(replication));
         let store = MapStore::default();
-        let mut bench =
-            Self { coordinator, store, view: view.clone(), me, others, after: Version::NONE };
+        let mut bench = Self {
+            coordinator,
+            store,
+            view: view.clone(),
+            me,
+            others,
+            after: Version::NONE,
+            now: NOW,
+        };
         bench.with(|coordinator, turn| {
             coordinator.placed(view, turn);
             for number in 2..=count {
@@ -86,7 +94,7 @@ impl Bench {
 
     fn with(&mut self, call: impl FnOnce(&mut Coordinator, &mut Turn<'_, MapStore, Said>)) -> Said {
         let mut said = Said::default();
-        let mut turn = Turn { now: NOW, store: &mut self.store, outside: &mut said };
+        let mut turn = Turn { now: self.now, store: &mut self.store, outside: &mut said };
         call(&mut self.coordinator, &mut turn);
         said
     }
@@ -230,6 +238,27 @@ fn requests_of_one_connection_for_one_key_take_place_one_after_the_other() {
     assert_eq!(said.answers(), ["Deleted", "Miss"]);
     let sequences: Vec<u32> = said.answers.iter().map(|(asker, _)| asker.sequence).collect();
     assert_eq!(sequences, [2, 3]);
+    assert_eq!(bench.coordinator.operations(), 0);
+    assert!(bench.coordinator.in_order.is_empty());
+}
+
+#[test]
+fn requests_that_wait_for_each_other_all_end_with_the_timeout_of_the_first() {
+    let mut bench = Bench::new(2);
+    let key = bench.own_key();
+    bench.ask(1, 0, &key, set(b"one"));
+    for sequence in 1..12 {
+        assert!(bench.ask(1, sequence, &key, set(b"two")).messages.is_empty());
+    }
+    bench.ask(1, 12, &key, get());
+    bench.now = NOW.after(Lifetimes::default().operation);
+    let said = bench.with(|coordinator, turn| coordinator.tick(turn));
+    let bodies = Messages::new(&said.messages).map(|body| body.expect("whole"));
+    let tried = bodies.filter(|body| matches!(Message::read(body), Ok(Message::Write { .. })));
+    assert_eq!(tried.count(), 0, "what nobody waits for is not tried");
+    assert_eq!(said.answers(), ["QuorumNotReached"; 13]);
+    let sequences: Vec<u32> = said.answers.iter().map(|(asker, _)| asker.sequence).collect();
+    assert_eq!(sequences, (0..13).collect::<Vec<_>>());
     assert_eq!(bench.coordinator.operations(), 0);
     assert!(bench.coordinator.in_order.is_empty());
 }
