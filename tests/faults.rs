@@ -447,12 +447,52 @@ fn a_half_closed_connection_gets_its_answers() {
 
 #[test]
 fn silent_connections_are_closed_after_the_idle_timeout() {
-    let server = Server::start(&["-m", "64", "--cpus", "0,0", "--idle-timeout", "1"]);
+    let server = Server::start(&[&TWO_CORES[..], &["--idle-timeout", "3"]].concat());
     let mut client = server.connect();
     assert_eq!(client.ask("mn"), "MN");
     // The end of the stream comes without anything being said.
     assert!(client.rest().is_empty());
     assert!(server.stat("idle_kicks") >= 1);
+}
+
+#[test]
+fn a_slow_client_is_not_a_silent_one() {
+    const TIMEOUT: Duration = Duration::from_secs(1);
+    const VALUE_BYTES: usize = 24 << 20;
+    /// Longer than the timeout and the time until the next look.
+    const STEPS: u32 = 15;
+    const PAUSE: Duration = Duration::from_millis(300);
+    let server = Server::start(&["-m", "256", "--max-item-size", "32MiB", "--idle-timeout", "1"]);
+    let value = Noise::new(7).bytes(VALUE_BYTES);
+    let begun = std::time::Instant::now();
+
+    // In the middle of sending a value.
+    let mut client = server.connect();
+    client.send(format!("set large 0 0 {VALUE_BYTES}\r\n").as_bytes());
+    for part in value.chunks(VALUE_BYTES.div_ceil(STEPS as usize)) {
+        client.send(part);
+        std::thread::sleep(PAUSE);
+    }
+    client.send(b"\r\n");
+    assert_eq!(client.line(), "STORED");
+
+    // In the middle of reading it.
+    client.send(b"get large\r\n");
+    assert_eq!(client.line(), format!("VALUE large 0 {VALUE_BYTES}"));
+    for part in value.chunks(VALUE_BYTES.div_ceil(STEPS as usize)) {
+        std::thread::sleep(PAUSE);
+        assert!(client.take(part.len()) == part);
+    }
+    assert_eq!((client.line(), client.line()), (String::new(), "END".to_owned()));
+    assert!(begun.elapsed() > 4 * TIMEOUT);
+
+    // One that stops in the middle of either is not waited for.
+    let (mut deaf, mut mute) = (server.connect(), server.connect());
+    deaf.send(b"get large\r\n");
+    mute.send(format!("set other 0 0 {VALUE_BYTES}\r\nhalf").as_bytes());
+    assert!(mute.rest().is_empty());
+    drop(client);
+    server.wait_for("the deaf client to be closed", |server| server.stat("curr_connections") == 1);
 }
 
 #[test]

@@ -3,8 +3,10 @@
 use std::mem;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::time::Duration;
 
 use super::net_ring::{self, Token};
+use super::process;
 use crate::cluster::quorum::Consistency;
 use crate::engine::{BoundedOutput, Session};
 use crate::protocol::Output;
@@ -50,8 +52,10 @@ pub struct Connection {
     pub broken: bool,
     /// Listed for the end of the turn.
     pub dirty: bool,
-    /// When a request last arrived.
+    /// When something last arrived; of a client that reads slowly, when it last took something.
     pub last_active: Instant,
+    /// How many bytes had moved when it was last found silent in the middle of a receive or send.
+    moved: u64,
 }
 
 impl Connection {
@@ -77,6 +81,7 @@ impl Connection {
             broken: false,
             dirty: false,
             last_active: now,
+            moved: 0,
         }
     }
 
@@ -126,11 +131,31 @@ impl Connection {
     /// Everything due has been sent and nothing more will be.
     pub fn is_finished(&self) -> bool {
         let silent = !self.sending && self.out.output.is_empty();
-        // A store whose value stopped arriving is the last in the pipeline and never answered.
-        let abandoned = usize::from(self.arriving.is_some());
-        let answered = self.session.pipeline.len() == abandoned && !self.awaiting_node;
         let done = self.closing || (self.ended && !self.held_back);
+        let answered = !self.owes_answers();
         !self.filling && ((self.broken && !self.sending) || (done && silent && answered))
+    }
+
+    /// Whether a request that arrived as a whole is still being worked on. A store whose value has
+    /// stopped arriving is the last in the pipeline and not one.
+    pub fn owes_answers(&self) -> bool {
+        self.session.pipeline.len() > usize::from(self.arriving.is_some()) || self.awaiting_node
+    }
+
+    /// Whether it has been silent for longer than `timeout`. One that the node works for is not, and
+    /// one in the middle of a long value is once nothing of it has moved for that long.
+    pub fn is_silent(&mut self, timeout: Duration, now: Instant) -> bool {
+        if now.since(self.last_active) <= timeout || self.owes_answers() {
+            return false;
+        }
+        if (self.sending || self.filling)
+            && let Some(moved) = process::bytes_moved(self.socket.as_fd())
+            && mem::replace(&mut self.moved, moved) != moved
+        {
+            self.last_active = now;
+            return false;
+        }
+        true
     }
 
     /// Ends both directions, so that the kernel gives back an armed receive.

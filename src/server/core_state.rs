@@ -265,13 +265,14 @@ impl Core {
         complete(connections, spare_outputs, dirty, to, response, *now);
     }
 
-    /// Closes connections that have been silent for too long.
+    /// Closes connections that have been silent for too long: those that send nothing, or read
+    /// nothing of what they have asked for.
     pub(super) fn close_idle(&mut self) {
         let Some(timeout) = self.node.config.idle_timeout else { return };
         for index in 0..self.connections.len() {
             if let Some(connection) = self.connections[index].connection.as_deref_mut()
-                && self.now.since(connection.last_active) > timeout
                 && !connection.broken
+                && connection.is_silent(timeout, self.now)
             {
                 connection.broken = true;
                 connection.shut_down();

@@ -1,6 +1,7 @@
 //! What the kernel knows about this process.
 #![allow(unsafe_code)]
 
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::Duration;
 
 use crate::stats::ProcessStats;
@@ -30,6 +31,29 @@ pub fn thread_cpu_time() -> Duration {
     // SAFETY: the call only writes into `time`.
     unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
     Duration::new(time.tv_sec.max(0) as u64, time.tv_nsec as u32)
+}
+
+/// Bytes that a TCP connection has received and that its other end has acknowledged so far: what tells
+/// a slow one from a silent one while the kernel works on a long receive or send. `None` for other
+/// sockets.
+pub fn bytes_moved(socket: BorrowedFd<'_>) -> Option<u64> {
+    /// Offsets of `tcpi_bytes_acked` and `tcpi_bytes_received` in the kernel's `struct tcp_info`,
+    /// which only ever grows at its end; the C library's stops before them.
+    const ACKED: usize = 120;
+    const RECEIVED: usize = 128;
+    const END: usize = 136;
+    let mut info = [0; END];
+    let mut length = END as libc::socklen_t;
+    // SAFETY: the descriptor is open, and the call writes no more than `length` bytes into `info`.
+    let outcome = unsafe {
+        let start = info.as_mut_ptr().cast();
+        libc::getsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, start, &mut length)
+    };
+    if outcome != 0 || (length as usize) < END {
+        return None;
+    }
+    let number = |at: usize| u64::from_ne_bytes(info[at..at + 8].try_into().expect("8 bytes"));
+    Some(number(ACKED).wrapping_add(number(RECEIVED)))
 }
 
 /// Asks the kernel to back `memory` with huge pages where it can. Look-ups go to random places of

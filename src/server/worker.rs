@@ -359,6 +359,7 @@ impl Worker {
 
     fn sent(&mut self, token: Token, output: Output, outcome: Result<usize, i32>) {
         let core = &mut self.core;
+        let now = core.now;
         let connection = core.connection(token).expect("a connection outlives its sends");
         let fd = connection.fd();
         match outcome {
@@ -370,6 +371,10 @@ impl Worker {
             Err(_) => connection.broken = true,
         }
         connection.sending = false;
+        // Whoever waited long for an answer, or took long to read it, has just begun to be silent.
+        if now.since(connection.last_active) >= Duration::from_secs(1) {
+            connection.last_active = now;
+        }
         let waits = connection.waits_for_send();
         core.counters.bytes_written += output.len() as u64;
         core.release_output(output);

@@ -93,6 +93,35 @@ fn a_node_that_hung_for_a_while_answers_nothing_old() {
 }
 
 #[test]
+fn requests_that_wait_for_a_hung_replica_share_one_timeout() {
+    const REQUESTS: u32 = 12;
+    const TIMEOUT: Duration = Duration::from_secs(4);
+    let quorums = ["--replicas", "2", "--write-quorum", "2", "--read-quorum", "1"];
+    // Nobody takes the node for dead meanwhile, and a client that waits is not a silent one.
+    let patience = ["--probe-period", "5s", "--dead-after", "60s", "--idle-timeout", "1"];
+    let timeout = ["--operation-timeout", "4s"];
+    let Some(mut cluster) = Cluster::form(2, &[&quorums[..], &patience, &timeout].concat()) else {
+        return;
+    };
+    let mut client = cluster.nodes[0].client();
+    assert_eq!(client.try_store("key", b"before"), "STORED");
+    cluster.nodes[1].freeze();
+    let begun = Instant::now();
+    for _ in 0..REQUESTS {
+        client.send(b"set key 0 0 5\r\nafter\r\n");
+    }
+    for request in 0..REQUESTS {
+        let answer = client.line();
+        assert!(answer.starts_with("SERVER_ERROR "), "request {request}: {answer}");
+    }
+    let waited = begun.elapsed();
+    println!("{REQUESTS} requests ended after {waited:?}");
+    assert!(waited < 2 * TIMEOUT, "they waited for each other: {waited:?}");
+    assert_eq!(client.ask("mn"), "MN");
+    cluster.nodes[1].resume();
+}
+
+#[test]
 fn with_one_copy_a_killed_node_costs_its_own_keys_only() {
     let Some(mut cluster) = Cluster::form(3, &[]) else { return };
     let others = cluster.addresses()[..2].to_vec();
