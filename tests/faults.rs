@@ -310,7 +310,6 @@ fn bytes_may_come_one_at_a_time() {
 #[test]
 fn ten_thousand_connects_and_disconnects_leave_nothing_behind() {
     let mut witness = Witness::start(&TWO_CORES);
-    let rss = |witness: &Witness| witness.server.rss_bytes();
     let mut after_a_thousand = 0;
     for round in 0..10_000 {
         let stream = TcpStream::connect(witness.server.address()).expect("the server accepts");
@@ -339,13 +338,15 @@ fn ten_thousand_connects_and_disconnects_leave_nothing_behind() {
             witness.goes_on();
         }
         if round == 999 {
-            after_a_thousand = rss(&witness);
+            after_a_thousand = witness.server.rss_bytes();
         }
     }
     witness.back_to_level();
     assert!(witness.server.stat("total_connections") >= 10_000);
-    let grown = rss(&witness).saturating_sub(after_a_thousand);
-    assert!(grown < 4 << 20, "9,000 connections have left {grown} bytes behind");
+    // Memory touched ahead of need may have come in between; it goes when it is not needed.
+    witness.server.wait_for("9,000 connections to have left less than 4 MiB behind", |server| {
+        server.rss_bytes().saturating_sub(after_a_thousand) < 4 << 20
+    });
 }
 
 #[test]
