@@ -35,18 +35,17 @@ use std::time::Duration;
 
 use arrayvec::ArrayVec;
 
-use super::breaker::{BreakerSettings, BreakerState};
-use super::hints::{HintCounters, HintSettings, Hints};
-use super::hot_keys::{HotKey, HotKeySettings, HotKeys};
+use super::breaker::BreakerState;
+use super::hints::{HintCounters, Hints};
+use super::hot_keys::{HotKey, HotKeys};
 use super::identity::{Boot, NodeKey};
 use super::link::{LinkEvent, Peer, PeerFacts};
 use super::message::{ForwardOutcome, Message, NodeMessage, OperationId};
 use super::notice::Notice;
 use super::peers::Peers;
 use super::promises::Promises;
-use super::quorum::{Consistency, Replication};
-use super::record::Lifetimes;
-use super::ring::{Place, REPLICAS_MAX, RingHash};
+use super::quorum::Consistency;
+use super::ring::{Place, REPLICAS_MAX};
 use super::roster::Seat;
 use super::store::Store;
 use super::version::{Tie, Version, VersionClock};
@@ -57,6 +56,7 @@ use crate::request::{Request, Response};
 use crate::time::Instant;
 
 mod comparing;
+mod ending;
 mod fetching;
 mod filling;
 mod in_order;
@@ -65,6 +65,7 @@ mod operation;
 mod reading;
 mod replica;
 mod routing;
+mod settings;
 #[cfg(test)]
 mod tests;
 mod writing;
@@ -73,6 +74,7 @@ use comparing::Comparing;
 use filling::Filling;
 use in_order::{InOrder, Line};
 use operation::{Operation, Operations, Origin, Replica, Stage, State};
+pub use settings::{CoordinatorCounters, CoordinatorSettings};
 
 /// How often an operation under way is looked at.
 pub const CHECK_EVERY: Duration = Duration::from_millis(50);
@@ -121,83 +123,6 @@ pub struct Turn<'t, S, O> {
     pub store: &'t mut S,
     /// The world outside.
     pub outside: &'t mut O,
-}
-
-/// Bounds and rules of one core's coordinator.
-#[derive(Clone, Debug)]
-pub struct CoordinatorSettings {
-    /// Copies and quorums.
-    pub replication: Replication,
-    /// How long traces of a write may turn up.
-    pub lifetimes: Lifetimes,
-    /// Most operations under way; a request beyond is answered as if no replica could be reached.
-    pub operations_max: usize,
-    /// Bounds of the hints.
-    pub hints: HintSettings,
-    /// When a key of other nodes is hot. Nothing is copied where quorums promise more.
-    pub hot_keys: HotKeySettings,
-    /// When a peer is not asked any more.
-    pub breaker: BreakerSettings,
-    /// Bytes a second that arriving ranges may take, per core; at least 1.
-    pub fill_bytes_per_second: u64,
-    /// How long a core rests between two comparisons with others.
-    pub compare_every: Duration,
-    /// This core's number.
-    pub core: u16,
-    /// Seed of this node's key hashes.
-    pub hash_seed: u64,
-    /// How keys are placed on the ring.
-    pub ring_hash: RingHash,
-}
-
-impl CoordinatorSettings {
-    /// The defaults for a cluster that replicates like this.
-    pub fn new(replication: Replication) -> Self {
-        Self {
-            replication,
-            lifetimes: Lifetimes::default(),
-            operations_max: 1 << 16,
-            hints: HintSettings::default(),
-            hot_keys: HotKeySettings::default(),
-            breaker: BreakerSettings::default(),
-            fill_bytes_per_second: 64 << 20,
-            compare_every: Duration::from_secs(10),
-            core: 0,
-            hash_seed: 0,
-            ring_hash: RingHash::default(),
-        }
-    }
-}
-
-/// What became of operations since the start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct CoordinatorCounters {
-    /// Requests handed to another node.
-    pub forwarded: u64,
-    /// Requests of other nodes coordinated here.
-    pub served: u64,
-    /// Requests coordinated for this node's own clients.
-    pub coordinated: u64,
-    /// Replicas that were sent a newer record than they answered with.
-    pub read_repairs: u64,
-    /// Writes tried again under a newer version.
-    pub write_retries: u64,
-    /// Requests that found too few replicas.
-    pub quorum_failures: u64,
-    /// Requests whose outcome is not known.
-    pub uncertain: u64,
-    /// Messages that made no sense.
-    pub malformed: u64,
-    /// Records that arrived because a range became this node's own.
-    pub filled_records: u64,
-    /// Bytes of those.
-    pub filled_bytes: u64,
-    /// Records sent because a range became another node's own.
-    pub handed_records: u64,
-    /// Bytes of those.
-    pub handed_bytes: u64,
-    /// Records sent because a comparison found them newer here.
-    pub compared_records: u64,
 }
 
 /// One core's part in the cluster.
@@ -404,36 +329,6 @@ impl Coordinator {
                 operation.needed = self.needed(&request, operation.consistency);
                 self.finish_short(id, operation, 0, turn);
             }
-        }
-    }
-
-    /// Answers a client, whose next request for the same key may begin.
-    fn tell<S: Store, O: Outside>(
-        &mut self,
-        asker: Asker,
-        key: &[u8],
-        response: &Response<'_>,
-        turn: &mut Turn<'_, S, O>,
-    ) {
-        turn.outside.answer(asker, response);
-        self.leave_line(asker, key);
-    }
-
-    /// As [`Coordinator::tell`], with a response as the relay writes it.
-    fn pass_on<S: Store, O: Outside>(
-        &mut self,
-        asker: Asker,
-        key: &[u8],
-        response: &[u8],
-        turn: &mut Turn<'_, S, O>,
-    ) {
-        turn.outside.pass_on(asker, response);
-        self.leave_line(asker, key);
-    }
-
-    fn leave_line(&mut self, asker: Asker, key: &[u8]) {
-        if !self.in_order.is_empty() {
-            self.in_order.leave(Line::of(asker, self.hash(key)));
         }
     }
 
@@ -691,121 +586,6 @@ impl Coordinator {
             Stage::Reading => self.read(id, operation, true, turn),
             _ => self.write(id, operation, turn),
         }
-    }
-
-    /// The time of an operation is over.
-    fn give_up<S: Store, O: Outside>(
-        &mut self,
-        id: OperationId,
-        mut operation: Box<Operation>,
-        turn: &mut Turn<'_, S, O>,
-    ) -> Option<Box<Operation>> {
-        match operation.stage {
-            Stage::Forwarded(node) => {
-                self.peers.failed(node, turn.now);
-                self.finish_uncertain(id, operation, turn)
-            }
-            Stage::Writing => {
-                for replica in &mut operation.replicas {
-                    if !matches!(replica.state, State::Applied | State::Superseded) {
-                        replica.state = State::Failed;
-                        self.keep_hint(replica.node, &operation.key, turn);
-                    }
-                }
-                let reached = operation.taking_part();
-                self.finish_short(id, operation, reached, turn)
-            }
-            _ => {
-                let reached = operation.taking_part();
-                self.finish_short(id, operation, reached, turn)
-            }
-        }
-    }
-
-    /// Ends an operation that was answered, or answers it by its response.
-    fn finish<S: Store, O: Outside>(
-        &mut self,
-        id: OperationId,
-        mut operation: Box<Operation>,
-        turn: &mut Turn<'_, S, O>,
-    ) -> Option<Box<Operation>> {
-        self.answer(&mut operation, turn);
-        self.operations.end(id, operation);
-        None
-    }
-
-    /// Answers by the operation's response, once.
-    fn answer<S: Store, O: Outside>(
-        &mut self,
-        operation: &mut Operation,
-        turn: &mut Turn<'_, S, O>,
-    ) {
-        if std::mem::replace(&mut operation.answered, true) {
-            return;
-        }
-        match operation.origin {
-            Origin::Client(asker) => {
-                self.pass_on(asker, &operation.key, &operation.response, turn);
-            }
-            Origin::Node(peer, asked) => {
-                let Operation { version, response, .. } = &*operation;
-                self.reply_forward(peer, asked, ForwardOutcome::Answered, *version, response, turn);
-            }
-            Origin::Message(_) => {}
-        }
-    }
-
-    /// Too few replicas took part.
-    fn finish_short<S: Store, O: Outside>(
-        &mut self,
-        id: OperationId,
-        mut operation: Box<Operation>,
-        reached: usize,
-        turn: &mut Turn<'_, S, O>,
-    ) -> Option<Box<Operation>> {
-        self.end_attempt(&operation);
-        if !std::mem::replace(&mut operation.answered, true) {
-            self.counters.quorum_failures += 1;
-            let (needed, reached) = (operation.needed.max(1), reached as u8);
-            match operation.origin {
-                Origin::Client(asker) => {
-                    let response = Response::QuorumNotReached { needed, reached };
-                    self.tell(asker, &operation.key, &response, turn);
-                }
-                Origin::Node(peer, asked) => {
-                    let outcome = ForwardOutcome::QuorumNotReached { needed, reached };
-                    self.reply_forward(peer, asked, outcome, operation.version, b"", turn);
-                }
-                Origin::Message(peer) => self.reply_not_ready(peer, &operation.request, turn),
-            }
-        }
-        self.operations.end(id, operation);
-        None
-    }
-
-    /// Nobody can tell whether the request was performed.
-    fn finish_uncertain<S: Store, O: Outside>(
-        &mut self,
-        id: OperationId,
-        mut operation: Box<Operation>,
-        turn: &mut Turn<'_, S, O>,
-    ) -> Option<Box<Operation>> {
-        self.end_attempt(&operation);
-        if !std::mem::replace(&mut operation.answered, true) {
-            self.counters.uncertain += 1;
-            match operation.origin {
-                Origin::Client(asker) => {
-                    self.tell(asker, &operation.key, &Response::Uncertain, turn);
-                }
-                Origin::Node(peer, asked) => {
-                    let outcome = ForwardOutcome::Unknown;
-                    self.reply_forward(peer, asked, outcome, operation.version, b"", turn);
-                }
-                Origin::Message(_) => {}
-            }
-        }
-        self.operations.end(id, operation);
-        None
     }
 
     /// Sends `message` to the core of `node` that owns `key`. Whether it is on its way.

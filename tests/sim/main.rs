@@ -12,16 +12,19 @@
 //! RINGLANE_SIM_SEED=4711 cargo test --test sim one_seed -- --nocapture
 //! ```
 
+mod agenda;
 mod checks;
 mod network;
 mod node;
+mod options;
 mod store;
 mod workload;
 mod world;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use world::{Options, Sabotage, World};
+use options::{Figures, Options, Sabotage};
+use world::World;
 
 fn setting(name: &str) -> Option<u64> {
     std::env::var(name).ok().and_then(|value| value.parse().ok())
@@ -58,10 +61,10 @@ fn run_seeds(first: u64, count: u64, options: impl Fn(u64) -> Options + Sync) ->
 
 /// What all runs together have exercised.
 #[derive(Debug, Default)]
-struct Totals(world::Figures);
+struct Totals(Figures);
 
 impl Totals {
-    fn add(&mut self, figures: &world::Figures) {
+    fn add(&mut self, figures: &Figures) {
         self.0.add(figures);
     }
 }

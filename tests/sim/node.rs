@@ -16,8 +16,8 @@ use ringlane::cluster::view::View;
 use ringlane::request::Response;
 use ringlane::time::Instant;
 
+use crate::options::Sabotage;
 use crate::store::SimStore;
-use crate::world::Sabotage;
 
 /// The answer a client got, owned.
 #[derive(Clone, Debug, PartialEq, Eq)]

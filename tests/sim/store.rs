@@ -10,7 +10,7 @@ use ringlane::request::Request;
 use ringlane::shard::{Kept, KeptItem, Shard};
 use ringlane::time::Instant;
 
-use crate::world::Sabotage;
+use crate::options::Sabotage;
 
 pub struct SimStore {
     kind: Kind,

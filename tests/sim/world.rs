@@ -13,13 +13,15 @@ use ringlane::cluster::identity::{Boot, NodeKey};
 use ringlane::cluster::link::{LinkEvent, NODE_CORE, Peer};
 use ringlane::cluster::membership::{Health, MembershipSettings, Terms};
 use ringlane::cluster::message::{Message, Messages};
-use ringlane::cluster::quorum::{Consistency, Replication};
+use ringlane::cluster::quorum::Consistency;
 use ringlane::cluster::ring::{RingHash, RingParameters};
 use ringlane::cluster::store::Store;
 use ringlane::time::Instant;
 
+use crate::agenda::{Due, Happening};
 use crate::network::Network;
 use crate::node::{Answer, Node, Parts, Wants};
+use crate::options::{Figures, Options};
 use crate::workload::Workload;
 
 const START: Instant = Instant::from_millis(1_700_000_000_000);
@@ -29,132 +31,6 @@ const SAFETY: Duration = Duration::from_secs(60);
 const LIVENESS: Duration = Duration::from_secs(90);
 /// A client gives up waiting after this.
 const PATIENCE: Duration = Duration::from_secs(15);
-
-/// A rule broken on purpose, to see that it is found out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sabotage {
-    /// A replica says that it holds what it does not.
-    AcknowledgeWithoutApplying,
-    /// Deletions are not remembered.
-    DropTombstones,
-    /// Repairs and hints do not arrive.
-    SkipRepair,
-}
-
-/// What a run is like.
-#[derive(Clone, Debug)]
-pub struct Options {
-    pub replication: Replication,
-    pub nodes: usize,
-    pub cores: u16,
-    pub skew_max: i64,
-    pub faults: bool,
-    /// Whether the nodes keep their records in real shards.
-    pub shards: bool,
-    pub sabotage: Option<Sabotage>,
-    pub trace: bool,
-}
-
-impl Options {
-    pub fn of_seed(seed: u64) -> Self {
-        let mut random = Xoshiro256PlusPlus::seed_from_u64(seed ^ 0x0b5e55ed);
-        let quorums = [(3, 2, 2), (3, 2, 2), (3, 2, 2), (3, 3, 1), (3, 1, 3), (2, 2, 1), (5, 3, 3)];
-        let (n, w, r) = quorums[random.random_range(0..quorums.len())];
-        Self {
-            replication: Replication::new(n, w, r).expect("valid"),
-            nodes: n as usize + random.random_range(0..3),
-            cores: random.random_range(1..3),
-            skew_max: random.random_range(0..3) * 1500,
-            faults: random.random_range(0..20) != 0,
-            shards: random.random_range(0..3) == 0,
-            sabotage: None,
-            trace: false,
-        }
-    }
-}
-
-/// What a run has exercised.
-#[derive(Clone, Debug, Default)]
-pub struct Figures {
-    pub acknowledged: u64,
-    pub unclear: u64,
-    pub crashes: u64,
-    pub partitions: u64,
-    pub pauses: u64,
-    pub resets: u64,
-    pub refused: u64,
-    pub joins: u64,
-    pub leaves: u64,
-    pub lost: u64,
-    pub duplicated: u64,
-    pub hints: u64,
-    pub repairs: u64,
-    pub retries: u64,
-    pub filled: u64,
-    pub forwarded: u64,
-    pub events: u64,
-}
-
-impl Figures {
-    pub fn add(&mut self, other: &Figures) {
-        self.acknowledged += other.acknowledged;
-        self.unclear += other.unclear;
-        self.crashes += other.crashes;
-        self.partitions += other.partitions;
-        self.pauses += other.pauses;
-        self.resets += other.resets;
-        self.refused += other.refused;
-        self.joins += other.joins;
-        self.leaves += other.leaves;
-        self.lost += other.lost;
-        self.duplicated += other.duplicated;
-        self.hints += other.hints;
-        self.repairs += other.repairs;
-        self.retries += other.retries;
-        self.filled += other.filled;
-        self.forwarded += other.forwarded;
-        self.events += other.events;
-    }
-}
-
-#[derive(Debug)]
-enum Happening {
-    Datagram {
-        from: SocketAddr,
-        bytes: Vec<u8>,
-    },
-    Frame {
-        from: Peer,
-        from_boot: Boot,
-        core: u16,
-        bytes: Vec<u8>,
-    },
-    LinkUp {
-        node: NodeKey,
-        boot: Boot,
-    },
-    /// A link is gone; lost unless it was no longer wanted.
-    LinkDown {
-        node: NodeKey,
-        boot: Boot,
-        lost: bool,
-    },
-    Refused {
-        node: NodeKey,
-        address: SocketAddr,
-    },
-    Wake,
-    Restart,
-}
-
-struct Due {
-    at: Instant,
-    number: u64,
-    node: usize,
-    /// Only for this life; restarts are for any.
-    boot: Boot,
-    what: Happening,
-}
 
 pub struct World {
     now: Instant,
@@ -818,25 +694,5 @@ impl World {
         if self.options.trace {
             println!("{:>6} {}", self.now.since(START).as_millis(), line());
         }
-    }
-}
-
-impl PartialEq for Due {
-    fn eq(&self, other: &Self) -> bool {
-        self.number == other.number
-    }
-}
-
-impl Eq for Due {}
-
-impl PartialOrd for Due {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Due {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at, self.number).cmp(&(other.at, other.number))
     }
 }

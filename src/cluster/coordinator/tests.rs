@@ -3,7 +3,8 @@
 use super::*;
 use crate::cluster::identity::Identity;
 use crate::cluster::message::{ForwardOutcome, Messages, ReadOutcome, WriteOutcome};
-use crate::cluster::record::{Content, Record};
+use crate::cluster::quorum::Replication;
+use crate::cluster::record::{Content, Lifetimes, Record};
 use crate::cluster::ring::{RingHash, RingParameters};
 use crate::cluster::roster::{Change, Roster, Seat};
 use crate::cluster::store::MapStore;

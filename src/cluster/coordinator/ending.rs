@@ -1,0 +1,150 @@
+//! How operations end: whoever waits is answered once, and the next in line may begin.
+
+use super::*;
+
+impl Coordinator {
+    /// The time of an operation is over.
+    pub(super) fn give_up<S: Store, O: Outside>(
+        &mut self,
+        id: OperationId,
+        mut operation: Box<Operation>,
+        turn: &mut Turn<'_, S, O>,
+    ) -> Option<Box<Operation>> {
+        match operation.stage {
+            Stage::Forwarded(node) => {
+                self.peers.failed(node, turn.now);
+                self.finish_uncertain(id, operation, turn)
+            }
+            Stage::Writing => {
+                for replica in &mut operation.replicas {
+                    if !matches!(replica.state, State::Applied | State::Superseded) {
+                        replica.state = State::Failed;
+                        self.keep_hint(replica.node, &operation.key, turn);
+                    }
+                }
+                let reached = operation.taking_part();
+                self.finish_short(id, operation, reached, turn)
+            }
+            _ => {
+                let reached = operation.taking_part();
+                self.finish_short(id, operation, reached, turn)
+            }
+        }
+    }
+
+    /// Ends an operation that was answered, or answers it by its response.
+    pub(super) fn finish<S: Store, O: Outside>(
+        &mut self,
+        id: OperationId,
+        mut operation: Box<Operation>,
+        turn: &mut Turn<'_, S, O>,
+    ) -> Option<Box<Operation>> {
+        self.answer(&mut operation, turn);
+        self.operations.end(id, operation);
+        None
+    }
+
+    /// Answers by the operation's response, once.
+    pub(super) fn answer<S: Store, O: Outside>(
+        &mut self,
+        operation: &mut Operation,
+        turn: &mut Turn<'_, S, O>,
+    ) {
+        if std::mem::replace(&mut operation.answered, true) {
+            return;
+        }
+        match operation.origin {
+            Origin::Client(asker) => {
+                self.pass_on(asker, &operation.key, &operation.response, turn);
+            }
+            Origin::Node(peer, asked) => {
+                let Operation { version, response, .. } = &*operation;
+                self.reply_forward(peer, asked, ForwardOutcome::Answered, *version, response, turn);
+            }
+            Origin::Message(_) => {}
+        }
+    }
+
+    /// Too few replicas took part.
+    pub(super) fn finish_short<S: Store, O: Outside>(
+        &mut self,
+        id: OperationId,
+        mut operation: Box<Operation>,
+        reached: usize,
+        turn: &mut Turn<'_, S, O>,
+    ) -> Option<Box<Operation>> {
+        self.end_attempt(&operation);
+        if !std::mem::replace(&mut operation.answered, true) {
+            self.counters.quorum_failures += 1;
+            let (needed, reached) = (operation.needed.max(1), reached as u8);
+            match operation.origin {
+                Origin::Client(asker) => {
+                    let response = Response::QuorumNotReached { needed, reached };
+                    self.tell(asker, &operation.key, &response, turn);
+                }
+                Origin::Node(peer, asked) => {
+                    let outcome = ForwardOutcome::QuorumNotReached { needed, reached };
+                    self.reply_forward(peer, asked, outcome, operation.version, b"", turn);
+                }
+                Origin::Message(peer) => self.reply_not_ready(peer, &operation.request, turn),
+            }
+        }
+        self.operations.end(id, operation);
+        None
+    }
+
+    /// Nobody can tell whether the request was performed.
+    pub(super) fn finish_uncertain<S: Store, O: Outside>(
+        &mut self,
+        id: OperationId,
+        mut operation: Box<Operation>,
+        turn: &mut Turn<'_, S, O>,
+    ) -> Option<Box<Operation>> {
+        self.end_attempt(&operation);
+        if !std::mem::replace(&mut operation.answered, true) {
+            self.counters.uncertain += 1;
+            match operation.origin {
+                Origin::Client(asker) => {
+                    self.tell(asker, &operation.key, &Response::Uncertain, turn);
+                }
+                Origin::Node(peer, asked) => {
+                    let outcome = ForwardOutcome::Unknown;
+                    self.reply_forward(peer, asked, outcome, operation.version, b"", turn);
+                }
+                Origin::Message(_) => {}
+            }
+        }
+        self.operations.end(id, operation);
+        None
+    }
+
+    /// Answers a client, whose next request for the same key may begin.
+    pub(super) fn tell<S: Store, O: Outside>(
+        &mut self,
+        asker: Asker,
+        key: &[u8],
+        response: &Response<'_>,
+        turn: &mut Turn<'_, S, O>,
+    ) {
+        turn.outside.answer(asker, response);
+        self.leave_line(asker, key);
+    }
+
+    /// As [`Coordinator::tell`], with a response as the relay writes it.
+    pub(super) fn pass_on<S: Store, O: Outside>(
+        &mut self,
+        asker: Asker,
+        key: &[u8],
+        response: &[u8],
+        turn: &mut Turn<'_, S, O>,
+    ) {
+        turn.outside.pass_on(asker, response);
+        self.leave_line(asker, key);
+    }
+
+    pub(super) fn leave_line(&mut self, asker: Asker, key: &[u8]) {
+        if !self.in_order.is_empty() {
+            self.in_order.leave(Line::of(asker, self.hash(key)));
+        }
+    }
+}

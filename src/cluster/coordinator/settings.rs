@@ -1,0 +1,87 @@
+//! What a coordinator is told, and what it counts.
+
+use std::time::Duration;
+
+use super::super::breaker::BreakerSettings;
+use super::super::hints::HintSettings;
+use super::super::hot_keys::HotKeySettings;
+use super::super::quorum::Replication;
+use super::super::record::Lifetimes;
+use super::super::ring::RingHash;
+
+/// Bounds and rules of one core's coordinator.
+#[derive(Clone, Debug)]
+pub struct CoordinatorSettings {
+    /// Copies and quorums.
+    pub replication: Replication,
+    /// How long traces of a write may turn up.
+    pub lifetimes: Lifetimes,
+    /// Most operations under way; a request beyond is answered as if no replica could be reached.
+    pub operations_max: usize,
+    /// Bounds of the hints.
+    pub hints: HintSettings,
+    /// When a key of other nodes is hot. Nothing is copied where quorums promise more.
+    pub hot_keys: HotKeySettings,
+    /// When a peer is not asked any more.
+    pub breaker: BreakerSettings,
+    /// Bytes a second that arriving ranges may take, per core; at least 1.
+    pub fill_bytes_per_second: u64,
+    /// How long a core rests between two comparisons with others.
+    pub compare_every: Duration,
+    /// This core's number.
+    pub core: u16,
+    /// Seed of this node's key hashes.
+    pub hash_seed: u64,
+    /// How keys are placed on the ring.
+    pub ring_hash: RingHash,
+}
+
+impl CoordinatorSettings {
+    /// The defaults for a cluster that replicates like this.
+    pub fn new(replication: Replication) -> Self {
+        Self {
+            replication,
+            lifetimes: Lifetimes::default(),
+            operations_max: 1 << 16,
+            hints: HintSettings::default(),
+            hot_keys: HotKeySettings::default(),
+            breaker: BreakerSettings::default(),
+            fill_bytes_per_second: 64 << 20,
+            compare_every: Duration::from_secs(10),
+            core: 0,
+            hash_seed: 0,
+            ring_hash: RingHash::default(),
+        }
+    }
+}
+
+/// What became of operations since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CoordinatorCounters {
+    /// Requests handed to another node.
+    pub forwarded: u64,
+    /// Requests of other nodes coordinated here.
+    pub served: u64,
+    /// Requests coordinated for this node's own clients.
+    pub coordinated: u64,
+    /// Replicas that were sent a newer record than they answered with.
+    pub read_repairs: u64,
+    /// Writes tried again under a newer version.
+    pub write_retries: u64,
+    /// Requests that found too few replicas.
+    pub quorum_failures: u64,
+    /// Requests whose outcome is not known.
+    pub uncertain: u64,
+    /// Messages that made no sense.
+    pub malformed: u64,
+    /// Records that arrived because a range became this node's own.
+    pub filled_records: u64,
+    /// Bytes of those.
+    pub filled_bytes: u64,
+    /// Records sent because a range became another node's own.
+    pub handed_records: u64,
+    /// Bytes of those.
+    pub handed_bytes: u64,
+    /// Records sent because a comparison found them newer here.
+    pub compared_records: u64,
+}
