@@ -17,13 +17,13 @@ impl Shard {
         let class = self.slab.class_of(head.item);
         self.count_hit(get, class);
         if self.heat_mask != 0 {
-            return self.get_counted(request, get, &head, now);
+            return self.get_counted(request, get, &{ head }, now);
         }
         if !get.no_use {
             self.note_use(&head, item::stamp(now));
         }
         if get.touch.is_some() || get.lease || get.refresh_below_seconds.is_some() {
-            return self.get_special(request, get, &head, now);
+            return self.get_special(request, get, &{ head }, now);
         }
         Response::Hit(self.hit_in(class, &head, now))
     }

@@ -191,7 +191,7 @@ impl Head {
     }
 
     /// Number of the record that lists a chained value's pieces.
-    #[inline]
+    #[inline(always)]
     pub(super) fn chain(&self, memory: &[u8]) -> Option<u32> {
         if !self.has(LARGE) {
             return None;

@@ -249,7 +249,7 @@ impl Shard {
             return Err(Absent::Unsettled);
         }
         if head.has(HAS_TTL) && self.deadline_of(&head).is_past(now) {
-            return Err(self.bury(request.hash, entry, &head, Leave::Expired));
+            return Err(self.bury(request.hash, entry, &{ head }, Leave::Expired));
         }
         Ok((entry, head))
     }
@@ -372,7 +372,7 @@ impl Shard {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn value_of(&self, head: &Head) -> Value<'_> {
         let memory = self.slab.memory();
         match head.chain(memory) {

@@ -236,6 +236,19 @@ fn write_operation(operation: &Operation<'_>, writer: &mut Writer<'_>) {
     }
 }
 
+/// The key and hash of a plain get, which most requests are; `None` for everything else. Its caller
+/// can put the request together where it is wanted: moved as a whole, right after it was written
+/// field by field, a request waits for the processor's stores.
+#[inline]
+pub fn decode_plain_get(message: &[u8]) -> Option<(&[u8], KeyHash)> {
+    let (head, key) = message.split_first_chunk::<PLAIN_GET_HEAD_BYTES>()?;
+    let is_plain = head[0] == ask::PLAIN_GET
+        && key.len() == head[1] as usize
+        && (1..=KEY_BYTES_MAX).contains(&key.len());
+    let hash = u64::from_le_bytes(*head[2..].first_chunk().expect("the head has eight more bytes"));
+    is_plain.then_some((key, KeyHash::from_bits(hash)))
+}
+
 /// Reads the request that [`encode_request`] wrote; `message` is the whole of it and no more.
 #[inline]
 pub fn decode_request(message: &[u8]) -> Result<Request<'_>, RelayError> {
