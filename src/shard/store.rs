@@ -48,14 +48,37 @@ impl Shard {
         store: &Store<'_>,
         now: Instant,
     ) -> Response<'_> {
-        let content = match store.value {
-            Body::Bytes(bytes) => Content::Bytes(bytes),
-            Body::Staged(staged) => Content::Staged(staged),
+        match store.value {
+            Body::Bytes(bytes) => self.store_content(request, store, Content::Bytes(bytes), now),
+            Body::Staged(staged) => self.store_staged(request, store, staged, now),
             Body::Refused(bytes) => {
                 let fits = self.fits(request.key.len(), store.flags, bytes);
-                return self.refuse(request, store, fits, now);
+                self.refuse(request, store, fits, now)
             }
-        };
+        }
+    }
+
+    /// Stores a value that lies in the shard already: out of line, so that the values of most stores
+    /// need no tag that tells them from these.
+    #[inline(never)]
+    fn store_staged(
+        &mut self,
+        request: &Request<'_>,
+        store: &Store<'_>,
+        staged: Staged,
+        now: Instant,
+    ) -> Response<'_> {
+        self.store_content(request, store, Content::Staged(staged), now)
+    }
+
+    #[inline(always)]
+    fn store_content(
+        &mut self,
+        request: &Request<'_>,
+        store: &Store<'_>,
+        content: Content<'_>,
+        now: Instant,
+    ) -> Response<'_> {
         if !self.fits(request.key.len(), store.flags, content.len() as u64) {
             self.drop_content(content);
             return self.refuse(request, store, false, now);
@@ -65,7 +88,7 @@ impl Shard {
             return self.refuse(request, store, true, now);
         }
         match self.find(request, now) {
-            Err(Absent::Unsettled) => self.store_settled(request, store, content, now),
+            Err(Absent::Unsettled) => self.store_settled(request, store, { content }, now),
             found => self.store_over(request, store, content, found.ok(), now),
         }
     }
@@ -97,14 +120,14 @@ impl Shard {
         let decision = if store.mode == StoreMode::Set && store.compare.is_none() {
             Decision::Put { deadline: store.deadline, marks: 0 }
         } else {
-            self.decide(store, found.as_ref().map(|(_, head)| head), now)
+            self.decide(store, found.map(|(_, head)| head), now)
         };
         let answer = match decision {
             Decision::Refuse(answer) => {
                 self.drop_content(content);
                 Ok(answer)
             }
-            Decision::Join(head) => self.join(request, store, &head, content, now),
+            Decision::Join(head) => self.join(request, store, &head, { content }, now),
             Decision::Put { deadline, .. } if deadline.is_past(now) => {
                 // Stored and gone at once.
                 self.drop_content(content);
@@ -119,13 +142,15 @@ impl Shard {
                 let marks = marks | if store.binary_key { BINARY_KEY } else { 0 };
                 let put = Put { flags: store.flags, deadline, marks, version, content };
                 let value_bytes = content.len() as u32;
-                match self.put_over(request, found, &put, store.refusal_removes, now) {
-                    Some(head) => {
-                        self.count_set(head.item);
-                        Ok(Response::Stored { cas: version, value_bytes })
-                    }
-                    None => Err(()),
+                let placed = self.put_over(request, found, &put, store.refusal_removes, now);
+                if let Some(head) = placed {
+                    // What becomes of most stores: answered here, and not moved to be answered.
+                    self.count_set(head.item);
+                    self.drain_on_the_side(now);
+                    self.counters.cmd_set += 1;
+                    return Response::Stored { cas: version, value_bytes };
                 }
+                Err(())
             }
         };
         self.drain_on_the_side(now);
@@ -142,6 +167,7 @@ impl Shard {
         self.class_counters[self.slab.class_of(item) as usize].cmd_set += 1;
     }
 
+    #[inline(always)]
     pub(super) fn drop_content(&mut self, content: Content<'_>) {
         if let Content::Staged(staged) = content {
             self.discard(staged);
@@ -188,7 +214,7 @@ impl Shard {
 
     /// Applies the conditions of a store to the item that is there, and counts comparisons.
     #[inline(never)]
-    fn decide(&mut self, store: &Store<'_>, old: Option<&Head>, now: Instant) -> Decision {
+    fn decide(&mut self, store: &Store<'_>, old: Option<Head>, now: Instant) -> Decision {
         let joins = matches!(store.mode, StoreMode::Append | StoreMode::Prepend);
         let put = Decision::Put { deadline: store.deadline, marks: 0 };
         // Token 0 is no condition for append and prepend.
@@ -215,7 +241,7 @@ impl Shard {
             };
         };
         if store.mode == StoreMode::Add {
-            self.use_item(old, now);
+            self.use_item(&old, now);
             return Decision::Refuse(Response::NotStored);
         }
         let mut stale = false;
@@ -231,9 +257,9 @@ impl Shard {
             self.class_counters[class].cas_hits += 1;
         }
         if joins {
-            Decision::Join(*old)
+            Decision::Join(old)
         } else if stale {
-            Decision::Put { deadline: self.deadline_of(old), marks: STALE | old.marks & WON }
+            Decision::Put { deadline: self.deadline_of(&old), marks: STALE | old.marks & WON }
         } else {
             put
         }
@@ -249,26 +275,51 @@ impl Shard {
         may_remove: bool,
         now: Instant,
     ) -> Option<Head> {
-        // A tombstone, or what has expired, has kept its place in the index.
-        let old = match old {
-            None if self.keeping.is_some() => self.standing(request.key, request.hash),
-            old => old,
-        };
-        let Some((entry, old)) = old else { return self.put(request, None, put, now) };
+        match &old {
+            Some(old) => self.put_in_place(request, old, put, may_remove, now),
+            None if self.keeping.is_some() => self.put_over_standing(request, put, may_remove, now),
+            None => self.put(request, None, put, now),
+        }
+    }
+
+    /// Stores over a tombstone, or what has expired, which have kept their place in the index.
+    #[inline(never)]
+    fn put_over_standing(
+        &mut self,
+        request: &Request<'_>,
+        put: &Put<'_>,
+        may_remove: bool,
+        now: Instant,
+    ) -> Option<Head> {
+        match self.standing(request.key, request.hash) {
+            Some(old) => self.put_in_place(request, &old, put, may_remove, now),
+            None => self.put(request, None, put, now),
+        }
+    }
+
+    #[inline(always)]
+    fn put_in_place(
+        &mut self,
+        request: &Request<'_>,
+        (entry, old): &(Entry, Head),
+        put: &Put<'_>,
+        may_remove: bool,
+        now: Instant,
+    ) -> Option<Head> {
         if let Content::Bytes(value) = put.content
-            && self.overwrite(&old, request.key, value, put, now)
+            && self.overwrite(old, request.key, value, put, now)
         {
-            return Some(old);
+            return Some(*old);
         }
         let placed = if may_remove || self.policy.evicts() {
             // Its room may be just what is needed.
-            self.remove_found(request, entry, &old);
+            self.remove_found(request, *entry, old);
             self.put(request, None, put, now)
         } else {
-            self.put(request, Some(&old), put, now)
+            self.put(request, Some(old), put, now)
         };
         if let Some(placed) = &placed {
-            self.inherit_heat(placed.item, &old, now);
+            self.inherit_heat(placed.item, old, now);
         }
         placed
     }

@@ -26,7 +26,9 @@ mod response;
 #[cfg(test)]
 mod tests;
 
-pub use request::{PLAIN_GET_HEAD_BYTES, decode_plain_get, decode_request, encode_request, encoded_request_bytes};
+pub use request::{
+    PLAIN_GET_HEAD_BYTES, decode_plain_get, decode_request, encode_request, encoded_request_bytes,
+};
 pub use response::{decode_response, encode_response, encoded_response_bytes};
 
 /// Why bytes are no message of this form. None of them was acted upon.
