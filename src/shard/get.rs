@@ -12,6 +12,12 @@ impl Shard {
     pub(super) fn get(&mut self, request: &Request<'_>, get: &Get, now: Instant) -> Response<'_> {
         let (_, head) = match self.find(request, now) {
             Ok(found) => found,
+            // Most misses: there is nothing to settle, to create or to count apart.
+            Err(Absent::Missing) if get.purpose == Purpose::Get && get.vivify.is_none() => {
+                self.counters.cmd_get += 1;
+                self.counters.get_misses += 1;
+                return Response::Miss;
+            }
             Err(absent) => return self.miss(request, get, absent, now),
         };
         let class = self.slab.class_of(head.item);

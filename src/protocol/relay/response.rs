@@ -184,7 +184,6 @@ pub fn decode_response(message: &[u8]) -> Result<Response<'_>, RelayError> {
     Ok(response)
 }
 
-#[inline]
 #[inline(always)]
 fn read_hit<'b>(tag: u8, reader: &mut Reader<'b>) -> Result<Hit<'b>, RelayError> {
     let [marks, key_bytes, class] = reader.array()?;
