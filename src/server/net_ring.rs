@@ -116,19 +116,7 @@ pub enum Patience {
     Endless,
     /// Until something completes, but no longer than this.
     Until(Duration),
-    /// Until so many operations that were under way before have completed. After `within`, a single
-    /// one will do. Where the kernel cannot do this (before Linux 6.12) it is like `Endless`.
-    Gather {
-        /// How many.
-        completions: u32,
-        /// How long for all of them, in whole microseconds.
-        within: Duration,
-    },
 }
-
-/// Without a limit of its own, the kernel would end a gathering in which nothing comes at all
-/// after the time that was meant for gathering.
-const GATHERING_GIVEN_UP: Timespec = Timespec::new().sec(1);
 
 /// Sizes of a [`NetRing`].
 #[derive(Clone, Copy, Debug)]
@@ -152,14 +140,10 @@ pub struct NetRing {
     /// Where the eventfd's counter is read to.
     rung: Box<u64>,
     heartbeat: Box<Timespec>,
-    /// The kernel can wait for several completions and be content with fewer after a while.
-    gathers: bool,
     completions: Vec<cqueue::Entry>,
     /// Sends that complete only if they fail, since the last [`NetRing::reap`] that found all
     /// submitted.
     sent_at_once: Vec<u32>,
-    /// Sends among the operations that are not submitted yet.
-    sends_queued: u32,
     enters: u64,
 }
 
@@ -282,7 +266,6 @@ impl NetRing {
             .setup_cqsize(config.entries * 4)
             .build(config.entries)?;
         let buffers = BufferRing::new(&ring, config.buffer_count, config.buffer_bytes)?;
-        let gathers = ring.params().is_feature_min_timeout();
         let mut net_ring = Self {
             ring,
             buffers,
@@ -291,10 +274,8 @@ impl NetRing {
             wakeup,
             rung: Box::new(0),
             heartbeat: Box::new(Timespec::new()),
-            gathers,
             completions: Vec::with_capacity(256),
             sent_at_once: Vec::with_capacity(64),
-            sends_queued: 0,
             enters: 0,
         };
         net_ring.listen_to_bell();
@@ -437,7 +418,6 @@ impl NetRing {
         // block of its pieces, stays in `in_flight`, untouched, until the completion is reaped;
         // pinned values stay by the promise of `Pinned::new`. `drop` reaps all completions first.
         unsafe { self.push(&entry) }
-        self.sends_queued += 1;
     }
 
     /// One [`Event::Heartbeat`] after `millis` milliseconds.
@@ -463,7 +443,6 @@ impl NetRing {
         // SAFETY: the caller vouches for the entry.
         while unsafe { self.ring.submission().push(entry) }.is_err() {
             self.enters += 1;
-            self.sends_queued = 0;
             if let Err(error) = self.ring.submit()
                 && !is_transient(&error)
             {
@@ -478,7 +457,6 @@ impl NetRing {
     /// Whatever `io_uring_enter` refuses for good.
     pub fn submit(&mut self) -> io::Result<()> {
         self.enters += 1;
-        self.sends_queued = 0;
         let queued = self.ring.submission().len() as u32;
         const GETEVENTS: u32 = 1;
         // SAFETY: no argument structure is passed; queued entries were vouched for when pushed.
@@ -495,24 +473,13 @@ impl NetRing {
     /// Whatever `io_uring_enter` refuses for good.
     pub fn wait(&mut self, patience: Patience) -> io::Result<()> {
         self.enters += 1;
-        let sends_queued = std::mem::take(&mut self.sends_queued);
-        let mut timeout = GATHERING_GIVEN_UP;
+        let timeout;
         let mut arguments = SubmitArgs::new();
-        let mut wanted = 1;
-        match patience {
-            Patience::Endless => {}
-            Patience::Until(limit) => {
-                timeout = Timespec::from(limit);
-                arguments = arguments.timespec(&timeout);
-            }
-            Patience::Gather { completions, within } if self.gathers => {
-                // Sends mostly complete at once and are no reason to wake.
-                wanted = (completions + sends_queued) as usize;
-                arguments = arguments.timespec(&timeout).min_wait_usec(within.as_micros() as u32);
-            }
-            Patience::Gather { .. } => {}
+        if let Patience::Until(limit) = patience {
+            timeout = Timespec::from(limit);
+            arguments = arguments.timespec(&timeout);
         }
-        match self.ring.submitter().submit_with_args(wanted, &arguments) {
+        match self.ring.submitter().submit_with_args(1, &arguments) {
             Ok(_) => Ok(()),
             Err(error) if is_transient(&error) => Ok(()),
             Err(error) if error.raw_os_error() == Some(libc::ETIME) => Ok(()),

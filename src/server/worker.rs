@@ -25,7 +25,6 @@ use super::listener::{Listener, Reach};
 use super::mesh::{Mesh, Return};
 use super::net_ring::{Event, NetRing, Output, Patience, Received, Token};
 use super::node::Node;
-use super::pace::GATHERING;
 use crate::engine::Engine;
 
 /// How often an idle core wakes to expire items and look at its connections, in milliseconds.
@@ -326,7 +325,7 @@ impl Worker {
             let bytes = self.net.bytes(&buffer);
             let slot = &mut core.connections[token.index as usize];
             let connection = slot.connection.as_mut().expect("looked up above");
-            core.pace.arrived(connection, bytes.len(), now);
+            core.pace.arrived(connection, now);
             core.counters.bytes_read += bytes.len() as u64;
             core.input(token.index, bytes, &mut ways(&mut self.mesh, &mut self.cluster));
             if ended {
@@ -347,7 +346,7 @@ impl Worker {
                 let arriving = connection.arriving.as_mut().expect("its item was being filled");
                 arriving.arrived += bytes;
                 let slot = &mut core.connections[token.index as usize];
-                core.pace.arrived(slot.connection.as_mut().expect("seen above"), bytes, now);
+                core.pace.arrived(slot.connection.as_mut().expect("seen above"), now);
                 core.counters.bytes_read += bytes as u64;
                 core.input(token.index, &[], &mut ways(&mut self.mesh, &mut self.cluster));
             }
@@ -516,10 +515,6 @@ impl Worker {
                 self.core.end_deferrals();
             }
             return;
-        }
-        let Core { pace, node, now, .. } = &mut self.core;
-        if let Some(completions) = pace.worth_gathering(*now, &node.clock) {
-            return self.sleep(Patience::Gather { completions, within: GATHERING });
         }
         let limit = self.core.node.config.busy_poll;
         if !limit.is_zero() && self.core.pace.may_poll() {

@@ -88,7 +88,7 @@ impl Shard {
             return self.refuse(request, store, true, now);
         }
         match self.find(request, now) {
-            Err(Absent::Unsettled) => self.store_settled(request, store, { content }, now),
+            Err(Absent::Unsettled) => self.store_settled(request, store, content, now),
             found => self.store_over(request, store, content, found.ok(), now),
         }
     }
@@ -127,7 +127,7 @@ impl Shard {
                 self.drop_content(content);
                 Ok(answer)
             }
-            Decision::Join(head) => self.join(request, store, &head, { content }, now),
+            Decision::Join(head) => self.join(request, store, &head, content, now),
             Decision::Put { deadline, .. } if deadline.is_past(now) => {
                 // Stored and gone at once.
                 self.drop_content(content);

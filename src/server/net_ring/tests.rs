@@ -296,33 +296,3 @@ fn another_ring_and_a_bell_end_the_sleep() {
     net.reap(&mut events);
     assert!(events.is_empty(), "{events:?}");
 }
-
-#[test]
-fn gathering_ends_with_enough_or_with_its_time() {
-    let mut net = ring(4, 256);
-    let mut pairs: Vec<_> = (0..3).map(|_| UnixStream::pair().unwrap()).collect();
-    for (ours, _) in &pairs {
-        net.receive(ours.as_raw_fd(), TOKEN);
-    }
-    net.submit().unwrap();
-    let mut events = Vec::new();
-    for (arrivals, within) in [(3, Duration::from_secs(5)), (1, Duration::from_millis(5))] {
-        for (_, theirs) in &mut pairs[..arrivals] {
-            theirs.write_all(b"x").unwrap();
-        }
-        // A send of our own is submitted along with it and does not count.
-        net.send(pairs[0].0.as_raw_fd(), TOKEN, Output { buffer: vec![1], pinned: Vec::new() }, 0);
-        let started = Instant::now();
-        net.wait(Patience::Gather { completions: 3, within }).unwrap();
-        assert!(started.elapsed() < Duration::from_secs(2));
-        net.reap(&mut events);
-        let mut received = 0;
-        for event in events.drain(..) {
-            if let Event::Received { buffer, .. } = event {
-                net.recycle(buffer);
-                received += 1;
-            }
-        }
-        assert_eq!(received, arrivals);
-    }
-}
