@@ -13,7 +13,8 @@ use std::net::TcpStream;
 use std::process::Command;
 use std::time::Duration;
 
-use support::{Server, free_port};
+use support::Server;
+use support::ports::free_port;
 
 const RECORD: &str = include_str!("classic_packets.txt");
 

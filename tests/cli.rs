@@ -6,6 +6,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
+#[path = "support/ports.rs"]
+mod ports;
+
+use ports::free_port;
+
 fn ringlane(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_ringlane"))
         .args(arguments)
@@ -29,12 +34,6 @@ fn scratch(name: &str, contents: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     fs::write(&path, contents).expect("the scratch directory is writable");
     path
-}
-
-/// A port that nobody listens on.
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("its address").port()
 }
 
 #[test]

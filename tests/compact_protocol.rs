@@ -11,7 +11,8 @@ use std::time::Duration;
 use ringlane::protocol::binary::client::{EntryWriter, Frame, Response};
 use ringlane::protocol::binary::opcode::request_flags::{ANY_ORDER, DETAILS, QUIET};
 use ringlane::protocol::binary::{Opcode, Status, Topology};
-use support::{Server, free_port};
+use support::Server;
+use support::ports::{free_port, free_ports};
 
 /// How long an answer may take before it counts as missing.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -289,11 +290,7 @@ fn hello_tells_the_core_of_each_key_and_the_shard_port_that_reaches_it() {
     let Some(binary) = option_env!("CARGO_BIN_EXE_ringlane") else {
         return eprintln!("skipped: the server is not part of this build (feature `server`)");
     };
-    // Two ports in a row for the cores; another try if the second one is taken.
-    let shard_ports = (0..20).map(|_| free_port()).find(|&port| {
-        port < u16::MAX && std::net::TcpListener::bind(("127.0.0.1", port + 1)).is_ok()
-    });
-    let shard_ports = shard_ports.expect("two free ports in a row");
+    let shard_ports = free_ports(2);
     let port = free_port();
     let (port_text, base_text) = (port.to_string(), shard_ports.to_string());
     let arguments = [

@@ -30,10 +30,15 @@
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+
+#[path = "support/ports.rs"]
+mod ports;
+
+use ports::free_port;
 
 /// How long an answer may take before it counts as missing.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -189,11 +194,6 @@ impl Drop for Server {
             let _ = child.wait();
         }
     }
-}
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("a bound socket").port()
 }
 
 /// A line number and what is wrong there.

@@ -5,9 +5,14 @@
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
+
+#[path = "../support/ports.rs"]
+mod ports;
+
+pub use ports::free_port;
 
 /// Longest wait for anything, far beyond what a busy machine needs: a test that meets it has
 /// found a hang.
@@ -132,12 +137,6 @@ impl Drop for Server {
 pub fn binary() -> String {
     let built = env!("CARGO_BIN_EXE_ringlane");
     std::env::var("RINGLANE_BINARY").unwrap_or_else(|_| built.to_owned())
-}
-
-/// A port of 127.0.0.1 that nobody listened on a moment ago.
-pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("its address").port()
 }
 
 /// One connection, speaking bytes.
