@@ -497,6 +497,29 @@ fn a_slow_client_is_not_a_silent_one() {
 }
 
 #[test]
+fn no_thread_gives_way_so_far_that_it_keeps_the_others_from_memory() {
+    // All of them share the kernel's lock of the process's memory, and a thread of the class below
+    // all others holds it for as long as no CPU is idle.
+    let server = Server::start(&TWO_CORES);
+    let mut client = server.connect();
+    client.store("large", &vec![b'v'; 1_000_000]);
+    let tasks = format!("/proc/{}/task", server.pid());
+    let mut threads = 0;
+    for task in std::fs::read_dir(tasks).expect("the process is alive").flatten() {
+        let stat = std::fs::read_to_string(task.path().join("stat")).expect("the thread is alive");
+        let (name, fields) = stat.rsplit_once(')').expect("a name in brackets");
+        let fields: Vec<&str> = fields.split_whitespace().collect();
+        // As proc(5) counts them, nice is the 19th and policy the 41st, here from the third on.
+        let (nice, policy) = (fields[16], fields[38]);
+        assert_eq!(nice, "0", "{name}");
+        let (normal, batch) = (libc::SCHED_OTHER.to_string(), libc::SCHED_BATCH.to_string());
+        assert!(policy == normal || policy == batch, "{name} has policy {policy}");
+        threads += 1;
+    }
+    assert!(threads > 3, "{threads} threads");
+}
+
+#[test]
 fn a_signal_ends_the_server_in_spite_of_stalled_clients() {
     for signal in ["TERM", "INT"] {
         let server = Server::start(&TWO_CORES);

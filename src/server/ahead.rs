@@ -89,14 +89,18 @@ impl Ahead {
     }
 }
 
-/// Lets every other thread run before this one. What is woken by a core is often put on that core's
-/// CPU, and must not keep it.
+/// Takes no CPU away from whoever has it. What is woken by a core is often put on that core's CPU, and
+/// must not push it aside.
+///
+/// It must get its share, though: it works under a lock of the whole process's memory. In the class
+/// below all others (SCHED_IDLE) it waited for seconds on a machine without an idle CPU, and so did
+/// each core that wanted memory.
 fn give_way() {
     // SAFETY: all-zero bytes are a valid parameter, which the call only reads. Whatever it answers,
     // the thread goes on.
     unsafe {
         let parameter: libc::sched_param = std::mem::zeroed();
-        libc::sched_setscheduler(0, libc::SCHED_IDLE, &parameter);
+        libc::sched_setscheduler(0, libc::SCHED_BATCH, &parameter);
     }
 }
 
