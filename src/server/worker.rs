@@ -371,6 +371,7 @@ impl Worker {
         }
         connection.sending = false;
         // Whoever waited long for an answer, or took long to read it, has just begun to be silent.
+        // Not told at once, since the pace counts those of whom something came in a millisecond.
         if now.since(connection.last_active) >= Duration::from_secs(1) {
             connection.last_active = now;
         }

@@ -22,6 +22,7 @@ impl Shard {
         };
         let class = self.slab.class_of(head.item);
         self.count_hit(get, class);
+        // Calls get a copy, so that the head itself need not be in memory and stays in registers.
         if self.heat_mask != 0 {
             return self.get_counted(request, get, &{ head }, now);
         }
