@@ -15,6 +15,10 @@ use std::time::Duration;
 
 use crate::time::Instant;
 
+mod sketch;
+
+use sketch::Sketch;
+
 /// Keys that are counted at a time.
 pub const COUNTED_MAX: usize = 64;
 /// Of so many requests for keys that are not counted one takes a place, so that very many keys do not
@@ -62,30 +66,12 @@ pub struct HotKey {
 #[derive(Debug)]
 pub struct HotKeys {
     settings: HotKeySettings,
-    counters: HashMap<Box<[u8]>, Counter, ahash::RandomState>,
+    sketch: Sketch,
     window_ends: Instant,
     /// Requests for keys that are not counted.
     passed: u32,
     copies: HashMap<Box<[u8]>, Copy, ahash::RandomState>,
     bytes: usize,
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-struct Counter {
-    /// Requests in this window, and those that may be of keys that had the place before.
-    now: u32,
-    /// How many of them may be.
-    inherited: u32,
-    /// Requests in the window before.
-    before: u32,
-    copied: u64,
-}
-
-impl Counter {
-    /// Requests in the busier of both windows, at least.
-    fn requests(&self) -> u32 {
-        (self.now - self.inherited).max(self.before)
-    }
 }
 
 #[derive(Debug)]
@@ -97,13 +83,12 @@ struct Copy {
 impl HotKeys {
     /// Nothing is hot yet.
     pub fn new(settings: HotKeySettings) -> Self {
-        let hasher = || ahash::RandomState::with_seeds(5, 6, 7, 8);
         Self {
             settings,
-            counters: HashMap::with_hasher(hasher()),
+            sketch: Sketch::new(),
             window_ends: Instant::default(),
             passed: 0,
-            copies: HashMap::with_hasher(hasher()),
+            copies: HashMap::with_hasher(ahash::RandomState::with_seeds(5, 6, 7, 8)),
             bytes: 0,
         }
     }
@@ -113,50 +98,47 @@ impl HotKeys {
         if now >= self.window_ends {
             self.begin_window(now);
         }
-        if let Some(counter) = self.counters.get_mut(key) {
-            counter.now = counter.now.saturating_add(1);
-            return counter.requests() >= self.settings.threshold;
+        let tag = self.sketch.tag(key);
+        if let Some(index) = self.sketch.find(tag, key) {
+            return self.sketch.count(index) >= self.settings.threshold;
         }
-        let mut counter = Counter { now: 1, ..Counter::default() };
-        if self.counters.len() >= COUNTED_MAX {
-            self.passed = self.passed.wrapping_add(1);
-            if !self.passed.is_multiple_of(NEWCOMER_EVERY) {
-                return false;
+        if !self.sketch.is_full() {
+            self.sketch.add(tag, key);
+            return false;
+        }
+        self.passed = self.passed.wrapping_add(1);
+        if self.passed.is_multiple_of(NEWCOMER_EVERY) {
+            let smallest = self.sketch.smallest();
+            if !self.copies.is_empty() {
+                let key = self.sketch.counter(smallest).key.clone();
+                self.forget(&key);
             }
-            let smallest = self.counters.iter().min_by_key(|(key, c)| (c.now.max(c.before), *key));
-            let (smallest, count) = smallest.map(|(key, c)| (key.clone(), c.now)).expect("full");
-            self.counters.remove(&smallest);
-            self.forget(&smallest);
-            (counter.now, counter.inherited) = (count.saturating_add(1), count);
+            self.sketch.take_over(smallest, tag, key);
         }
-        self.counters.insert(key.into(), counter);
         false
     }
 
+    #[cold]
     fn begin_window(&mut self, now: Instant) {
         self.window_ends = now.after(self.settings.window);
-        self.counters.retain(|_, counter| counter.now > 0);
-        for counter in self.counters.values_mut() {
-            let before = counter.now - counter.inherited;
-            *counter = Counter { before, copied: counter.copied, ..Counter::default() };
-        }
-        let counters = &self.counters;
-        self.copies.retain(|key, _| counters.contains_key(key));
+        self.sketch.begin_window();
+        let sketch = &self.sketch;
+        self.copies.retain(|key, _| sketch.find(sketch.tag(key), key).is_some());
         self.bytes = self.copies.iter().map(|(key, copy)| cost(key, &copy.answer)).sum();
     }
 
     /// Whether `key` is hot.
     #[inline]
     pub fn is_hot(&self, key: &[u8]) -> bool {
-        let counter = self.counters.get(key);
-        counter.is_some_and(|counter| counter.requests() >= self.settings.threshold)
+        let index = self.sketch.find(self.sketch.tag(key), key);
+        index.is_some_and(|index| self.sketch.counter(index).requests() >= self.settings.threshold)
     }
 
     /// The copy of the answer to a plain read of `key`, while it may be used.
     pub fn copy(&mut self, key: &[u8], now: Instant) -> Option<&[u8]> {
         let copy = self.copies.get(key).filter(|copy| copy.until > now)?;
-        if let Some(counter) = self.counters.get_mut(key) {
-            counter.copied += 1;
+        if let Some(index) = self.sketch.find(self.sketch.tag(key), key) {
+            self.sketch.counter_mut(index).copied += 1;
         }
         Some(&copy.answer)
     }
@@ -177,8 +159,11 @@ impl HotKeys {
     }
 
     /// The key was changed through this core: its copy is not used any more.
+    #[inline]
     pub fn forget(&mut self, key: &[u8]) {
-        if let Some(copy) = self.copies.remove(key) {
+        if !self.copies.is_empty()
+            && let Some(copy) = self.copies.remove(key)
+        {
             self.bytes -= cost(key, &copy.answer);
         }
     }
@@ -186,9 +171,13 @@ impl HotKeys {
     /// The hot keys, the hottest first.
     pub fn list(&self) -> Vec<HotKey> {
         let mut hot: Vec<HotKey> = self
-            .counters
-            .iter()
-            .map(|(key, c)| HotKey { key: key.clone(), requests: c.requests(), copied: c.copied })
+            .sketch
+            .counters()
+            .map(|counter| HotKey {
+                key: counter.key[..].into(),
+                requests: counter.requests(),
+                copied: counter.copied,
+            })
             .filter(|hot| hot.requests >= self.settings.threshold)
             .collect();
         hot.sort_by(|a, b| b.requests.cmp(&a.requests).then_with(|| a.key.cmp(&b.key)));
@@ -267,7 +256,7 @@ mod tests {
                 keys.count(b"hot", NOW);
             }
         }
-        assert!(keys.counters.len() <= COUNTED_MAX);
+        assert!(keys.sketch.counters().count() <= COUNTED_MAX);
         assert_eq!(&*keys.list()[0].key, b"hot");
     }
 }
