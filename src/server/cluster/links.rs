@@ -87,6 +87,8 @@ pub struct Links {
     slots: Vec<Slot>,
     free: Vec<u32>,
     by_peer: HashMap<Peer, u32, ahash::RandomState>,
+    /// Whose room was asked for last, since the next message is often for the same peer.
+    last: Option<(Peer, u32)>,
     /// Links with something to do at the end of the turn.
     due: Vec<u32>,
     events: VecDeque<LinkEvent>,
@@ -143,6 +145,7 @@ impl Links {
             slots: Vec::new(),
             free: Vec::new(),
             by_peer: HashMap::with_hasher(ahash::RandomState::new()),
+            last: None,
             due: Vec::new(),
             events: VecDeque::new(),
             lost: Vec::new(),
@@ -197,6 +200,7 @@ impl Links {
             due: false,
         }));
         self.by_peer.insert(peer, index);
+        self.last = None;
         self.events.push_back(LinkEvent::Up { peer, facts });
         self.counters.made += 1;
         self.counters.up += 1;
@@ -244,7 +248,11 @@ impl Links {
     /// when there is no link, or no room: the message is then not to be sent.
     #[inline]
     pub fn room(&mut self, peer: Peer) -> Option<&mut Vec<u8>> {
-        let index = *self.by_peer.get(&peer)?;
+        let index = match self.last {
+            Some((last, index)) if last == peer => index,
+            _ => *self.by_peer.get(&peer)?,
+        };
+        self.last = Some((peer, index));
         let link = self.slots[index as usize].link.as_deref_mut().expect("listed links exist");
         if link.out.len() + link.in_flight >= self.settings.queue_bytes_max {
             self.counters.refused_full += 1;
@@ -449,6 +457,7 @@ impl Links {
         link.gathered = Vec::new();
         let (peer, boot, serial) = (link.peer, link.boot, link.serial);
         self.by_peer.remove(&peer);
+        self.last = None;
         self.events.push_back(LinkEvent::Down { peer, boot });
         self.lost.push(LostLink { peer, serial });
         self.counters.up -= 1;
