@@ -10,7 +10,7 @@ use ringlane::cluster::handshake::{
 use ringlane::cluster::identity::{Boot, Identity, NodeKey};
 use ringlane::cluster::link::{ClientEnd, NODE_CORE, Peer};
 use ringlane::cluster::membership::{Effect, Event, Membership, MembershipSettings, Terms};
-use ringlane::cluster::message::{Message, Messages, NodeMessage};
+use ringlane::cluster::message::{Forward, Message, Messages, NodeMessage};
 use ringlane::cluster::quorum::Replication;
 use ringlane::cluster::ring::RingParameters;
 use ringlane::cluster::wire::{Reader, Writer};
@@ -171,7 +171,7 @@ fn read(body: &[u8]) {
             message.write(&mut again);
             let arrived = Message::read(&again[4..]).expect("own encoding");
             assert_eq!(format!("{arrived:?}"), format!("{message:?}"));
-            if let Message::Forward { request, .. } = message {
+            if let Message::Forward(Forward { request, .. }) = message {
                 let _ = decode_request(request);
             }
         }

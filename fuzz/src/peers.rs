@@ -9,12 +9,12 @@ use ringlane::cluster::coordinator::{Asker, Coordinator, CoordinatorSettings};
 use ringlane::cluster::identity::{Boot, NodeKey};
 use ringlane::cluster::link::{LinkEvent, Peer, PeerFacts};
 use ringlane::cluster::message::{
-    ForwardOutcome, Message, Messages, NodeMessage, OperationId, ReadOutcome, WriteOutcome,
+    Forward, ForwardOutcome, Message, Messages, NodeMessage, OperationId, ReadOutcome, WriteOutcome,
 };
 use ringlane::cluster::notice::Notice;
 use ringlane::cluster::quorum::{Consistency, Replication};
 use ringlane::cluster::record::{Content, Lifetimes, Live, Record};
-use ringlane::cluster::ring::{RingHash, RingParameters};
+use ringlane::cluster::ring::{Place, RingHash, RingParameters};
 use ringlane::cluster::roster::{Change, Roster, Seat};
 use ringlane::cluster::version::Version;
 use ringlane::cluster::view::View;
@@ -223,7 +223,7 @@ impl Core {
                 Message::Write { operation: OperationId(number), .. }
                 | Message::Read { operation: OperationId(number), .. }
                 | Message::Fetch { operation: OperationId(number), .. }
-                | Message::Forward { operation: OperationId(number), .. }
+                | Message::Forward(Forward { operation: OperationId(number), .. })
                 | Message::Merge { ticket: number, .. } => self.operations.push(number),
                 _ => {}
             }
@@ -394,7 +394,19 @@ impl Core {
                 choices.tamper(&mut inner);
                 let (consistency, after) = (consistency(choices), self.version(choices));
                 let operation = OperationId(choices.number());
-                Message::Forward { operation, stamp, consistency, after, request: &inner }
+                // Mostly the right one: a wrong one must do no harm either.
+                let place = match choices.byte() {
+                    0 => Place(choices.number() as u32),
+                    _ => RingHash::Md5.place(key),
+                };
+                Message::Forward(Forward {
+                    operation,
+                    stamp,
+                    consistency,
+                    place,
+                    after,
+                    request: &inner,
+                })
             }
         };
         message.write(out);

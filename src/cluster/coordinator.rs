@@ -40,7 +40,7 @@ use super::hints::{HintCounters, Hints};
 use super::hot_keys::{HotKey, HotKeys};
 use super::identity::{Boot, NodeKey};
 use super::link::{LinkEvent, Peer, PeerFacts};
-use super::message::{ForwardOutcome, Message, NodeMessage, OperationId};
+use super::message::{Forward, ForwardOutcome, Message, NodeMessage, OperationId};
 use super::notice::Notice;
 use super::peers::Peers;
 use super::promises::Promises;
@@ -50,6 +50,7 @@ use super::roster::Seat;
 use super::store::Store;
 use super::version::{Tie, Version, VersionClock};
 use super::view::{Fill, Placement, Source, View};
+use super::wire::Malformed;
 use crate::hash::KeyHash;
 use crate::protocol::relay;
 use crate::request::{Request, Response};
@@ -73,7 +74,7 @@ mod writing;
 use comparing::Comparing;
 use filling::Filling;
 use in_order::{InOrder, Line};
-use operation::{Operation, Operations, Origin, Replica, Stage, State};
+use operation::{Kind, Operation, Operations, Origin, Replica, Stage, State};
 pub use settings::{CoordinatorCounters, CoordinatorSettings};
 
 /// How often an operation under way is looked at.
@@ -152,8 +153,6 @@ pub struct Coordinator {
     hot_keys: HotKeys,
     filling: Filling,
     comparing: Comparing,
-    /// Room for the response to a request that needs no operation.
-    response: Vec<u8>,
     counters: CoordinatorCounters,
 }
 
@@ -199,7 +198,6 @@ impl Coordinator {
             hot_keys: HotKeys::new(settings.hot_keys),
             filling: Filling::default(),
             comparing: Comparing::default(),
-            response: Vec::new(),
             counters: CoordinatorCounters::default(),
             settings,
         }
@@ -282,12 +280,13 @@ impl Coordinator {
     ) {
         let Some((id, mut operation)) = self.operations.begin(self.until(turn.now)) else {
             self.counters.quorum_failures += 1;
-            let needed = self.needed(request, consistency);
+            let needed = self.needed(Kind::of(&request.operation), consistency);
             return turn.outside.answer(asker, &Response::QuorumNotReached { needed, reached: 0 });
         };
         operation.origin = Origin::Client(asker);
         operation.consistency = consistency;
         operation.place = place;
+        operation.kind = Kind::of(&request.operation);
         operation.key.extend_from_slice(request.key);
         let bytes = relay::encoded_request_bytes(request);
         operation.request.resize(bytes, 0);
@@ -308,9 +307,9 @@ impl Coordinator {
     }
 
     /// How many replicas must take part in a request.
-    fn needed(&self, request: &Request<'_>, consistency: Consistency) -> u8 {
+    fn needed(&self, kind: Kind, consistency: Consistency) -> u8 {
         let replication = self.settings.replication;
-        match request.operation.may_change() {
+        match kind.may_change() {
             true => consistency.writes(replication),
             false => consistency.reads(replication),
         }
@@ -325,8 +324,7 @@ impl Coordinator {
             if operation.until > turn.now {
                 self.begin(id, operation, turn);
             } else {
-                let request = relay::decode_request(&operation.request).expect("written here");
-                operation.needed = self.needed(&request, operation.consistency);
+                operation.needed = self.needed(operation.kind, operation.consistency);
                 self.finish_short(id, operation, 0, turn);
             }
         }
@@ -351,13 +349,18 @@ impl Coordinator {
         bytes: &[u8],
         turn: &mut Turn<'_, S, O>,
     ) {
-        let understood = if NodeMessage::is_one(bytes) {
-            NodeMessage::read(bytes).map(|message| self.node_message(from, &message, turn))
+        // By reference: moved right after it was written field by field, a message would wait for
+        // the processor's stores.
+        if NodeMessage::is_one(bytes) {
+            match &NodeMessage::read(bytes) {
+                Ok(message) => self.node_message(from, message, turn),
+                Err(Malformed) => self.counters.malformed += 1,
+            }
         } else {
-            Message::read(bytes).map(|message| self.data_message(from, bytes, &message, turn))
-        };
-        if understood.is_err() {
-            self.counters.malformed += 1;
+            match &Message::read(bytes) {
+                Ok(message) => self.data_message(from, bytes, message, turn),
+                Err(Malformed) => self.counters.malformed += 1,
+            }
         }
         self.begin_queued(turn);
     }

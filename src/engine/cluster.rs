@@ -182,7 +182,7 @@ impl Engine {
         loop {
             let batch: ArrayVec<_, BATCH> = messages.by_ref().take(BATCH).collect();
             if batch.len() > 1 {
-                let keys = batch.iter().filter_map(|message| Message::read(message).ok()?.key());
+                let keys = batch.iter().filter_map(|message| Message::key_of(message));
                 let hashes: ArrayVec<_, BATCH> = keys.map(|key| self.shard.hash_key(key)).collect();
                 self.prefetch(hashes.iter().copied());
             }
@@ -255,14 +255,18 @@ impl Engine {
         for (asker, bytes) in answers.list.drain(..) {
             let (response, after) = rest.split_at(bytes);
             rest = after;
-            let mut response = relay::decode_response(response).expect("written by this core");
-            if hides_cas {
-                response.hide_cas();
+            match &mut relay::decode_response(response) {
+                Ok(response) => {
+                    if hides_cas {
+                        response.hide_cas();
+                    }
+                    if let (Some(prefixes), Response::Hit(hit)) = (prefixes.as_mut(), &*response) {
+                        prefixes.hit(hit.key);
+                    }
+                    give(asker, response);
+                }
+                Err(error) => panic!("written by this core, but {error:?}"),
             }
-            if let (Some(prefixes), Response::Hit(hit)) = (prefixes.as_mut(), &response) {
-                prefixes.hit(hit.key);
-            }
-            give(asker, &response);
         }
         answers.bytes.clear();
         answers.bytes.shrink_to(ANSWER_BYTES_KEPT);

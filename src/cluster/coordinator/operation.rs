@@ -14,6 +14,7 @@ use super::super::record::RecordBuf;
 use super::super::ring::{Place, REPLICAS_MAX};
 use super::super::version::Version;
 use super::Asker;
+use crate::request::{Get, Operation as Command, StoreMode};
 use crate::time::Instant;
 
 /// Room that a finished operation's buffers may keep.
@@ -28,6 +29,36 @@ pub(super) enum Origin {
     Node(Peer, OperationId),
     /// Another node, whose message waits until this core holds what it asks about.
     Message(Peer),
+}
+
+/// What a request can do to its key, as far as it decides how the request is performed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Looks at nothing but the value: a copy can answer it.
+    PlainGet,
+    /// Looks at more than that, and leaves it as it is.
+    Read,
+    /// Puts something in its place, whatever was there: a plain set.
+    Overwrite,
+    /// What it leaves behind depends on what was there.
+    Change,
+}
+
+impl Kind {
+    pub fn of(command: &Command<'_>) -> Self {
+        match command {
+            Command::Get(get) if *get == Get::default() => Self::PlainGet,
+            Command::Store(store) if store.mode == StoreMode::Set && store.compare.is_none() => {
+                Self::Overwrite
+            }
+            command if command.may_change() => Self::Change,
+            _ => Self::Read,
+        }
+    }
+
+    pub fn may_change(self) -> bool {
+        matches!(self, Self::Overwrite | Self::Change)
+    }
 }
 
 /// How far an operation is.
@@ -80,6 +111,10 @@ pub(super) struct Operation {
     pub origin: Origin,
     pub stage: Stage,
     pub consistency: Consistency,
+    /// What its request can do.
+    pub kind: Kind,
+    /// Whether its key was hot when it was forwarded.
+    pub hot: bool,
     /// Where its key lies on the ring.
     pub place: Place,
     /// When it is given up: the operation timeout after it came, not after its turn came.
@@ -119,6 +154,8 @@ impl Operation {
             origin: Origin::Message(Peer { node: NodeKey(0), core: 0 }),
             stage: Stage::Waiting,
             consistency: Consistency::Configured,
+            kind: Kind::Change,
+            hot: false,
             place: Place(0),
             until: Instant::default(),
             stamp: 0,
@@ -144,7 +181,8 @@ impl Operation {
         self.replicas.clear();
         (self.version, self.base) = (Version::NONE, Version::NONE);
         (self.guarded, self.reads_first, self.answered) = (false, false, false);
-        self.asked_again = false;
+        (self.asked_again, self.hot) = (false, false);
+        self.kind = Kind::Change;
         self.fetched_epoch = 0;
         for buffer in [&mut self.key, &mut self.request, &mut self.response] {
             buffer.clear();

@@ -40,12 +40,7 @@ impl Coordinator {
                     Message::Merged { ticket }.write(out);
                 }
             }
-            Message::Forward { operation, stamp, consistency, after, request } => {
-                if self.clock.observe(after, turn.now).is_err() {
-                    return self.reply_not_begun(from, operation, turn);
-                }
-                self.forwarded_here(from, operation, stamp, consistency, request, turn);
-            }
+            Message::Forward(ref forward) => self.forwarded_here(from, forward, turn),
             Message::WriteReply { operation, outcome } => {
                 self.write_replied(from, operation, outcome, turn);
             }

@@ -1,7 +1,7 @@
 //! Who performs a request: this core, or another node it is forwarded to.
 
 use super::*;
-use crate::request::Operation as Command;
+use crate::request::{Get, Operation as Command};
 
 impl Coordinator {
     /// Begins an operation, or begins it again under the view in effect.
@@ -70,9 +70,7 @@ impl Coordinator {
             }
         }
         let replication = self.settings.replication;
-        let request = relay::decode_request(&operation.request).expect("checked when it came");
-        let changes = request.operation.may_change();
-        let blind = is_blind(&request.operation);
+        let (changes, blind) = (operation.kind.may_change(), operation.kind == Kind::Overwrite);
         let (reads, writes) =
             (operation.consistency.reads(replication), operation.consistency.writes(replication));
         if changes && !blind && self.settings.replication.replicas() > 1 {
@@ -140,7 +138,7 @@ impl Coordinator {
             }
         }
         operation.needed = 1;
-        if self.is_answered_by_copy(&operation, turn) {
+        if self.is_answered_by_copy(&mut operation, turn) {
             self.operations.end(id, operation);
             return None;
         }
@@ -151,13 +149,14 @@ impl Coordinator {
             if !self.peers.admits(*node, turn.now) {
                 continue;
             }
-            let message = Message::Forward {
+            let message = Message::Forward(Forward {
                 operation: id,
                 stamp: operation.stamp,
                 consistency: operation.consistency,
+                place: operation.place,
                 after: operation.version,
                 request: &operation.request,
-            };
+            });
             if self.send(*node, &operation.key, &message, turn) {
                 self.counters.forwarded += 1;
                 operation.stage = Stage::Forwarded(*node);
@@ -171,23 +170,21 @@ impl Coordinator {
     /// Answers a plain read of a hot key from a copy; drops the copy when the key is changed.
     fn is_answered_by_copy<S: Store, O: Outside>(
         &mut self,
-        operation: &Operation,
+        operation: &mut Operation,
         turn: &mut Turn<'_, S, O>,
     ) -> bool {
-        let request = relay::decode_request(&operation.request).expect("checked when it came");
-        if request.operation.may_change() {
-            self.hot_keys.forget(request.key);
+        if operation.kind.may_change() {
+            self.hot_keys.forget(&operation.key);
             return false;
         }
-        let hot = self.hot_keys.count(request.key, turn.now);
-        let plain = is_plain(&request.operation, operation.consistency);
-        if !hot || !plain || self.settings.replication.is_strict() {
+        operation.hot = self.hot_keys.count(&operation.key, turn.now);
+        if !operation.hot || !self.may_be_copied(operation) {
             return false;
         }
-        let Some(copy) = self.hot_keys.copy(request.key, turn.now) else { return false };
+        let Some(copy) = self.hot_keys.copy(&operation.key, turn.now) else { return false };
         if let Origin::Client(asker) = operation.origin {
             turn.outside.pass_on(asker, copy);
-            self.leave_line(asker, request.key);
+            self.leave_line(asker, &operation.key);
         }
         true
     }
@@ -204,8 +201,7 @@ impl Coordinator {
             return Some(operation);
         }
         self.peers.failed(to, turn.now);
-        let request = relay::decode_request(&operation.request).expect("written by this core");
-        if request.operation.may_change() {
+        if operation.kind.may_change() {
             return self.finish_uncertain(id, operation, turn);
         }
         self.route(id, operation, turn)
@@ -227,6 +223,10 @@ impl Coordinator {
         }
         self.peers.succeeded(from.node, turn.now);
         let _ = self.clock.observe(version, turn.now);
+        if operation.kind.may_change() {
+            // A read that was on its way with the write may have left a copy of what was there.
+            self.hot_keys.forget(&operation.key);
+        }
         match outcome {
             ForwardOutcome::Answered => match relay::decode_response(bytes) {
                 Ok(_) => {
@@ -261,43 +261,63 @@ impl Coordinator {
 
     /// Keeps the answer to a plain read of a hot key.
     fn keep_copy(&mut self, operation: &Operation, answer: &[u8], now: Instant) {
-        if self.settings.replication.is_strict() || !self.hot_keys.is_hot(&operation.key) {
-            return;
+        if operation.hot && self.may_be_copied(operation) {
+            self.hot_keys.keep(&operation.key, answer, now);
         }
-        let request = relay::decode_request(&operation.request).expect("written by this core");
-        if is_plain(&request.operation, operation.consistency) {
-            self.hot_keys.keep(request.key, answer, now);
-        }
+    }
+
+    /// Whether a copy may answer: no more care is asked for than what is configured, and that
+    /// promises no more than a copy can keep.
+    fn may_be_copied(&self, operation: &Operation) -> bool {
+        operation.kind == Kind::PlainGet
+            && operation.consistency == Consistency::Configured
+            && !self.settings.replication.is_strict()
     }
 
     /// Another node wants a request coordinated.
     pub(super) fn forwarded_here<S: Store, O: Outside>(
         &mut self,
         from: Peer,
-        asked: OperationId,
-        stamp: u64,
-        consistency: Consistency,
-        request: &[u8],
+        forward: &Forward<'_>,
         turn: &mut Turn<'_, S, O>,
     ) {
-        let known = self.view().is_some_and(|view| view.stamp() == stamp);
-        let decoded = relay::decode_request(request).ok();
-        let acceptable = |request: &Request<'_>| known && is_sendable(&request.operation);
-        let Some(decoded) = decoded.filter(acceptable) else {
+        let asked = forward.operation;
+        let known = self.view().is_some_and(|view| view.stamp() == forward.stamp);
+        if self.clock.observe(forward.after, turn.now).is_err() || !known {
             return self.reply_not_begun(from, asked, turn);
-        };
-        let place = self.place(decoded.key);
-        if self.keeps_alone(place) {
-            return self.answer_alone(from, asked, &decoded, turn);
         }
+        let alone = self.keeps_alone(forward.place);
+        if alone && let Some((key, hash)) = relay::decode_plain_get(forward.request) {
+            let request = Request { key, hash, operation: Command::Get(Get::default()) };
+            return self.answer_alone(from, asked, &request, turn);
+        }
+        match &relay::decode_request(forward.request) {
+            Ok(request) if !is_sendable(&request.operation) => {
+                self.reply_not_begun(from, asked, turn);
+            }
+            Ok(request) if alone => self.answer_alone(from, asked, request, turn),
+            Ok(request) => self.begin_forwarded(from, forward, request, turn),
+            Err(_) => self.reply_not_begun(from, asked, turn),
+        }
+    }
+
+    /// Begins the operation for another node's request.
+    fn begin_forwarded<S: Store, O: Outside>(
+        &mut self,
+        from: Peer,
+        forward: &Forward<'_>,
+        request: &Request<'_>,
+        turn: &mut Turn<'_, S, O>,
+    ) {
         let Some((id, mut operation)) = self.operations.begin(self.until(turn.now)) else {
-            return self.reply_not_begun(from, asked, turn);
+            return self.reply_not_begun(from, forward.operation, turn);
         };
-        operation.origin = Origin::Node(from, asked);
-        operation.consistency = consistency;
-        operation.place = place;
-        operation.key.extend_from_slice(decoded.key);
-        operation.request.extend_from_slice(request);
+        operation.origin = Origin::Node(from, forward.operation);
+        operation.consistency = forward.consistency;
+        operation.kind = Kind::of(&request.operation);
+        operation.place = forward.place;
+        operation.key.extend_from_slice(request.key);
+        operation.request.extend_from_slice(forward.request);
         self.begin(id, operation, turn);
     }
 
@@ -314,11 +334,12 @@ impl Coordinator {
             true => self.clock.next(turn.now),
             false => Version::NONE,
         };
-        self.response.clear();
-        self.response.shrink_to(operation::BYTES_KEPT);
-        turn.store.execute(request, version, turn.now, &mut self.response);
-        let response = &self.response[..];
-        self.reply_forward(from, asked, ForwardOutcome::Answered, version, response, turn);
+        // Without room for the answer the asker will not know, and nothing need happen here.
+        if let Some(out) = turn.outside.room(from) {
+            Message::write_answer(asked, version, out, |out| {
+                turn.store.execute(request, version, turn.now, out);
+            });
+        }
     }
 
     /// Tells another node how the request that it forwarded has ended, with the response if it was
@@ -361,23 +382,6 @@ impl Coordinator {
         }
         operation.answered = true;
         self.finish(id, operation, turn)
-    }
-}
-
-/// A read that a copy may answer: it looks at nothing but the value, and asks for no more care than
-/// what is configured.
-fn is_plain(command: &Command<'_>, consistency: Consistency) -> bool {
-    matches!(command, Command::Get(get) if *get == crate::request::Get::default())
-        && consistency == Consistency::Configured
-}
-
-/// Whether the outcome does not depend on what is there: a plain set.
-fn is_blind(command: &Command<'_>) -> bool {
-    match command {
-        Command::Store(store) => {
-            store.mode == crate::request::StoreMode::Set && store.compare.is_none()
-        }
-        _ => false,
     }
 }
 

@@ -1,6 +1,7 @@
 //! One core's coordinator, asked and answered message by message.
 
 use super::*;
+use crate::cluster::hot_keys::HotKeySettings;
 use crate::cluster::identity::Identity;
 use crate::cluster::message::{ForwardOutcome, Messages, ReadOutcome, WriteOutcome};
 use crate::cluster::quorum::Replication;
@@ -66,7 +67,11 @@ impl Bench {
         for number in 2..=count {
             roster = roster.with([&Change::Seat(seat(number))]).expect("another seat");
         }
-        let ring = RingParameters { hash: RingHash::Md5, points_per_weight: 8, replicas: count };
+        let ring = RingParameters {
+            hash: RingHash::Md5,
+            points_per_weight: 8,
+            replicas: replication.replicas(),
+        };
         let view = Arc::new(View::new(Arc::new(roster), ring).expect("a ring"));
         let me = identity(1).key;
         let others = (2..=count).map(|number| identity(number).key).collect();
@@ -128,10 +133,14 @@ impl Bench {
         let request = Request { key: b"k", hash: KeyHash::of(b"k", 7), operation: command };
         let mut bytes = vec![0; relay::encoded_request_bytes(&request)];
         relay::encode_request(&request, &mut bytes);
-        let (operation, consistency) = (OperationId(9), Consistency::Configured);
-        let request = &bytes[..];
-        let after = self.after;
-        let said = self.hear(&Message::Forward { operation, stamp, consistency, after, request });
+        let said = self.hear(&Message::Forward(Forward {
+            operation: OperationId(9),
+            stamp,
+            consistency: Consistency::Configured,
+            place: RingHash::Md5.place(b"k"),
+            after: self.after,
+            request: &bytes,
+        }));
         match said.first() {
             Message::ForwardReply { operation: OperationId(9), outcome, response, .. } => {
                 (outcome, response.to_vec())
@@ -142,12 +151,17 @@ impl Bench {
 
     /// A key whose first replica this node is.
     fn own_key(&self) -> String {
+        self.key_of(self.me)
+    }
+
+    /// A key whose first replica `node` is.
+    fn key_of(&self, node: NodeKey) -> String {
         let mut keys = (0..).map(|number: u32| format!("key{number}"));
-        let own = |key: &String| {
+        let its_own = |key: &String| {
             let ring = self.view.ring();
-            self.view.seat(ring.owner(ring.place(key.as_bytes()))).key == self.me
+            self.view.seat(ring.owner(ring.place(key.as_bytes()))).key == node
         };
-        keys.find(own).expect("one of them")
+        keys.find(its_own).expect("one of them")
     }
 }
 
@@ -217,6 +231,36 @@ fn a_write_begun_elsewhere_before_gets_a_newer_version_here() {
     assert!(held > bench.after);
     bench.after = Version::at(NOW.after(Duration::from_secs(60)));
     assert_eq!(bench.forwarded(stamp, set(b"w")).0, ForwardOutcome::NotBegun, "too far ahead");
+}
+
+#[test]
+fn no_copy_of_a_hot_key_outlives_a_write_that_was_acknowledged_here() {
+    let mut bench = Bench::with_replication(2, Replication::default());
+    let key = bench.key_of(bench.others[0]);
+    let forwarded = |said: &Said| match said.first() {
+        Message::Forward(forward) => forward.operation,
+        other => panic!("{other:?}"),
+    };
+    let answer = |bench: &mut Bench, operation, response: &Response<'_>| {
+        let mut bytes = vec![0; relay::encoded_response_bytes(response)];
+        relay::encode_response(response, &mut bytes);
+        let (outcome, version) = (ForwardOutcome::Answered, Version::NONE);
+        let response = &bytes[..];
+        bench.hear(&Message::ForwardReply { operation, outcome, version, response })
+    };
+    for _ in 0..HotKeySettings::default().threshold {
+        let asked = forwarded(&bench.ask(1, 0, &key, get()));
+        answer(&mut bench, asked, &Response::Miss);
+    }
+    assert_eq!(bench.ask(1, 0, &key, get()).answers(), ["Miss"], "hot, and answered by a copy");
+
+    bench.now = NOW.after(HotKeySettings::default().cache_age_max);
+    let read = forwarded(&bench.ask(1, 0, &key, get()));
+    let written = forwarded(&bench.ask(2, 0, &key, set(b"v")));
+    answer(&mut bench, read, &Response::Miss);
+    assert_eq!(bench.ask(1, 0, &key, get()).answers(), ["Miss"], "not acknowledged yet");
+    answer(&mut bench, written, &Response::Stored { cas: 1, value_bytes: 1 });
+    forwarded(&bench.ask(1, 0, &key, get()));
 }
 
 #[test]

@@ -2,6 +2,8 @@ use proptest::prelude::*;
 
 use super::super::agreement;
 use super::*;
+use crate::hash::KeyHash;
+use crate::request::{Delete, Get, Operation, Request};
 
 fn all() -> Vec<Message<'static>> {
     let operation = OperationId(77);
@@ -22,13 +24,14 @@ fn all() -> Vec<Message<'static>> {
         Message::Fetch { operation, epoch: 5, key: b"k" },
         Message::Merge { ticket: 6, key: b"k", record: plain },
         Message::Merged { ticket: 6 },
-        Message::Forward {
+        Message::Forward(Forward {
             operation,
             stamp: 3,
             consistency: Consistency::All,
+            place: Place(10),
             after: Version(6),
             request: b"ask",
-        },
+        }),
     ];
     for outcome in [
         WriteOutcome::Applied,
@@ -122,6 +125,47 @@ fn a_key_no_client_could_have_is_refused() {
 }
 
 #[test]
+fn the_key_to_fetch_from_memory_is_that_of_the_message() {
+    let get = Request {
+        key: b"asked for",
+        hash: KeyHash::of(b"asked for", 1),
+        operation: Operation::Get(Get::default()),
+    };
+    let delete = Request { operation: Operation::Delete(Delete::default()), ..get };
+    let forward = |request: &Request<'_>| {
+        let mut bytes = vec![0; relay::encoded_request_bytes(request)];
+        relay::encode_request(request, &mut bytes);
+        let mut message = Vec::new();
+        Message::Forward(Forward {
+            operation: OperationId(1),
+            stamp: 3,
+            consistency: Consistency::All,
+            place: Place(10),
+            after: Version(6),
+            request: &bytes,
+        })
+        .write(&mut message);
+        message
+    };
+    for message in [forward(&get), forward(&delete)] {
+        assert_eq!(Message::key_of(&message[4..]), Some(&b"asked for"[..]));
+        assert_eq!(Message::key_of(&message[4..message.len() - 1]), None, "cut off");
+    }
+    for message in all() {
+        let mut bytes = Vec::new();
+        message.write(&mut bytes);
+        let expected = match message {
+            Message::Write { key, .. }
+            | Message::Read { key, .. }
+            | Message::Fetch { key, .. }
+            | Message::Merge { key, .. } => Some(key),
+            _ => None,
+        };
+        assert_eq!(Message::key_of(&bytes[4..]), expected, "{message:?}");
+    }
+}
+
+#[test]
 fn a_body_cut_anywhere_yields_whole_messages_and_then_an_error() {
     let mut body = Vec::new();
     all().iter().for_each(|message| message.write(&mut body));
@@ -137,6 +181,7 @@ proptest! {
     #[test]
     fn any_bytes_are_taken_without_panic(bytes: Vec<u8>) {
         let _ = Message::read(&bytes);
+        let _ = Message::key_of(&bytes);
         let _ = NodeMessage::read(&bytes);
         Messages::new(&bytes).for_each(drop);
     }
