@@ -37,6 +37,17 @@ fn ring(criterion: &mut Criterion) {
                     }
                 });
             });
+            for together in [1, 2, 4, 8, 16] {
+                let keys: Vec<_> = (0..KEYS).map(key).collect();
+                let keys: Vec<&[u8]> = keys.iter().map(|key| &key[..]).collect();
+                group.bench_function(format!("places of keys, {together} at a time"), |bencher| {
+                    bencher.iter(|| {
+                        for keys in keys.chunks(together) {
+                            black_box(hash.places::<16>(black_box(keys)));
+                        }
+                    });
+                });
+            }
             group.bench_function("three replicas of a key", |bencher| {
                 bencher.iter(|| {
                     for number in 0..KEYS {

@@ -242,7 +242,8 @@ impl Core {
         self.asked += 1;
         let connection = choices.byte() as u32 % 3;
         let asker = Asker { connection, sequence: self.asked, ..Asker::default() };
-        let taken = self.engine.request(|| asker, consistency, &request, self.now, &mut self.links);
+        let placed = (self.engine.place(key), &request);
+        let taken = self.engine.request(|| asker, consistency, placed, self.now, &mut self.links);
         if let Taken::Later = taken {
             self.waiting.insert(self.asked);
         }

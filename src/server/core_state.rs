@@ -453,8 +453,8 @@ fn finish_body(
                 return ways.mesh.request(owner, to, &request);
             }
             let asker = || asker(core, to);
-            if let Taken::Answered(response) =
-                engine.request(asker, consistency, &request, now, ways)
+            let placed = (engine.place(request.key), &request);
+            if let Taken::Answered(response) = engine.request(asker, consistency, placed, now, ways)
             {
                 session.pipeline.complete(sequence, Completion::Response(&response), now, out);
             }

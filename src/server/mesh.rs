@@ -25,6 +25,7 @@ use super::core_state::asker;
 use crate::cluster::quorum::Consistency;
 use crate::engine::Engine;
 use crate::engine::cluster::{Links, Taken};
+use crate::hash::KeyHash;
 use crate::protocol::relay;
 use crate::request::{Get, Operation, Request, Response};
 use crate::time::Instant;
@@ -222,21 +223,26 @@ impl Mesh {
             {
                 let (bytes, start) = requests_in.in_hand();
                 let mut hashes = ArrayVec::<_, BATCH>::new();
+                let mut keys = ArrayVec::<_, BATCH>::new();
                 let mut at = start;
                 while !hashes.is_full()
                     && let Some((_, body, end)) = message(bytes, at)
                 {
-                    hashes.push(relay::decode_request(body).expect(MALFORMED).hash);
+                    let (key, hash) = key_and_hash(body);
+                    keys.push(key);
+                    hashes.push(hash);
                     at = end;
                 }
                 engine.prefetch(hashes.iter().copied());
+                let places = engine.places::<BATCH>(&keys);
+                drop(keys);
                 let mut at = start;
-                for _ in &hashes {
+                for place in places {
                     let (to, body, end) = message(bytes, at).expect(MALFORMED);
-                    let request = relay::decode_request(body).expect(MALFORMED);
+                    let request = &relay::decode_request(body).expect(MALFORMED);
                     let (to, consistency) = without_consistency(to);
                     let asker = || asker(core, to);
-                    let taken = engine.request(asker, consistency, &request, now, links);
+                    let taken = engine.request(asker, consistency, (place, request), now, links);
                     if let Taken::Answered(response) = taken {
                         let bytes = relay::encoded_response_bytes(&response);
                         answers_out.stage(to, bytes, |place| {
@@ -309,6 +315,14 @@ fn without_consistency(mut to: Return) -> (Return, Consistency) {
 }
 
 const MALFORMED: &str = "cores of one process encode messages alike";
+
+/// What a request's place and its item are found by.
+fn key_and_hash(body: &[u8]) -> (&[u8], KeyHash) {
+    relay::decode_plain_get(body).unwrap_or_else(|| {
+        let request = relay::decode_request(body).expect(MALFORMED);
+        (request.key, request.hash)
+    })
+}
 
 /// Executes the next of a peer's requests, as many as make a batch. Returns how many.
 fn serve_batch(peer: &mut Peer, engine: &mut Engine, now: Instant) -> usize {
