@@ -3,6 +3,7 @@
 mod cli;
 
 use std::error::Error;
+use std::io::Write;
 use std::process::ExitCode;
 
 use cli::{Command, Resolution};
@@ -15,7 +16,7 @@ fn main() -> ExitCode {
         Ok(Command::Serve(resolution)) => serve(resolution),
         Ok(Command::Check(resolution, host)) => check(&resolution, &host),
         Ok(Command::Print(text)) => {
-            print!("{text}");
+            print(&text);
             Ok(())
         }
         Err(error) => Err(error.into()),
@@ -38,12 +39,17 @@ fn serve(Resolution { config, notes }: Resolution) -> Result<(), Box<dyn Error>>
 
 fn check(resolution: &Resolution, host: &HostFacts) -> Result<(), Box<dyn Error>> {
     let Resolution { config, notes } = resolution;
-    println!("ringlane {} would run with", env!("CARGO_PKG_VERSION"));
-    print!("{}", cli::describe::describe(config));
-    notes.iter().for_each(|note| println!("note: {note}"));
+    print(&format!("ringlane {} would run with\n", env!("CARGO_PKG_VERSION")));
+    print(&cli::describe::describe(config));
+    notes.iter().for_each(|note| print(&format!("note: {note}\n")));
     fit(config, host)?;
-    println!("kernel {} has all that it takes", host.kernel);
+    print(&format!("kernel {} has all that it takes\n", host.kernel));
     Ok(())
+}
+
+/// Prints to whoever still reads: `ringlane check | head` has read enough.
+fn print(text: &str) {
+    let _ = std::io::stdout().write_all(text.as_bytes());
 }
 
 /// Fails with all that this host lacks, one sentence per line.

@@ -158,6 +158,34 @@ fn memory_beyond_the_address_space_is_refused_in_one_sentence() {
 }
 
 #[test]
+fn memory_that_may_not_be_locked_is_refused_in_one_sentence() {
+    let port = free_port();
+    let limited = format!(
+        "ulimit -l 8192 && exec {} check -k -m 64 -p {port}",
+        env!("CARGO_BIN_EXE_ringlane")
+    );
+    // The superuser is bound by the limit only without these two privileges.
+    let privileges = "-ipc_lock,-sys_resource";
+    let mut command = match rustix::process::geteuid().is_root() {
+        true => Command::new("setpriv"),
+        false => Command::new("env"),
+    };
+    if rustix::process::geteuid().is_root() {
+        command.args(["--bounding-set", privileges, "--inh-caps", privileges]);
+    }
+    let output = match command.args(["bash", "-c", &limited]).output() {
+        Ok(output) => output,
+        Err(error) => return eprintln!("skipped: setpriv does not run here: {error}"),
+    };
+    let line = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{line}");
+    assert!(line.lines().count() == 1 && line.contains("--lock-memory needs 65MiB"), "{line}");
+    let output = ringlane(&["check", "-k", "-m", "64", "-p", &free_port().to_string()]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.contains("memory locked    yes"), "{text}");
+}
+
+#[test]
 fn an_unknown_key_of_the_file_is_refused_by_name() {
     let file = scratch("unknown-key.toml", "port = 11300\nmemry = 64\n");
     let sentence = refused(&["--config", &file.display().to_string()]);

@@ -38,6 +38,7 @@ pub fn describe(config: &Config) -> String {
     line("cores", format!("{cores} on CPU {}", ranges(&config.cpus)));
     let per_core = config.shard().memory_bytes;
     line("memory", format!("{}, {} per core", Size(config.memory_bytes), mebibytes(per_core)));
+    line("memory locked", if config.lock_memory { "yes" } else { "no" }.into());
     line("max item size", Size(config.item_bytes_max as u64).to_string());
     line("eviction", config.eviction.name().into());
     line("default TTL", span(config.default_ttl, "none"));

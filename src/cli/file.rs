@@ -72,6 +72,7 @@ mod tests {
             cpus = [0, 1]
             busy-poll = 0
             memory = "256MiB"
+            lock-memory = true
             max-item-size = "512k"
             eviction = "none"
             disable-evictions = true

@@ -171,12 +171,11 @@ impl FromStr for ExtendedOption {
 }
 
 /// memcached's flags that this server does not have, with what to do instead.
-pub const REFUSED: [(&str, &str); 11] = [
+pub const REFUSED: [(&str, &str); 10] = [
     ("-d", "Ringlane stays in the foreground: run it under systemd or end the line with `&`"),
     ("-S", "SASL does not exist yet: leave it away and guard the port with a firewall"),
     ("-Y", "authentication does not exist yet: leave it away and guard the port with a firewall"),
     ("-Z", "TLS does not exist here: leave it away or put a TLS proxy in front"),
-    ("-k", "memory is not locked: leave it away"),
     ("-L", "huge pages are not asked for by flag: leave it away"),
     ("-r", "core dumps are not configured by flag: run `ulimit -c unlimited` before"),
     ("-e", "items do not survive the process: leave it away"),

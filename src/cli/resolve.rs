@@ -41,6 +41,7 @@ pub fn resolve(settings: Settings, host: &HostFacts) -> Result<Resolution, CliEr
             mode: settings.unix_mode.map_or(0o700, |mode| mode.0),
         }),
         memory_bytes,
+        lock_memory: settings.lock_memory.unwrap_or(false),
         item_bytes_max,
         eviction: eviction(&settings)?,
         default_ttl: settings.default_ttl.map(|ttl| ttl.0),

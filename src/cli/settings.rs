@@ -68,6 +68,9 @@ pub struct Settings {
     #[arg(short = 'm', long, alias = "memory-limit", value_name = "SIZE", help_heading = ITEMS)]
     #[serde(deserialize_with = "text")]
     pub memory: Option<MemorySize>,
+    /// Take all of it at the start and keep it from being swapped out
+    #[arg(short = 'k', long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true, help_heading = ITEMS)]
+    pub lock_memory: Option<bool>,
     /// Largest item: 1MiB, 512k, or a plain number of bytes [default: 1MiB]
     #[arg(short = 'I', long, value_name = "SIZE", help_heading = ITEMS)]
     #[serde(deserialize_with = "text")]
@@ -239,7 +242,7 @@ impl Settings {
         }
         first! {
             listen port shard_ports unix_socket unix_mode backlog max_connections idle_timeout
-            admin cores cpus busy_poll memory max_item_size eviction
+            admin cores cpus busy_poll memory lock_memory max_item_size eviction
             disable_evictions default_ttl disable_cas disable_flush_all enable_shutdown
             disable_dumping prefix_delimiter pid_file cluster_listen cluster_advertise node_id join members cluster_name
             cluster_key_file replicas write_quorum read_quorum vnodes ring_hash weight probe_period

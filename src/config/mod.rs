@@ -57,6 +57,8 @@ pub struct Config {
     pub cpus: Vec<usize>,
     /// Memory for items and index of all cores together, in bytes.
     pub memory_bytes: u64,
+    /// Take all of that memory at the start, and keep it from being swapped out.
+    pub lock_memory: bool,
     /// Size limit of one item as memcached counts it: key, value and about 50 bytes. A larger
     /// store is answered as too large.
     pub item_bytes_max: u32,
@@ -179,6 +181,7 @@ impl Default for Config {
             backlog: 1024,
             cpus: vec![0],
             memory_bytes: MEMORY_BYTES,
+            lock_memory: false,
             item_bytes_max: MIB as u32,
             eviction: Eviction::Lru,
             default_ttl: None,

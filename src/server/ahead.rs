@@ -60,6 +60,22 @@ impl Ahead {
         Self { populator, start, end, taken: 0, grown_at: Instant::default(), ready }
     }
 
+    /// Takes all of the memory now, and keeps it from being swapped out. Takes as long as to zero
+    /// it.
+    ///
+    /// # Errors
+    /// When so much must not be locked, or is not there.
+    pub fn hold_all(&mut self) -> io::Result<()> {
+        let start = std::ptr::without_provenance(self.start);
+        // SAFETY: to lock memory changes neither contents nor access.
+        if unsafe { libc::mlock(start, self.end - self.start) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // As if the shard had taken it: there is nothing to make ready, and nothing to give back.
+        (self.ready, self.taken) = (self.end, self.end - self.start);
+        Ok(())
+    }
+
     /// Notes that the shard has taken this many bytes. To be told often.
     #[inline]
     pub fn taken(&mut self, bytes: usize, now: Instant) {
@@ -132,6 +148,23 @@ mod tests {
         };
         assert_eq!(outcome, 0);
         pages.iter().filter(|page| **page & 1 == 1).count()
+    }
+
+    #[test]
+    fn held_memory_is_there_at_once_and_stays() {
+        // Less than io_uring must be allowed to lock.
+        let mut memory = vec![0u8; 64 * PAGE_BYTES];
+        let (populator, ranges) = mpsc::channel();
+        let mut ahead = Ahead::new(&mut memory, populator);
+        ahead.hold_all().expect("so little may be locked");
+        // The memory begins and ends within pages.
+        assert!(resident(&memory) >= memory.len() / PAGE_BYTES - 1);
+        let begin = Instant::from_millis(1_700_000_000_000);
+        ahead.taken(PAGE_BYTES, begin);
+        ahead.taken(memory.len(), begin);
+        ahead.settle(begin.after(GROWING));
+        assert!(ranges.try_recv().is_err(), "nothing is left to make ready");
+        assert!(resident(&memory) >= memory.len() / PAGE_BYTES - 1);
     }
 
     #[test]

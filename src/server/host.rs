@@ -69,6 +69,12 @@ pub fn raise_memlock_limit(needed: u64) -> u64 {
     raise(Resource::Memlock, needed)
 }
 
+/// Whether this process may lock memory beyond any limit.
+pub fn may_lock_any_memory() -> bool {
+    use rustix::thread::{CapabilitySet, capabilities};
+    capabilities(None).is_ok_and(|own| own.effective.contains(CapabilitySet::IPC_LOCK))
+}
+
 fn raise(resource: Resource, needed: u64) -> u64 {
     let limit = getrlimit(resource);
     if limit.current.is_none_or(|current| current >= needed) {

@@ -230,7 +230,14 @@ async fn run_core(parts: CoreParts, started: mpsc::Sender<(usize, io::Result<()>
         engine.join_cluster(coordinator, &cluster.lifetimes());
     }
     process::prefer_huge_pages(engine.shard.memory_mut());
-    let ahead = Ahead::new(engine.shard.memory_mut(), populator);
+    let mut ahead = Ahead::new(engine.shard.memory_mut(), populator);
+    if config.lock_memory
+        && let Err(error) = ahead.hold_all()
+    {
+        let error = io::Error::other(format!("its memory cannot be locked: {error}"));
+        let _ = started.send((core, Err(error)));
+        return;
+    }
     let ring = NetRingConfig {
         entries: NET_RING_ENTRIES,
         buffer_count: config.queues.receive_buffers,

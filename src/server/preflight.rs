@@ -45,7 +45,7 @@ impl fmt::Display for Problem {
 pub fn run(config: &Config, host: &HostFacts) -> Vec<Problem> {
     let mut problems = Vec::new();
     problems.extend(ring(host));
-    problems.extend(memlock());
+    problems.extend(memlock(config));
     problems.extend(files(config));
     problems.extend(cpus(config, host));
     problems.extend(memory(config, host).or_else(|| address_space(config)));
@@ -164,7 +164,19 @@ fn ring_refusal(error: &io::Error, host: &HostFacts, restrictions: &Restrictions
     }
 }
 
-fn memlock() -> Option<Problem> {
+fn memlock(config: &Config) -> Option<Problem> {
+    let with_items = (MEMLOCK_BYTES_MIN + config.memory_bytes).next_multiple_of(1 << 20);
+    if config.lock_memory && !host::may_lock_any_memory() {
+        let allowed = host::raise_memlock_limit(with_items);
+        if allowed < with_items {
+            return Some(Problem(format!(
+                "only {} of memory may be locked but --lock-memory needs {}: run `ulimit -l \
+                 unlimited`, set LimitMEMLOCK=infinity in the systemd unit, or leave it away",
+                Size(allowed),
+                Size(with_items)
+            )));
+        }
+    }
     let allowed = host::raise_memlock_limit(MEMLOCK_BYTES_MIN);
     (allowed < MEMLOCK_BYTES_MIN).then(|| {
         Problem(format!(

@@ -81,6 +81,7 @@ pub fn render(snapshot: &Snapshot<'_>, emit: Emit<'_>) {
         num_napi_ids = "(null)",
         memory_file = "(null)",
         client_flags_size = 4,
+        lock_memory = yes(config.lock_memory),
         eviction_policy = config.eviction.name(),
         default_ttl = config.default_ttl.map_or(0, |span| span.as_secs()),
         busy_poll_us = config.busy_poll.as_micros(),
