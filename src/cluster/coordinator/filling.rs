@@ -13,9 +13,9 @@ use crate::cluster::message::Messages;
 use crate::cluster::record::Record;
 use crate::cluster::store::Scanned;
 
-/// About so many bytes are asked for at a time: what a holder can look for, and a core take, in well
-/// under a millisecond.
-const PULL_BYTES: u32 = 64 << 10;
+/// About so many bytes are asked for at a time. Clients wait while a holder looks for them and a
+/// core takes them: some 20 us each, and as much again in the kernel.
+const PULL_BYTES: u32 = 32 << 10;
 /// What may arrive ahead of the rate, as a span of it. A core that has nothing else to do sleeps
 /// longer than a part takes, and makes up for that.
 const AHEAD_MAX: Duration = Duration::from_millis(50);
@@ -23,8 +23,11 @@ const AHEAD_MAX: Duration = Duration::from_millis(50);
 const PULL_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// Records looked at for one answer, wanted or not.
 const SCAN_RECORDS_MAX: usize = 4096;
-/// Records looked at in one call to the store.
-const SCAN_STEP: usize = 128;
+/// Records looked at before it is seen whether they are enough for an answer. Few, since all of
+/// them may be wanted, and large.
+const LOOK_STEP: usize = 16;
+/// Records looked at in one call, when those are sought that are not this node's own any more.
+const SWEEP_STEP: usize = 128;
 /// Records that are looked at to see when records were used.
 const SAMPLE: usize = 256;
 
@@ -186,7 +189,7 @@ impl Coordinator {
         let (Some(cursor), Some(placement)) = (self.filling.sweep, &self.placement) else { return };
         let view = &placement.view;
         let mut others = Vec::new();
-        let next = turn.store.scan(cursor, SCAN_STEP, turn.now, &mut |scanned: Scanned<'_>| {
+        let next = turn.store.scan(cursor, SWEEP_STEP, turn.now, &mut |scanned: Scanned<'_>| {
             let place = view.ring().place(scanned.key);
             // A key that this node stands in for is kept while its own nodes are away.
             let theirs = !view.holds(self.me, self.boot, place)
@@ -331,9 +334,9 @@ impl Coordinator {
         let bytes_max = bytes_max.min(PULL_BYTES) as usize;
         let mut at = Some(position.cursor);
         // Steps are bounded, not records: a store may have more room than records.
-        for _ in 0..SCAN_RECORDS_MAX / SCAN_STEP {
+        for _ in 0..SCAN_RECORDS_MAX / LOOK_STEP {
             let Some(from_here) = at.filter(|_| merges.len() < bytes_max) else { break };
-            at = turn.store.scan(from_here, SCAN_STEP, turn.now, &mut |scanned: Scanned<'_>| {
+            at = turn.store.scan(from_here, LOOK_STEP, turn.now, &mut |scanned: Scanned<'_>| {
                 if position.shows(scanned.used) && wants(scanned.key) {
                     wanted += 1;
                     let record: Record<'_> = scanned.record;
