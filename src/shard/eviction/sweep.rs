@@ -23,8 +23,10 @@ pub(super) const SCAN_MAX: u32 = 32;
 const SAMPLES: usize = 128;
 /// The cutoff is the place of this many of [`SAMPLES`] first.
 const CUTOFF_RANK: usize = 8;
+/// Of so many evictions one looks at a random item besides: a cache miss more.
+const SAMPLE_EVERY: u32 = 2;
 /// Evictions between two computations of the cutoff.
-const RENEW_EVERY: u32 = 32;
+const RENEW_EVERY: u32 = 64;
 
 /// The place of items that go last.
 pub(super) const LAST: u64 = u64::MAX;
@@ -101,11 +103,14 @@ impl<O: Order> Sweep<O> {
         self.classes[class as usize].cutoff
     }
 
-    /// Looks at one random item of `class` (at many the first time) and now and then renews the
-    /// cutoff.
+    /// Now and then looks at a random item of `class` (at many the first time) and renews the cutoff.
     fn sample(&mut self, sight: &Sight<'_>, class: u8) {
         let state = &mut self.classes[class as usize];
         let first = state.samples.is_empty();
+        state.evictions = state.evictions.wrapping_add(1);
+        if !first && !state.evictions.is_multiple_of(SAMPLE_EVERY) {
+            return;
+        }
         if first {
             state.samples = vec![LAST; SAMPLES];
         }
@@ -125,7 +130,6 @@ impl<O: Order> Sweep<O> {
             let (_, place, _) = places.select_nth_unstable(CUTOFF_RANK);
             state.cutoff = *place;
         }
-        state.evictions = state.evictions.wrapping_add(1);
     }
 }
 
