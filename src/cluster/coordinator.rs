@@ -408,7 +408,7 @@ impl Coordinator {
         self.filling.stop_sweeping();
         self.comparing.stop();
         self.fetched.clear();
-        self.note_gone_sources();
+        self.note_gone_sources(turn.now);
         self.finish_fills(turn);
         self.recheck(|operation| !matches!(operation.stage, Stage::Forwarded(_)), turn);
         self.begin_queued(turn);
@@ -423,9 +423,9 @@ impl Coordinator {
         turn: &mut Turn<'_, S, O>,
     ) {
         self.peers.liveness(node, boot, alive, turn.now);
+        self.note_gone_sources(turn.now);
+        self.finish_fills(turn);
         if !alive {
-            self.note_gone_sources();
-            self.finish_fills(turn);
             self.node_went(node, turn);
             self.begin_queued(turn);
         }
@@ -513,6 +513,7 @@ impl Coordinator {
             }
         }
         self.begin_queued(turn);
+        self.give_up_sources(turn);
         self.fill(turn);
         self.sweep(turn);
         self.compare(turn);

@@ -399,8 +399,24 @@ impl Governor {
                 .known
                 .get(&seat.key)
                 .is_some_and(|known| known.alive && known.identity.boot == seat.boot);
-            !alive || self.statuses.get(&seat.key).is_some_and(|s| s.settled >= roster.epoch)
+            !alive || self.has_settled(seat.key, roster.epoch)
         })
+    }
+
+    /// Whether all who are seated have what became their own, also those that cannot be reached:
+    /// somebody who has been cut off holds all others for dead, and may be the only one to know
+    /// what it acknowledged.
+    fn is_taken_over(&self) -> bool {
+        let me = self.identity().key;
+        self.agreement.roster().is_some_and(|roster| {
+            let mut others = roster.seats().iter().filter(|seat| seat.key != me);
+            others.all(|seat| self.has_settled(seat.key, roster.epoch))
+        })
+    }
+
+    /// Whether `node` has said that it has what became its own up to the roster of `epoch`.
+    fn has_settled(&self, node: NodeKey, epoch: u64) -> bool {
+        self.statuses.get(&node).is_some_and(|status| status.settled >= epoch)
     }
 
     fn digest(&mut self, effects: &mut Vec<Effect>) {
@@ -418,7 +434,7 @@ impl Governor {
             self.digested = epoch;
             effects.push(Effect::Notice(Notice::Digested(epoch)));
         }
-        if self.leaving && !self.is_seated() {
+        if self.leaving && !self.is_seated() && self.is_taken_over() {
             self.hand_over(effects);
         }
     }

@@ -21,6 +21,8 @@ pub struct Peers {
 struct Peer {
     boot: Boot,
     alive: bool,
+    /// When gossip last changed its mind.
+    since: Instant,
     connected: bool,
     breaker: Breaker,
 }
@@ -38,6 +40,9 @@ impl Peers {
         let peer = self.peer(node, now);
         if alive && (!peer.alive || peer.boot != boot) {
             peer.breaker.reset(now);
+        }
+        if (peer.alive, peer.boot) != (alive, boot) {
+            peer.since = now;
         }
         (peer.alive, peer.boot) = (alive, boot);
     }
@@ -68,6 +73,16 @@ impl Peers {
         self.peers.get(&node).is_some_and(|peer| peer.alive && peer.boot == boot)
     }
 
+    /// Since when gossip holds this life of `node` for dead; `None` while it is alive. One that has
+    /// never been heard of, or that a later one has followed, has been dead for ever.
+    pub fn dead_since(&self, node: NodeKey, boot: Boot) -> Option<Instant> {
+        match self.peers.get(&node).filter(|peer| peer.boot == boot) {
+            Some(peer) if peer.alive => None,
+            Some(peer) => Some(peer.since),
+            None => Some(Instant::default()),
+        }
+    }
+
     /// A request to `node` was answered.
     #[inline]
     pub fn succeeded(&mut self, node: NodeKey, now: Instant) {
@@ -93,6 +108,7 @@ impl Peers {
         self.peers.entry(node).or_insert_with(|| Peer {
             boot: Boot::default(),
             alive: false,
+            since: now,
             connected: true,
             breaker: Breaker::new(settings, now),
         })
@@ -111,15 +127,19 @@ mod tests {
         let mut peers = Peers::new(BreakerSettings::default());
         assert!(!peers.admits(NODE, NOW), "unknown");
         peers.liveness(NODE, Boot(1), true, NOW);
-        assert!(peers.admits(NODE, NOW));
+        assert!(peers.admits(NODE, NOW) && peers.dead_since(NODE, Boot(1)).is_none());
         peers.link(NODE, false, NOW);
         assert!(!peers.admits(NODE, NOW));
         peers.link(NODE, true, NOW);
         assert!(peers.admits(NODE, NOW));
         (0..10).for_each(|_| peers.failed(NODE, NOW));
         assert!(!peers.admits(NODE, NOW) && peers.is_present(NODE));
-        peers.liveness(NODE, Boot(1), false, NOW);
+        let later = NOW.after(std::time::Duration::from_secs(1));
+        peers.liveness(NODE, Boot(1), false, later);
+        peers.liveness(NODE, Boot(1), false, later.after(std::time::Duration::from_secs(1)));
         assert!(!peers.is_present(NODE));
+        assert_eq!(peers.dead_since(NODE, Boot(1)), Some(later));
+        assert_eq!(peers.dead_since(NODE, Boot(0)), Some(Instant::default()), "a former life");
     }
 
     #[test]

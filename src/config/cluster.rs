@@ -228,6 +228,7 @@ impl ClusterConfig {
                 cache_bytes_max: (self.hot_keys.cache_bytes_max / cores) as usize,
                 cache_age_max: self.hot_keys.cache_age_max,
             },
+            forget_after: self.forget_after,
             fill_bytes_per_second: (self.rebalance_bytes_per_second / cores).max(1),
             core: core as u16,
             hash_seed,

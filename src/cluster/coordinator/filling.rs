@@ -40,6 +40,8 @@ pub(super) struct Filling {
     settled: u64,
     /// Where to go on looking for records that are not this node's own any more.
     sweep: Option<u64>,
+    /// When a holder that is waited for will have been dead for too long.
+    look_at: Option<Instant>,
     /// What others are shown first.
     divisions: Divisions,
 }
@@ -81,7 +83,7 @@ impl Filling {
     pub fn next_deadline(&self) -> Option<Instant> {
         // A sweep goes on in every call; there is always one soon.
         let sweep = self.sweep.map(|_| Instant::default());
-        self.pulls.iter().map(|pull| pull.due).chain(sweep).min()
+        self.pulls.iter().map(|pull| pull.due).chain(sweep).chain(self.look_at).min()
     }
 
     pub fn stop_sweeping(&mut self) {
@@ -103,17 +105,32 @@ impl Coordinator {
 
     /// Holders that will never answer are not waited for: another boot has their seat, or they
     /// have none any more and are dead.
-    pub(super) fn note_gone_sources(&mut self) {
+    ///
+    /// Where quorums promise that nothing is lost, somebody who is dead without a seat is waited
+    /// for until he would be forgotten: he may have been cut off, and have given up his seat in the
+    /// moment of his return, with the only copy of what he acknowledged meanwhile.
+    pub(super) fn note_gone_sources(&mut self, now: Instant) {
+        self.filling.look_at = None;
         let Some(placement) = &mut self.placement else { return };
         let roster = placement.view.roster().clone();
+        let patience = match self.settings.replication.is_strict() {
+            true => self.settings.forget_after,
+            false => Duration::ZERO,
+        };
         for fill in &mut placement.fills {
             let before = fill.before.clone();
             for (seat, at) in before.roster().seats().iter().zip(0..) {
-                let seated = roster.has(seat.key, seat.boot);
-                let replaced = roster.seat(seat.key).is_some_and(|now| now.boot != seat.boot);
-                let gone = replaced || (!seated && !self.peers.is_alive(seat.key, seat.boot));
-                if gone && fill.sources[at] == Source::Missing {
+                if fill.sources[at] != Source::Missing || roster.has(seat.key, seat.boot) {
+                    continue;
+                }
+                let replaced = roster.seat(seat.key).is_some();
+                let dead_since = self.peers.dead_since(seat.key, seat.boot);
+                let gone_at = dead_since.map(|since| since.after(patience));
+                if replaced || gone_at.is_some_and(|at| at <= now) {
                     Arc::make_mut(fill).sources[at] = Source::Gone;
+                } else if let Some(at) = gone_at {
+                    let earliest = self.filling.look_at.unwrap_or(at).min(at);
+                    self.filling.look_at = Some(earliest);
                 }
             }
         }
@@ -161,6 +178,14 @@ impl Coordinator {
         if settled != self.filling.settled {
             self.filling.settled = settled;
             turn.outside.settled(settled);
+        }
+    }
+
+    /// Gives up holders whose time is over.
+    pub(super) fn give_up_sources<S: Store, O: Outside>(&mut self, turn: &mut Turn<'_, S, O>) {
+        if self.filling.look_at.is_some_and(|at| at <= turn.now) {
+            self.note_gone_sources(turn.now);
+            self.finish_fills(turn);
         }
     }
 
@@ -275,7 +300,7 @@ impl Coordinator {
     }
 
     /// Everything that one holder had has arrived.
-    fn copied_from<S: Store, O: Outside>(
+    pub(super) fn copied_from<S: Store, O: Outside>(
         &mut self,
         node: NodeKey,
         boot: Boot,

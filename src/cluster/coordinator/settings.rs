@@ -24,6 +24,8 @@ pub struct CoordinatorSettings {
     pub hot_keys: HotKeySettings,
     /// When a peer is not asked any more.
     pub breaker: BreakerSettings,
+    /// A node that has been dead for so long will not come back with what it held.
+    pub forget_after: Duration,
     /// Bytes a second that arriving ranges may take, per core; at least 1.
     pub fill_bytes_per_second: u64,
     /// How long a core rests between two comparisons with others.
@@ -46,6 +48,7 @@ impl CoordinatorSettings {
             hints: HintSettings::default(),
             hot_keys: HotKeySettings::default(),
             breaker: BreakerSettings::default(),
+            forget_after: Duration::from_secs(600),
             fill_bytes_per_second: 64 << 20,
             compare_every: Duration::from_secs(10),
             core: 0,

@@ -184,6 +184,36 @@ fn get() -> Command<'static> {
     Command::Get(Get::default())
 }
 
+/// Whether a core whose ranges grow waits for what somebody has who died, came back as long as
+/// nobody looked, and gave up his seat; and whether it still does when he would be forgotten.
+fn waits_for_the_unseated(replication: Replication) -> [bool; 2] {
+    let mut bench = Bench::with_replication(4, replication);
+    let (dead, others) = (bench.others[2], [bench.others[0], bench.others[1]]);
+    let change = Change::Unseat { key: dead, boot: Boot(1) };
+    let roster = bench.view.roster().with([&change]).expect("three seats are left");
+    let ring = bench.view.ring().parameters();
+    let view = Arc::new(View::new(Arc::new(roster), ring).expect("a ring"));
+    bench.with(|coordinator, turn| {
+        coordinator.liveness(dead, Boot(1), false, turn);
+        coordinator.placed(view.clone(), turn);
+        for node in others {
+            coordinator.copied_from(node, Boot(1), view.epoch(), turn);
+        }
+    });
+    let waits = bench.coordinator.filling().0 > 0.0;
+    bench.now = NOW.after(Duration::from_secs(600));
+    bench.with(|coordinator, turn| coordinator.tick(turn));
+    [waits, bench.coordinator.filling().0 > 0.0]
+}
+
+#[test]
+fn who_may_hold_the_only_copy_is_waited_for_until_he_would_be_forgotten() {
+    let replication = |n, w, r| Replication::new(n, w, r).expect("valid");
+    assert_eq!(waits_for_the_unseated(replication(3, 1, 3)), [true, false]);
+    assert_eq!(waits_for_the_unseated(replication(3, 2, 2)), [false, false], "two others know");
+    assert_eq!(waits_for_the_unseated(replication(3, 1, 1)), [false, false], "nothing is promised");
+}
+
 #[test]
 fn a_link_of_a_former_life_that_goes_late_does_not_take_the_new_one_along() {
     let mut bench = Bench::new(2);

@@ -238,6 +238,29 @@ fn a_leaving_node_gives_up_its_seat_and_hears_when_it_may_go() {
 }
 
 #[test]
+fn a_leaving_node_waits_for_those_that_it_cannot_reach_any_more() {
+    let mut world = World::new();
+    world.start("a", 1, &[]);
+    let b = world.start("b", 2, &[1]);
+    let c = world.start("c", 3, &[1]);
+    world.run(10);
+    world.unsettled = true;
+    world.deliver(b, Event::Leave);
+    world.run(2);
+    assert_eq!(world.seats(b), ["a", "c"]);
+    let epoch = world.nodes[b].view.as_ref().unwrap().epoch();
+    [0, c].into_iter().for_each(|at| world.nodes[at].running = false);
+    world.run(8);
+    assert!(!world.nodes[b].handed_over, "nobody has said that he copied anything");
+    for at in [0, c] {
+        world.nodes[at].running = true;
+        world.deliver(at, Event::Settled { core: 0, epoch });
+    }
+    world.run(10);
+    assert!(world.nodes[b].handed_over);
+}
+
+#[test]
 fn a_flush_reaches_those_that_come_back_later() {
     let mut world = World::new();
     world.start("a", 1, &[]);
