@@ -348,6 +348,16 @@ impl Coordinator {
         }
     }
 
+    /// The key whose record will be looked at when the message that `bytes` are is taken, as far as
+    /// that is quickly told.
+    #[inline]
+    pub fn key_of<'b>(&'b self, bytes: &'b [u8]) -> Option<&'b [u8]> {
+        match Message::answered_read(bytes) {
+            Some(id) => Some(&self.operations.get(id)?.key),
+            None => Message::key_of(bytes),
+        }
+    }
+
     /// Takes a message of another node's core. Anything may come.
     pub fn message<S: Store, O: Outside>(
         &mut self,

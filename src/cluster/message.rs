@@ -367,6 +367,15 @@ impl<'b> Message<'b> {
         }
     }
 
+    /// The operation whose record the receiver will look at, if `bytes` are an answer to
+    /// [`Message::Read`] or [`Message::Fetch`].
+    #[inline]
+    pub fn answered_read(bytes: &[u8]) -> Option<OperationId> {
+        let mut reader = Reader::new(bytes);
+        let tag = reader.u8().ok()?;
+        (tag == tag::READ_REPLY).then_some(OperationId(reader.u64().ok()?))
+    }
+
     /// Reads the message that `bytes` are, all of them.
     pub fn read(bytes: &'b [u8]) -> Result<Self, Malformed> {
         let mut reader = Reader::new(bytes);

@@ -12,7 +12,7 @@ use super::store::{ShardStore, keep_records};
 use super::{BATCH, Batch, BoundedOutput, Engine, Outbox, count_prefix, write_answer};
 use crate::cluster::coordinator::{Asker, Coordinator, Outside, Turn};
 use crate::cluster::link::Peer;
-use crate::cluster::message::{Message, Messages};
+use crate::cluster::message::Messages;
 use crate::cluster::quorum::Consistency;
 use crate::cluster::record::Lifetimes;
 use crate::cluster::ring::Place;
@@ -195,7 +195,8 @@ impl Engine {
         loop {
             let batch: ArrayVec<_, BATCH> = messages.by_ref().take(BATCH).collect();
             if batch.len() > 1 {
-                let keys = batch.iter().filter_map(|message| Message::key_of(message));
+                let coordinator = self.coordinator();
+                let keys = batch.iter().filter_map(|message| coordinator?.key_of(message));
                 let hashes: ArrayVec<_, BATCH> = keys.map(|key| self.shard.hash_key(key)).collect();
                 self.prefetch(hashes.iter().copied());
             }

@@ -124,6 +124,8 @@ pub(super) struct Operation {
     /// How many of them must take part.
     pub needed: u8,
     pub replicas: ArrayVec<Replica, REPLICAS_MAX>,
+    /// Reading: the version that was held here when it began, and that replicas are told.
+    pub known: Version,
     /// The write's version, once it has one; a guarded write has it before it reads.
     pub version: Version,
     /// The version that a guarded write was computed from.
@@ -161,6 +163,7 @@ impl Operation {
             stamp: 0,
             needed: 0,
             replicas: ArrayVec::new(),
+            known: Version::NONE,
             version: Version::NONE,
             base: Version::NONE,
             guarded: false,
@@ -179,7 +182,7 @@ impl Operation {
         self.stage = Stage::Waiting;
         self.consistency = Consistency::Configured;
         self.replicas.clear();
-        (self.version, self.base) = (Version::NONE, Version::NONE);
+        (self.known, self.version, self.base) = (Version::NONE, Version::NONE, Version::NONE);
         (self.guarded, self.reads_first, self.answered) = (false, false, false);
         (self.asked_again, self.hot) = (false, false);
         self.kind = Kind::Change;
@@ -265,6 +268,12 @@ impl Operations {
             return None;
         }
         place.operation.take()
+    }
+
+    /// Looks at the operation `id`, if it is still under way.
+    pub fn get(&self, id: OperationId) -> Option<&Operation> {
+        let place = self.places.get(id.0 as u32 as usize)?;
+        place.operation.as_deref().filter(|_| place.times == (id.0 >> 32) as u32)
     }
 
     /// Puts it back.

@@ -28,6 +28,7 @@ impl Coordinator {
             debug_assert!(promised.is_ok(), "it is newer than all that was heard of");
         }
         let own = self.held_version(&operation.key, turn);
+        operation.known = own;
         for replica in &mut operation.replicas {
             let here = replica.node == self.me;
             replica.state = if here { State::Holds(own) } else { State::Unasked };
@@ -48,7 +49,6 @@ impl Coordinator {
         all: bool,
         turn: &mut Turn<'_, S, O>,
     ) -> Option<Box<Operation>> {
-        let known = self.held_version(&operation.key, turn);
         let needed = operation.needed as usize;
         let mut under_way =
             operation.taking_part() + operation.count(|state| matches!(state, State::Asked(_)));
@@ -60,7 +60,7 @@ impl Coordinator {
             if !self.is_present(node, boot) || !self.peers.admits(node, turn.now) {
                 continue;
             }
-            let Operation { stamp, ref key, .. } = *operation;
+            let Operation { stamp, known, ref key, .. } = *operation;
             let promise = if operation.guarded { operation.version } else { Version::NONE };
             let message = Message::Read { operation: id, stamp, known, promise, key };
             if self.send(node, &operation.key, &message, turn) {
@@ -93,7 +93,7 @@ impl Coordinator {
         if !asked || !matches!(stage, Stage::Reading | Stage::Fetching) {
             return self.operations.keep(id, operation);
         }
-        let state = self.take_over(&operation.key, outcome, turn);
+        let state = self.take_over(&operation, outcome, turn);
         operation.replica(from.node).expect("just found").state = state;
         let going_on = if state == State::Unasked {
             // Asked again at the next check, when views may agree.
@@ -111,7 +111,7 @@ impl Coordinator {
     /// Merges what a replica knows into the own store, and says what that makes of the replica.
     fn take_over<S: Store, O: Outside>(
         &mut self,
-        key: &[u8],
+        operation: &Operation,
         outcome: &ReadOutcome<'_>,
         turn: &mut Turn<'_, S, O>,
     ) -> State {
@@ -120,12 +120,12 @@ impl Coordinator {
                 if self.clock.observe(record.version, turn.now).is_err() {
                     return State::Failed;
                 }
-                match turn.store.merge(key, &record, turn.now) {
+                match turn.store.merge(&operation.key, &record, turn.now) {
                     Merged::Taken | Merged::Same | Merged::Older(_) => State::Holds(record.version),
                     Merged::TooLarge | Merged::NoMemory => State::Failed,
                 }
             }
-            ReadOutcome::Same => State::Holds(self.held_version(key, turn)),
+            ReadOutcome::Same => State::Holds(operation.known),
             ReadOutcome::Older(version) => State::Holds(version),
             ReadOutcome::Nothing => State::Holds(Version::NONE),
             ReadOutcome::NotReady | ReadOutcome::OtherView(_) => State::Unasked,
@@ -154,14 +154,18 @@ impl Coordinator {
         if operation.count(outdated) > 0 || passed {
             return self.begin_read(id, operation, turn);
         }
-        self.repair(&operation, turn);
+        self.repair(&operation, held, turn);
         self.apply(id, operation, turn)
     }
 
-    /// Sends the newest record to replicas that answered with an older one.
-    fn repair<S: Store, O: Outside>(&mut self, operation: &Operation, turn: &mut Turn<'_, S, O>) {
+    /// Sends the newest record, which is held here, to replicas that answered with an older one.
+    fn repair<S: Store, O: Outside>(
+        &mut self,
+        operation: &Operation,
+        newest: Version,
+        turn: &mut Turn<'_, S, O>,
+    ) {
         let key = &operation.key[..];
-        let newest = self.held_version(key, turn);
         for replica in &operation.replicas {
             let State::Holds(version) = replica.state else { continue };
             if replica.node == self.me || version >= newest {

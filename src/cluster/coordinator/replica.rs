@@ -180,12 +180,11 @@ impl Coordinator {
                 None => WriteOutcome::Superseded(promised),
             };
         }
-        let held = self.held_version(key, turn);
-        if let Some(base) = guard
-            && held > base
-            && held < record.version
-        {
-            return WriteOutcome::Conflict(held);
+        if let Some(base) = guard {
+            let held = self.held_version(key, turn);
+            if held > base && held < record.version {
+                return WriteOutcome::Conflict(held);
+            }
         }
         match turn.store.merge(key, record, turn.now) {
             Merged::Taken | Merged::Same => WriteOutcome::Applied,

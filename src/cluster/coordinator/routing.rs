@@ -287,15 +287,20 @@ impl Coordinator {
             return self.reply_not_begun(from, asked, turn);
         }
         let alone = self.keeps_alone(forward.place);
-        if alone && let Some((key, hash)) = relay::decode_plain_get(forward.request) {
+        if alone && let Some((key, _)) = relay::decode_plain_get(forward.request) {
+            let hash = self.hash(key);
             let request = Request { key, hash, operation: Command::Get(Get::default()) };
             return self.answer_alone(from, asked, &request, turn);
         }
-        match &relay::decode_request(forward.request) {
+        match &mut relay::decode_request(forward.request) {
             Ok(request) if !is_sendable(&request.operation) => {
                 self.reply_not_begun(from, asked, turn);
             }
-            Ok(request) if alone => self.answer_alone(from, asked, request, turn),
+            Ok(request) if alone => {
+                // Another node hashes with another seed.
+                request.hash = self.hash(request.key);
+                self.answer_alone(from, asked, request, turn);
+            }
             Ok(request) => self.begin_forwarded(from, forward, request, turn),
             Err(_) => self.reply_not_begun(from, asked, turn),
         }

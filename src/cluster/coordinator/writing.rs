@@ -24,20 +24,26 @@ impl Coordinator {
         turn: &mut Turn<'_, S, O>,
     ) -> Option<Box<Operation>> {
         let replication = self.settings.replication;
-        let mut request = relay::decode_request(&operation.request).expect("checked at first");
+        // In its place: moved right after it was written it would wait for the processor's stores.
+        let mut decoded = relay::decode_request(&operation.request);
+        let request = decoded.as_mut().expect("checked at first");
         request.hash = self.hash(request.key);
         self.show(request.key);
+        operation.response.clear();
+        if !operation.kind.may_change() {
+            turn.store.execute(request, Version::NONE, turn.now, &mut operation.response);
+            return self.finish(id, operation, turn);
+        }
         operation.base = Version::NONE;
         operation.prior.clear();
-        if let Some(held) = turn.store.read(request.key, turn.now) {
+        if operation.guarded
+            && let Some(held) = turn.store.read(request.key, turn.now)
+        {
             operation.base = held.version;
-            if operation.guarded {
-                operation.prior.set(&held);
-            }
+            operation.prior.set(&held);
         }
         let version = if operation.guarded { operation.version } else { self.clock.next(turn.now) };
-        operation.response.clear();
-        turn.store.execute(&request, version, turn.now, &mut operation.response);
+        turn.store.execute(request, version, turn.now, &mut operation.response);
         if is_refused_set(&request.operation, &operation.response) {
             // The old value is gone here; the others must not keep it.
             let gone = Record::deleted(version);
@@ -66,46 +72,58 @@ impl Coordinator {
         mut operation: Box<Operation>,
         turn: &mut Turn<'_, S, O>,
     ) -> Option<Box<Operation>> {
+        let mut unreached = ArrayVec::<NodeKey, REPLICAS_MAX>::new();
+        let Turn { now, store, outside } = turn;
+        let record = store.read(&operation.key, *now);
+        let held = record.as_ref().map_or(Version::NONE, |record| record.version);
+        let follows = self.follows(held, &operation);
         for at in 0..operation.replicas.len() {
             let Replica { node, boot, state } = operation.replicas[at];
             if state != State::Unasked {
                 continue;
             }
-            let held = self.held_version(&operation.key, turn);
-            operation.replicas[at].state = if !self.follows(held, &operation) {
-                // Something newer has come here meanwhile that does not know of ours. Telling
-                // others of it would not tell them of ours.
-                State::Superseded
-            } else if self.send_write(id, &operation, node, boot, turn) {
-                State::Asked(turn.now)
-            } else {
-                self.keep_hint(node, &operation.key, turn);
-                State::Failed
+            operation.replicas[at].state = match &record {
+                Some(record) if follows => {
+                    if self.send_write(id, &operation, (node, boot), record, *now, *outside) {
+                        State::Asked(*now)
+                    } else {
+                        unreached.push(node);
+                        State::Failed
+                    }
+                }
+                // Something newer has come here meanwhile that does not know of ours, or ours is
+                // not here any more. Telling others of what is here would not tell them of ours.
+                _ => State::Superseded,
             };
+        }
+        for node in unreached {
+            self.keep_hint(node, &operation.key, turn);
         }
         self.judge(id, operation, turn)
     }
 
-    fn send_write<S: Store, O: Outside>(
+    /// Sends a replica the record that is held here. It may be newer than a guarded write, but then
+    /// it was computed from that.
+    fn send_write(
         &mut self,
         id: OperationId,
         operation: &Operation,
-        node: NodeKey,
-        boot: Boot,
-        turn: &mut Turn<'_, S, O>,
+        (node, boot): (NodeKey, Boot),
+        record: &Record<'_>,
+        now: Instant,
+        outside: &mut impl Outside,
     ) -> bool {
-        if !self.is_present(node, boot) || !self.peers.admits(node, turn.now) {
+        if !self.is_present(node, boot) || !self.peers.admits(node, now) {
             return false;
         }
         let key = &operation.key[..];
         let Some(reach) = self.reach.get(&node) else { return false };
         let to = Peer { node, core: reach.facts.core_of(key) };
-        // What is held now may be newer than a guarded write, but then it was computed from that.
-        let (Some(record), Some(out)) = (turn.store.read(key, turn.now), turn.outside.room(to))
-        else {
-            self.peers.failed(node, turn.now);
+        let Some(out) = outside.room(to) else {
+            self.peers.failed(node, now);
             return false;
         };
+        let record = *record;
         let guard = operation.guarded.then_some(operation.base);
         let guard = guard.filter(|_| record.version == operation.version);
         Message::Write { operation: id, stamp: operation.stamp, guard, key, record }.write(out);

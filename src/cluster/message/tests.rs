@@ -151,6 +151,7 @@ fn the_key_to_fetch_from_memory_is_that_of_the_message() {
         assert_eq!(Message::key_of(&message[4..]), Some(&b"asked for"[..]));
         assert_eq!(Message::key_of(&message[4..message.len() - 1]), None, "cut off");
     }
+    let operation = OperationId(77);
     for message in all() {
         let mut bytes = Vec::new();
         message.write(&mut bytes);
@@ -162,6 +163,8 @@ fn the_key_to_fetch_from_memory_is_that_of_the_message() {
             _ => None,
         };
         assert_eq!(Message::key_of(&bytes[4..]), expected, "{message:?}");
+        let answered = matches!(message, Message::ReadReply { .. }).then_some(operation);
+        assert_eq!(Message::answered_read(&bytes[4..]), answered, "{message:?}");
     }
 }
 
@@ -181,7 +184,7 @@ proptest! {
     #[test]
     fn any_bytes_are_taken_without_panic(bytes: Vec<u8>) {
         let _ = Message::read(&bytes);
-        let _ = Message::key_of(&bytes);
+        let _ = (Message::key_of(&bytes), Message::answered_read(&bytes));
         let _ = NodeMessage::read(&bytes);
         Messages::new(&bytes).for_each(drop);
     }

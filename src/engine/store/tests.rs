@@ -548,11 +548,11 @@ fn forgetting_names_a_version() {
 }
 
 #[test]
-fn a_request_from_another_node_is_hashed_anew() {
+fn a_response_is_appended_to_what_is_there() {
     let mut bench = Bench::new();
     bench.set("k", v(1), "x", Deadline::NEVER);
-    let get = Operation::Get(Get::default());
-    let request = Request { key: b"k", hash: Default::default(), operation: get };
+    let hash = bench.store().hash(b"k");
+    let request = Request { key: b"k", hash, operation: Operation::Get(Get::default()) };
     let (now, mut response) = (bench.now, b"before".to_vec());
     bench.store().execute(&request, v(2), now, &mut response);
     assert!(response.starts_with(b"before"));
