@@ -86,6 +86,8 @@ pub struct Node {
     pub stopped_until: Instant,
     pub running: bool,
     pub leaving: bool,
+    /// It has been told to leave, and may still be about it.
+    pub told_to_leave: bool,
     pub handed_over: bool,
     /// Latest view, for checks.
     pub view: Option<Arc<View>>,
@@ -190,6 +192,7 @@ impl Node {
             stopped_until: Instant::default(),
             running: true,
             leaving: false,
+            told_to_leave: false,
             handed_over: false,
             view: None,
             sealers: HashMap::new(),

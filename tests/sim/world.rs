@@ -565,9 +565,12 @@ impl World {
                 self.start_node(count);
             }
             10 if self.is_healthy() => {
-                let left = self.nodes.iter().filter(|node| node.running).count();
-                if left > replication.replicas() as usize && self.nodes[at].running {
+                // As many as there are copies stay, of those that have not been told to go.
+                let stays = |node: &Node| node.running && !node.told_to_leave;
+                let staying = self.nodes.iter().filter(|node| stays(node)).count();
+                if staying > replication.replicas() as usize && stays(&self.nodes[at]) {
                     self.trace(|| format!("n{at} leaves"));
+                    self.nodes[at].told_to_leave = true;
                     self.on(at, |node, now, linked, wants| {
                         node.on_governor(Told::Leave, now, linked, wants);
                     });
