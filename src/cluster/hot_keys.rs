@@ -99,7 +99,7 @@ impl HotKeys {
             self.begin_window(now);
         }
         let tag = self.sketch.tag(key);
-        if let Some(index) = self.sketch.find(tag, key) {
+        if let Some(index) = self.sketch.find_tagged(tag, key) {
             return self.sketch.count(index) >= self.settings.threshold;
         }
         if !self.sketch.is_full() {
@@ -123,21 +123,20 @@ impl HotKeys {
         self.window_ends = now.after(self.settings.window);
         self.sketch.begin_window();
         let sketch = &self.sketch;
-        self.copies.retain(|key, _| sketch.find(sketch.tag(key), key).is_some());
+        self.copies.retain(|key, _| sketch.find(key).is_some());
         self.bytes = self.copies.iter().map(|(key, copy)| cost(key, &copy.answer)).sum();
     }
 
     /// Whether `key` is hot.
-    #[inline]
-    pub fn is_hot(&self, key: &[u8]) -> bool {
-        let index = self.sketch.find(self.sketch.tag(key), key);
+    fn is_hot(&self, key: &[u8]) -> bool {
+        let index = self.sketch.find(key);
         index.is_some_and(|index| self.sketch.counter(index).requests() >= self.settings.threshold)
     }
 
     /// The copy of the answer to a plain read of `key`, while it may be used.
     pub fn copy(&mut self, key: &[u8], now: Instant) -> Option<&[u8]> {
         let copy = self.copies.get(key).filter(|copy| copy.until > now)?;
-        if let Some(index) = self.sketch.find(self.sketch.tag(key), key) {
+        if let Some(index) = self.sketch.find(key) {
             self.sketch.counter_mut(index).copied += 1;
         }
         Some(&copy.answer)

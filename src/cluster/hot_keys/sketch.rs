@@ -51,7 +51,7 @@ impl Sketch {
         }
     }
 
-    /// What the places of a key are found by.
+    /// What the place of a key is found by, for [`Sketch::find_tagged`].
     #[inline]
     pub fn tag(&self, key: &[u8]) -> u32 {
         self.hasher.hash_one(key) as u32
@@ -59,14 +59,20 @@ impl Sketch {
 
     /// The place of `key`.
     #[inline]
-    pub fn find(&self, tag: u32, key: &[u8]) -> Option<usize> {
+    pub fn find(&self, key: &[u8]) -> Option<usize> {
+        self.find_tagged(self.tag(key), key)
+    }
+
+    /// The place of `key`, whose tag is known.
+    #[inline]
+    pub fn find_tagged(&self, tag: u32, key: &[u8]) -> Option<usize> {
         // Without a way out of the loop it becomes a few vector instructions.
         let is_there = self.tags.iter().fold(false, |found, there| found | (*there == tag));
         if !is_there {
             return None;
         }
-        let places = self.counters.iter().zip(&self.tags);
-        places.into_iter().position(|(counter, there)| *there == tag && counter.key == key)
+        let mut places = self.counters.iter().zip(&self.tags);
+        places.position(|(counter, there)| *there == tag && counter.key == key)
     }
 
     /// Counts a request for the key of a place; how many there have been, at least.
@@ -114,7 +120,7 @@ impl Sketch {
             counter.before = counter.now - counter.inherited;
             (counter.now, counter.inherited) = (0, 0);
             self.busiest[index] = counter.before;
-            self.tags[index] = self.hasher.hash_one(&self.counters[index].key[..]) as u32;
+            self.tags[index] = self.tag(&self.counters[index].key);
         }
     }
 
@@ -142,17 +148,13 @@ mod tests {
         sketch.add(sketch.tag(key), key);
     }
 
-    fn find(sketch: &Sketch, key: &[u8]) -> Option<usize> {
-        sketch.find(sketch.tag(key), key)
-    }
-
     #[test]
     fn keys_with_one_tag_have_places_of_their_own() {
         let mut sketch = Sketch::new();
         sketch.add(7, b"a");
         sketch.add(7, b"b");
-        assert_eq!((sketch.find(7, b"a"), sketch.find(7, b"b")), (Some(0), Some(1)));
-        assert_eq!((sketch.find(7, b"c"), sketch.find(0, b"")), (None, None));
+        assert_eq!((sketch.find_tagged(7, b"a"), sketch.find_tagged(7, b"b")), (Some(0), Some(1)));
+        assert_eq!((sketch.find_tagged(7, b"c"), sketch.find_tagged(0, b"")), (None, None));
     }
 
     #[test]
@@ -168,7 +170,7 @@ mod tests {
         let smallest = sketch.smallest();
         assert_eq!(smallest, 40);
         sketch.take_over(smallest, sketch.tag(b"new"), b"new");
-        assert_eq!((find(&sketch, &[40]), find(&sketch, b"new")), (None, Some(40)));
+        assert_eq!((sketch.find(&[40]), sketch.find(b"new")), (None, Some(40)));
         assert_eq!(sketch.count(40), 2, "what was inherited is not its own");
         assert_ne!(sketch.smallest(), 40);
     }
@@ -180,11 +182,11 @@ mod tests {
             add(&mut sketch, key);
         }
         sketch.begin_window();
-        sketch.count(find(&sketch, b"a").unwrap());
-        sketch.count(find(&sketch, b"c").unwrap());
+        sketch.count(sketch.find(b"a").unwrap());
+        sketch.count(sketch.find(b"c").unwrap());
         sketch.begin_window();
-        assert_eq!(find(&sketch, b"b"), None);
-        assert_eq!((find(&sketch, b"a"), find(&sketch, b"c")), (Some(0), Some(1)));
+        assert_eq!(sketch.find(b"b"), None);
+        assert_eq!((sketch.find(b"a"), sketch.find(b"c")), (Some(0), Some(1)));
         assert_eq!(sketch.counters().count(), 2);
     }
 }
