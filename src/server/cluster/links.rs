@@ -87,7 +87,8 @@ pub struct Links {
     slots: Vec<Slot>,
     free: Vec<u32>,
     by_peer: HashMap<Peer, u32, ahash::RandomState>,
-    /// Whose room was asked for last, since the next message is often for the same peer.
+    /// Whose room was asked for last, since the next message is often for the same peer. Listed in
+    /// `by_peer`, too.
     last: Option<(Peer, u32)>,
     /// Links with something to do at the end of the turn.
     due: Vec<u32>,
@@ -200,7 +201,6 @@ impl Links {
             due: false,
         }));
         self.by_peer.insert(peer, index);
-        self.last = None;
         self.events.push_back(LinkEvent::Up { peer, facts });
         self.counters.made += 1;
         self.counters.up += 1;
