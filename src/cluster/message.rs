@@ -348,11 +348,8 @@ impl<'b> Message<'b> {
     pub fn key_of(bytes: &'b [u8]) -> Option<&'b [u8]> {
         match *bytes.first()? {
             tag::FORWARD => {
-                let request = bytes.get(FORWARD_HEAD_BYTES..)?;
-                match relay::decode_plain_get(request) {
-                    Some((key, _)) => Some(key),
-                    None => Some(relay::decode_request(request).ok()?.key),
-                }
+                let (key, _) = relay::decode_key(bytes.get(FORWARD_HEAD_BYTES..)?).ok()?;
+                Some(key)
             }
             tag::WRITE | tag::WRITE_GUARDED | tag::READ | tag::FETCH | tag::MERGE => {
                 match Message::read(bytes).ok()? {

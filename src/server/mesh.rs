@@ -25,7 +25,6 @@ use super::core_state::asker;
 use crate::cluster::quorum::Consistency;
 use crate::engine::Engine;
 use crate::engine::cluster::{Links, Taken};
-use crate::hash::KeyHash;
 use crate::protocol::relay;
 use crate::request::{Get, Operation, Request, Response};
 use crate::time::Instant;
@@ -228,7 +227,7 @@ impl Mesh {
                 while !hashes.is_full()
                     && let Some((_, body, end)) = message(bytes, at)
                 {
-                    let (key, hash) = key_and_hash(body);
+                    let (key, hash) = relay::decode_key(body).expect(MALFORMED);
                     keys.push(key);
                     hashes.push(hash);
                     at = end;
@@ -315,14 +314,6 @@ fn without_consistency(mut to: Return) -> (Return, Consistency) {
 }
 
 const MALFORMED: &str = "cores of one process encode messages alike";
-
-/// What a request's place and its item are found by.
-fn key_and_hash(body: &[u8]) -> (&[u8], KeyHash) {
-    relay::decode_plain_get(body).unwrap_or_else(|| {
-        let request = relay::decode_request(body).expect(MALFORMED);
-        (request.key, request.hash)
-    })
-}
 
 /// Executes the next of a peer's requests, as many as make a batch. Returns how many.
 fn serve_batch(peer: &mut Peer, engine: &mut Engine, now: Instant) -> usize {

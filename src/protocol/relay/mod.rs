@@ -27,7 +27,8 @@ mod response;
 mod tests;
 
 pub use request::{
-    PLAIN_GET_HEAD_BYTES, decode_plain_get, decode_request, encode_request, encoded_request_bytes,
+    PLAIN_GET_HEAD_BYTES, decode_key, decode_plain_get, decode_request, encode_request,
+    encoded_request_bytes,
 };
 pub use response::{decode_response, encode_response, encoded_response_bytes};
 

@@ -249,6 +249,15 @@ pub fn decode_plain_get(message: &[u8]) -> Option<(&[u8], KeyHash)> {
     is_plain.then_some((key, KeyHash::from_bits(hash)))
 }
 
+/// The key and hash of a request, which is all that it takes to fetch its item from memory.
+#[inline]
+pub fn decode_key(message: &[u8]) -> Result<(&[u8], KeyHash), RelayError> {
+    match decode_plain_get(message) {
+        Some(found) => Ok(found),
+        None => decode_request(message).map(|request| (request.key, request.hash)),
+    }
+}
+
 /// Reads the request that [`encode_request`] wrote; `message` is the whole of it and no more.
 #[inline]
 pub fn decode_request(message: &[u8]) -> Result<Request<'_>, RelayError> {
