@@ -1,7 +1,7 @@
 //! Who performs a request: this core, or another node it is forwarded to.
 
 use super::*;
-use crate::request::{Get, Operation as Command};
+use crate::request::Operation as Command;
 
 impl Coordinator {
     /// Begins an operation, or begins it again under the view in effect.
@@ -287,11 +287,6 @@ impl Coordinator {
             return self.reply_not_begun(from, asked, turn);
         }
         let alone = self.keeps_alone(forward.place);
-        if alone && let Some((key, _)) = relay::decode_plain_get(forward.request) {
-            let hash = self.hash(key);
-            let request = Request { key, hash, operation: Command::Get(Get::default()) };
-            return self.answer_alone(from, asked, &request, turn);
-        }
         match &mut relay::decode_request(forward.request) {
             Ok(request) if !is_sendable(&request.operation) => {
                 self.reply_not_begun(from, asked, turn);
