@@ -166,16 +166,12 @@ fn memory_that_may_not_be_locked_is_refused_in_one_sentence() {
     );
     // The superuser is bound by the limit only without these two privileges.
     let privileges = "-ipc_lock,-sys_resource";
-    let mut command = match rustix::process::geteuid().is_root() {
-        true => Command::new("setpriv"),
-        false => Command::new("env"),
-    };
-    if rustix::process::geteuid().is_root() {
-        command.args(["--bounding-set", privileges, "--inh-caps", privileges]);
-    }
-    let output = match command.args(["bash", "-c", &limited]).output() {
+    let without = ["setpriv", "--bounding-set", privileges, "--inh-caps", privileges];
+    let without = if rustix::process::geteuid().is_root() { &without[..] } else { &[] };
+    let words = [without, &["bash", "-c", &limited]].concat();
+    let output = match Command::new(words[0]).args(&words[1..]).output() {
         Ok(output) => output,
-        Err(error) => return eprintln!("skipped: setpriv does not run here: {error}"),
+        Err(error) => return eprintln!("skipped: {} does not run here: {error}", words[0]),
     };
     let line = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1), "{line}");
