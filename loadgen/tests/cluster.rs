@@ -41,10 +41,16 @@ impl Node {
         found.expect("the figure is there").1.parse().expect("a number")
     }
 
-    /// Members it calls alive.
-    fn sees(&self) -> usize {
+    /// The epoch in which it sees `count` members alive, each in possession of what is its own.
+    fn sees(&self, count: usize) -> Option<String> {
         let stats = self.stats();
-        stats.iter().filter(|(name, said)| name.ends_with(":state") && said == "alive").count()
+        let epoch = &stats.iter().find(|(name, _)| name == "epoch")?.1;
+        let with = |end: &str, wanted: &str| {
+            stats.iter().filter(|(name, said)| name.ends_with(end) && said == wanted).count()
+        };
+        let unseated = with(":weight", "0");
+        let ready = with(":state", "alive") == count && with(":settled", epoch) == count;
+        (ready && unseated == 0 && epoch != "0").then(|| epoch.clone())
     }
 }
 
@@ -78,7 +84,12 @@ fn three(number: u8, flags: &[&str]) -> Option<Vec<Node>> {
     };
     let mut nodes: Vec<Node> = (1..=3).map(start).collect();
     let begun = Instant::now();
-    while nodes.iter().any(|node| node.sees() < 3 || node.figure("epoch") < 3) {
+    // The two that join may be seated in one decision or in two.
+    let ready = |nodes: &[Node]| {
+        let first = nodes[0].sees(3);
+        first.is_some() && nodes.iter().all(|node| node.sees(3) == first)
+    };
+    while !ready(&nodes) {
         if nodes.iter_mut().any(|node| node.child.try_wait().is_ok_and(|ended| ended.is_some())) {
             println!("SKIPPED: the server does not start here");
             return None;
