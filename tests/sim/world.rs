@@ -1,4 +1,4 @@
-//! The world: nodes, network, clients and faults on one clock.
+//! The world: nodes, network and clients on one clock.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashSet};
@@ -11,11 +11,10 @@ use ringlane::cluster::coordinator::{Asker, CoordinatorSettings};
 use ringlane::cluster::governor::{Event as Told, GovernorSettings};
 use ringlane::cluster::identity::{Boot, NodeKey};
 use ringlane::cluster::link::{LinkEvent, NODE_CORE, Peer};
-use ringlane::cluster::membership::{Health, MembershipSettings, Terms};
+use ringlane::cluster::membership::{MembershipSettings, Terms};
 use ringlane::cluster::message::{Message, Messages};
 use ringlane::cluster::quorum::Consistency;
 use ringlane::cluster::ring::{RingHash, RingParameters};
-use ringlane::cluster::store::Store;
 use ringlane::time::Instant;
 
 use crate::agenda::{Due, Happening};
@@ -23,6 +22,9 @@ use crate::network::Network;
 use crate::node::{Answer, Node, Parts, Wants};
 use crate::options::{Figures, Options};
 use crate::workload::Workload;
+
+mod faults;
+mod state;
 
 const START: Instant = Instant::from_millis(1_700_000_000_000);
 /// Faults and clients end after this.
@@ -303,20 +305,6 @@ impl World {
         }
     }
 
-    /// The links of two nodes with each other are lost. They are made again when that can be.
-    fn reset_links(&mut self, one: usize, other: usize) {
-        for (at, to) in [(one, other), (other, one)] {
-            let (node, boot) = (self.nodes[to].key(), self.nodes[to].boot);
-            if self.nodes[at].running && self.links[at].remove(&(node, boot)) {
-                let delay = Duration::from_millis(self.random.random_range(1..20));
-                self.schedule(at, delay, Happening::LinkDown { node, boot, lost: true });
-                let delay = Duration::from_millis(self.random.random_range(50..1000));
-                self.schedule(at, delay, Happening::LinkUp { node, boot });
-                self.figures.resets += 1;
-            }
-        }
-    }
-
     fn schedule(&mut self, node: usize, after: Duration, what: Happening) {
         self.number += 1;
         let boot = self.nodes[node].boot;
@@ -491,206 +479,6 @@ impl World {
             }
         }
         Ok(())
-    }
-
-    /// Whether all members are here, agree, and have what is theirs.
-    fn is_healthy(&self) -> bool {
-        let running: Vec<&Node> = self.nodes.iter().filter(|node| !node.leaving).collect();
-        running.iter().all(|node| {
-            node.running
-                && node.stopped_until <= self.now
-                && node.governor.roster().is_some_and(|roster| {
-                    roster.seats().len() == running.len()
-                        && running.iter().all(|other| roster.has(other.key(), other.boot))
-                        && node
-                            .governor
-                            .members()
-                            .iter()
-                            .filter(|member| member.weight.is_some())
-                            .all(|m| m.settled >= roster.epoch && m.health == Health::Alive)
-                })
-        })
-    }
-
-    fn fault(&mut self) {
-        let pause = self.random.random_range(500..5000);
-        self.fault_at = self.now.after(Duration::from_millis(pause));
-        if !self.options.faults {
-            return;
-        }
-        let replication = self.options.replication;
-        // A write is acknowledged when so many hold it; one of them may be lost, but not all.
-        let spare = replication.write_quorum() - 1;
-        let count = self.nodes.len();
-        let at = self.random.random_range(0..count);
-        match self.random.random_range(0..13) {
-            0..3 => {
-                let inside = self.random.random_range(1..=count.div_ceil(2));
-                let apart: Vec<usize> = (0..inside).map(|step| (at + step) % count).collect();
-                let one_way = self.random.random_range(0..3) == 0;
-                self.trace(|| format!("{apart:?} are cut off, one way: {one_way}"));
-                self.network.partition(&apart, count, one_way);
-                self.figures.partitions += 1;
-                self.network.refusing = self.random.random_range(0..4) == 0;
-                if self.network.refusing {
-                    self.trace(|| "which is told by refusals".into());
-                    for one in 0..count {
-                        for other in 0..one {
-                            if apart.contains(&one) != apart.contains(&other) {
-                                self.reset_links(one, other);
-                            }
-                        }
-                    }
-                }
-            }
-            3..6 => {
-                self.trace(|| "the network is whole".into());
-                self.network.heal();
-            }
-            6..8 if spare > 0 && self.is_healthy() => {
-                self.trace(|| format!("n{at} crashes"));
-                self.figures.crashes += 1;
-                self.end(at);
-                let after = Duration::from_millis(self.random.random_range(100..15_000));
-                self.schedule(at, after, Happening::Restart);
-            }
-            8 => {
-                let millis = self.random.random_range(100..12_000);
-                self.trace(|| format!("n{at} stops for {millis} ms"));
-                self.figures.pauses += 1;
-                self.nodes[at].stopped_until = self.now.after(Duration::from_millis(millis));
-            }
-            9 if count < self.options.nodes + 2 && self.is_healthy() => {
-                self.figures.joins += 1;
-                self.start_node(count);
-            }
-            10 if self.is_healthy() => {
-                // As many as there are copies stay, of those that have not been told to go.
-                let stays = |node: &Node| node.running && !node.told_to_leave;
-                let staying = self.nodes.iter().filter(|node| stays(node)).count();
-                if staying > replication.replicas() as usize && stays(&self.nodes[at]) {
-                    self.trace(|| format!("n{at} leaves"));
-                    self.nodes[at].told_to_leave = true;
-                    self.on(at, |node, now, linked, wants| {
-                        node.on_governor(Told::Leave, now, linked, wants);
-                    });
-                }
-            }
-            11 if self.is_healthy() => {
-                let weight = self.random.random_range(1..4);
-                self.on(at, |node, now, linked, wants| {
-                    node.on_governor(Told::Weigh(weight), now, linked, wants);
-                });
-            }
-            12 => {
-                let other = self.random.random_range(0..count);
-                self.trace(|| format!("n{at} and n{other} lose their links"));
-                self.reset_links(at, other);
-            }
-            _ => {}
-        }
-    }
-
-    /// A process ends. Others hear of it at once, or only when it does not answer.
-    fn end(&mut self, at: usize) {
-        self.count(at);
-        self.nodes[at].running = false;
-        let gone = (self.nodes[at].key(), self.nodes[at].boot);
-        for other in 0..self.nodes.len() {
-            let hears = self.random.random_range(0..2) == 0 && self.network.reaches(at, other);
-            if hears && self.links[other].remove(&gone) {
-                self.schedule(
-                    other,
-                    Duration::from_millis(1),
-                    Happening::LinkDown { node: gone.0, boot: gone.1, lost: true },
-                );
-            }
-        }
-    }
-
-    fn count(&mut self, at: usize) {
-        for core in &self.nodes[at].cores {
-            let counters = core.coordinator.counters();
-            self.figures.repairs += counters.read_repairs;
-            self.figures.retries += counters.write_retries;
-            self.figures.filled += counters.filled_records;
-            self.figures.forwarded += counters.forwarded;
-            self.figures.hints += core.coordinator.hints().0.handed_over;
-        }
-    }
-
-    fn gather(&mut self) {
-        for at in 0..self.nodes.len() {
-            if self.nodes[at].running {
-                self.count(at);
-            }
-        }
-        self.figures.acknowledged = self.workload.acknowledged;
-        self.figures.unclear = self.workload.unclear;
-        self.figures.lost = self.network.lost;
-        self.figures.duplicated = self.network.duplicated;
-    }
-
-    /// What is not yet as it should be when nothing disturbs any more.
-    fn differences(&mut self) -> Option<String> {
-        if !self.is_healthy() {
-            let stand: Vec<String> = self
-                .nodes
-                .iter()
-                .map(|node| {
-                    let epoch = node.governor.roster().map_or(0, |roster| roster.epoch);
-                    let settled: Vec<(u64, Health)> = node
-                        .governor
-                        .members()
-                        .iter()
-                        .map(|member| (member.settled, member.health))
-                        .collect();
-                    format!(
-                        "{} running {} epoch {epoch} settled {settled:?}",
-                        node.id, node.running
-                    )
-                })
-                .collect();
-            return Some(format!("the members do not agree: {}", stand.join("; ")));
-        }
-        let view = self.nodes.iter().find(|node| node.running)?.view.clone()?;
-        for node in self.nodes.iter().filter(|node| node.running) {
-            for core in &node.cores {
-                let (_, count, _) = core.coordinator.hints();
-                if count > 0 {
-                    return Some(format!("{} keeps {count} hints", node.id));
-                }
-                if core.coordinator.operations() > 0 {
-                    return Some(format!("{} has operations under way", node.id));
-                }
-            }
-        }
-        let mut keys: Vec<Vec<u8>> = Vec::new();
-        let now = self.now;
-        for node in self.nodes.iter_mut().filter(|node| node.running) {
-            for core in &mut node.cores {
-                keys.extend(core.store.keys(now));
-            }
-        }
-        keys.sort();
-        keys.dedup();
-        for key in keys {
-            let replicas = view.ring().replicas(view.ring().place(&key));
-            let mut held = Vec::new();
-            for index in replicas.iter() {
-                let seat = view.seat(*index).key;
-                let node = self.nodes.iter_mut().find(|node| node.key() == seat)?;
-                let hash = ringlane::hash::KeyHash::of(&key, node.hash_seed);
-                let core = hash.core(node.cores.len() as u32) as usize;
-                let record = node.cores[core].store.read(&key, now);
-                held.push(record.map_or(0, |record| record.version.0));
-            }
-            if held.iter().any(|version| *version != held[0]) {
-                let key = String::from_utf8_lossy(&key).into_owned();
-                return Some(format!("the replicas of {key} hold versions {held:?}"));
-            }
-        }
-        None
     }
 
     fn trace(&self, line: impl FnOnce() -> String) {
