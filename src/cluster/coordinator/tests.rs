@@ -353,7 +353,12 @@ fn counter() -> (Bench, String) {
 
 /// Begins a step of the counter, up to its write.
 fn step(bench: &mut Bench, key: &str) -> (OperationId, Version) {
-    let asked = bench.ask(1, 1, key, Command::Arithmetic(Arithmetic::by(1, false)));
+    step_of(bench, 1, key)
+}
+
+/// The same, for a client of its own connection.
+fn step_of(bench: &mut Bench, connection: u32, key: &str) -> (OperationId, Version) {
+    let asked = bench.ask(connection, 1, key, Command::Arithmetic(Arithmetic::by(1, false)));
     let Message::Read { operation, promise, .. } = asked.first() else { panic!("no read") };
     let same = Message::ReadReply { operation, outcome: ReadOutcome::Same };
     let written = bench.hear(&same);
@@ -386,6 +391,34 @@ fn a_step_that_meets_another_from_the_same_value_is_taken_back() {
         assert!(said.answers.is_empty(), "{:?}", said.answers());
         assert_eq!(held(&mut bench, &key), b"24");
         assert_eq!(bench.coordinator.operations(), 1, "it is to be begun again");
+    }
+}
+
+#[test]
+fn a_step_that_others_may_have_from_the_one_before_it_is_not_taken_back() {
+    for hinted in [true, false] {
+        let (mut bench, key) = counter();
+        let (first, _) = step_of(&mut bench, 1, &key);
+        let (second, ours) = step_of(&mut bench, 2, &key);
+        assert_eq!(held(&mut bench, &key), b"26");
+        let conflict = WriteOutcome::Conflict(Version(ours.0 + 1));
+        let other = bench.others[0];
+        if hinted {
+            // Nobody takes the first. They are told later what is here by now: the second.
+            let said = refuse(&mut bench, first, conflict);
+            assert_eq!(said.answers(), ["Uncertain"]);
+        } else {
+            // The first is sent once more, as what was computed from it.
+            let outcome = WriteOutcome::NotReady;
+            bench.hear_from(other, &Message::WriteReply { operation: first, outcome });
+            bench.now = bench.now.after(CHECK_EVERY);
+            let said = bench.with(|coordinator, turn| coordinator.tick(turn));
+            let Message::Write { guard: None, record, .. } = said.first() else { panic!("none") };
+            assert_eq!(record.version, ours);
+        }
+        let said = refuse(&mut bench, second, conflict);
+        assert_eq!(said.answers(), ["Uncertain"]);
+        assert_eq!(held(&mut bench, &key), b"26");
     }
 }
 

@@ -124,8 +124,11 @@ impl Coordinator {
             return false;
         };
         let record = *record;
-        let guard = operation.guarded.then_some(operation.base);
-        let guard = guard.filter(|_| record.version == operation.version);
+        let own = record.version == operation.version;
+        let guard = operation.guarded.then_some(operation.base).filter(|_| own);
+        if !own {
+            self.show(key);
+        }
         Message::Write { operation: id, stamp: operation.stamp, guard, key, record }.write(out);
         true
     }
@@ -326,6 +329,8 @@ impl Coordinator {
         key: &[u8],
         turn: &mut Turn<'_, S, O>,
     ) {
+        // A hint goes out whatever becomes of the write meanwhile.
+        self.show(key);
         if let Some(record) = turn.store.read(key, turn.now) {
             self.hints.keep(node, key, &record, turn.now);
         }
