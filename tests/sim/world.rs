@@ -391,6 +391,7 @@ impl World {
                             let peer = Peer { node, core };
                             this.link(LinkEvent::Up { peer, facts }, now, linked, wants);
                         }
+                        this.on_governor(Told::Linked { node }, now, linked, wants);
                     });
                 }
             }
