@@ -145,6 +145,8 @@ pub struct NetRing {
     /// submitted.
     sent_at_once: Vec<u32>,
     enters: u64,
+    /// The flag for task work was up although the last call had done it all.
+    flag_is_stale: bool,
 }
 
 /// Bytes to be sent: a buffer, with values between its bytes that are sent from where they lie.
@@ -277,6 +279,7 @@ impl NetRing {
             completions: Vec::with_capacity(256),
             sent_at_once: Vec::with_capacity(64),
             enters: 0,
+            flag_is_stale: false,
         };
         net_ring.listen_to_bell();
         Ok(net_ring)
@@ -460,7 +463,10 @@ impl NetRing {
         let queued = self.ring.submission().len() as u32;
         const GETEVENTS: u32 = 1;
         // SAFETY: no argument structure is passed; queued entries were vouched for when pushed.
-        match unsafe { self.ring.submitter().enter::<libc::sigset_t>(queued, 0, GETEVENTS, None) } {
+        let outcome =
+            unsafe { self.ring.submitter().enter::<libc::sigset_t>(queued, 0, GETEVENTS, None) };
+        self.look_at_flag();
+        match outcome {
             Ok(_) => Ok(()),
             Err(error) if is_transient(&error) => Ok(()),
             Err(error) => Err(error),
@@ -479,7 +485,9 @@ impl NetRing {
             timeout = Timespec::from(limit);
             arguments = arguments.timespec(&timeout);
         }
-        match self.ring.submitter().submit_with_args(1, &arguments) {
+        let outcome = self.ring.submitter().submit_with_args(1, &arguments);
+        self.look_at_flag();
+        match outcome {
             Ok(_) => Ok(()),
             Err(error) if is_transient(&error) => Ok(()),
             Err(error) if error.raw_os_error() == Some(libc::ETIME) => Ok(()),
@@ -492,14 +500,29 @@ impl NetRing {
         !self.ring.submission().is_empty()
     }
 
-    /// Whether completions wait, here or in the kernel's task work. Costs no system call.
+    /// Whether completions wait, here or in the kernel's task work. Costs no system call. False
+    /// also while the kernel's flag for task work tells nothing; [`NetRing::wait`] finds out then.
     pub fn has_work(&mut self) -> bool {
+        let flagged = self.is_flagged() && !self.flag_is_stale;
+        flagged || !self.ring.completion().is_empty()
+    }
+
+    /// Whether the kernel says that a call has something to do beyond what is queued.
+    pub fn is_flagged(&mut self) -> bool {
         let submission = self.ring.submission();
-        if submission.taskrun() || submission.cq_overflow() {
-            return true;
-        }
-        drop(submission);
-        !self.ring.completion().is_empty()
+        submission.taskrun() || submission.cq_overflow()
+    }
+
+    /// Whether [`NetRing::has_work`] cannot tell of everything that comes.
+    pub fn must_be_asked(&self) -> bool {
+        self.flag_is_stale
+    }
+
+    /// The kernel lowers its flag before it takes the work, so what is added in between raises it
+    /// for work that is taken along. It then stays up until work is done the next time; who trusted
+    /// it would call in vain until then, for milliseconds where little happens.
+    fn look_at_flag(&mut self) {
+        self.flag_is_stale = self.is_flagged() && self.ring.completion().is_empty();
     }
 
     /// Appends what has completed to `events`.

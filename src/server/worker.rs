@@ -208,9 +208,8 @@ impl Worker {
     }
 
     fn submit(&mut self) {
-        if (self.net.has_submissions() || self.net.has_work())
-            && let Err(error) = self.net.submit()
-        {
+        let wanted = self.net.has_submissions() || self.net.is_flagged() || self.net.has_work();
+        if wanted && let Err(error) = self.net.submit() {
             panic!("io_uring_enter failed for good: {error}");
         }
     }
@@ -518,7 +517,7 @@ impl Worker {
             return;
         }
         let limit = self.core.node.config.busy_poll;
-        if !limit.is_zero() && self.core.pace.may_poll() {
+        if !limit.is_zero() && self.core.pace.may_poll() && !self.net.must_be_asked() {
             if self.net.has_submissions() {
                 // What is left of them is done before the next request comes, not after it.
                 return self.submit();

@@ -296,3 +296,54 @@ fn another_ring_and_a_bell_end_the_sleep() {
     net.reap(&mut events);
     assert!(events.is_empty(), "{events:?}");
 }
+
+/// What arrives while the kernel takes what arrived before raises its flag for nothing. That is a
+/// matter of nanoseconds, so this tries it thousands of times.
+#[test]
+fn a_flag_that_stays_up_for_nothing_is_not_followed_for_long() {
+    let mut net = ring(64, 256);
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let (pairs, ends): (Vec<_>, Vec<_>) = (0..2).map(|_| UnixStream::pair().unwrap()).unzip();
+    for (index, ours) in (0..).zip(&pairs) {
+        net.receive(ours.as_raw_fd(), Token { index, generation: 1 });
+    }
+    let (mut events, mut in_vain, mut most) = (Vec::new(), 0, 0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let spin_for = |time: Duration| {
+                let begun = Instant::now();
+                while begun.elapsed() < time {}
+            };
+            let mut nanos = 0u32;
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                nanos = (nanos * 75 + 74) % 65_537;
+                (&ends[0]).write_all(&[7]).expect("it is read");
+                spin_for(Duration::from_nanos(u64::from(nanos % 16_384)));
+                (&ends[1]).write_all(&[7]).expect("it is read");
+                spin_for(Duration::from_micros(80));
+            }
+        });
+        let started = Instant::now();
+        while started.elapsed() < Duration::from_millis(700) {
+            let called = net.has_work();
+            if called {
+                net.submit().unwrap();
+            } else {
+                net.wait(Patience::Until(Duration::from_millis(5))).unwrap();
+            }
+            net.reap(&mut events);
+            in_vain = if called && events.is_empty() { in_vain + 1 } else { 0 };
+            most = most.max(in_vain);
+            for event in events.drain(..) {
+                if let Event::Received { token, buffer, ended } = event {
+                    net.recycle(buffer);
+                    if ended {
+                        net.receive(pairs[token.index as usize].as_raw_fd(), token);
+                    }
+                }
+            }
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    assert!(most <= 4, "{most} calls in a row found nothing");
+}
