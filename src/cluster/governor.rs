@@ -168,7 +168,6 @@ impl Governor {
                     self.message(from, message, now, effects);
                 }
             }
-            Event::Linked { node } => self.linked(node, effects),
             Event::LinkLost { node } => {
                 if self.known.get(&node).is_some_and(|known| known.alive) {
                     self.doubts.begin(node, now);
@@ -338,7 +337,12 @@ impl Governor {
 
     /// Wants the own seat, or wants to be rid of it, from somebody who can decide.
     fn wish_own_seat(&mut self, now: Instant, effects: &mut Vec<Effect>) {
-        let Some(change) = self.own_wish() else { return };
+        let Identity { key, boot, .. } = *self.identity();
+        let change =
+            if self.leaving { Change::Unseat { key, boot } } else { Change::Seat(self.own_seat()) };
+        if self.agreement.roster().is_some_and(|roster| roster.satisfies(&change)) {
+            return;
+        }
         if self.is_seated() {
             return self.agree(agreement::Event::Wish(change), now, effects);
         }
@@ -352,30 +356,6 @@ impl Governor {
             let chosen = self.seed.random_range(0..alive.len());
             let to = alive.swap_remove(chosen);
             send_agreement(to, agreement::Message::Wish(change.clone()), effects);
-        }
-    }
-
-    /// What is not yet as this node wants it for itself.
-    fn own_wish(&self) -> Option<Change> {
-        let Identity { key, boot, .. } = *self.identity();
-        let change =
-            if self.leaving { Change::Unseat { key, boot } } else { Change::Seat(self.own_seat()) };
-        let satisfied = self.agreement.roster().is_some_and(|roster| roster.satisfies(&change));
-        (!satisfied).then_some(change)
-    }
-
-    /// What was said before there was a link is lost. Who waits for a seat, or to hear how others
-    /// stand, does not wait for the next round.
-    fn linked(&mut self, node: NodeKey, effects: &mut Vec<Effect>) {
-        if !self.known.get(&node).is_some_and(|known| known.alive) {
-            return;
-        }
-        effects.push(Effect::Send { to: node, bytes: self.own_status() });
-        if let Some(change) = self.own_wish()
-            && !self.is_seated()
-            && !self.leaving
-        {
-            send_agreement(node, agreement::Message::Wish(change), effects);
         }
     }
 
@@ -396,17 +376,12 @@ impl Governor {
         self.settled.iter().copied().min().unwrap_or(0)
     }
 
-    fn own_status(&self) -> Vec<u8> {
+    fn tell_status(&self, effects: &mut Vec<Effect>) {
         let (stamp, epoch) =
             self.agreement.roster().map_or((0, 0), |roster| (roster.digest(), roster.epoch));
         let (settled, flushed) = (self.own_settled(), self.flushed);
         let mut bytes = Vec::new();
         NodeMessage::Status { stamp, epoch, settled, flushed }.write(&mut bytes);
-        bytes
-    }
-
-    fn tell_status(&self, effects: &mut Vec<Effect>) {
-        let bytes = self.own_status();
         for (node, _) in self.known.iter().filter(|(_, known)| known.alive) {
             effects.push(Effect::Send { to: *node, bytes: bytes.clone() });
         }

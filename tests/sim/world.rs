@@ -391,7 +391,6 @@ impl World {
                             let peer = Peer { node, core };
                             this.link(LinkEvent::Up { peer, facts }, now, linked, wants);
                         }
-                        this.on_governor(Told::Linked { node }, now, linked, wants);
                     });
                 }
             }

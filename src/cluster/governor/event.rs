@@ -29,11 +29,6 @@ pub enum Event<'b> {
         /// Its messages.
         bytes: &'b [u8],
     },
-    /// There is a link with another node's governor.
-    Linked {
-        /// The node.
-        node: NodeKey,
-    },
     /// The link with another node's governor was lost.
     LinkLost {
         /// The node.

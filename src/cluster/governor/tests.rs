@@ -326,20 +326,3 @@ fn a_node_that_cannot_reach_others_waits_for_them_when_it_leaves() {
     world.run(8);
     assert!(!world.nodes[0].handed_over);
 }
-
-#[test]
-fn a_node_asks_for_its_seat_as_soon_as_it_has_a_link() {
-    let mut world = World::new();
-    world.unlinked = true;
-    let a = world.start("a", 1, &[]);
-    let b = world.start("b", 2, &[1]);
-    world.run(5);
-    assert!(world.nodes[b].view.is_none(), "nothing it asked for has arrived");
-    world.unlinked = false;
-    // Its next round would ask, too.
-    world.nodes[b].governor.round_at = world.now.after(Duration::from_secs(60));
-    let node = world.nodes[a].governor.identity().key;
-    world.deliver(b, Event::Linked { node });
-    world.run(1);
-    assert_eq!(world.seats(b), ["a", "b"]);
-}

@@ -442,7 +442,6 @@ impl Control {
         match link {
             Ok(link) => {
                 self.state.borrow_mut().node_links.insert(peer.node, link);
-                self.event(Event::Linked { node: peer.node });
             }
             Err(error) => {
                 log::warn!("no link with node {:016x}: {error}", peer.node.0);
