@@ -285,12 +285,13 @@ def exercise(server_path, wrapper=(), watch=lambda pid: None):
         watch(server.pid)
         # The silent connection's place may not be free yet; then this one is refused.
         deadline = time.monotonic() + 30
+        # Nor is it waited for: once it is told, it does not listen, and may take a while to end.
         while server.poll() is None and time.monotonic() < deadline:
             with contextlib.suppress(OSError):
-                last = Client(("127.0.0.1", port))
-                last.stream.write(b"shutdown\r\n")
-                last.stream.flush()
-                last.ended_by_server()
+                with socket.create_connection(("127.0.0.1", port), timeout=60) as last:
+                    last.sendall(b"shutdown\r\n")
+                    while last.recv(MIB):
+                        pass
             time.sleep(0.2)
         ended(server)
 
