@@ -5,7 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::args;
-use crate::phase::Failure;
+use crate::failure::Failure;
 use crate::plan::{Pace, Plan};
 use crate::report::summary::{Document, Percentiles, Summary};
 use crate::report::{self, text};

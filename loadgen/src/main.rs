@@ -10,6 +10,7 @@ mod connection;
 mod curve;
 mod discovery;
 mod errors;
+mod failure;
 mod hello;
 mod histogram;
 mod host;
@@ -34,7 +35,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use phase::Failure;
+use failure::Failure;
 
 fn main() -> ExitCode {
     let arguments = args::Arguments::parse();

@@ -1,6 +1,5 @@
 //! Runs one phase on all threads and puts their results together.
 
-use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Barrier, Mutex, mpsc};
 use std::time::{Duration, Instant};
@@ -9,10 +8,10 @@ use hdrhistogram::Histogram;
 
 use crate::discovery::Directory;
 use crate::errors::Faults;
+use crate::failure::Failure;
 use crate::histogram::{self, Recorder};
 use crate::plan::Plan;
 use crate::process::CpuUse;
-use crate::wire::WrongAnswer;
 use crate::worker::{self, Note, Outturn, Second, Shared, Totals};
 use crate::workload::Workload;
 
@@ -58,30 +57,6 @@ pub struct Moment {
     /// Of these, keys that were there.
     pub keys_hit: u64,
 }
-
-/// Why a phase has no result.
-#[derive(Debug)]
-pub enum Failure {
-    /// It could not be run; a sentence for the user.
-    Impossible(String),
-    /// The server answered wrongly.
-    Wrong(WrongAnswer),
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Failure::Impossible(words) => f.write_str(words),
-            Failure::Wrong(wrong) => write!(
-                f,
-                "wrong answer for key {}: {}\n  expected \"{}\"\n  received \"{}\"",
-                wrong.key, wrong.what, wrong.expected, wrong.received
-            ),
-        }
-    }
-}
-
-impl std::error::Error for Failure {}
 
 /// Runs a phase; `live` is shown every second that is complete.
 pub fn run(

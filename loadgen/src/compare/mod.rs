@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::args;
 use crate::discovery::Directory;
-use crate::phase::Failure;
+use crate::failure::Failure;
 use crate::plan::{Pace, Plan};
 use crate::report::summary::{Document, Summary};
 use crate::report::{self, text};

@@ -12,7 +12,7 @@ use clap::Parser;
 
 use super::{Ratios, Spread};
 use crate::args;
-use crate::phase::Failure;
+use crate::failure::Failure;
 use crate::wire::Protocol;
 use crate::workload::mix::Mix;
 

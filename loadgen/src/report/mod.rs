@@ -10,7 +10,7 @@ pub mod text;
 use std::path::{Path, PathBuf};
 
 use crate::args::{self, Output};
-use crate::phase::Failure;
+use crate::failure::Failure;
 use summary::{Document, SCHEMA_VERSION};
 
 /// Finds files that could not be written before any load, rather than when its results are there.
