@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use ringlane::cluster::ring::RingHash;
 
-use crate::address::Address;
+use crate::address::{Address, NodeAddress};
 use crate::curve::Objective;
 use crate::plan::Refill;
 use crate::schedule::Arrival;
@@ -328,33 +328,6 @@ impl std::str::FromStr for Rate {
     }
 }
 
-/// A node of a ring, spelled `ID=ADDRESS` or `ID*WEIGHT=ADDRESS`.
-#[derive(Clone, Debug)]
-pub struct NodeAddress {
-    /// Its id, on which its points on the ring depend.
-    pub id: String,
-    /// Its share of the keys relative to other nodes.
-    pub weight: u32,
-    /// Where it listens.
-    pub address: Address,
-}
-
-impl std::str::FromStr for NodeAddress {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (id, address) =
-            text.split_once('=').ok_or_else(|| format!("no ID=ADDRESS: {text:?}"))?;
-        let (id, weight) = match id.split_once('*') {
-            None => (id, 1),
-            Some((id, weight)) => {
-                (id, weight.parse().map_err(|_| format!("no weight: {weight:?}"))?)
-            }
-        };
-        Ok(Self { id: id.into(), weight, address: address.parse()? })
-    }
-}
-
 fn per_second(text: &str) -> Result<u64, String> {
     match amount(text)? {
         0 => Err("a rate is above 0".into()),
@@ -422,17 +395,6 @@ mod tests {
     fn the_command_line_is_consistent() {
         use clap::CommandFactory;
         Arguments::command().debug_assert();
-    }
-
-    #[test]
-    fn nodes_are_read_with_their_weight() {
-        let node: NodeAddress = "a=127.0.0.1:1".parse().unwrap();
-        assert_eq!((node.id.as_str(), node.weight), ("a", 1));
-        let node: NodeAddress = "b*3=127.0.0.1:2".parse().unwrap();
-        assert_eq!((node.id.as_str(), node.weight), ("b", 3));
-        for text in ["127.0.0.1:1", "a*x=127.0.0.1:1", "a=nowhere"] {
-            assert!(text.parse::<NodeAddress>().is_err(), "{text}");
-        }
     }
 
     #[test]

@@ -8,8 +8,7 @@
 use ringlane::cluster::ring::{Ring, RingNode, RingParameters};
 use ringlane::hash::KeyHash;
 
-use crate::address::Address;
-use crate::args::NodeAddress;
+use crate::address::{Address, NodeAddress};
 
 /// The nodes and how they share the keys.
 #[derive(Clone, Debug, PartialEq)]

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use ringlane::cluster::ring::RingParameters;
 
-use crate::address::Address;
-use crate::args::{self, NodeAddress, Populate, Rate};
+use crate::address::{Address, NodeAddress};
+use crate::args::{self, Populate, Rate};
 use crate::discovery::{self, Directory};
 use crate::failure::Failure;
 use crate::listener;
