@@ -6,9 +6,10 @@ use clap::{Args, Parser, Subcommand};
 use ringlane::cluster::ring::RingHash;
 
 use crate::address::{Address, NodeAddress};
-use crate::curve::Objective;
+use crate::objective::Objective;
 use crate::plan::Refill;
 use crate::schedule::Arrival;
+use crate::units::parse_span;
 use crate::wire::Protocol;
 use crate::workload::Verify;
 use crate::workload::mix::Mix;
@@ -210,7 +211,7 @@ pub struct Target {
     #[arg(long)]
     pub spin: bool,
     /// Give up a request, and its connection, after this time.
-    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = span)]
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_span)]
     pub timeout: Duration,
 }
 
@@ -356,21 +357,6 @@ fn ring_hash(text: &str) -> Result<RingHash, String> {
     found.map(|(_, hash)| *hash).ok_or_else(|| "the ring's hash is md5 or xxh3".into())
 }
 
-/// A time with its unit: 500us, 20ms, 5s.
-pub fn span(text: &str) -> Result<Duration, String> {
-    let split = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
-    let number: f64 = text[..split].parse().map_err(|_| format!("no time: {text:?}"))?;
-    let unit = match &text[split..] {
-        "ns" => 1e-9,
-        "us" | "µs" => 1e-6,
-        "ms" => 1e-3,
-        "s" => 1.0,
-        "min" | "m" => 60.0,
-        unit => return Err(format!("no unit of time: {unit:?}; ns, us, ms, s or min")),
-    };
-    Duration::try_from_secs_f64(number * unit).map_err(|error| error.to_string())
-}
-
 /// CPUs named as `1` or `0,2-4`.
 pub fn cpu_list(text: &str) -> Result<Vec<usize>, String> {
     let wrong = || format!("no list of CPUs: {text:?}; write them as 1 or 0,2-4");
@@ -398,10 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn times_and_cpus_are_read() {
-        assert_eq!(span("1.5ms").unwrap(), Duration::from_micros(1500));
-        assert_eq!(span("2s").unwrap(), Duration::from_secs(2));
-        assert!(span("5").is_err() && span("ms").is_err() && span("1h").is_err());
+    fn lists_of_cpus_are_read() {
         assert_eq!(cpu_list("0,2-4").unwrap(), [0, 2, 3, 4]);
         assert!(cpu_list("3-1").is_err() && cpu_list("").is_err());
     }

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::{Comparison, Ratios, RowResult, Spread};
 use crate::report::summary::Document;
-use crate::report::text;
+use crate::units;
 
 /// One row for the terminal.
 pub fn row_as_text(row: &RowResult) -> String {
@@ -16,9 +16,9 @@ pub fn row_as_text(row: &RowResult) -> String {
             "  {:<24}{:>12.0} requests/s  server CPU {cpu:>8} µs/request  p50 {:>9}  p99 {:>9}  p99.9 {:>9}",
             figures.server,
             figures.requests_per_second.median,
-            text::span(figures.p50.median),
-            text::span(figures.p99.median),
-            text::span(figures.p99_9.median),
+            units::span(figures.p50.median),
+            units::span(figures.p99.median),
+            units::span(figures.p99_9.median),
         );
     }
     for ratio in &row.ratios {
@@ -103,9 +103,9 @@ pub fn page(document: &Document, comparison: &Comparison) -> String {
                 rate.median,
                 rate.low,
                 rate.high,
-                text::span(figures.p50.median),
-                text::span(figures.p99.median),
-                text::span(figures.p99_9.median),
+                units::span(figures.p50.median),
+                units::span(figures.p99.median),
+                units::span(figures.p99_9.median),
             );
         }
     }

@@ -16,10 +16,11 @@ use crate::args;
 use crate::discovery::Directory;
 use crate::failure::Failure;
 use crate::plan::{Pace, Plan};
+use crate::report;
 use crate::report::summary::{Document, Summary};
-use crate::report::{self, text};
 use crate::run;
 use crate::server::{Server, Spec};
+use crate::units;
 use crate::wire::Protocol;
 use crate::workload::Workload;
 use rows::{Goal, Row};
@@ -210,7 +211,7 @@ fn compare_row(
                 "   round {} {name}: {:.0} requests/s, p99 {}{}",
                 round + 1,
                 summary.requests_per_second,
-                text::span(summary.latency.p99),
+                units::span(summary.latency.p99),
                 match &summary.server_cpu {
                     Some(cpu) => format!(", server CPU {:.3} µs/request", cpu.micros_per_request),
                     None => String::new(),

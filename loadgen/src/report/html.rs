@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::chart::{Axis, Chart, Scale, Series, escaped};
 use super::summary::{Document, Summary};
-use super::text;
+use crate::units;
 
 const STYLE: &str = "
 :root { color-scheme: light dark; --line: #8886; --dim: #777; }
@@ -129,10 +129,10 @@ fn table(out: &mut String, document: &Document) {
              <td>{faults}</td></tr>",
             escaped(&name),
             run.requests_per_second,
-            text::span(run.latency.p50),
-            text::span(run.latency.p99),
-            text::span(run.latency.p99_9),
-            text::span(run.latency.max),
+            units::span(run.latency.p50),
+            units::span(run.latency.p99),
+            units::span(run.latency.p99_9),
+            units::span(run.latency.max),
             run.generator_busy * 100.0,
         );
     }
@@ -161,9 +161,9 @@ fn classes(out: &mut String, run: &Summary) {
         let spans = &class.latency;
         let _ = write!(out, "<tr><td>{}</td><td>{}</td>", escaped(&class.name), class.requests);
         for span in [spans.p50, spans.p90, spans.p99, spans.p99_9, spans.p99_99, spans.max] {
-            let _ = write!(out, "<td>{}</td>", text::span(span));
+            let _ = write!(out, "<td>{}</td>", units::span(span));
         }
-        let _ = writeln!(out, "<td>{}</td></tr>", text::span(class.service_time.p99));
+        let _ = writeln!(out, "<td>{}</td></tr>", units::span(class.service_time.p99));
     }
     out.push_str("</table></div>\n");
 }
@@ -376,7 +376,7 @@ fn facts(out: &mut String, document: &Document) {
 
 /// A time at an axis, where round ones stand: 100ms rather than 100.00ms.
 fn axis_span(micros: f64) -> String {
-    let text = text::span(micros);
+    let text = units::span(micros);
     let unit = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
     let (number, unit) = text.split_at(unit);
     match number.contains('.') {

@@ -6,6 +6,7 @@ use super::summary::Second;
 use super::text;
 use crate::phase::Moment;
 use crate::plan::{Pace, Plan};
+use crate::units;
 
 /// The view of one phase.
 pub struct Live {
@@ -88,10 +89,10 @@ impl Live {
                 0 => "        no answer".into(),
                 _ => format!(
                     "        p50 {}   p99 {}   p99.9 {}   max {}",
-                    text::span(second.p50),
-                    text::span(second.p99),
-                    text::span(second.p99_9),
-                    text::span(second.max),
+                    units::span(second.p50),
+                    units::span(second.p99),
+                    units::span(second.p99_9),
+                    units::span(second.max),
                 ),
             },
             format!("        {hits}errors {faults}"),

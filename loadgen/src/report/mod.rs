@@ -98,8 +98,8 @@ pub fn run(report: &args::Report) -> Result<(), Failure> {
                 }
             }
             None if ["sweep", "saturate"].contains(&document.kind.as_str()) => {
-                println!("{}", crate::curve::header());
-                document.runs.iter().for_each(|run| println!("{}", crate::curve::line(run)));
+                println!("{}", text::sweep_header());
+                document.runs.iter().for_each(|run| println!("{}", text::sweep_line(run)));
             }
             None => document.runs.iter().for_each(|run| print!("{}", text::summary(run))),
         }

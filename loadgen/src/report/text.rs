@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use super::summary::{Percentiles, Second, Summary};
+use crate::units;
 
 /// A run as a small table and a few lines.
 pub fn summary(run: &Summary) -> String {
@@ -37,10 +38,10 @@ pub fn summary(run: &Summary) -> String {
         let _ = writeln!(
             out,
             "{name:<14}{requests_per_second:>12.0}{:>10}{:>10}{:>10}{:>10}",
-            span(spans.p50),
-            span(spans.p99),
-            span(spans.p99_9),
-            span(spans.max),
+            units::span(spans.p50),
+            units::span(spans.p99),
+            units::span(spans.p99_9),
+            units::span(spans.max),
         );
     };
     if run.classes.len() > 1 {
@@ -106,10 +107,10 @@ pub fn second(second: &Second, rate: Option<f64>) -> String {
         0 => "no answer".into(),
         _ => format!(
             "p50 {}  p99 {}  p99.9 {}  max {}",
-            span(second.p50),
-            span(second.p99),
-            span(second.p99_9),
-            span(second.max),
+            units::span(second.p50),
+            units::span(second.p99),
+            units::span(second.p99_9),
+            units::span(second.max),
         ),
     };
     format!(
@@ -118,14 +119,31 @@ pub fn second(second: &Second, rate: Option<f64>) -> String {
     )
 }
 
-/// Microseconds as a person reads them.
-pub fn span(micros: f64) -> String {
-    match micros {
-        0.0..10.0 => format!("{micros:.2}µs"),
-        10.0..1e3 => format!("{micros:.1}µs"),
-        1e3..1e6 => format!("{:.2}ms", micros / 1e3),
-        _ => format!("{:.2}s", micros / 1e6),
+/// The heads of the columns.
+pub fn sweep_header() -> String {
+    format!(
+        "{:>12}{:>12}{:>10}{:>10}{:>10}{:>10}{:>20}{:>8}",
+        "asked/s", "reached/s", "p50", "p99", "p99.9", "max", "server CPU µs/req", "errors"
+    )
+}
+
+/// A run at one rate.
+pub fn sweep_line(run: &Summary) -> String {
+    let cpu = run.server_cpu.map_or("-".into(), |cpu| format!("{:.3}", cpu.micros_per_request));
+    let mut line = format!(
+        "{:>12.0}{:>12.0}{:>10}{:>10}{:>10}{:>10}{cpu:>20}{:>8}",
+        run.load.rate.unwrap_or_default(),
+        run.requests_per_second,
+        units::span(run.latency.p50),
+        units::span(run.latency.p99),
+        units::span(run.latency.p99_9),
+        units::span(run.latency.max),
+        run.faults.iter().map(|fault| fault.count).sum::<u64>(),
+    );
+    if let Some(limit) = &run.generator_limit {
+        line = format!("{line}  WARNING {limit}");
     }
+    line
 }
 
 #[cfg(test)]
@@ -137,13 +155,5 @@ mod tests {
         let second = Second { second: 3, faults: 50, ..Second::default() };
         let line = super::second(&second, Some(20_000.0));
         assert_eq!(line, "   3 s         0 of 20000 requests  no answer  errors 50");
-    }
-
-    #[test]
-    fn spans_have_three_digits_and_a_unit() {
-        assert_eq!(span(1.234), "1.23µs");
-        assert_eq!(span(999.94), "999.9µs");
-        assert_eq!(span(1_500.0), "1.50ms");
-        assert_eq!(span(2_500_000.0), "2.50s");
     }
 }
