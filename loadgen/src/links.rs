@@ -12,12 +12,12 @@ use crate::connection::{Connection, Pending};
 use crate::errors::{Fault, Faults};
 use crate::histogram::{Class, Recorder};
 use crate::net::{Event, Net};
+use crate::phase_state::{Shared, Totals};
 use crate::plan::{Pace, Refill};
 use crate::routes::Routes;
 use crate::schedule::Schedule;
 use crate::source::{Draft, Source, endpoint_of};
 use crate::wire::{Outcome, Request, Trouble};
-use crate::worker::{Shared, Totals};
 use crate::workload::mix::Command;
 use crate::workload::{Wanted, Workload};
 

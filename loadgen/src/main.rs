@@ -19,6 +19,7 @@ mod listener;
 mod net;
 mod objective;
 mod phase;
+mod phase_state;
 mod plan;
 mod process;
 mod random;

@@ -10,9 +10,10 @@ use crate::discovery::Directory;
 use crate::errors::Faults;
 use crate::failure::Failure;
 use crate::histogram::{self, Recorder};
+use crate::phase_state::{Note, Outturn, Second, Shared, Totals};
 use crate::plan::Plan;
 use crate::process::CpuUse;
-use crate::worker::{self, Note, Outturn, Second, Shared, Totals};
+use crate::worker;
 use crate::workload::Workload;
 
 /// What a phase came to.
