@@ -5,8 +5,9 @@ use crate::args;
 use crate::failure::Failure;
 use crate::objective::{self, Objective};
 use crate::plan::{Pace, Plan};
-use crate::report::summary::{Document, Summary};
 use crate::report::{self, text};
+use crate::results::document::Document;
+use crate::results::summary::Summary;
 use crate::run;
 use crate::workload::Workload;
 

@@ -24,6 +24,7 @@ mod plan;
 mod process;
 mod random;
 mod report;
+mod results;
 mod routes;
 mod run;
 mod schedule;

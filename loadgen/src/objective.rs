@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::report::summary::{Percentiles, Summary};
+use crate::results::summary::{Percentiles, Summary};
 use crate::units;
 
 /// Fewer answers than this part of what was due means that the server did not keep up.

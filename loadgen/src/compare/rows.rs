@@ -10,9 +10,9 @@ use std::str::FromStr;
 
 use clap::Parser;
 
-use super::{Ratios, Spread};
 use crate::args;
 use crate::failure::Failure;
+use crate::results::comparison::{Ratios, Spread};
 use crate::wire::Protocol;
 use crate::workload::mix::Mix;
 

@@ -3,7 +3,8 @@
 use std::fmt::Write;
 
 use super::chart::{Axis, Chart, Scale, Series, escaped};
-use super::summary::{Document, Summary};
+use crate::results::document::Document;
+use crate::results::summary::Summary;
 use crate::units;
 
 const STYLE: &str = "
@@ -168,7 +169,7 @@ fn classes(out: &mut String, run: &Summary) {
     out.push_str("</table></div>\n");
 }
 
-fn ratios(out: &mut String, comparison: &crate::compare::Comparison) {
+fn ratios(out: &mut String, comparison: &crate::results::comparison::Comparison) {
     let _ = writeln!(
         out,
         "<h2>{} against the others</h2>\n<p class=\"dim\">Ratios within {} alternating rounds: \
@@ -278,7 +279,7 @@ fn latency_by_rate(runs: &[&Summary]) -> String {
 
 /// Second by second.
 fn timeline(run: &Summary) -> String {
-    let line = |name: &str, figure: fn(&super::summary::Second) -> f64| Series {
+    let line = |name: &str, figure: fn(&crate::results::summary::Second) -> f64| Series {
         name: name.into(),
         points: run.timeline.iter().map(|s| (s.second as f64, figure(s))).collect(),
         marked: true,

@@ -2,10 +2,10 @@
 
 use std::io::Write;
 
-use super::summary::Second;
 use super::text;
 use crate::phase::Moment;
 use crate::plan::{Pace, Plan};
+use crate::results::summary::Second;
 use crate::units;
 
 /// The view of one phase.

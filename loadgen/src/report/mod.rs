@@ -4,14 +4,14 @@ pub mod chart;
 pub mod hgrm;
 pub mod html;
 pub mod live;
-pub mod summary;
+pub mod markdown;
 pub mod text;
 
 use std::path::{Path, PathBuf};
 
 use crate::args::{self, Output};
 use crate::failure::Failure;
-use summary::{Document, SCHEMA_VERSION};
+use crate::results::document::{Document, SCHEMA_VERSION};
 
 /// Finds files that could not be written before any load, rather than when its results are there.
 pub fn check<'p>(paths: impl IntoIterator<Item = &'p PathBuf>) -> Result<(), Failure> {
@@ -94,7 +94,7 @@ pub fn run(report: &args::Report) -> Result<(), Failure> {
         match &document.comparison {
             Some(comparison) => {
                 for row in &comparison.rows {
-                    print!("{}", crate::compare::markdown::row_as_text(row));
+                    print!("{}", markdown::row_as_text(row));
                 }
             }
             None if ["sweep", "saturate"].contains(&document.kind.as_str()) => {

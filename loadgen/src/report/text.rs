@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::summary::{Percentiles, Second, Summary};
+use crate::results::summary::{Percentiles, Second, Summary};
 use crate::units;
 
 /// A run as a small table and a few lines.

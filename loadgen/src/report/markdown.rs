@@ -2,8 +2,8 @@
 
 use std::fmt::Write;
 
-use super::{Comparison, Ratios, RowResult, Spread};
-use crate::report::summary::Document;
+use crate::results::comparison::{Comparison, Ratios, RowResult, Spread};
+use crate::results::document::Document;
 use crate::units;
 
 /// One row for the terminal.

@@ -1,58 +1,13 @@
-//! The result of a run as plain data: what the JSON file holds, and what text and HTML are made of.
+//! The result of one measured phase as plain data.
 
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
 use crate::histogram::Class;
-use crate::host::{self, Host};
 use crate::phase::Outcome;
 use crate::plan::{Pace, Plan, Refill};
 use crate::source::Job;
 use crate::workload::Workload;
-
-/// Version of the JSON. It grows when a field changes its meaning or goes; new fields do not count.
-pub const SCHEMA_VERSION: u32 = 1;
-
-/// Everything one invocation of the tool found out.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Document {
-    /// [`SCHEMA_VERSION`].
-    pub schema_version: u32,
-    /// The sub-command: `run`, `sweep`, `saturate`, `compare`.
-    pub kind: String,
-    /// The exact command.
-    pub command: String,
-    /// Version of the tool.
-    pub version: String,
-    /// When it began, UTC.
-    pub date: String,
-    /// Where.
-    pub host: Host,
-    /// Its runs, in order.
-    pub runs: Vec<Summary>,
-    /// What follows from them, in sentences; empty when nothing can be said.
-    pub verdict: Vec<String>,
-    /// The comparison of servers, if it was one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub comparison: Option<crate::compare::Comparison>,
-}
-
-impl Document {
-    /// A document of this process, without runs.
-    pub fn new(kind: &str) -> Self {
-        Self {
-            schema_version: SCHEMA_VERSION,
-            kind: kind.into(),
-            command: host::command_line(),
-            version: env!("CARGO_PKG_VERSION").into(),
-            date: host::date(),
-            host: Host::observe(),
-            runs: Vec::new(),
-            verdict: Vec::new(),
-            comparison: None,
-        }
-    }
-}
 
 /// One measured phase.
 #[derive(Clone, Debug, Serialize, Deserialize)]
