@@ -7,7 +7,6 @@ mod address;
 mod args;
 mod compare;
 mod connection;
-mod curve;
 mod discovery;
 mod errors;
 mod failure;
@@ -27,9 +26,11 @@ mod report;
 mod results;
 mod routes;
 mod run;
+mod saturate;
 mod schedule;
 mod server;
 mod source;
+mod sweep;
 mod units;
 mod wire;
 mod worker;
@@ -46,8 +47,8 @@ fn main() -> ExitCode {
     let result = match &arguments.command {
         args::Command::Run(run) => run::run(&run.common),
         args::Command::Compare(compare) => compare::run(compare),
-        args::Command::Sweep(sweep) => curve::sweep(sweep),
-        args::Command::Saturate(saturate) => curve::saturate(saturate),
+        args::Command::Sweep(sweep) => sweep::run(sweep),
+        args::Command::Saturate(saturate) => saturate::run(saturate),
         args::Command::Populate(whole) => run::populate(&whole.common),
         args::Command::Verify(verification) => run::verify(verification),
         args::Command::Report(report) => report::run(report),

@@ -1,42 +1,15 @@
-//! The commands `sweep` and `saturate`: latency against rate, and the highest rate that holds an
-//! objective.
+//! The command `saturate`: the highest rate that holds an objective.
 
 use crate::args;
 use crate::failure::Failure;
 use crate::objective::{self, Objective};
-use crate::plan::{Pace, Plan};
 use crate::report::{self, text};
 use crate::results::document::Document;
-use crate::results::summary::Summary;
 use crate::run;
-use crate::workload::Workload;
-
-/// Runs `sweep`: a list of rates, or tenths of the peak.
-pub fn sweep(sweep: &args::Sweep) -> Result<(), Failure> {
-    let mut document = Document::new("sweep");
-    report::check(sweep.common.output.files())?;
-    let common = &sweep.common;
-    let (workload, plan) = prepared(common)?;
-    let rates = match sweep.rates.is_empty() {
-        false => sweep.rates.iter().map(|&rate| rate as f64).collect(),
-        true => {
-            let peak = run::peak(&plan, &workload)?;
-            eprintln!("closed loop reaches {peak:.0} requests/s; in tenths of it:");
-            (1..=10).map(|tenth| peak * f64::from(tenth) / 10.0).collect::<Vec<f64>>()
-        }
-    };
-    println!("{}", text::sweep_header());
-    for rate in rates {
-        let summary = trial(common, &plan, &workload, rate)?;
-        println!("{}", text::sweep_line(&summary));
-        document.runs.push(summary);
-        report::write(&common.output, &document)?;
-    }
-    Ok(())
-}
+use crate::sweep::{prepared, trial};
 
 /// Runs `saturate`: climbs until the objective breaks, then bisects.
-pub fn saturate(saturate: &args::Saturate) -> Result<(), Failure> {
+pub fn run(saturate: &args::Saturate) -> Result<(), Failure> {
     let mut document = Document::new("saturate");
     report::check(saturate.common.output.files())?;
     let common = &saturate.common;
@@ -71,24 +44,6 @@ pub fn saturate(saturate: &args::Saturate) -> Result<(), Failure> {
     println!("{sentence}");
     document.verdict.push(sentence);
     report::write(&common.output, &document)
-}
-
-fn prepared(common: &args::Common) -> Result<(Workload, Plan), Failure> {
-    let workload = run::workload(&common.workload)?;
-    let plan = run::plan(&common.target, &common.load)?;
-    run::prepare(&plan, &workload, common.load.populate)?;
-    Ok((workload, plan))
-}
-
-fn trial(
-    common: &args::Common,
-    plan: &Plan,
-    workload: &Workload,
-    rate: f64,
-) -> Result<Summary, Failure> {
-    let pace = Pace::Open { rate, arrival: common.load.arrival };
-    let name = format!("{rate:.0}/s");
-    run::measure(&name, &Plan { pace, ..plan.clone() }, workload, true)
 }
 
 /// Climbs by doubling until a rate breaks, then halves the gap between the best that held and the

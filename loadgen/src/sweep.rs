@@ -1,0 +1,54 @@
+//! The command `sweep`: latency against rate.
+
+use crate::args;
+use crate::failure::Failure;
+use crate::plan::{Pace, Plan};
+use crate::report::{self, text};
+use crate::results::document::Document;
+use crate::results::summary::Summary;
+use crate::run;
+use crate::workload::Workload;
+
+/// Runs `sweep`: a list of rates, or tenths of the peak.
+pub fn run(sweep: &args::Sweep) -> Result<(), Failure> {
+    let mut document = Document::new("sweep");
+    report::check(sweep.common.output.files())?;
+    let common = &sweep.common;
+    let (workload, plan) = prepared(common)?;
+    let rates = match sweep.rates.is_empty() {
+        false => sweep.rates.iter().map(|&rate| rate as f64).collect(),
+        true => {
+            let peak = run::peak(&plan, &workload)?;
+            eprintln!("closed loop reaches {peak:.0} requests/s; in tenths of it:");
+            (1..=10).map(|tenth| peak * f64::from(tenth) / 10.0).collect::<Vec<f64>>()
+        }
+    };
+    println!("{}", text::sweep_header());
+    for rate in rates {
+        let summary = trial(common, &plan, &workload, rate)?;
+        println!("{}", text::sweep_line(&summary));
+        document.runs.push(summary);
+        report::write(&common.output, &document)?;
+    }
+    Ok(())
+}
+
+/// Workload and plan that the flags describe, every key written if that is wanted.
+pub fn prepared(common: &args::Common) -> Result<(Workload, Plan), Failure> {
+    let workload = run::workload(&common.workload)?;
+    let plan = run::plan(&common.target, &common.load)?;
+    run::prepare(&plan, &workload, common.load.populate)?;
+    Ok((workload, plan))
+}
+
+/// One run at `rate` requests per second.
+pub fn trial(
+    common: &args::Common,
+    plan: &Plan,
+    workload: &Workload,
+    rate: f64,
+) -> Result<Summary, Failure> {
+    let pace = Pace::Open { rate, arrival: common.load.arrival };
+    let name = format!("{rate:.0}/s");
+    run::measure(&name, &Plan { pace, ..plan.clone() }, workload, true)
+}
