@@ -6,8 +6,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Where sockets, clocks, threads and logs are allowed: the shell, the binary and the generator.
-const SHELL: [&str; 4] = ["src/server/", "src/main.rs", "src/cli/", "loadgen/"];
+/// Where sockets, clocks, threads and logs are allowed: the shell, the binary, the client and
+/// the generator.
+const SHELL: [&str; 5] = ["src/server/", "src/main.rs", "src/cli/", "client/", "loadgen/"];
 
 /// What the pure cores must not name, and why.
 const IMPURE: [(&str, &str); 22] = [
@@ -58,7 +59,7 @@ const LEFTOVERS: [&str; 5] = ["TODO", "FIXME", "dbg!", "todo!", "unimplemented!"
 const LINES_MAX: usize = 900;
 
 /// All that may lie at the top of the repository.
-const TOP_LEVEL: [&str; 22] = [
+const TOP_LEVEL: [&str; 23] = [
     ".ci",
     ".gitignore",
     "ARCHITECTURE.md",
@@ -70,6 +71,7 @@ const TOP_LEVEL: [&str; 22] = [
     "LICENSE-MIT",
     "README.md",
     "benches",
+    "client",
     "docs",
     "examples",
     "fuzz",
@@ -95,7 +97,7 @@ impl Source {
     }
 
     fn is_product(&self) -> bool {
-        self.path.starts_with("src/") || self.path.starts_with("loadgen/src/")
+        ["src/", "client/src/", "loadgen/src/"].iter().any(|prefix| self.path.starts_with(prefix))
     }
 
     /// Lines with their numbers, without comments.
@@ -215,7 +217,8 @@ fn named_files(root: &Path, breaches: &mut Vec<String>) {
         for (index, line) in text.lines().enumerate() {
             // Text between backticks is every second part.
             for quoted in line.split('`').skip(1).step_by(2) {
-                let in_tree = ["src/", "tests/", "benches/", "docs/", "fuzz/", "loadgen/", ".ci/"];
+                let in_tree =
+                    ["src/", "tests/", "benches/", "docs/", "fuzz/", "client/", "loadgen/", ".ci/"];
                 let is_path = in_tree.iter().any(|prefix| quoted.starts_with(prefix));
                 if is_path && !quoted.contains([' ', '*', '{']) && !root.join(quoted).exists() {
                     let shown = document.strip_prefix(root).unwrap_or(&document).display();
@@ -229,7 +232,7 @@ fn named_files(root: &Path, breaches: &mut Vec<String>) {
 /// Every Rust file of the repository, by its path from the root.
 fn sources(root: &Path) -> Vec<Source> {
     let mut directories: Vec<PathBuf> =
-        ["src", "loadgen", "tests", "benches", "fuzz"].map(|name| root.join(name)).into();
+        ["src", "client", "loadgen", "tests", "benches", "fuzz"].map(|name| root.join(name)).into();
     let mut found = Vec::new();
     while let Some(directory) = directories.pop() {
         for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {

@@ -5,7 +5,6 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use ringlane::cluster::ring::RingHash;
 
-use crate::address::{Address, NodeAddress};
 use crate::objective::Objective;
 use crate::plan::Refill;
 use crate::schedule::Arrival;
@@ -15,6 +14,7 @@ use crate::workload::Verify;
 use crate::workload::mix::Mix;
 use crate::workload::popularity::Popularity;
 use crate::workload::sizes::{Sizes, amount};
+use ringlane_client::address::{Address, NodeAddress};
 
 /// Load generator for memcached-compatible servers: open loop, every answer verified.
 #[derive(Debug, Parser)]

@@ -7,19 +7,19 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::address::Address;
 use crate::connection::{Connection, Pending};
 use crate::errors::{Fault, Faults};
 use crate::histogram::{Class, Recorder};
 use crate::net::{Event, Net};
 use crate::phase_state::{Shared, Totals};
 use crate::plan::{Pace, Refill};
-use crate::routes::Routes;
 use crate::schedule::Schedule;
 use crate::source::{Draft, Source, endpoint_of};
 use crate::wire::{Outcome, Request, Trouble};
 use crate::workload::mix::Command;
 use crate::workload::{Wanted, Workload};
+use ringlane_client::address::Address;
+use ringlane_client::routes::Routes;
 
 mod reroute;
 

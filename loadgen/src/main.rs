@@ -3,14 +3,11 @@
 //! A thread per core, each with its own io_uring; open loop by default, so that stalls are not
 //! hidden; values derive from keys, so that a wrong answer is caught. Modules in dependency order.
 
-mod address;
 mod args;
 mod compare;
 mod connection;
-mod discovery;
 mod errors;
 mod failure;
-mod hello;
 mod histogram;
 mod host;
 mod links;
@@ -24,7 +21,6 @@ mod process;
 mod random;
 mod report;
 mod results;
-mod routes;
 mod run;
 mod saturate;
 mod schedule;

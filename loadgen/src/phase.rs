@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 
-use crate::discovery::Directory;
 use crate::errors::Faults;
 use crate::failure::Failure;
 use crate::histogram::{self, Recorder};
@@ -15,6 +14,7 @@ use crate::plan::Plan;
 use crate::process::CpuUse;
 use crate::worker;
 use crate::workload::Workload;
+use ringlane_client::discovery::Directory;
 
 /// What a phase came to.
 pub struct Outcome {

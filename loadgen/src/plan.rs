@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::address::Address;
-use crate::discovery::Directory;
 use crate::schedule::Arrival;
 use crate::source::Job;
 use crate::wire::Protocol;
+use ringlane_client::address::Address;
+use ringlane_client::discovery::Directory;
 
 /// How requests are paced.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -6,9 +6,7 @@ use std::time::Duration;
 
 use ringlane::cluster::ring::RingParameters;
 
-use crate::address::{Address, NodeAddress};
 use crate::args::{self, Populate, Rate};
-use crate::discovery::{self, Directory};
 use crate::failure::Failure;
 use crate::listener;
 use crate::phase::{self, Moment, Outcome};
@@ -18,7 +16,6 @@ use crate::report::live::Live;
 use crate::report::{self, text};
 use crate::results::document::Document;
 use crate::results::summary::Summary;
-use crate::routes::{Layout, Routes};
 use crate::source::Job;
 use crate::wire::Protocol;
 use crate::workload::keys::Keys;
@@ -26,6 +23,9 @@ use crate::workload::mix::Command;
 use crate::workload::values::Values;
 use crate::workload::versions::Versions;
 use crate::workload::{Verify, Workload};
+use ringlane_client::address::{Address, NodeAddress};
+use ringlane_client::discovery::{self, Directory};
+use ringlane_client::routes::{Layout, Routes};
 
 /// Versions take up to sixteen bytes per key.
 const VERIFIED_KEYS_MAX: u64 = 200_000_000;

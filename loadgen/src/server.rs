@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
 
-use crate::address::Address;
 use crate::failure::Failure;
 use crate::listener;
+use ringlane_client::address::Address;
 
 /// A server as named on the command line: `ADDRESS`, `NAME=ADDRESS` or `NAME=COMMAND`.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,12 +8,12 @@ use std::collections::VecDeque;
 use std::ops::Range;
 
 use crate::random::Random;
-use crate::routes::Routes;
 use crate::workload::keys::KEY_BYTES_MAX;
 use crate::workload::mix::Command;
 use crate::workload::popularity::Draw;
 use crate::workload::sizes::Sizes;
 use crate::workload::{Wanted, Workload};
+use ringlane_client::routes::Routes;
 
 /// What a phase of a run does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -243,9 +243,9 @@ pub fn endpoint_of(workload: &Workload, routes: &Routes, (command, key): Draft) 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::routes::Layout;
     use crate::workload::tests::workload;
     use ringlane::cluster::ring::RingParameters;
+    use ringlane_client::routes::Layout;
 
     fn two_nodes() -> Routes {
         let nodes = ["a=127.0.0.1:1", "b=127.0.0.1:2"].map(|text| text.parse().expect("a node"));

@@ -10,7 +10,6 @@ pub mod rows;
 use std::sync::Arc;
 
 use crate::args;
-use crate::discovery::Directory;
 use crate::failure::Failure;
 use crate::plan::{Pace, Plan};
 use crate::report::{self, markdown};
@@ -22,6 +21,7 @@ use crate::server::{Server, Spec};
 use crate::units;
 use crate::wire::Protocol;
 use crate::workload::Workload;
+use ringlane_client::discovery::Directory;
 use rows::{Goal, Row};
 
 /// Runs the command.

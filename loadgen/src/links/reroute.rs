@@ -9,8 +9,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::{Links, State};
-use crate::routes::Routes;
 use crate::source::endpoint_of;
+use ringlane_client::routes::Routes;
 
 impl Links<'_> {
     /// Takes over the routes if they have changed.

@@ -1,4 +1,4 @@
-//! Asking a node who it is: the binary protocol's HELLO, on a connection of its own.
+//! Asks a node who it is: the compact protocol's HELLO, on a connection of its own.
 
 use std::io::{Read, Write};
 use std::time::Duration;
@@ -23,7 +23,7 @@ pub fn hello(address: &Address, limit: Duration) -> Result<Vec<u8>, String> {
     Frame::new(Opcode::Hello, 1).encode(&mut request);
     socket.write_all(&request).map_err(failed)?;
     let unspoken = |input: &[u8]| {
-        let words = crate::workload::values::shown(input);
+        let words = shown(input);
         match input {
             [] => format!("{address} does not speak the binary protocol: no answer to HELLO"),
             _ => format!(
@@ -45,6 +45,13 @@ pub fn hello(address: &Address, limit: Duration) -> Result<Vec<u8>, String> {
             _ => return Err(unspoken(&input)),
         }
     }
+}
+
+/// The beginning of an answer as one line of text.
+fn shown(bytes: &[u8]) -> String {
+    const SHOWN_BYTES_MAX: usize = 48;
+    let cut = if bytes.len() > SHOWN_BYTES_MAX { "..." } else { "" };
+    format!("{}{cut}", bytes[..bytes.len().min(SHOWN_BYTES_MAX)].escape_ascii())
 }
 
 #[cfg(test)]
