@@ -48,6 +48,40 @@ const fn low_bytes(word: &[u8; 8]) -> u64 {
     word.wrapping_sub(ABOVE) & !word & (ONES << 7)
 }
 
+/// A line may be megabytes of spaces: they are looked at so many at a time.
+const SPACES: [u8; 32] = [b' '; 32];
+
+/// How many spaces `text` begins with.
+#[inline]
+pub fn leading_spaces(text: &[u8]) -> usize {
+    match text {
+        [b' ', b' ', ..] => many_leading_spaces(text),
+        [b' ', ..] => 1,
+        _ => 0,
+    }
+}
+
+#[inline(never)]
+fn many_leading_spaces(text: &[u8]) -> usize {
+    let (chunks, _) = text.as_chunks();
+    let at = chunks.iter().take_while(|&chunk| *chunk == SPACES).count() * SPACES.len();
+    at + text[at..].iter().take_while(|&&byte| byte == b' ').count()
+}
+
+/// How many spaces `text` ends with.
+#[inline]
+fn trailing_spaces(text: &[u8]) -> usize {
+    if text.last() == Some(&b' ') { many_trailing_spaces(text) } else { 0 }
+}
+
+#[inline(never)]
+fn many_trailing_spaces(text: &[u8]) -> usize {
+    let (_, chunks) = text.as_rchunks();
+    let count = chunks.iter().rev().take_while(|&chunk| *chunk == SPACES).count() * SPACES.len();
+    let rest = &text[..text.len() - count];
+    count + rest.iter().rev().take_while(|&&byte| byte == b' ').count()
+}
+
 /// A line that has wholly arrived.
 #[derive(Clone, Copy, Debug)]
 pub struct Line<'b> {
@@ -85,9 +119,8 @@ impl<'b> Tokens<'b> {
 
     /// What has not been taken yet, without the spaces around it.
     pub fn rest(&self) -> &'b [u8] {
-        let start = self.rest.iter().position(|&b| b != b' ').unwrap_or(self.rest.len());
-        let end = self.rest.iter().rposition(|&b| b != b' ').map_or(start, |last| last + 1);
-        &self.rest[start..end]
+        let rest = &self.rest[leading_spaces(self.rest)..];
+        &rest[..rest.len() - trailing_spaces(rest)]
     }
 
     /// The last token that has not been taken yet, without taking it.
@@ -162,6 +195,17 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn spaces_around_tokens_are_counted_however_many_they_are(
+            before in 0usize..200, after in 0usize..200, token in "[a-z ]{0,3}",
+        ) {
+            let text = format!("{}{token}{}", " ".repeat(before), " ".repeat(after));
+            let bytes = text.as_bytes();
+            prop_assert_eq!(leading_spaces(bytes), text.len() - text.trim_start().len());
+            prop_assert_eq!(trailing_spaces(bytes), text.len() - text.trim_end().len());
+            prop_assert_eq!(Tokens::new(bytes).rest(), text.trim().as_bytes());
+        }
+
         #[test]
         fn token_end_is_the_first_space_or_newline(
             bytes in proptest::collection::vec(

@@ -11,6 +11,8 @@
 //! one key or a `set` with three plain numbers. They are recognised by their first four bytes, read
 //! in one pass, and left to the general path as soon as anything about them is unusual.
 
+use std::mem;
+
 use super::{Answer, Context, Reply, ReplyForm, Step, meta};
 use crate::request::{Get, KEY_BYTES_MAX};
 
@@ -28,7 +30,7 @@ pub use admin::encode_node;
 pub use encode::encode;
 pub use error::TextError;
 use line::{Line, Tokens};
-use retrieval::Multiget;
+use retrieval::{Checked, Multiget};
 pub use stats::{Dump, encode_stats, stat_line};
 
 /// How the answer to a classic text command is written.
@@ -72,7 +74,9 @@ pub enum TextForm {
 #[derive(Debug, Default)]
 pub struct TextDecoder {
     /// Bytes at the start of the input that are known to hold no newline.
-    scanned: usize,
+    scanned: u32,
+    /// What is known of the keys among them, where the line is a long `get`.
+    checked: Checked,
     /// The rest of a `get` line that is being answered key by key.
     multiget: Option<Multiget>,
 }
@@ -113,13 +117,24 @@ impl TextDecoder {
             }
             return step;
         }
-        let from = self.scanned.min(input.len());
+        let from = input.len().min(self.scanned as usize);
         let Some(newline) = memchr::memchr(b'\n', &input[from..]).map(|at| from + at) else {
-            self.scanned = input.len();
-            return if line_is_too_long(input, context) { Step::Close } else { Step::Incomplete };
+            return self.look_ahead(input, context);
         };
         self.scanned = 0;
         self.line(Line::new(input, newline), input, context)
+    }
+
+    /// Remembers what is known of a line that has not ended yet.
+    fn look_ahead<'b>(&mut self, input: &[u8], context: &Context<'b>) -> Step<'b> {
+        if line_is_too_long(input, context) {
+            return Step::Close;
+        }
+        self.scanned = input.len() as u32;
+        if input.len() > context.limits.line_bytes_max && input.starts_with(b"get") {
+            self.checked.look(input);
+        }
+        Step::Incomplete
     }
 
     /// Decodes one whole line.
@@ -140,7 +155,8 @@ impl TextDecoder {
         }
         match name {
             b"get" | b"gets" | b"gat" | b"gats" => {
-                match Multiget::new(name, tokens, line, context) {
+                let checked = mem::take(&mut self.checked);
+                match Multiget::new(name, tokens, line, checked, context) {
                     Ok((mut multiget, keys_at)) => {
                         let step = multiget.next_key(input, keys_at, context);
                         if !multiget.is_finished() {

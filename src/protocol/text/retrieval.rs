@@ -1,6 +1,6 @@
 //! get, gets, gat, gats: a line of keys, answered one by one.
 
-use super::line::{Line, Tokens, first_low, token_end};
+use super::line::{Line, Tokens, first_low, leading_spaces, token_end};
 use super::numbers::strict_i32;
 use super::{TextError, TextForm, checked_key};
 use crate::hash::KeyHash;
@@ -64,6 +64,7 @@ impl Multiget {
         name: &[u8],
         tokens: Tokens<'b>,
         line: Line<'b>,
+        checked: Checked,
         context: &Context<'b>,
     ) -> Result<(Self, usize), TextError> {
         let mut tokens = tokens;
@@ -80,7 +81,12 @@ impl Multiget {
             }
         };
         if keys.len() > KEY_BYTES_MAX {
-            for key in tokens {
+            if checked.is_spoiled() {
+                return Err(TextError::CommandLine);
+            }
+            let checked_bytes = (checked.token_at as usize).min(line.text.len());
+            let to_check = tokens.len().min(line.text.len() - checked_bytes);
+            for key in Tokens::new(&line.text[line.text.len() - to_check..]) {
                 checked_key(key)?;
             }
         }
@@ -102,9 +108,9 @@ impl Multiget {
         context: &Context<'b>,
     ) -> Step<'b> {
         let Some(text) = input.get(from..from + self.text_bytes) else { return Step::Incomplete };
-        let start = spaces(text);
+        let start = leading_spaces(text);
         let end = start + token_end(&text[start..]).unwrap_or(text.len() - start);
-        let next = end + spaces(&text[end..]);
+        let next = end + leading_spaces(&text[end..]);
         self.text_bytes -= next;
         let last = self.is_finished();
         let ending_bytes = if last { usize::from(self.ending_bytes) } else { 0 };
@@ -124,12 +130,40 @@ impl Multiget {
     }
 }
 
-/// How many spaces `text` starts with.
-#[inline]
-fn spaces(text: &[u8]) -> usize {
-    match text {
-        [b' ', b' ', ..] => text.iter().position(|&byte| byte != b' ').unwrap_or(text.len()),
-        [b' ', ..] => 1,
-        _ => 0,
+/// What is known of the keys of a long line before it has wholly arrived. To look at all of them
+/// when it has would take as long as to answer them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Checked {
+    /// Where the last token begins, which may not have ended yet; [`Checked::SPOILED`] when one
+    /// before it is too long for a key.
+    token_at: u32,
+}
+
+impl Checked {
+    const SPOILED: u32 = u32::MAX;
+
+    /// Looks at what has arrived since the last time. `input` holds no line's end.
+    pub fn look(&mut self, input: &[u8]) {
+        if self.is_spoiled() {
+            return;
+        }
+        let mut at = self.token_at as usize;
+        loop {
+            let token = &input[at..];
+            let end = token_end(token);
+            // The last byte of an unfinished one may be the line's `\r`.
+            let bytes = end.unwrap_or_else(|| token.len().saturating_sub(1));
+            if bytes > KEY_BYTES_MAX {
+                self.token_at = Self::SPOILED;
+                return;
+            }
+            let Some(end) = end else { break };
+            at += end + leading_spaces(&token[end..]);
+        }
+        self.token_at = at as u32;
+    }
+
+    fn is_spoiled(self) -> bool {
+        self.token_at == Self::SPOILED
     }
 }

@@ -559,6 +559,27 @@ proptest! {
     }
 
     #[test]
+    fn a_long_get_is_judged_alike_however_it_arrives(
+        tokens in prop::collection::vec((1usize..60, 0usize..4), 1..30),
+        long in prop::option::of((any::<prop::sample::Index>(), 249usize..253)),
+        end in prop_oneof![Just(" "), Just("\r"), Just(" \r"), Just("\r\r"), Just("")],
+        cuts in prop::collection::vec(any::<usize>(), 0..40),
+    ) {
+        let mut tokens = tokens;
+        if let Some((index, bytes)) = long {
+            let at = index.index(tokens.len());
+            tokens[at].0 = bytes;
+        }
+        let keys: String = tokens
+            .iter()
+            .map(|&(bytes, spaces)| format!("{}{}", "k".repeat(bytes), " ".repeat(1 + spaces)))
+            .collect();
+        let input = format!("gets {}{end}\nget a\r\n", keys.trim_end());
+        let driver = Driver { limits: Limits { line_bytes_max: 64, ..limits() } };
+        prop_assert_eq!(driver.run(input.as_bytes(), &cuts), driver.run(input.as_bytes(), &[]));
+    }
+
+    #[test]
     fn byte_by_byte_parses_like_whole(input in requests()) {
         let driver = Driver { limits: limits() };
         let cuts: Vec<_> = (0..input.len()).collect();
