@@ -59,7 +59,7 @@ pub trait Outbox: Links {
 }
 
 /// Where one connection is in its stream of requests.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Session {
     /// Splits the bytes into requests.
     pub decoder: Decoder,
@@ -67,6 +67,21 @@ pub struct Session {
     pub pipeline: Pipeline,
     /// Input bytes still to be dropped unread: the data of a refused store.
     pub skip: u64,
+    /// Requests that the connection may still have taken before others get their turn. Whoever
+    /// feeds it sets it anew.
+    pub quantum: u32,
+}
+
+impl Default for Session {
+    /// A fresh session, without a bound on what it may have taken at once.
+    fn default() -> Self {
+        Self {
+            decoder: Decoder::default(),
+            pipeline: Pipeline::default(),
+            skip: 0,
+            quantum: u32::MAX,
+        }
+    }
 }
 
 /// Why [`Engine::feed`] returned.
@@ -77,6 +92,8 @@ pub enum Stop<'b> {
     /// Answers to be sent, the pipeline or another core's inbox are at their limit. Feed the rest
     /// again once some are gone.
     HeldBack,
+    /// [`Session::quantum`] is used up. Feed the rest again after others had their turn.
+    QuantumUsed,
     /// A long data block follows; see [`Step::Body`]. The consumed input ends before it.
     Body {
         /// The store, its value still empty.
@@ -195,12 +212,15 @@ impl Engine {
             if at == input.len() {
                 return Fed { consumed: at, stop: Stop::NeedInput };
             }
-            let room = self.pipeline_room(&session.pipeline);
+            let room = self.pipeline_room(&session.pipeline).min(session.quantum as usize);
             if room == 0 || out.is_full() || outbox.is_full() {
-                return Fed { consumed: at, stop: Stop::HeldBack };
+                let stop = if session.quantum == 0 { Stop::QuantumUsed } else { Stop::HeldBack };
+                return Fed { consumed: at, stop };
             }
             let mut batch = Batch::new();
             let beyond = self.parse(session, input, &mut at, room, context, &mut batch);
+            // A step that is no request counts as one, whether there is one or not.
+            session.quantum = session.quantum.saturating_sub(batch.len() as u32 + 1);
             if self.membership.is_none() {
                 self.execute(&batch, &mut session.pipeline, context.now, out, outbox);
             } else {

@@ -68,6 +68,8 @@ struct Node {
     out: Out,
     in_transit: InTransit,
     closed: bool,
+    /// Requests that are taken at once.
+    quantum: u32,
 }
 
 impl Node {
@@ -90,6 +92,7 @@ impl Node {
             out: Out::default(),
             in_transit: InTransit::default(),
             closed: false,
+            quantum: u32::MAX,
         }
     }
 
@@ -98,11 +101,12 @@ impl Node {
         let limits = Limits { body_bytes_streamed: u32::MAX, ..Limits::default() };
         let scratch = Bump::new();
         let context = Context { limits: &limits, now: NOW, hash_seed: 42, scratch: &scratch };
-        let Self { engines, session, pending, out, in_transit, .. } = self;
+        let Self { engines, session, pending, out, in_transit, quantum, .. } = self;
+        session.quantum = *quantum;
         let fed = engines[0].feed(session, pending, &context, out, in_transit);
         let consumed = fed.consumed;
         match fed.stop {
-            Stop::NeedInput | Stop::HeldBack => {}
+            Stop::NeedInput | Stop::HeldBack | Stop::QuantumUsed => {}
             Stop::Close => self.closed = true,
             stop => panic!("not part of this test: {stop:?}"),
         }
@@ -191,6 +195,7 @@ proptest! {
         cuts in proptest::collection::vec(1usize..200, 0..40),
         choices in proptest::collection::vec(0usize..1000, 1..20),
         core_count in 2u32..6,
+        quantum in 1u32..40,
     ) {
         let input = commands.concat().into_bytes();
         let whole = Node::new(1).run(&input, &[], &[0]);
@@ -198,6 +203,27 @@ proptest! {
         prop_assert_eq!(String::from_utf8_lossy(&cut), String::from_utf8_lossy(&whole));
         let shared = Node::new(core_count).run(&input, &cuts, &choices);
         prop_assert_eq!(String::from_utf8_lossy(&shared), String::from_utf8_lossy(&whole));
+        let sliced = Node { quantum, ..Node::new(core_count) }.run(&input, &cuts, &choices);
+        prop_assert_eq!(String::from_utf8_lossy(&sliced), String::from_utf8_lossy(&whole));
+    }
+}
+
+#[test]
+fn no_more_is_taken_at_once_than_the_quantum() {
+    const QUANTUM: usize = 30;
+    let keys = "get a b c d e f g h i j k l m n o p\r\n";
+    for (line, requests) in [("get a\r\n", 1), (keys, 16), ("mn\r\n", 1), ("nonsense\r\n", 1)] {
+        let mut node = Node { quantum: QUANTUM as u32, ..Node::new(1) };
+        let total = 20 * QUANTUM * requests;
+        node.pending.extend_from_slice(line.repeat(20 * QUANTUM).as_bytes());
+        let mut turns = 0;
+        while !node.pending.is_empty() {
+            node.out.unread = 0;
+            node.feed();
+            turns += 1;
+        }
+        assert!(turns >= total / QUANTUM, "{turns} turns for {total} requests of {line:?}");
+        assert!(turns <= total / QUANTUM * 2, "{turns} turns for {total} requests of {line:?}");
     }
 }
 

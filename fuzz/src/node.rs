@@ -131,6 +131,7 @@ impl Node {
             start += fed.consumed;
             let held_back = match fed.stop {
                 Stop::NeedInput => false,
+                Stop::QuantumUsed => unreachable!("there is no bound"),
                 Stop::HeldBack => {
                     assert!(!self.mesh.0.is_empty(), "held back by nothing");
                     true

@@ -541,7 +541,7 @@ impl Core {
                 )),
                 state: if connection.awaiting_node {
                     ConnectionState::Parsing
-                } else if connection.arriving.is_some() || connection.pending.contains(&b'\n') {
+                } else if connection.arriving.is_some() || waits_behind_a_line(connection) {
                     // What waits behind a whole line waits for the rest of its data.
                     ConnectionState::ReceivingValue
                 } else if connection.sending {
@@ -578,6 +578,13 @@ fn address(address: std::io::Result<socket2::SockAddr>) -> Address {
         },
         Err(_) => Address::Tcp(SocketAddr::from(([0, 0, 0, 0], 0))),
     }
+}
+
+/// Whether a whole line is at the beginning of what waits, as far as that is looked at.
+fn waits_behind_a_line(connection: &Connection) -> bool {
+    const LOOKED_AT_BYTES: usize = 4096;
+    let pending = connection.pending.bytes();
+    pending[..pending.len().min(LOOKED_AT_BYTES)].contains(&b'\n')
 }
 
 fn items(dump: Dump, classes: Classes) -> ItemsQuestion {

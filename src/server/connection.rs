@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use super::net_ring::{self, Token};
+use super::pending::Pending;
 use super::process;
 use crate::cluster::quorum::Consistency;
 use crate::engine::{BoundedOutput, Session};
@@ -22,7 +23,7 @@ pub struct Connection {
     /// Decoder and pipeline.
     pub session: Session,
     /// Input that could not be used yet: the beginning of a request, or whole ones held back.
-    pub pending: Vec<u8>,
+    pub pending: Pending,
     /// Answers to be sent.
     pub out: Outgoing,
     /// A long value that is arriving.
@@ -65,7 +66,7 @@ impl Connection {
             socket,
             token,
             session: Session::default(),
-            pending: Vec::new(),
+            pending: Pending::default(),
             out: Outgoing::new(output_bytes_max),
             arriving: None,
             receiving: false,

@@ -32,8 +32,13 @@ use crate::request::{Body, Operation, Request, Response};
 use crate::stats::{ConnectionCounters, ConnectionStats};
 use crate::time::Instant;
 
-/// Room that an idle connection's input buffer may keep.
-const PENDING_BYTES_KEPT: usize = 4 << 10;
+/// Requests that one connection may have taken before the others get their turn. What one costs is
+/// bounded by the limits of a buffer; most cost less than a tenth of a microsecond.
+const QUANTUM: u32 = 1024;
+/// The same while the turn has already taken [`TURN_REQUESTS`].
+const QUANTUM_MIN: u32 = 128;
+/// Requests after which a turn is long: what connections have beyond that waits for the next one.
+const TURN_REQUESTS: u32 = 4096;
 /// Room that an output buffer may keep between uses.
 const OUTPUT_BYTES_KEPT: usize = 64 << 10;
 /// Output buffers kept for reuse.
@@ -61,6 +66,10 @@ pub(super) struct Core {
     /// Connections whose answers wait for others of the same batch, still on other cores.
     pub(super) deferred: Vec<u32>,
     pub(super) held_back: Vec<u32>,
+    /// Some of those could go on at once: they gave way to others.
+    pub(super) has_backlog: bool,
+    /// Requests that the turn may still take before it is long.
+    turn_left: u32,
     pub(super) starved: Vec<u32>,
     pub(super) spare_outputs: Vec<Vec<u8>>,
     pub(super) pace: Pace,
@@ -95,6 +104,8 @@ impl Core {
             dirty: Vec::new(),
             deferred: Vec::new(),
             held_back: Vec::new(),
+            has_backlog: false,
+            turn_left: TURN_REQUESTS,
             starved: Vec::new(),
             spare_outputs: Vec::new(),
             pace: Pace::default(),
@@ -147,6 +158,13 @@ impl Core {
         }
     }
 
+    /// A turn begins.
+    pub(super) fn begin_turn(&mut self, now: Instant) {
+        self.now = now;
+        self.turn_left = TURN_REQUESTS;
+        self.has_backlog = false;
+    }
+
     /// Takes bytes that arrived for a connection.
     pub(super) fn input(&mut self, index: u32, bytes: &[u8], ways: &mut Ways<'_>) {
         let connection = self.connections[index as usize].connection.as_deref_mut();
@@ -157,9 +175,9 @@ impl Core {
         if connection.pending.is_empty() && !connection.is_stalled() {
             let consumed = self.process(index, bytes, ways);
             let connection = self.connections[index as usize].connection.as_deref_mut();
-            connection.expect("still open").pending.extend_from_slice(&bytes[consumed..]);
+            connection.expect("still open").pending.extend(&bytes[consumed..]);
         } else {
-            connection.pending.extend_from_slice(bytes);
+            connection.pending.extend(bytes);
             if !connection.is_stalled() {
                 self.process_pending(index, ways);
             }
@@ -172,18 +190,34 @@ impl Core {
         let slot = &mut self.connections[index as usize];
         let Some(connection) = slot.connection.as_deref_mut() else { return };
         let mut pending = mem::take(&mut connection.pending);
-        let consumed = self.process(index, &pending, ways);
-        pending.drain(..consumed);
-        if pending.is_empty() {
-            pending.shrink_to(PENDING_BYTES_KEPT);
-        }
+        let consumed = self.process(index, pending.bytes(), ways);
+        pending.consume(consumed);
         let connection = self.connections[index as usize].connection.as_deref_mut();
         connection.expect("still open").pending = pending;
         self.mark_dirty(index);
     }
 
+    /// Lets those go on that were held back, as many as a turn can bear; the others have precedence
+    /// in the next one.
+    pub(super) fn release_held_back(&mut self, ways: &mut Ways<'_>) {
+        self.turn_left = TURN_REQUESTS;
+        let mut waiting = mem::take(&mut self.held_back);
+        let mut count = 0;
+        while let Some(&index) = waiting.get(count)
+            && self.turn_left > 0
+        {
+            self.release(index, ways);
+            count += 1;
+        }
+        self.has_backlog |= count < waiting.len();
+        // Behind them come those that were held back again.
+        waiting.drain(..count);
+        waiting.append(&mut self.held_back);
+        self.held_back = waiting;
+    }
+
     /// Lets a connection that was held back go on.
-    pub(super) fn release(&mut self, index: u32, ways: &mut Ways<'_>) {
+    fn release(&mut self, index: u32, ways: &mut Ways<'_>) {
         let Some(connection) = self.connections[index as usize].connection.as_deref_mut() else {
             return;
         };
@@ -208,6 +242,7 @@ impl Core {
         let mut connection = slot.connection.as_deref_mut().expect("input is for open connections");
         connection.out.borrow_room(&mut self.spare_outputs);
         let mut at = 0;
+        connection.session.quantum = self.turn_left.clamp(QUANTUM_MIN, QUANTUM);
         loop {
             if let Some(arriving) = &mut connection.arriving {
                 at += arriving.take(&input[at..], self.engine.shard.memory_mut());
@@ -224,6 +259,7 @@ impl Core {
                 scratch: &scratch,
             };
             let (token, core) = (connection.token, self.engine.config().core);
+            let quantum = connection.session.quantum;
             let fed = self.engine.feed(
                 &mut connection.session,
                 &input[at..],
@@ -232,7 +268,15 @@ impl Core {
                 &mut Sender { ways, token, core },
             );
             at += fed.consumed;
+            let taken = quantum - connection.session.quantum;
+            self.turn_left = self.turn_left.saturating_sub(taken);
             match fed.stop {
+                Stop::QuantumUsed => {
+                    connection.held_back = true;
+                    self.held_back.push(index);
+                    self.has_backlog = true;
+                    return at;
+                }
                 Stop::NeedInput => return at,
                 Stop::HeldBack => {
                     connection.held_back = true;

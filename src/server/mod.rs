@@ -35,6 +35,7 @@ pub mod mesh;
 pub mod net_ring;
 pub mod node;
 pub mod pace;
+mod pending;
 pub mod preflight;
 mod process;
 mod topology;

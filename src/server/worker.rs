@@ -146,7 +146,7 @@ impl Worker {
     /// One turn. What it wants from the kernel is queued when it returns, not submitted yet.
     fn turn(&mut self) -> Outlook {
         let core = &mut self.core;
-        core.now = core.node.clock.now();
+        core.begin_turn(core.node.clock.now());
         Rc::get_mut(&mut core.scratch).expect("borrowed within a turn only").reset();
         let mut events = mem::take(&mut self.events);
         self.net.reap(&mut events);
@@ -176,7 +176,7 @@ impl Worker {
         let mut more = self.core.engine.shard.maintain(now, MAINTENANCE_PER_TURN);
         self.ahead.taken(self.core.engine.shard.touched_bytes(), now);
         // Before the sends, which take a while: other cores can work on it meanwhile.
-        more |= self.mesh.publish();
+        more |= self.mesh.publish() || self.core.has_backlog;
         while let Some(ring) = self.mesh.next_to_wake() {
             self.net.wake(ring);
         }
@@ -435,14 +435,7 @@ impl Worker {
     fn go_on(&mut self) {
         let core = &mut self.core;
         if !core.held_back.is_empty() && !self.mesh.is_full() {
-            let mut held_back = mem::take(&mut core.held_back);
-            for index in held_back.drain(..) {
-                core.release(index, &mut ways(&mut self.mesh, &mut self.cluster));
-            }
-            // Those held back again are in the new list; keep its room and the old one's.
-            if core.held_back.is_empty() {
-                core.held_back = held_back;
-            }
+            core.release_held_back(&mut ways(&mut self.mesh, &mut self.cluster));
         }
         if !core.dumps_waiting.is_empty() {
             core.resume_dumps(&mut self.mesh);
