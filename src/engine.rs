@@ -431,6 +431,7 @@ fn apply_default_ttl(request: &mut Request<'_>, now: Instant, ttl: Duration) {
 #[cold]
 fn count_prefix(prefixes: &mut PrefixCounters, request: &Request<'_>, response: &Response<'_>) {
     match request.operation {
+        Operation::Get(_) if matches!(response, Response::OverAllowance { .. }) => {}
         Operation::Get(_) => prefixes.get(request.key, matches!(response, Response::Hit(_))),
         Operation::Store(_) => prefixes.set(request.key),
         Operation::Delete(_) => prefixes.delete(request.key),

@@ -23,6 +23,17 @@ pub struct Request<'b> {
     pub operation: Operation<'b>,
 }
 
+impl Request<'_> {
+    /// The same request; with this allowance, if it is a read.
+    #[must_use]
+    pub fn with_allowance(mut self, allowance: Allowance) -> Self {
+        if let Operation::Get(get) = &mut self.operation {
+            get.allowance = allowance;
+        }
+        self
+    }
+}
+
 /// What to do with the key.
 #[derive(Clone, Copy, Debug)]
 pub enum Operation<'b> {
@@ -68,6 +79,43 @@ pub struct Get {
     pub refresh_below_seconds: Option<u32>,
     /// The seconds left are those before `touch` (R stands before T).
     pub refresh_first: bool,
+    /// How long a value whoever asks can take now. A longer one is left alone: nothing is done or
+    /// counted, and the answer is [`Response::OverAllowance`].
+    pub allowance: Allowance,
+}
+
+impl Get {
+    /// Whether it is memcached's plain `get`, whatever its allowance.
+    #[inline]
+    pub fn is_plain(&self) -> bool {
+        Self { allowance: Allowance::FULL, ..*self } == Self::default()
+    }
+}
+
+/// Most bytes of a value that may be answered to a request now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Allowance(pub u32);
+
+impl Allowance {
+    /// Enough for every value.
+    pub const FULL: Self = Self(u32::MAX);
+
+    /// An allowance of `bytes`, which is full from 4 GiB on.
+    pub fn of(bytes: usize) -> Self {
+        Self(u32::try_from(bytes).unwrap_or(u32::MAX))
+    }
+
+    /// Whether any value may be too long for it.
+    #[inline]
+    pub fn is_limited(self) -> bool {
+        self != Self::FULL
+    }
+}
+
+impl Default for Allowance {
+    fn default() -> Self {
+        Self::FULL
+    }
 }
 
 /// How meta N creates the missing item.
@@ -240,6 +288,15 @@ pub enum Response<'s> {
     Hit(Hit<'s>),
     /// Get: no such item.
     Miss,
+    /// Get: the value is longer than the allowance. The request was not performed; it is to be made
+    /// again once there is room for so much.
+    OverAllowance {
+        /// Length of the value as it is now, in bytes.
+        value_bytes: u32,
+        /// The request as the relay writes it, so that whoever asked need not have kept it. Empty
+        /// where whoever asked still has it at hand.
+        request: &'s [u8],
+    },
     /// Store: done. The CAS token given and the whole value's length afterwards.
     Stored {
         /// CAS token of the item as stored.

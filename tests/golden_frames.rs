@@ -15,8 +15,8 @@ use ringlane::protocol::{
     encode_node, encode_stat, encode_stats_end,
 };
 use ringlane::request::{
-    Arithmetic, Delete, Get, Hit, Marks, Number, Operation, Purpose, Response, Store, StoreMode,
-    Value,
+    Allowance, Arithmetic, Delete, Get, Hit, Marks, Number, Operation, Purpose, Response, Store,
+    StoreMode, Value,
 };
 use ringlane::time::{Deadline, Instant};
 
@@ -102,6 +102,7 @@ fn number(value: u64) -> Response<'static> {
 
 const STORED: Response<'_> = Response::Stored { cas: 0x0102_0304_0506_0708, value_bytes: 5 };
 const UNUSED: Get = Get {
+    allowance: Allowance::FULL,
     purpose: Purpose::Inspect,
     touch: None,
     no_use: true,

@@ -19,7 +19,7 @@ use crate::cluster::ring::Place;
 use crate::cluster::version::Version;
 use crate::protocol::pipeline::Pipeline;
 use crate::protocol::{binary, relay};
-use crate::request::{Request, Response};
+use crate::request::{Allowance, Request, Response};
 use crate::time::Instant;
 
 /// Room that the collected answers may keep between uses.
@@ -150,6 +150,8 @@ impl Engine {
         let mut store = ShardStore::new(&mut self.shard);
         let mut hands = Hands { links, answers };
         let mut turn = Turn { now, store: &mut store, outside: &mut hands };
+        // Other nodes do not know allowances.
+        let request = &request.with_allowance(Allowance::FULL);
         coordinator.request(asker(), consistency, place, request, &mut turn);
         Taken::Later
     }

@@ -243,10 +243,7 @@ impl Mesh {
                     let asker = || asker(core, to);
                     let taken = engine.request(asker, consistency, (place, request), now, links);
                     if let Taken::Answered(response) = taken {
-                        let bytes = relay::encoded_response_bytes(&response);
-                        answers_out.stage(to, bytes, |place| {
-                            relay::encode_response(&response, place);
-                        });
+                        stage_answer(answers_out, to, &response, || body);
                     }
                     at = end;
                     served += 1;
@@ -259,9 +256,8 @@ impl Mesh {
 
     /// Collects an answer for a core whose request was not answered at once.
     pub fn answer(&mut self, core: u32, to: Return, response: &Response<'_>) {
-        let bytes = relay::encoded_response_bytes(response);
         let sender = &mut self.peer(core).answers_out;
-        sender.stage(to, bytes, |place| relay::encode_response(response, place));
+        stage_answer(sender, to, response, || &[]);
     }
 
     /// Hands out the answers of other cores. Returns how many.
@@ -319,25 +315,61 @@ const MALFORMED: &str = "cores of one process encode messages alike";
 fn serve_batch(peer: &mut Peer, engine: &mut Engine, now: Instant) -> usize {
     let Peer { requests_in, answers_out, .. } = peer;
     let mut batch = ArrayVec::<(Return, Request<'_>), BATCH>::new();
-    let (bytes, mut at) = requests_in.in_hand();
+    let (bytes, start) = requests_in.in_hand();
+    let mut at = start;
     while !batch.is_full()
         && let Some((to, body, end)) = message(bytes, at)
     {
-        if let Some((key, hash)) = relay::decode_plain_get(body) {
-            batch.push((to, Request { key, hash, operation: Operation::Get(Get::default()) }));
+        if let Some((key, hash, allowance)) = relay::decode_plain_get(body) {
+            let operation = Operation::Get(Get { allowance, ..Get::default() });
+            batch.push((to, Request { key, hash, operation }));
         } else {
             batch.push((to, relay::decode_request(body).expect(MALFORMED)));
         }
         at = end;
     }
+    let mut answered = 0;
     engine.serve(&batch, now, |to: Return, response: &Response<'_>| {
-        let bytes = relay::encoded_response_bytes(response);
-        answers_out.stage(to, bytes, |place| relay::encode_response(response, place));
+        stage_answer(answers_out, to, response, || nth_message(bytes, start, answered));
+        answered += 1;
     });
     let served = batch.len();
     drop(batch);
     requests_in.handled(at);
     served
+}
+
+/// Collects an answer. With one that is over the allowance goes the request, as it came.
+#[inline]
+fn stage_answer<'b>(
+    answers_out: &mut Sender,
+    to: Return,
+    response: &Response<'_>,
+    request: impl FnOnce() -> &'b [u8],
+) {
+    let undone;
+    let response = match *response {
+        Response::OverAllowance { value_bytes, .. } => {
+            undone = Response::OverAllowance { value_bytes, request: request() };
+            &undone
+        }
+        _ => response,
+    };
+    let bytes = relay::encoded_response_bytes(response);
+    answers_out.stage(to, bytes, |place| relay::encode_response(response, place));
+}
+
+/// The body of the message that comes `count` messages behind the one at `start`.
+#[cold]
+fn nth_message(bytes: &[u8], start: usize, count: usize) -> &[u8] {
+    let (mut at, mut left) = (start, count);
+    loop {
+        let (_, body, end) = message(bytes, at).expect(MALFORMED);
+        if left == 0 {
+            return body;
+        }
+        (at, left) = (end, left - 1);
+    }
 }
 
 #[cfg(test)]

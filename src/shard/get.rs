@@ -20,6 +20,11 @@ impl Shard {
             }
             Err(absent) => return self.miss(request, get, absent, now),
         };
+        if get.allowance.is_limited()
+            && head.value_bytes(self.slab.memory()) > get.allowance.0 as usize
+        {
+            return self.over_allowance(&{ head });
+        }
         let class = self.slab.class_of(head.item);
         self.count_hit(get, class);
         // Calls get a copy, so that the head itself need not be in memory and stays in registers.
@@ -33,6 +38,13 @@ impl Shard {
             return self.get_special(request, get, &{ head }, now);
         }
         Response::Hit(self.hit_in(class, &head, now))
+    }
+
+    /// The answer to a read that may not have a value so long. Nothing is changed or counted.
+    #[cold]
+    fn over_allowance(&self, head: &Head) -> Response<'_> {
+        let value_bytes = head.value_bytes(self.slab.memory()) as u32;
+        Response::OverAllowance { value_bytes, request: &[] }
     }
 
     /// A hit under a policy that counts uses: out of line, so that it costs the others nothing.

@@ -120,6 +120,7 @@ impl Answer {
             Response::QuorumNotReached { .. } | Response::Uncertain => {
                 unreachable!("a shard knows of no other replicas")
             }
+            Response::OverAllowance { .. } => unreachable!("the model's reads are not limited"),
         }
     }
 

@@ -1,7 +1,7 @@
 //! Rules of the operations, one test each. Whole sequences are compared with the model elsewhere.
 
 use super::*;
-use crate::request::{Arithmetic, Delete, Get, Purpose, Store, StoreMode};
+use crate::request::{Allowance, Arithmetic, Delete, Get, Purpose, Store, StoreMode};
 
 const START: u64 = 1_700_000_000_000;
 
@@ -104,6 +104,39 @@ fn a_gat_with_a_past_time_answers_once_more() {
         other => panic!("{other:?}"),
     }
     assert_eq!(bench.get("k"), None);
+}
+
+#[test]
+fn a_value_over_the_allowance_is_neither_read_nor_touched() {
+    let mut bench = Bench::new();
+    for value in ["0123456789".to_string(), "long".repeat(10_000)] {
+        bench.set("k", &value);
+        let touch = Some(Deadline::at(bench.now.after(std::time::Duration::from_secs(9))));
+        let limited = |bytes| Get {
+            allowance: Allowance::of(bytes),
+            touch,
+            lease: true,
+            vivify: None,
+            ..Get::default()
+        };
+        let counted = bench.shard.counters().clone();
+        match bench.run("k", Operation::Get(limited(value.len() - 1))) {
+            Response::OverAllowance { value_bytes, request: [] } => {
+                assert_eq!(value_bytes as usize, value.len());
+            }
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(format!("{:?}", bench.shard.counters()), format!("{counted:?}"));
+        match bench.run("k", Operation::Get(limited(value.len()))) {
+            Response::Hit(hit) => {
+                assert_eq!(hit.value.len(), value.len());
+                assert!(!hit.marks.fetched && hit.deadline_before.is_never(), "the first to read");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    let least = Get { allowance: Allowance(0), ..Get::default() };
+    assert!(matches!(bench.run("missing", Operation::Get(least)), Response::Miss));
 }
 
 #[test]

@@ -14,7 +14,7 @@ use super::super::record::RecordBuf;
 use super::super::ring::{Place, REPLICAS_MAX};
 use super::super::version::Version;
 use super::Asker;
-use crate::request::{Get, Operation as Command, StoreMode};
+use crate::request::{Operation as Command, StoreMode};
 use crate::time::Instant;
 
 /// Room that a finished operation's buffers may keep.
@@ -47,7 +47,7 @@ pub(super) enum Kind {
 impl Kind {
     pub fn of(command: &Command<'_>) -> Self {
         match command {
-            Command::Get(get) if *get == Get::default() => Self::PlainGet,
+            Command::Get(get) if get.is_plain() => Self::PlainGet,
             Command::Store(store) if store.mode == StoreMode::Set && store.compare.is_none() => {
                 Self::Overwrite
             }

@@ -229,16 +229,17 @@ impl Coordinator {
         }
         match outcome {
             ForwardOutcome::Answered => match relay::decode_response(bytes) {
+                // No allowance was given.
+                Ok(Response::OverAllowance { .. }) | Err(_) => {
+                    self.counters.malformed += 1;
+                    self.finish_uncertain(id, operation, turn);
+                }
                 Ok(_) => {
                     if let Origin::Client(asker) = operation.origin {
                         self.pass_on(asker, &operation.key, bytes, turn);
                     }
                     self.keep_copy(&operation, bytes, turn.now);
                     self.operations.end(id, operation);
-                }
-                Err(_) => {
-                    self.counters.malformed += 1;
-                    self.finish_uncertain(id, operation, turn);
                 }
             },
             ForwardOutcome::QuorumNotReached { needed, reached } => {

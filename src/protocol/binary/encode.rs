@@ -131,6 +131,7 @@ fn encode_any(form: BinaryForm, response: &Response<'_>, now: Instant, out: &mut
             let value = Some(Value::Whole(sentence.as_bytes()));
             (Status::QuorumNotReached, Facts { value, ..Facts::default() })
         }
+        Response::OverAllowance { .. } => unreachable!("the pipeline asks again"),
         Response::Uncertain => {
             let value = Some(Value::Whole(b"the node that keeps the key went away"));
             (Status::Unavailable, Facts { value, ..Facts::default() })

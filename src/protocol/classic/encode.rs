@@ -34,6 +34,7 @@ pub fn encode(
         Response::NotFound => Status::NotFound,
         Response::NonNumeric => Status::NonNumeric,
         Response::QuorumNotReached { .. } | Response::Uncertain => Status::Temporary,
+        Response::OverAllowance { .. } => unreachable!("the pipeline asks again"),
         Response::TooLarge => Status::TooLarge,
         Response::OutOfMemory if matches!(verb, Some(Verb::Increment | Verb::Decrement)) => {
             return write_error(form, Status::OutOfMemory, "Out of memory incrementing value", out);

@@ -9,7 +9,7 @@ use crate::protocol::text::line::{Line, Tokens};
 use crate::protocol::text::{TextError, answer, refuse, storage};
 use crate::protocol::{Context, Reply, ReplyForm, Step};
 use crate::request::{
-    Arithmetic, Delete, Get, Operation, Purpose, Request, Store, StoreMode, Vivify,
+    Allowance, Arithmetic, Delete, Get, Operation, Purpose, Request, Store, StoreMode, Vivify,
 };
 use crate::time::Deadline;
 
@@ -65,6 +65,7 @@ fn get<'b>(mut tokens: Tokens<'b>, context: &Context<'b>) -> Decoded<'b> {
         }),
         refresh_below_seconds: flags.refresh_below_seconds,
         refresh_first: flags.refresh_first && flags.deadline.is_some(),
+        allowance: Allowance::FULL,
     };
     let form = MetaForm::Get {
         value: flags.value,

@@ -27,6 +27,7 @@ pub fn encode(
             return quorum_not_reached(needed, reached, out);
         }
         Response::Uncertain => return out.bytes(UNCERTAIN),
+        Response::OverAllowance { .. } => unreachable!("the pipeline asks again"),
         _ => {}
     }
     match form {

@@ -8,10 +8,12 @@
 //! ```text
 //! request    tag u8 | key length u8 | hash u64 | options u16 | announced fields | key | value
 //! plain get  tag u8 | key length u8 | hash u64 | key
+//! limited    tag u8 | key length u8 | hash u64 | allowance u32 | key
 //! hit        tag u8 | marks u8 | key length u8 | class u8 | item bytes u32 | cas u64
 //!            | announced fields | key | value
 //! number     tag u8 | marks u8 | key length u8 | value u64 | cas u64 | announced fields | key
 //! stored     tag u8 | value bytes u32 | cas u64
+//! over       tag u8 | value bytes u32 | the request
 //! others     tag u8
 //! ```
 //!
@@ -27,8 +29,8 @@ mod response;
 mod tests;
 
 pub use request::{
-    PLAIN_GET_HEAD_BYTES, decode_key, decode_plain_get, decode_request, encode_request,
-    encoded_request_bytes,
+    LIMITED_GET_HEAD_BYTES, PLAIN_GET_HEAD_BYTES, decode_key, decode_plain_get, decode_request,
+    encode_request, encoded_request_bytes,
 };
 pub use response::{decode_response, encode_response, encoded_response_bytes};
 

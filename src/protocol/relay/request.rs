@@ -4,13 +4,16 @@ use super::RelayError;
 use super::bytes::{Reader, Writer, bit, optional};
 use crate::hash::KeyHash;
 use crate::request::{
-    Arithmetic, Body, Delete, Get, KEY_BYTES_MAX, Operation, Purpose, Request, Store, StoreMode,
-    Vivify,
+    Allowance, Arithmetic, Body, Delete, Get, KEY_BYTES_MAX, Operation, Purpose, Request, Store,
+    StoreMode, Vivify,
 };
 use crate::time::Deadline;
 
 /// Bytes of a plain get besides its key.
 pub const PLAIN_GET_HEAD_BYTES: usize = 10;
+
+/// The same with an allowance.
+pub const LIMITED_GET_HEAD_BYTES: usize = PLAIN_GET_HEAD_BYTES + 4;
 
 const HEAD_BYTES: usize = PLAIN_GET_HEAD_BYTES + 2;
 
@@ -21,6 +24,8 @@ pub(super) mod ask {
     pub const STORE: u8 = 0x03;
     pub const DELETE: u8 = 0x04;
     pub const ARITHMETIC: u8 = 0x05;
+    /// A plain get with an allowance.
+    pub const LIMITED_GET: u8 = 0x06;
 }
 
 /// Options of a get.
@@ -35,7 +40,8 @@ mod get {
     pub const VIVIFY_BINARY_KEY: u16 = 1 << 7;
     pub const REFRESH: u16 = 1 << 8;
     pub const REFRESH_FIRST: u16 = 1 << 9;
-    pub const KNOWN: u16 = (1 << 10) - 1;
+    pub const ALLOWANCE: u16 = 1 << 10;
+    pub const KNOWN: u16 = (1 << 11) - 1;
 }
 
 /// Options of a store.
@@ -79,7 +85,9 @@ mod arithmetic {
 pub fn encoded_request_bytes(request: &Request<'_>) -> usize {
     let key_bytes = request.key.len();
     match &request.operation {
-        Operation::Get(get) if *get == Get::default() => PLAIN_GET_HEAD_BYTES + key_bytes,
+        Operation::Get(get) if get.is_plain() => {
+            PLAIN_GET_HEAD_BYTES + optional(get.allowance.is_limited(), 4) + key_bytes
+        }
         operation => HEAD_BYTES + key_bytes + operation_bytes(operation),
     }
 }
@@ -90,6 +98,7 @@ fn operation_bytes(operation: &Operation<'_>) -> usize {
             optional(get.touch.is_some(), 8)
                 + get.vivify.map_or(0, |vivify| 8 + optional(vivify.cas.is_some(), 8))
                 + optional(get.refresh_below_seconds.is_some(), 4)
+                + optional(get.allowance.is_limited(), 4)
         }
         Operation::Store(store) => {
             optional(store.flags != 0, 4)
@@ -128,9 +137,13 @@ fn operation_bytes(operation: &Operation<'_>) -> usize {
 pub fn encode_request(request: &Request<'_>, out: &mut [u8]) {
     assert!(request.key.len() <= KEY_BYTES_MAX, "key of {} bytes", request.key.len());
     let mut writer = Writer { out };
-    let plain = matches!(&request.operation, Operation::Get(get) if *get == Get::default());
+    let plain = match &request.operation {
+        Operation::Get(get) if get.is_plain() => Some(get.allowance),
+        _ => None,
+    };
     let tag = match &request.operation {
-        Operation::Get(_) if plain => ask::PLAIN_GET,
+        Operation::Get(_) if plain.is_some_and(Allowance::is_limited) => ask::LIMITED_GET,
+        Operation::Get(_) if plain.is_some() => ask::PLAIN_GET,
         Operation::Get(_) => ask::GET,
         Operation::Store(_) => ask::STORE,
         Operation::Delete(_) => ask::DELETE,
@@ -141,8 +154,10 @@ pub fn encode_request(request: &Request<'_>, out: &mut [u8]) {
     head[1] = request.key.len() as u8;
     head[2..].copy_from_slice(&request.hash.to_bits().to_le_bytes());
     writer.array(head);
-    if !plain {
-        write_operation(&request.operation, &mut writer);
+    match plain {
+        None => write_operation(&request.operation, &mut writer),
+        Some(allowance) if allowance.is_limited() => writer.u32(allowance.0),
+        Some(_) => {}
     }
     writer.bytes(request.key);
     if let Operation::Store(Store { value: Body::Bytes(value), .. }) = &request.operation {
@@ -167,12 +182,14 @@ fn write_operation(operation: &Operation<'_>, writer: &mut Writer<'_>) {
                 | bit(vivify_cas.is_some(), get::VIVIFY_CAS)
                 | bit(get.vivify.is_some_and(|v| v.binary_key), get::VIVIFY_BINARY_KEY)
                 | bit(get.refresh_below_seconds.is_some(), get::REFRESH)
-                | bit(get.refresh_first, get::REFRESH_FIRST);
+                | bit(get.refresh_first, get::REFRESH_FIRST)
+                | bit(get.allowance.is_limited(), get::ALLOWANCE);
             writer.u16(options);
             writer.optional_deadline(get.touch);
             writer.optional_deadline(get.vivify.map(|vivify| vivify.deadline));
             writer.optional_u64(vivify_cas);
             writer.optional_u32(get.refresh_below_seconds);
+            writer.optional_u32(get.allowance.is_limited().then_some(get.allowance.0));
         }
         Operation::Store(store) => {
             let refused = match store.value {
@@ -236,24 +253,30 @@ fn write_operation(operation: &Operation<'_>, writer: &mut Writer<'_>) {
     }
 }
 
-/// The key and hash of a plain get, which most requests are; `None` for everything else. Its caller
-/// can put the request together where it is wanted: moved as a whole, right after it was written
-/// field by field, a request waits for the processor's stores.
+/// The key, hash and allowance of a plain get, which most requests are; `None` for everything else.
+/// Its caller can put the request together where it is wanted: moved as a whole, right after it was
+/// written field by field, a request waits for the processor's stores.
 #[inline]
-pub fn decode_plain_get(message: &[u8]) -> Option<(&[u8], KeyHash)> {
-    let (head, key) = message.split_first_chunk::<PLAIN_GET_HEAD_BYTES>()?;
-    let is_plain = head[0] == ask::PLAIN_GET
-        && key.len() == head[1] as usize
-        && (1..=KEY_BYTES_MAX).contains(&key.len());
+pub fn decode_plain_get(message: &[u8]) -> Option<(&[u8], KeyHash, Allowance)> {
+    let (head, rest) = message.split_first_chunk::<PLAIN_GET_HEAD_BYTES>()?;
+    let (allowance, key) = match head[0] {
+        ask::PLAIN_GET => (Allowance::FULL, rest),
+        ask::LIMITED_GET => {
+            let (allowance, key) = rest.split_first_chunk()?;
+            (Allowance(u32::from_le_bytes(*allowance)), key)
+        }
+        _ => return None,
+    };
+    let is_whole = key.len() == head[1] as usize && (1..=KEY_BYTES_MAX).contains(&key.len());
     let hash = u64::from_le_bytes(*head[2..].first_chunk().expect("the head has eight more bytes"));
-    is_plain.then_some((key, KeyHash::from_bits(hash)))
+    is_whole.then_some((key, KeyHash::from_bits(hash), allowance))
 }
 
 /// The key and hash of a request, which is all that it takes to fetch its item from memory.
 #[inline]
 pub fn decode_key(message: &[u8]) -> Result<(&[u8], KeyHash), RelayError> {
     match decode_plain_get(message) {
-        Some(found) => Ok(found),
+        Some((key, hash, _)) => Ok((key, hash)),
         None => decode_request(message).map(|request| (request.key, request.hash)),
     }
 }
@@ -269,10 +292,13 @@ pub fn decode_request(message: &[u8]) -> Result<Request<'_>, RelayError> {
     }
     let hash = u64::from_le_bytes(*head[2..].first_chunk().expect("the head has eight more bytes"));
     let hash = KeyHash::from_bits(hash);
-    if head[0] == ask::PLAIN_GET {
+    if matches!(head[0], ask::PLAIN_GET | ask::LIMITED_GET) {
+        let limited = head[0] == ask::LIMITED_GET;
+        let allowance = reader.optional_u32(limited)?.map_or(Allowance::FULL, Allowance);
         let key = reader.bytes(key_bytes)?;
         reader.finish()?;
-        return Ok(Request { key, hash, operation: Operation::Get(Get::default()) });
+        let operation = Operation::Get(Get { allowance, ..Get::default() });
+        return Ok(Request { key, hash, operation });
     }
     let (key, operation) = read_operation(head[0], key_bytes, &mut reader)?;
     reader.finish()?;
@@ -320,6 +346,9 @@ fn read_operation<'b>(
                 vivify,
                 refresh_below_seconds: reader.optional_u32(has(get::REFRESH))?,
                 refresh_first: has(get::REFRESH_FIRST),
+                allowance: reader
+                    .optional_u32(has(get::ALLOWANCE))?
+                    .map_or(Allowance::FULL, Allowance),
             })
         }
         ask::STORE => {

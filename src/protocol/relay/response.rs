@@ -24,6 +24,7 @@ pub(super) mod answer {
     pub const NOT_CREATED: u8 = 0x0c;
     pub const QUORUM_NOT_REACHED: u8 = 0x0d;
     pub const UNCERTAIN: u8 = 0x0e;
+    pub const OVER_ALLOWANCE: u8 = 0x0f;
 
     pub const FLAGS: u8 = 0x10;
     pub const DEADLINE: u8 = 0x20;
@@ -65,6 +66,7 @@ pub fn encoded_response_bytes(response: &Response<'_>) -> usize {
         }
         Response::Stored { .. } => 13,
         Response::QuorumNotReached { .. } => 3,
+        Response::OverAllowance { request, .. } => 5 + request.len(),
         _ => 1,
     }
 }
@@ -99,6 +101,11 @@ pub fn encode_response(response: &Response<'_>, out: &mut [u8]) {
             writer.array([answer::QUORUM_NOT_REACHED, *needed, *reached]);
         }
         Response::Uncertain => writer.array([answer::UNCERTAIN]),
+        Response::OverAllowance { value_bytes, request } => {
+            writer.array([answer::OVER_ALLOWANCE]);
+            writer.u32(*value_bytes);
+            writer.bytes(request);
+        }
     }
     writer.finish();
 }
@@ -178,6 +185,10 @@ pub fn decode_response(message: &[u8]) -> Result<Response<'_>, RelayError> {
             Response::QuorumNotReached { needed, reached }
         }
         answer::UNCERTAIN => Response::Uncertain,
+        answer::OVER_ALLOWANCE => {
+            let value_bytes = reader.u32()?;
+            Response::OverAllowance { value_bytes, request: reader.remainder() }
+        }
         _ => return Err(RelayError::Unknown),
     };
     reader.finish()?;

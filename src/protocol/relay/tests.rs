@@ -9,8 +9,8 @@ use super::response::answer;
 use super::*;
 use crate::hash::KeyHash;
 use crate::request::{
-    Arithmetic, Body, Delete, Get, Hit, ItemRef, KEY_BYTES_MAX, Marks, Number, Operation, Purpose,
-    Request, Response, Span, Store, StoreMode, Value, Vivify,
+    Allowance, Arithmetic, Body, Delete, Get, Hit, ItemRef, KEY_BYTES_MAX, Marks, Number,
+    Operation, Purpose, Request, Response, Span, Store, StoreMode, Value, Vivify,
 };
 use crate::time::Deadline;
 
@@ -59,16 +59,20 @@ fn get_options() -> impl Strategy<Value = Get> {
         option::of(vivify),
         option::of(any::<u32>()),
         any::<bool>(),
+        option::of(any::<u32>()),
     );
     parts.prop_map(
-        |(purpose, touch, no_use, lease, vivify, refresh_below_seconds, refresh_first)| Get {
-            purpose,
-            touch,
-            no_use,
-            lease,
-            vivify,
-            refresh_below_seconds,
-            refresh_first,
+        |(purpose, touch, no_use, lease, vivify, refresh_below_seconds, refresh_first, bytes)| {
+            Get {
+                allowance: bytes.map_or(Allowance::FULL, Allowance),
+                purpose,
+                touch,
+                no_use,
+                lease,
+                vivify,
+                refresh_below_seconds,
+                refresh_first,
+            }
         },
     )
 }
@@ -171,6 +175,7 @@ fn assert_response_survives(response: &Response<'_>) {
     assert_eq!(format!("{arrived:?}"), format!("{response:?}"));
     let fixed = match response {
         Response::Hit(hit) => message.len() - hit.value.len(),
+        Response::OverAllowance { request, .. } => message.len() - request.len(),
         _ => message.len(),
     };
     for cut in 0..fixed {
@@ -290,6 +295,7 @@ fn answers_without_content_take_one_byte() {
     }
     assert_response_survives(&Response::QuorumNotReached { needed: 2, reached: 1 });
     assert_response_survives(&Response::Stored { cas: u64::MAX, value_bytes: u32::MAX });
+    assert_response_survives(&Response::OverAllowance { value_bytes: 7, request: b"as it came" });
 }
 
 #[test]
@@ -297,6 +303,19 @@ fn a_plain_get_is_ten_bytes_and_its_key() {
     let message = request_bytes(&plain_get(b"key"));
     assert_eq!(message.len(), PLAIN_GET_HEAD_BYTES + 3);
     assert_request_survives(&plain_get(b"key"));
+}
+
+#[test]
+fn a_plain_get_with_an_allowance_is_four_bytes_longer() {
+    let get = Get { allowance: Allowance(1024), ..Get::default() };
+    let request = Request { operation: Operation::Get(get), ..plain_get(b"key") };
+    let message = request_bytes(&request);
+    assert_eq!(message.len(), LIMITED_GET_HEAD_BYTES + 3);
+    let (key, hash, allowance) = decode_plain_get(&message).expect("it is one");
+    assert_eq!((key, hash, allowance), (&b"key"[..], request.hash, Allowance(1024)));
+    assert_request_survives(&request);
+    let cut = &message[..LIMITED_GET_HEAD_BYTES - 1];
+    assert!(decode_plain_get(cut).is_none() && decode_request(cut).is_err());
 }
 
 #[test]

@@ -71,6 +71,7 @@ fn one_line(form: TextForm, response: &Response<'_>, out: &mut impl Output) {
             return quorum_not_reached(*needed, *reached, out);
         }
         Response::Uncertain => UNCERTAIN,
+        Response::OverAllowance { .. } => unreachable!("the pipeline asks again"),
         Response::Stored { .. } => b"STORED\r\n",
         Response::Hit(_) => b"TOUCHED\r\n",
         Response::Deleted => b"DELETED\r\n",
