@@ -9,7 +9,8 @@ use std::process::ExitCode;
 use cli::{Command, Resolution};
 use ringlane::config::LogLevel;
 use ringlane::server::host::HostFacts;
-use ringlane::server::preflight;
+use ringlane::server::signals::Signals;
+use ringlane::server::{ServerError, preflight};
 
 fn main() -> ExitCode {
     let outcome = match cli::read(std::env::args_os()) {
@@ -32,9 +33,11 @@ fn main() -> ExitCode {
 
 fn serve(Resolution { config, notes }: Resolution) -> Result<(), Box<dyn Error>> {
     start_log(config.log);
+    // Before anything takes time: a signal to a node that starts is not lost, nor does it kill it.
+    let signals = Signals::take().map_err(ServerError::Signals)?;
     fit(&config, &HostFacts::gather())?;
     notes.iter().for_each(|note| log::warn!("{note}"));
-    Ok(ringlane::server::run(config)?)
+    Ok(ringlane::server::run(config, signals)?)
 }
 
 fn check(resolution: &Resolution, host: &HostFacts) -> Result<(), Box<dyn Error>> {

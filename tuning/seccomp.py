@@ -232,7 +232,7 @@ def kill(server):
 def exercise(server_path, wrapper=(), watch=lambda pid: None):
     """Runs the server several times, as differently as its flags allow, and talks to it."""
     with tempfile.TemporaryDirectory() as directory, contextlib.ExitStack() as stack:
-        unix = f"{directory}/socket"
+        unix, pid_file = f"{directory}/socket", Path(directory, "pid")
         config = Path(directory, "ringlane.toml")
         config.write_text('memory = "64MiB"\nbusy-poll = 0\n')
 
@@ -258,11 +258,12 @@ def exercise(server_path, wrapper=(), watch=lambda pid: None):
         ended(server)
         assert client.ended_by_server()
 
-        # A unix socket, a file of settings, a log on a terminal; no polling. A socket that an
-        # earlier run has left is replaced.
+        # A unix socket, a file of settings, a log on a terminal; no polling. A socket and a pid
+        # file that an earlier run has left are replaced.
         socket.socket(socket.AF_UNIX).bind(unix)
+        pid_file.write_text("1\n")
         terminal, log = pty.openpty()
-        server = start("--config", config, "-s", unix, stderr=log)
+        server = start("--config", config, "-s", unix, "-P", pid_file, stderr=log)
         os.close(log)
         time.sleep(0.1)
         talk(Client(unix, socket.AF_UNIX))
@@ -271,11 +272,12 @@ def exercise(server_path, wrapper=(), watch=lambda pid: None):
         ended(server)
         os.close(terminal)
         assert not os.path.exists(unix), "the socket's file is left behind"
+        assert not pid_file.exists(), "the pid file is left behind"
 
         # Shard ports, refused and silent connections; ended by a client.
         port, shards = free_port(), free_ports(os.cpu_count())
         server = start("-p", port, "-m", 64, "--shard-ports", shards, "-c", 2, "-A",
-                       "--idle-timeout", 5, "--disable-evictions")
+                       "-P", pid_file, "--idle-timeout", 5, "--disable-evictions")
         first = Client(("127.0.0.1", shards))
         talk(first)
         second = Client(("127.0.0.1", port))
@@ -297,6 +299,7 @@ def exercise(server_path, wrapper=(), watch=lambda pid: None):
 
         # Two nodes of a cluster, which answer for each other; one is killed, one leaves.
         key = Path(directory, "key")
+        key.touch(mode=0o600)
         key.write_text("a secret of both of them")
         ports, gossip = [free_port(), free_port()], [free_port(), free_port()]
         nodes = [

@@ -8,11 +8,12 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::path::Path;
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use crate::config::{Config, UnixSocket};
+use super::owned_path::OwnedPath;
+use super::unix_socket;
+use crate::config::Config;
 
 /// What is told to a connection beyond the limit before it is closed.
 const TOO_MANY: &[u8] = b"ERROR Too many open connections\r\n";
@@ -30,6 +31,8 @@ pub enum Reach {
 #[derive(Debug)]
 pub struct Listener {
     socket: Socket,
+    /// The path of a unix socket, which goes with it.
+    _path: Option<OwnedPath>,
     /// Its number on its core.
     pub number: u32,
     /// Who serves its connections.
@@ -56,23 +59,26 @@ pub fn open(config: &Config, core: usize) -> Result<Vec<Listener>, (String, io::
     let mut sockets = Vec::new();
     for &address in &config.listen {
         let address = SocketAddr::new(address, config.port);
-        sockets.push((tcp(address, config.backlog), address.to_string(), Reach::Node));
+        let socket = tcp(address, config.backlog).map(|socket| (socket, None));
+        sockets.push((socket, address.to_string(), Reach::Node));
         if let Some(port) = config.shard_port(core) {
             let address = SocketAddr::new(address.ip(), port);
-            sockets.push((tcp(address, config.backlog), address.to_string(), Reach::Core));
+            let socket = tcp(address, config.backlog).map(|socket| (socket, None));
+            sockets.push((socket, address.to_string(), Reach::Core));
         }
     }
     if core == 0
         && let Some(unix_socket) = &config.unix_socket
     {
         let name = unix_socket.path.display().to_string();
-        sockets.push((unix(unix_socket, config.backlog), name, Reach::Node));
+        let socket = unix_socket::listen(unix_socket, config.backlog);
+        sockets.push((socket.map(|(socket, path)| (socket, Some(path))), name, Reach::Node));
     }
     sockets
         .into_iter()
         .zip(0..)
         .map(|((socket, name, reach), number)| match socket {
-            Ok(socket) => Ok(Listener { socket, number, reach }),
+            Ok((socket, path)) => Ok(Listener { socket, _path: path, number, reach }),
             Err(error) => Err((name, error)),
         })
         .collect()
@@ -90,35 +96,6 @@ fn tcp(address: SocketAddr, backlog: u32) -> io::Result<Socket> {
     socket.bind(&address.into())?;
     socket.listen(backlog as i32)?;
     Ok(socket)
-}
-
-fn unix(unix_socket: &UnixSocket, backlog: u32) -> io::Result<Socket> {
-    remove_stale(&unix_socket.path)?;
-    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    socket.bind(&SockAddr::unix(&unix_socket.path)?)?;
-    use std::os::unix::fs::PermissionsExt;
-    let permissions = std::fs::Permissions::from_mode(unix_socket.mode);
-    std::fs::set_permissions(&unix_socket.path, permissions)?;
-    socket.listen(backlog as i32)?;
-    Ok(socket)
-}
-
-/// Removes the socket of a server that is gone. One that still answers keeps its path.
-fn remove_stale(path: &Path) -> io::Result<()> {
-    match std::os::unix::net::UnixStream::connect(path) {
-        Ok(_) => Err(io::ErrorKind::AddrInUse.into()),
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            std::fs::remove_file(path)
-        }
-        Err(_) => Ok(()),
-    }
-}
-
-/// Removes the path of the unix socket, if there is one, when the node ends.
-pub fn remove_path(config: &Config) {
-    if let Some(unix_socket) = &config.unix_socket {
-        let _ = std::fs::remove_file(&unix_socket.path);
-    }
 }
 
 /// Tells a connection beyond the limit so; it closes when the socket is dropped.

@@ -3,13 +3,10 @@
 use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc;
 
 use glommio::{GlommioError, LocalExecutorBuilder, Placement};
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
 
 use crate::cluster::coordinator::Coordinator;
 use crate::cluster::identity::NodeKey;
@@ -34,11 +31,17 @@ pub mod listener;
 pub mod mesh;
 pub mod net_ring;
 pub mod node;
+mod owned_path;
 pub mod pace;
 mod pending;
+pub mod pid_file;
 pub mod preflight;
 mod process;
+#[cfg(test)]
+mod scratch;
+pub mod signals;
 mod topology;
+mod unix_socket;
 pub mod worker;
 
 use ahead::{Ahead, Populator};
@@ -46,6 +49,8 @@ use listener::Listener;
 use mesh::{Doorbell, Mesh};
 use net_ring::{NetRing, NetRingConfig};
 use node::Node;
+use pid_file::PidFileError;
+use signals::Signals;
 use worker::{Worker, WorkerParts};
 
 /// Bytes that each glommio reactor registers with the kernel, three times over. Nothing large is
@@ -79,8 +84,8 @@ pub enum ServerError {
     Control(io::Error),
     /// The thread that makes memory ready could not start.
     Populator(io::Error),
-    /// The process id cannot be written to this file.
-    PidFile(PathBuf, io::Error),
+    /// The process id cannot be written.
+    PidFile(PidFileError),
 }
 
 impl fmt::Display for ServerError {
@@ -102,22 +107,18 @@ impl fmt::Display for ServerError {
                 "cannot start the thread that makes memory ready ({error}): raise the limit with \
                  `ulimit -u` or TasksMax of the systemd unit"
             ),
-            ServerError::PidFile(path, error) => {
-                let path = path.display();
-                write!(f, "cannot write the process id to {path} ({error}): name another file")
-            }
+            ServerError::PidFile(error) => write!(f, "{error}"),
         }
     }
 }
 
 impl std::error::Error for ServerError {}
 
-/// Runs a node until SIGTERM or SIGINT, or until a client shuts it down.
+/// Runs a node until a signal ends it (see [`signals`]), or until a client shuts it down.
 ///
 /// # Errors
 /// When it cannot start. Once it runs, a core that fails ends the process.
-pub fn run(config: Config) -> Result<(), ServerError> {
-    let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(ServerError::Signals)?;
+pub fn run(config: Config, signals: Signals) -> Result<(), ServerError> {
     end_process_on_panic();
     let core_count = config.core_count();
     let listeners = (0..core_count)
@@ -159,40 +160,20 @@ pub fn run(config: Config) -> Result<(), ServerError> {
             reason: error.to_string(),
         })?;
     }
-    if let Some(path) = &node.config.pid_file {
-        std::fs::write(path, format!("{}\n", std::process::id()))
-            .map_err(|error| ServerError::PidFile(path.clone(), error))?;
-    }
+    let pid_file = node.config.pid_file.as_deref().map(pid_file::write);
+    let pid_file = pid_file.transpose().map_err(ServerError::PidFile)?;
     let control = control_executor::start(node.clone(), admin, others, hash_seed)
         .map_err(ServerError::Control)?;
     announce(&node);
 
-    let signal_handle = signals.handle();
-    let on_signal = node.clone();
-    let waiter = std::thread::Builder::new().name("signals".into()).spawn(move || {
-        for (earlier, signal) in signals.forever().enumerate() {
-            if earlier == 0 {
-                log::info!("signal {signal}: shutting down");
-                on_signal.leave();
-            } else {
-                log::warn!("signal {signal} again: shutting down without waiting for others");
-                on_signal.hurry();
-            }
-        }
-    });
+    let listening = signals.tell(node.clone()).map_err(ServerError::Signals)?;
     for handle in cores {
         let _ = handle.join();
     }
     node.end();
     let _ = control.join();
-    signal_handle.close();
-    if let Ok(waiter) = waiter {
-        let _ = waiter.join();
-    }
-    listener::remove_path(&node.config);
-    if let Some(path) = &node.config.pid_file {
-        let _ = std::fs::remove_file(path);
-    }
+    listening.end();
+    drop(pid_file);
     log::info!("stopped after {:.1} s", node.clock.uptime().as_secs_f64());
     Ok(())
 }

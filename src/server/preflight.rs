@@ -7,8 +7,6 @@
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::fs::FileTypeExt;
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -17,6 +15,8 @@ use rustix::io::Errno;
 use socket2::{Domain, Socket, Type};
 
 use super::host::{self, HostFacts};
+use super::pid_file::{self, PidFileError};
+use super::unix_socket::{Occupant, occupant};
 use crate::config::size::Size;
 use crate::config::{Config, UnixSocket};
 
@@ -24,7 +24,8 @@ use crate::config::{Config, UnixSocket};
 pub const MEMLOCK_BYTES_MIN: u64 = 512 << 10;
 /// Longest path of a unix socket in bytes: the kernel's 108 less the end mark.
 const UNIX_PATH_BYTES_MAX: usize = 107;
-/// How long a start waits for addresses that are taken. The kernel takes rings apart after their
+/// How long a start waits in all for what is taken: addresses, unix socket and pid file of a former
+/// life. A node that ends gives its pid file back last, and the kernel takes rings apart after their
 /// process has ended, and until then they hold its sockets.
 const TAKEN_MAX: Duration = Duration::from_secs(2);
 /// How often it tries again.
@@ -49,9 +50,10 @@ pub fn run(config: &Config, host: &HostFacts) -> Vec<Problem> {
     problems.extend(files(config));
     problems.extend(cpus(config, host));
     problems.extend(memory(config, host).or_else(|| address_space(config)));
-    problems.extend(addresses(config, TAKEN_MAX));
-    problems.extend(config.unix_socket.as_ref().and_then(unix_socket));
-    problems.extend(config.pid_file.as_deref().and_then(pid_file));
+    let until = Instant::now() + TAKEN_MAX;
+    problems.extend(addresses(config, until));
+    problems.extend(config.unix_socket.as_ref().and_then(|socket| unix_socket(socket, until)));
+    problems.extend(config.pid_file.as_deref().and_then(|path| pid_file(path, until)));
     problems
 }
 
@@ -236,9 +238,8 @@ fn address_space(config: &Config) -> Option<Problem> {
 
 /// Binds every address for a moment. Without SO_REUSEPORT, so that a second Ringlane is
 /// noticed instead of sharing the first one's connections. Those that are taken are waited for, all
-/// together for at most `patience`.
-fn addresses(config: &Config, patience: Duration) -> Vec<Problem> {
-    let until = Instant::now() + patience;
+/// together until `until`.
+fn addresses(config: &Config, until: Instant) -> Vec<Problem> {
     let shard_ports = (0..config.core_count()).filter_map(|core| config.shard_port(core));
     let ports: Vec<u16> = std::iter::once(config.port).chain(shard_ports).collect();
     let clients = config
@@ -261,13 +262,20 @@ fn addresses(config: &Config, patience: Duration) -> Vec<Problem> {
 }
 
 fn bind_when_free(address: SocketAddr, transport: Type, until: Instant) -> io::Result<()> {
+    let is_taken = |outcome: &io::Result<()>| {
+        outcome.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse)
+    };
+    when_free(|| bind(address, transport), is_taken, until)
+}
+
+/// What `look` finds once it `is_taken` no longer, or at last at the moment `until`.
+fn when_free<T>(look: impl Fn() -> T, is_taken: impl Fn(&T) -> bool, until: Instant) -> T {
     loop {
-        match bind(address, transport) {
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < until => {
-                std::thread::sleep(TAKEN_STEP);
-            }
-            outcome => return outcome,
+        let found = look();
+        if !is_taken(&found) || Instant::now() >= until {
+            return found;
         }
+        std::thread::sleep(TAKEN_STEP);
     }
 }
 
@@ -317,19 +325,23 @@ fn directory_of(path: &Path) -> Option<&Path> {
     Some(if parent.as_os_str().is_empty() { Path::new(".") } else { parent })
 }
 
-/// Whether the process id may be written there, without writing it: another process's may stand there
-/// still.
-fn pid_file(path: &Path) -> Option<Problem> {
+/// Whether the process id may be written there, without writing it.
+fn pid_file(path: &Path, until: Instant) -> Option<Problem> {
     let shown = path.display();
     let directory = directory_of(path)?;
     if !directory.is_dir() {
         let directory = directory.display();
         return Some(Problem(format!("the pid file {shown} has no directory: create {directory}")));
     }
-    path.is_dir().then(|| Problem(format!("the pid file {shown} is a directory: name a file")))
+    let checked = when_free(
+        || pid_file::check(path),
+        |outcome| matches!(outcome, Err(PidFileError::Held(..))),
+        until,
+    );
+    checked.err().map(|error| Problem(error.to_string()))
 }
 
-fn unix_socket(socket: &UnixSocket) -> Option<Problem> {
+fn unix_socket(socket: &UnixSocket, until: Instant) -> Option<Problem> {
     let path = &socket.path;
     let shown = path.display();
     let bytes = path.as_os_str().len();
@@ -348,19 +360,17 @@ fn unix_socket(socket: &UnixSocket) -> Option<Problem> {
             directory.display()
         )));
     }
-    let metadata = std::fs::symlink_metadata(path).ok()?;
-    if !metadata.file_type().is_socket() {
-        return Some(Problem(format!(
+    match when_free(|| occupant(path), |&occupant| occupant == Occupant::Living, until) {
+        // A socket file that nobody listens on is left from an earlier run and gets replaced.
+        Occupant::Nobody | Occupant::Stale => None,
+        Occupant::NoSocket => Some(Problem(format!(
             "{shown} exists and is no socket: remove it or choose another path"
-        )));
-    }
-    // A socket file that nobody listens on is left from an earlier run and gets replaced.
-    UnixStream::connect(path).is_ok().then(|| {
-        Problem(format!(
+        ))),
+        Occupant::Living => Some(Problem(format!(
             "the unix socket {shown} is already taken: end the program that listens there or \
              choose another path"
-        ))
-    })
+        ))),
+    }
 }
 
 /// Ascending numbers as people write them: `0-3,8`.
@@ -402,14 +412,16 @@ mod tests {
 
     #[test]
     fn a_pid_file_needs_a_directory_and_to_be_a_file() {
-        let told = |path: &str| pid_file(Path::new(path)).map(|problem| problem.to_string());
+        let told = |path: &str| {
+            pid_file(Path::new(path), Instant::now()).map(|problem| problem.to_string())
+        };
         let directory = std::env::temp_dir();
         let shown = directory.display();
         let missing = format!("{shown}/no-such-directory/x.pid");
         let said =
             format!("the pid file {missing} has no directory: create {shown}/no-such-directory");
         assert_eq!(told(&missing), Some(said));
-        let said = format!("the pid file {shown} is a directory: name a file");
+        let said = format!("the pid file {shown} exists and is no file: name a file");
         assert_eq!(told(&shown.to_string()), Some(said));
         assert_eq!(told(&format!("{shown}/ringlane-not-there.pid")), None);
     }
@@ -490,20 +502,22 @@ mod tests {
         let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
         let address = taken.local_addr().expect("its address");
         let config = Config { listen: vec![], admin: Some(address), ..Config::default() };
-        assert_eq!(addresses(&config, Duration::ZERO).len(), 1);
+        assert_eq!(addresses(&config, Instant::now()).len(), 1);
         let config = Config {
             listen: vec![address.ip()],
             port: 1,
             shard_ports: Some(address.port()),
             ..Config::default()
         };
-        let found = addresses(&config, Duration::ZERO);
+        let found = addresses(&config, Instant::now());
         assert!(found.iter().any(|p| p.to_string().contains(&address.to_string())), "{found:?}");
     }
 
     #[test]
     fn a_unix_socket_needs_a_directory_and_no_other_file_in_its_place() {
-        let at = |path: &str| unix_socket(&UnixSocket { path: path.into(), mode: 0o700 });
+        let at = |path: &str| {
+            unix_socket(&UnixSocket { path: path.into(), mode: 0o700 }, Instant::now())
+        };
         assert!(at("/nowhere/r.sock").is_some_and(|p| p.to_string().contains("create /nowhere")));
         assert!(at("/proc/self/status").is_some_and(|p| p.to_string().contains("no socket")));
         let long = format!("/tmp/{}", "x".repeat(103));
