@@ -33,7 +33,7 @@ pub fn start() -> io::Result<(Populator, JoinHandle<()>)> {
     let thread = thread::Builder::new().name("populate".into()).spawn(move || {
         give_way();
         for range in ranges {
-            advise(&range, libc::MADV_POPULATE_WRITE);
+            populate(&range);
         }
     })?;
     Ok((sender, thread))
@@ -95,11 +95,25 @@ impl Ahead {
         }
     }
 
-    /// Gives back what is ready for a shard that has stopped growing. To be called now and then.
-    pub fn settle(&mut self, now: Instant) {
-        let needed = (self.start + self.taken).next_multiple_of(HUGE_BYTES);
-        if needed < self.ready && now.since(self.grown_at) >= GROWING {
-            advise(&(needed..self.ready), libc::MADV_DONTNEED);
+    /// Gives back what is ready for a shard that has stopped growing. To be called now and then,
+    /// with the memory that the shard has not taken.
+    ///
+    /// What was noted earlier of how much it has taken does not decide here: a store of the same
+    /// turn may have taken more. The borrow does, which the shard cannot outgrow while it lasts.
+    ///
+    /// # Panics
+    /// When `untouched` is not the end of the memory that this was made for.
+    pub fn settle(&mut self, untouched: &mut [u8], now: Instant) {
+        let Range { start, end } = untouched.as_ptr_range();
+        let (start, end) = (start.addr(), end.addr());
+        assert!(self.start <= start && end == self.end, "the end of another memory");
+        self.taken(start - self.start, now);
+        if self.taken > start - self.start || now.since(self.grown_at) < GROWING {
+            return;
+        }
+        let needed = start.next_multiple_of(HUGE_BYTES);
+        if needed < self.ready {
+            zero(&mut untouched[needed - start..self.ready - start]);
             self.ready = needed;
         }
     }
@@ -120,16 +134,29 @@ fn give_way() {
     }
 }
 
-/// Gives the kernel an advice on the whole pages of a range of this process's memory.
-fn advise(range: &Range<usize>, advice: libc::c_int) {
+/// Touches the whole pages of a range of this process's memory, which may be gone by now or belong
+/// to something else.
+fn populate(range: &Range<usize>) {
     let end = range.end / PAGE_BYTES * PAGE_BYTES;
     let Some(bytes) = end.checked_sub(range.start) else { return };
-    // SAFETY: to populate changes no contents, whatever is mapped there by now. What is given back
-    // belongs to the caller's shard, which has not taken it: it holds zeroes, and reads as zeroes
-    // when it is touched again. A kernel that refuses says so, which changes nothing.
-    unsafe {
-        libc::madvise(std::ptr::without_provenance_mut(range.start), bytes, advice);
-    }
+    let start = std::ptr::without_provenance_mut(range.start);
+    // SAFETY: to populate changes no contents, whatever is mapped there by now. A kernel that
+    // refuses says so, which changes nothing.
+    unsafe { libc::madvise(start, bytes, libc::MADV_POPULATE_WRITE) };
+}
+
+/// Gives the whole pages of `memory`, which is of the heap, back to the kernel: they read as zeroes
+/// from now on, and are there again when they are touched.
+fn zero(memory: &mut [u8]) {
+    let skip = memory.as_ptr().align_offset(PAGE_BYTES).min(memory.len());
+    let pages = &mut memory[skip..];
+    let bytes = pages.len() / PAGE_BYTES * PAGE_BYTES;
+    // SAFETY: the range is borrowed for writing, so nobody else reads, writes or has it while it
+    // becomes zeroes, as which any bytes may be; the compiler sees to it. The kernel does not use it
+    // either: receives and sends go to and from items, and no item is in what a shard has never
+    // taken into use, which is what its owner lends for this (`Shard::untouched_mut`). Memory of the
+    // heap is private and of no file, so that zeroes are what comes back.
+    unsafe { libc::madvise(pages.as_mut_ptr().cast(), bytes, libc::MADV_DONTNEED) };
 }
 
 #[cfg(test)]
@@ -162,7 +189,8 @@ mod tests {
         let begin = Instant::from_millis(1_700_000_000_000);
         ahead.taken(PAGE_BYTES, begin);
         ahead.taken(memory.len(), begin);
-        ahead.settle(begin.after(GROWING));
+        let end = memory.len();
+        ahead.settle(&mut memory[end..], begin.after(GROWING));
         assert!(ranges.try_recv().is_err(), "nothing is left to make ready");
         assert!(resident(&memory) >= memory.len() / PAGE_BYTES - 1);
     }
@@ -177,7 +205,7 @@ mod tests {
         ahead.taken(0, begin);
         assert_eq!(resident(&memory), 0, "a shard that holds nothing needs nothing");
         ahead.taken(10 * MIB, begin);
-        ahead.settle(begin);
+        ahead.settle(&mut memory[10 * MIB..], begin);
         let Ahead { populator, taken, ready, .. } = ahead;
         drop(populator);
         thread.join().expect("no panic");
@@ -188,8 +216,42 @@ mod tests {
         let start = memory.as_ptr().addr();
         let end = start + memory.len();
         let mut ahead = Ahead { populator, start, end, taken, grown_at: begin, ready };
-        ahead.settle(begin.after(GROWING));
+        ahead.settle(&mut memory[10 * MIB..], begin.after(GROWING));
         let pages = resident(&memory) * PAGE_BYTES;
         assert!((10 * MIB - PAGE_BYTES..12 * MIB).contains(&pages), "{pages} bytes");
+    }
+
+    #[test]
+    fn what_a_shard_has_taken_since_it_was_last_asked_stays() {
+        const MIB: usize = 1 << 20;
+        let mut memory = vec![0u8; 32 * MIB];
+        let (populator, ranges) = mpsc::channel();
+        let mut ahead = Ahead::new(&mut memory, populator);
+        let begin = Instant::from_millis(1_700_000_000_000);
+        ahead.taken(MIB, begin);
+        assert!(ranges.try_recv().is_ok(), "the next piece is asked for");
+        // Nothing has been noted for long, then a store takes memory, and then it is given back.
+        memory[..20 * MIB].fill(7);
+        let later = begin.after(4 * GROWING);
+        for now in [later, later.after(GROWING)] {
+            ahead.settle(&mut memory[20 * MIB..], now);
+            assert!(memory[..20 * MIB].iter().all(|&byte| byte == 7), "live memory was given back");
+        }
+        assert!(memory[20 * MIB..].iter().all(|&byte| byte == 0));
+        assert_eq!(ahead.taken, 20 * MIB);
+        // All of it, so that there is nothing to give back.
+        memory.fill(7);
+        for now in [later, later.after(2 * GROWING), later.after(4 * GROWING)] {
+            ahead.settle(&mut memory[32 * MIB..], now);
+            assert!(memory.iter().all(|&byte| byte == 7), "live memory was given back");
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "the end of another memory")]
+    fn the_memory_of_another_shard_is_not_given_back() {
+        let (mut memory, mut other) = (vec![0u8; 1 << 20], vec![0u8; 1 << 20]);
+        let mut ahead = Ahead::new(&mut memory, mpsc::channel().0);
+        ahead.settle(&mut other, Instant::from_millis(1_700_000_000_000));
     }
 }

@@ -308,7 +308,8 @@ impl Worker {
                 self.heartbeat_armed = false;
                 self.heart_beat = true;
                 self.core.close_idle();
-                self.ahead.settle(self.core.now);
+                let core = &mut self.core;
+                self.ahead.settle(core.engine.shard.untouched_mut(), core.now);
             }
         }
     }

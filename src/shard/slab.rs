@@ -140,6 +140,12 @@ impl Slab {
         if self.untouched == 0 { 0 } else { self.page_start(self.untouched) }
     }
 
+    /// The memory behind [`Slab::touched_bytes`], in which no chunk and no bucket is.
+    pub(super) fn untouched_mut(&mut self) -> &mut [u8] {
+        let touched = self.touched_bytes();
+        &mut self.memory[touched..]
+    }
+
     /// Pages there is memory for.
     pub(super) fn page_count(&self) -> u32 {
         self.pages.len() as u32

@@ -117,6 +117,12 @@ impl Shard {
         self.slab.touched_bytes()
     }
 
+    /// The memory behind [`Shard::touched_bytes`]: zeroes, which may be given back to the operating
+    /// system while this borrow lasts. Whatever the shard takes later may lie in it.
+    pub fn untouched_mut(&mut self) -> &mut [u8] {
+        self.slab.untouched_mut()
+    }
+
     /// Gives back a staged item that will not be stored.
     pub fn discard(&mut self, staged: Staged) {
         let (_, chain) = self.unstage(&staged);

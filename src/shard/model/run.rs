@@ -76,6 +76,8 @@ impl Pair {
             23 => {
                 let budget = 1 + input.byte() as u32 * 8;
                 self.shard.maintain(self.now, budget);
+                // What was never used may be given back, after which it is zeroes.
+                self.shard.untouched_mut().fill(0);
             }
             24 => {
                 let at = match input.byte() % 4 {
