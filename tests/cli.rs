@@ -80,6 +80,7 @@ fn every_invalid_value_ends_with_one_sentence_that_names_it() {
         ("--cpus 100000", "CPU 100000"),
         ("-c 0", "--max-connections 0"),
         ("-c 4000000000", "4000000000 connections"),
+        ("-c 8388609", "8388609 connections are more than a node can tell apart"),
         ("-I 100", "100B"),
         ("-I 2GiB", "2GiB"),
         ("-I 5GiB", "--max-item-size 5GiB"),

@@ -35,6 +35,10 @@ pub const ITEM_BYTES_MAX_RANGE: (u64, u64) = (KIB, GIB);
 pub const CONNECTIONS_MAX: u32 = 10_000;
 /// Most cores of one node.
 pub const CORES_MAX: usize = 256;
+/// Most connections of a node: what is left of the 24 bits by which the net ring names a slot, half
+/// of which are for links to other nodes.
+pub const CONNECTION_SLOTS: u32 = 1 << 23;
+
 /// Longest busy polling, so that a typing error does not burn a CPU for good.
 pub const BUSY_POLL_MAX: Duration = Duration::from_millis(10);
 
@@ -288,6 +292,12 @@ impl Config {
         self.check_memory()?;
         require(self.connections_max > 0, || {
             "0 connections would serve nobody: allow at least 1".into()
+        })?;
+        require(self.connections_max <= CONNECTION_SLOTS, || {
+            format!(
+                "{} connections are more than a node can tell apart: allow at most {CONNECTION_SLOTS}",
+                self.connections_max
+            )
         })?;
         require(self.backlog > 0, || "a backlog of 0 accepts nobody: allow at least 1".into())?;
         require(self.busy_poll <= BUSY_POLL_MAX, || {

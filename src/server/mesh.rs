@@ -295,6 +295,7 @@ impl Mesh {
 /// Connections of a core are numbered below this; the bits above say how many replicas a request
 /// wants to agree, which only nodes of a cluster look at.
 const CONSISTENCY_SHIFT: u32 = 30;
+const _: () = assert!(crate::config::CONNECTION_SLOTS <= 1 << CONSISTENCY_SHIFT);
 
 /// Whom an answer is for, with how many replicas the request wants to agree.
 pub fn with_consistency(mut to: Return, consistency: Consistency) -> Return {

@@ -36,11 +36,14 @@ use buffers::BufferRing;
 /// Group number of the provided buffers; a ring has one group.
 const BUFFER_GROUP: u16 = 0;
 
+/// Slots that the net ring can name: an operation's user data has 24 bits for it.
+pub const SLOTS_MAX: u32 = 1 << 24;
+
 /// Names the connection or listener an operation belongs to. The upper bits tell apart the users
 /// of a reused slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Token {
-    /// Slot of the connection, below 2^24.
+    /// Slot of the connection, below [`SLOTS_MAX`].
     pub index: u32,
     /// Counts the users of the slot; wraps.
     pub generation: u32,

@@ -24,7 +24,9 @@ use crate::server::net_ring::{Event, NetRing, Output, Token};
 mod tests;
 
 /// Slots of the net ring from this one on are links, those below are clients.
-const LINKS_FROM: u32 = 1 << 23;
+const LINKS_FROM: u32 = crate::config::CONNECTION_SLOTS;
+const _: () =
+    assert!(LINKS_FROM < crate::server::net_ring::SLOTS_MAX, "the net ring names links, too");
 /// Room that an idle link's buffers may keep.
 const BYTES_KEPT: usize = 64 << 10;
 
