@@ -21,7 +21,7 @@ use crate::hash::KeyHash;
 use crate::protocol::pipeline::Pipeline;
 use crate::protocol::{Answer, Context, Decoder, NodeCommand, Output, Reply, Step, encode};
 use crate::request::{ItemRef, Operation, Request, Response};
-use crate::shard::Shard;
+use crate::shard::{Shard, StageRefusal};
 use crate::stats::PrefixCounters;
 use crate::time::{Deadline, Instant};
 
@@ -155,16 +155,37 @@ pub struct Traffic {
     pub served: u64,
 }
 
+/// What every answer passes before it leaves the core that performed its request, whoever asked and
+/// however the request came: the one place where options act on answers.
+#[derive(Default)]
+pub struct Finishing {
+    /// Counts by key prefix, once `stats detail` has been on.
+    pub prefixes: Option<PrefixCounters>,
+    /// Whether clients are told 0 for every CAS token.
+    pub hides_cas: bool,
+}
+
+impl Finishing {
+    /// Counts the request and hides what is not to be told of its answer.
+    #[inline]
+    pub fn finish(&mut self, request: &Request<'_>, response: &mut Response<'_>) {
+        if self.hides_cas {
+            response.hide_cas();
+        }
+        if let Some(prefixes) = &mut self.prefixes {
+            count_prefix(prefixes, request, response);
+        }
+    }
+}
+
 /// One core's shard and the rules by which its connections use it and the other cores.
 pub struct Engine {
     /// The items of this core.
     pub shard: Shard,
     /// Where requests were answered.
     pub traffic: Traffic,
-    /// Counts by key prefix, once `stats detail` has been on.
-    pub prefixes: Option<PrefixCounters>,
-    /// Whether clients are told 0 for every CAS token.
-    pub hides_cas: bool,
+    /// What every answer passes on its way out.
+    pub finishing: Finishing,
     config: EngineConfig,
     /// What it is besides in a cluster.
     membership: Option<Box<cluster::Membership>>,
@@ -177,8 +198,7 @@ impl Engine {
         Self {
             shard,
             traffic: Traffic::default(),
-            prefixes: None,
-            hides_cas: false,
+            finishing: Finishing::default(),
             config,
             membership: None,
         }
@@ -247,8 +267,11 @@ impl Engine {
                     at += consumed;
                     return Fed { consumed: at, stop: Stop::Node { command, reply } };
                 }
-                Some(Step::Body { consumed, request, reply, value_bytes, trailer_bytes }) => {
+                Some(Step::Body { consumed, mut request, reply, value_bytes, trailer_bytes }) => {
                     at += consumed;
+                    if let Some(ttl) = self.config.default_ttl {
+                        apply_default_ttl(&mut request, context.now, ttl);
+                    }
                     let stop = Stop::Body { request, reply, value_bytes, trailer_bytes };
                     return Fed { consumed: at, stop };
                 }
@@ -316,12 +339,7 @@ impl Engine {
             if owner == self.config.core {
                 self.traffic.local += 1;
                 let mut response = self.shard.execute(request, now);
-                if self.hides_cas {
-                    response.hide_cas();
-                }
-                if let Some(prefixes) = &mut self.prefixes {
-                    count_prefix(prefixes, request, &response);
-                }
+                self.finishing.finish(request, &mut response);
                 write_answer(reply, &response, pipeline, now, out);
                 self.pin_written(out);
             } else {
@@ -350,14 +368,30 @@ impl Engine {
         self.traffic.served += requests.len() as u64;
         for (token, request) in requests {
             let mut response = self.shard.execute(request, now);
-            if self.hides_cas {
-                response.hide_cas();
-            }
-            if let Some(prefixes) = &mut self.prefixes {
-                count_prefix(prefixes, request, &response);
-            }
+            self.finishing.finish(request, &mut response);
             answer(*token, &response);
         }
+    }
+
+    /// Performs a store whose value has been received into its item, for a connection of this core.
+    pub fn store_staged(&mut self, request: &Request<'_>, now: Instant) -> Response<'_> {
+        self.traffic.local += 1;
+        let mut response = self.shard.execute(request, now);
+        self.finishing.finish(request, &mut response);
+        response
+    }
+
+    /// Answers a store for whose value there is no room.
+    pub fn refuse_stage(
+        &mut self,
+        request: &Request<'_>,
+        refusal: StageRefusal,
+        now: Instant,
+    ) -> Response<'_> {
+        self.traffic.local += 1;
+        let mut response = self.shard.refuse_stage(request, refusal, now);
+        self.finishing.finish(request, &mut response);
+        response
     }
 
     /// Pins the items whose values were written by reference.

@@ -9,7 +9,7 @@
 use arrayvec::ArrayVec;
 
 use super::store::{ShardStore, keep_records};
-use super::{BATCH, Batch, BoundedOutput, Engine, Outbox, count_prefix, write_answer};
+use super::{BATCH, Batch, BoundedOutput, Engine, Finishing, Outbox, count_prefix, write_answer};
 use crate::cluster::coordinator::{Asker, Coordinator, Outside, Turn};
 use crate::cluster::link::Peer;
 use crate::cluster::message::Messages;
@@ -137,13 +137,12 @@ impl Engine {
                 true => coordinator.next_version(now),
                 false => Version::NONE,
             };
-            let response = ShardStore::new(&mut self.shard).execute_local(request, version, now);
-            if let Some(prefixes) = &mut self.prefixes {
-                count_prefix(prefixes, request, &response);
-            }
+            let store = ShardStore::new(&mut self.shard);
+            let mut response = store.execute_local(request, version, now);
+            self.finishing.finish(request, &mut response);
             return Taken::Answered(response);
         }
-        if let Some(prefixes) = &mut self.prefixes {
+        if let Some(prefixes) = &mut self.finishing.prefixes {
             // A hit is counted when it is known to be one.
             count_prefix(prefixes, request, &Response::Miss);
         }
@@ -251,15 +250,12 @@ impl Engine {
                 continue;
             }
             self.traffic.local += 1;
-            let (who, hides_cas) = (outbox.asker(0), self.hides_cas);
+            let who = outbox.asker(0);
             let asker = || Asker { sequence: pipeline.wait(reply), ..who };
             let place = places.next().expect("one for each of this core's");
             match self.request(asker, consistency, (place, request), now, outbox) {
                 Taken::Later => {}
-                Taken::Answered(mut response) => {
-                    if hides_cas {
-                        response.hide_cas();
-                    }
+                Taken::Answered(response) => {
                     write_answer(reply, &response, pipeline, now, out);
                     self.pin_written(out);
                 }
@@ -270,7 +266,7 @@ impl Engine {
     /// Hands out the answers that have come, and the epoch up to which nothing is missing any more
     /// if that has changed.
     pub fn take_answers(&mut self, mut give: impl FnMut(Asker, &Response<'_>)) -> Option<u64> {
-        let (hides_cas, prefixes) = (self.hides_cas, &mut self.prefixes);
+        let Finishing { hides_cas, prefixes } = &mut self.finishing;
         let answers = &mut self.membership.as_mut()?.answers;
         let mut rest = &answers.bytes[..];
         for (asker, bytes) in answers.list.drain(..) {
@@ -278,7 +274,7 @@ impl Engine {
             rest = after;
             match &mut relay::decode_response(response) {
                 Ok(response) => {
-                    if hides_cas {
+                    if *hides_cas {
                         response.hide_cas();
                     }
                     if let (Some(prefixes), Response::Hit(hit)) = (prefixes.as_mut(), &*response) {

@@ -15,7 +15,9 @@ use crate::protocol::binary::encode_topology;
 use crate::protocol::node::{Classes, NodeAnswer, NodeCommand};
 use crate::protocol::pipeline::Completion;
 use crate::protocol::text::Dump;
-use crate::protocol::{Output, Reply, ReplyForm, encode_node, encode_stat, encode_stats_end};
+use crate::protocol::{
+    Output, Reply, ReplyForm, encode_node, encode_stat, encode_stats_end, encode_stats_text,
+};
 use crate::request::Hit;
 use crate::shard::{ReassignOutcome, ScanCursor};
 use crate::stats::{
@@ -250,16 +252,16 @@ impl Core {
             Question::Figures => Tell::Figures(Box::new(self.figures())),
             Question::Connections => Tell::Connections(self.list_connections()),
             Question::Prefixes => {
-                Tell::Prefixes(Box::new(self.engine.prefixes.clone().unwrap_or_default()))
+                Tell::Prefixes(Box::new(self.engine.finishing.prefixes.clone().unwrap_or_default()))
             }
             Question::CountPrefixes(on) => {
                 // What has been counted stays to be seen.
-                self.engine.prefixes.get_or_insert_default().switch(on);
+                self.engine.finishing.prefixes.get_or_insert_default().switch(on);
                 Tell::Done
             }
             Question::ResetCounters => {
                 self.engine.shard.reset_counters();
-                if let Some(prefixes) = &mut self.engine.prefixes {
+                if let Some(prefixes) = &mut self.engine.finishing.prefixes {
                     prefixes.clear();
                 }
                 self.counters = Default::default();
@@ -346,7 +348,10 @@ impl Core {
             }
             Kind::Prefixes => {
                 let dump = prefixes.dump();
-                return self.finish(token, sequence, &|_, out| out.bytes(&dump));
+                let write = |reply: &Reply<'_>, mut out: &mut dyn Output| {
+                    encode_stats_text(reply, &dump, &mut out);
+                };
+                return self.finish(token, sequence, &write);
             }
             Kind::Stats(topic) => {
                 return self.answer_stats(token, sequence, topic, &cores, &connections);

@@ -433,7 +433,7 @@ fn begin_body(
         match staged {
             Ok(staged) => Place::Item(staged, engine.shard.staged_spans(&staged).collect()),
             Err(refusal) => {
-                let response = engine.shard.refuse_stage(request, refusal, now);
+                let response = engine.refuse_stage(request, refusal, now);
                 let completion = Completion::Response(&response);
                 let Connection { session, out, .. } = connection;
                 session.pipeline.complete(sequence, completion, now, out);
@@ -483,7 +483,7 @@ fn finish_body(
     match place {
         Place::Item(staged, _) => {
             store.value = Body::Staged(staged);
-            let response = engine.shard.execute(&request, now);
+            let response = engine.store_staged(&request, now);
             session.pipeline.complete(sequence, Completion::Response(&response), now, out);
         }
         Place::Buffer(value) => {
@@ -491,11 +491,13 @@ fn finish_body(
             let to = Return { token: *token, sequence };
             let core = engine.config().core;
             if owner != core {
+                engine.traffic.forwarded += 1;
                 // A node of its own neither needs it nor takes it off again.
                 let wanted = engine.coordinator().map_or(Consistency::Configured, |_| consistency);
                 let to = mesh::with_consistency(to, wanted);
                 return ways.mesh.request(owner, to, &request);
             }
+            engine.traffic.local += 1;
             let asker = || asker(core, to);
             let placed = (engine.place(request.key), &request);
             if let Taken::Answered(response) = engine.request(asker, consistency, placed, now, ways)

@@ -247,6 +247,7 @@ impl Mesh {
                     }
                     at = end;
                     served += 1;
+                    engine.traffic.served += 1;
                 }
                 requests_in.handled(at);
             }

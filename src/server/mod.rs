@@ -199,8 +199,8 @@ async fn run_core(parts: CoreParts, started: mpsc::Sender<(usize, io::Result<()>
         pipeline_requests_max: config.queues.pipeline_depth_max as usize,
         pipeline_bytes_max: config.queues.output_bytes_max as usize,
     });
-    engine.hides_cas = !config.permissions.cas;
-    engine.prefixes = config.prefix_delimiter.map(|delimiter| {
+    engine.finishing.hides_cas = !config.permissions.cas;
+    engine.finishing.prefixes = config.prefix_delimiter.map(|delimiter| {
         let mut prefixes = PrefixCounters::new(delimiter);
         prefixes.switch(true);
         prefixes
