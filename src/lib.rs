@@ -6,6 +6,7 @@
 
 pub mod config;
 pub mod hash;
+pub mod log_limiter;
 pub mod prefetch;
 pub mod request;
 pub mod time;

@@ -3,12 +3,13 @@
 mod cli;
 
 use std::error::Error;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use cli::{Command, Resolution};
-use ringlane::config::LogLevel;
+use ringlane::config::{Config, LogLevel};
 use ringlane::server::host::HostFacts;
+use ringlane::server::log_writer::LogWriter;
 use ringlane::server::signals::Signals;
 use ringlane::server::{ServerError, preflight};
 
@@ -32,12 +33,23 @@ fn main() -> ExitCode {
 }
 
 fn serve(Resolution { config, notes }: Resolution) -> Result<(), Box<dyn Error>> {
-    start_log(config.log);
     // Before anything takes time: a signal to a node that starts is not lost, nor does it kill it.
     let signals = Signals::take().map_err(ServerError::Signals)?;
+    let log = start_log(config.log)?;
+    let outcome = run(config, &notes, signals, &log);
+    log.flush_within_patience();
+    outcome
+}
+
+fn run(
+    config: Config,
+    notes: &[String],
+    signals: Signals,
+    log: &LogWriter,
+) -> Result<(), Box<dyn Error>> {
     fit(&config, &HostFacts::gather())?;
     notes.iter().for_each(|note| log::warn!("{note}"));
-    Ok(ringlane::server::run(config, signals)?)
+    Ok(ringlane::server::run(config, signals, log)?)
 }
 
 fn check(resolution: &Resolution, host: &HostFacts) -> Result<(), Box<dyn Error>> {
@@ -56,7 +68,7 @@ fn print(text: &str) {
 }
 
 /// Fails with all that this host lacks, one sentence per line.
-fn fit(config: &ringlane::config::Config, host: &HostFacts) -> Result<(), Box<dyn Error>> {
+fn fit(config: &Config, host: &HostFacts) -> Result<(), Box<dyn Error>> {
     let problems = preflight::run(config, host);
     if problems.is_empty() {
         return Ok(());
@@ -65,7 +77,14 @@ fn fit(config: &ringlane::config::Config, host: &HostFacts) -> Result<(), Box<dy
     Err(sentences.join("\nringlane: ").into())
 }
 
-fn start_log(level: LogLevel) {
+/// Has the log written to stderr by a thread of its own.
+fn start_log(level: LogLevel) -> Result<LogWriter, String> {
+    let writer = LogWriter::start(std::io::stderr()).map_err(|error| {
+        format!(
+            "cannot start the thread that writes the log ({error}): raise the limit with \
+             `ulimit -u` or TasksMax of the systemd unit"
+        )
+    })?;
     let filter = match level {
         LogLevel::Off => log::LevelFilter::Off,
         LogLevel::Error => log::LevelFilter::Error,
@@ -74,12 +93,19 @@ fn start_log(level: LogLevel) {
         LogLevel::Debug => log::LevelFilter::Debug,
         LogLevel::Trace => log::LevelFilter::Trace,
     };
+    // What the logger would find out if it wrote to the terminal itself.
+    let coloured = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let style =
+        if coloured { env_logger::WriteStyle::Always } else { env_logger::WriteStyle::Never };
     env_logger::Builder::new()
         .filter_module("ringlane", filter)
         // The executor's own notes matter only when something is being looked for.
         .filter_module("glommio", filter.min(log::LevelFilter::Error))
         .format_target(false)
+        .target(env_logger::Target::Pipe(Box::new(writer.clone())))
+        .write_style(style)
         .init();
+    Ok(writer)
 }
 
 /// The error and its causes, joined by colons.

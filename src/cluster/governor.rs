@@ -8,7 +8,7 @@
 //!
 //! There is one governor per node. It runs beside the cores and handles a few messages a second.
 
-use core::net::SocketAddr;
+use core::net::{IpAddr, SocketAddr};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +26,7 @@ use super::ring::RingParameters;
 use super::roster::{Change, Roster, Seat};
 use super::version::Version;
 use super::view::View;
+use crate::log_limiter::LogKind;
 use crate::time::Instant;
 
 mod doubts;
@@ -310,7 +311,7 @@ impl Governor {
         }
         self.found_at = None;
         let (seat, random) = (self.own_seat(), self.seed.random());
-        log(effects, false, format!("founding a cluster as {}", seat.id));
+        log(effects, false, seat.key.0, format!("founding a cluster as {}", seat.id));
         self.agree(agreement::Event::Found { seat, random }, now, effects);
     }
 
@@ -498,18 +499,21 @@ impl Governor {
                 membership::Effect::Alive(identity) => self.alive(identity, now, effects),
                 membership::Effect::Dead(identity) => self.dead(identity, now, effects),
                 membership::Effect::Rejoined => {
-                    log(effects, true, "the others had given up on this node; it is back".into());
+                    let text = "the others had given up on this node; it is back".into();
+                    log(effects, true, self.identity().key.0, text);
                 }
                 membership::Effect::Refused { from, reason } => {
-                    log(effects, true, format!("refused {from}: {}", reason.sentence()));
+                    let text = format!("refused {from}: {}", reason.sentence());
+                    log_datagram(effects, LogKind::Refused, from, text);
                 }
                 membership::Effect::RefusedBy { from, reason } => {
                     let sentence = reason.sentence();
-                    log(effects, true, format!("{from} refuses this node, saying: {sentence}"));
+                    let text = format!("{from} refuses this node, saying: {sentence}");
+                    log_datagram(effects, LogKind::RefusedBy, from, text);
                 }
                 membership::Effect::Superseded { by } => {
                     let text = format!("another process runs as node {}: this one ends", by.id);
-                    log(effects, true, text);
+                    log(effects, true, by.key.0, text);
                     self.over = true;
                     effects.push(Effect::Superseded);
                 }
@@ -554,7 +558,7 @@ impl Governor {
             effects.push(Effect::Notice(Notice::Liveness { node, boot, alive: false }));
             self.statuses.remove(&node);
         }
-        log(effects, false, format!("node {} is alive at {address}", identity.id));
+        log(effects, false, node.0, format!("node {} is alive at {address}", identity.id));
         self.known.insert(node, Known { identity, alive: true, since: now });
         effects.push(Effect::Notice(Notice::Liveness { node, boot, alive: true }));
         effects.push(Effect::Link { node, boot, address, wanted: true });
@@ -564,7 +568,7 @@ impl Governor {
     fn dead(&mut self, identity: Identity, now: Instant, effects: &mut Vec<Effect>) {
         let Identity { key: node, boot, link: address, .. } = identity;
         self.doubts.end(node);
-        log(effects, true, format!("node {} is dead", identity.id));
+        log(effects, true, node.0, format!("node {} is dead", identity.id));
         self.known.insert(node, Known { identity, alive: false, since: now });
         effects.push(Effect::Notice(Notice::Liveness { node, boot, alive: false }));
         effects.push(Effect::Link { node, boot, address, wanted: false });
@@ -592,14 +596,14 @@ impl Governor {
     fn decided(&mut self, roster: Arc<Roster>, now: Instant, effects: &mut Vec<Effect>) {
         self.decided_at = now;
         let seats: Vec<&str> = roster.seats().iter().map(|seat| &*seat.id).collect();
-        log(effects, false, format!("roster {}: {}", roster.epoch, seats.join(", ")));
+        log(effects, false, roster.epoch, format!("roster {}: {}", roster.epoch, seats.join(", ")));
         match View::new(roster, self.settings.ring) {
             Ok(view) => {
                 let view = Arc::new(view);
                 self.view = Some(view.clone());
                 effects.push(Effect::Notice(Notice::Placed(view)));
             }
-            Err(error) => log(effects, true, format!("a roster makes no ring: {error}")),
+            Err(error) => log(effects, true, 0, format!("a roster makes no ring: {error}")),
         }
         self.note_gone(now);
         self.round_at = now;
@@ -610,7 +614,7 @@ impl Governor {
         let old = self.identity().clone();
         let boot = Boot(now.as_millis().max(old.boot.0 + 1));
         let text = "another history of this cluster is longer: joining it without data".into();
-        log(effects, true, text);
+        log(effects, true, old.key.0, text);
         let identity = Identity::new(&old.id, boot, old.gossip, old.link);
         // Whoever is alive is found again through these.
         let mut settings = self.settings.membership.clone();
@@ -639,6 +643,17 @@ fn send_agreement(to: NodeKey, message: agreement::Message, effects: &mut Vec<Ef
     effects.push(Effect::Send { to, bytes });
 }
 
-fn log(effects: &mut Vec<Effect>, warning: bool, text: String) {
-    effects.push(Effect::Log(LogLine { warning, text }));
+fn log(effects: &mut Vec<Effect>, warning: bool, source: u64, text: String) {
+    let kind = LogKind::Members;
+    effects.push(Effect::Log(LogLine { warning, kind, source, text }));
+}
+
+/// A line about a datagram from `from`. By its host: ports are free to choose.
+fn log_datagram(effects: &mut Vec<Effect>, kind: LogKind, from: SocketAddr, text: String) {
+    let source = match from.ip() {
+        IpAddr::V4(ip) => u64::from(u32::from(ip)),
+        // Whoever has an address of IPv6 has a network of 64 bits.
+        IpAddr::V6(ip) => (u128::from(ip) >> 64) as u64,
+    };
+    effects.push(Effect::Log(LogLine { warning: true, kind, source, text }));
 }

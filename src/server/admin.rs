@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use futures_lite::future::or;
 use futures_lite::{AsyncReadExt, AsyncWriteExt};
 use glommio::net::{TcpListener, TcpStream};
+use log::Level;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::http::{self, Answer, Method, Request, Status};
@@ -20,6 +21,7 @@ use super::inquiry::{Inquirer, Told, Wish};
 use super::node::Node;
 use super::process;
 use crate::config::Config;
+use crate::log_limiter::LogKind;
 use crate::stats::{Snapshot, json, prometheus};
 
 /// Connections served at once; a further one is told 503.
@@ -59,7 +61,13 @@ pub async fn serve(listener: TcpListener, node: Arc<Node>, inquirer: Rc<Inquirer
                 glommio::spawn_local(admin.clone().connection(stream)).detach();
             }
             Err(error) => {
-                log::warn!("accepting admin connections paused: {error}");
+                let node = &admin.node;
+                node.log(
+                    Level::Warn,
+                    LogKind::AcceptAdmin,
+                    0,
+                    format_args!("accepting admin connections pauses: {error}"),
+                );
                 glommio::timer::sleep(ACCEPT_PAUSE).await;
             }
         }

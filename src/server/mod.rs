@@ -28,6 +28,7 @@ pub mod host;
 mod http;
 pub mod inquiry;
 pub mod listener;
+pub mod log_writer;
 pub mod mesh;
 pub mod net_ring;
 pub mod node;
@@ -46,6 +47,7 @@ pub mod worker;
 
 use ahead::{Ahead, Populator};
 use listener::Listener;
+use log_writer::LogWriter;
 use mesh::{Doorbell, Mesh};
 use net_ring::{NetRing, NetRingConfig};
 use node::Node;
@@ -114,12 +116,13 @@ impl fmt::Display for ServerError {
 
 impl std::error::Error for ServerError {}
 
-/// Runs a node until a signal ends it (see [`signals`]), or until a client shuts it down.
+/// Runs a node until a signal ends it (see [`signals`]), or until a client shuts it down. What it says
+/// goes to `log`, by way of the crate `log`.
 ///
 /// # Errors
 /// When it cannot start. Once it runs, a core that fails ends the process.
-pub fn run(config: Config, signals: Signals) -> Result<(), ServerError> {
-    end_process_on_panic();
+pub fn run(config: Config, signals: Signals, log: &LogWriter) -> Result<(), ServerError> {
+    end_process_on_panic(log.clone());
     let core_count = config.core_count();
     let listeners = (0..core_count)
         .map(|core| listener::open(&config, core))
@@ -254,11 +257,12 @@ fn thread_refusal(error: &GlommioError<()>) -> String {
 }
 
 /// A core that panics must not leave a silently dead shard behind.
-fn end_process_on_panic() {
+fn end_process_on_panic(log: LogWriter) {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         report(panic);
         log::error!("a core failed; the process ends so that it cannot serve a part of the keys");
+        log.flush_within_patience();
         std::process::exit(101);
     }));
 }

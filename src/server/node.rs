@@ -3,7 +3,8 @@
 //! Nothing here is on the path of a request. Counters have one writer, the core they belong to,
 //! except those that are touched once per connection.
 
-use std::io;
+use std::fmt;
+use std::hash::Hash;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -14,6 +15,7 @@ use super::inquiry::Inquiry;
 use super::mesh::Doorbell;
 use crate::cluster::identity::Boot;
 use crate::config::{Config, LogLevel};
+use crate::log_limiter::{LogKind, LogLimiter};
 use crate::protocol::node::Tuning;
 use crate::stats::ClusterView;
 use crate::time::Instant;
@@ -37,6 +39,7 @@ pub struct Node {
     /// Open connections of all cores.
     pub connections: AtomicU32,
     tuning: Mutex<Tuning>,
+    log_limiter: Mutex<LogLimiter>,
     /// The members of the cluster, as last told by the control executor.
     members: Mutex<Option<Arc<ClusterView>>>,
     verbosity: AtomicU32,
@@ -76,6 +79,7 @@ impl Node {
             cores,
             connections: AtomicU32::new(0),
             tuning: Mutex::new(Tuning { detail, ..Tuning::default() }),
+            log_limiter: Mutex::new(LogLimiter::new()),
             members: Mutex::new(None),
             verbosity,
             flushed_at_millis: AtomicU64::new(0),
@@ -108,9 +112,31 @@ impl Node {
         (0..self.cores.len()).min_by_key(|&core| (load(core), core != here)).unwrap_or(here)
     }
 
-    /// Logs why a listener paused, once in a while.
-    pub fn note_accept_error(&self, error: &io::Error) {
-        log::warn!("accepting connections paused: {error}");
+    /// Writes a line that others can cause, about `source`, unless there were too many like it.
+    pub fn log(
+        &self,
+        level: log::Level,
+        kind: LogKind,
+        source: impl Hash,
+        line: fmt::Arguments<'_>,
+    ) {
+        let now = self.clock.now();
+        // A line that nobody wants to see uses up nothing.
+        if log::log_enabled!(level) && self.log_limiter().admits(kind, source, now) {
+            log::log!(level, "{line}");
+        }
+    }
+
+    /// Says how many lines were withheld. To be called once in a while.
+    pub fn log_withheld(&self) {
+        let now = self.clock.now();
+        self.log_limiter().summaries(now, |kind, count| {
+            log::warn!("{count} more log lines about {} were withheld", kind.what());
+        });
+    }
+
+    fn log_limiter(&self) -> MutexGuard<'_, LogLimiter> {
+        self.log_limiter.lock().expect("a panic ends the process")
     }
 
     /// Where memcached's knobs stand.

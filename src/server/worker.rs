@@ -15,6 +15,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use log::Level;
+
 use super::ahead::Ahead;
 use super::cluster::core::{CoreCluster, News};
 use super::cluster::links::Links;
@@ -26,6 +28,8 @@ use super::mesh::{Mesh, Return};
 use super::net_ring::{Event, NetRing, Output, Patience, Received, Token};
 use super::node::Node;
 use crate::engine::Engine;
+use crate::log_limiter::LogKind;
+use crate::time::Instant;
 
 /// How often an idle core wakes to expire items and look at its connections, in milliseconds.
 /// Half a level of the TTL wheel's first ring, so that items go within a second of their deadline.
@@ -39,6 +43,8 @@ const DEFERRAL: Duration = Duration::from_micros(200);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// Answers longer than this often find no room in the socket.
 const SENT_AT_ONCE_BYTES_MAX: usize = 64 << 10;
+/// Pause after accepting has failed for want of descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Most items expired, moved or reclaimed in one turn.
 const MAINTENANCE_PER_TURN: u32 = 64;
 /// Unused input of a connection that may not go on, beyond which it is no longer received from.
@@ -57,6 +63,10 @@ pub struct Worker {
     /// Its part in the cluster, if the node has one.
     cluster: Option<Box<CoreCluster>>,
     listeners: Vec<Listener>,
+    /// Listeners that could not accept, to be tried again with the heartbeat.
+    paused: Vec<u32>,
+    /// When the last of them failed.
+    paused_at: Instant,
     events: Vec<Event>,
     doorbell: usize,
     heartbeat_armed: bool,
@@ -105,6 +115,8 @@ impl Worker {
             core,
             cluster,
             listeners,
+            paused: Vec::new(),
+            paused_at: Instant::default(),
             events: Vec::with_capacity(256),
             doorbell,
             heartbeat_armed: false,
@@ -297,8 +309,15 @@ impl Worker {
                 if self.core.node.is_stopping() {
                     return;
                 }
-                if let Some(error) = error {
-                    self.core.node.note_accept_error(&error);
+                if let Some(error) = error.filter(lasts) {
+                    self.core.node.log(
+                        Level::Warn,
+                        LogKind::Accept,
+                        listener,
+                        format_args!("accepting connections pauses: {error}"),
+                    );
+                    self.paused_at = self.core.now;
+                    return self.paused.push(listener);
                 }
                 let listener = &self.listeners[listener as usize];
                 self.net.accept(listener.fd(), listener.number);
@@ -308,6 +327,10 @@ impl Worker {
                 self.heartbeat_armed = false;
                 self.heart_beat = true;
                 self.core.close_idle();
+                self.accept_again();
+                if self.doorbell == 0 {
+                    self.core.node.log_withheld();
+                }
                 let core = &mut self.core;
                 self.ahead.settle(core.engine.shard.untouched_mut(), core.now);
             }
@@ -402,6 +425,18 @@ impl Worker {
             self.open(socket);
         } else {
             self.mesh.control(core as u32, Control::Connection(socket));
+        }
+    }
+
+    /// Arms listeners that could not accept, after a pause: at once, it would spin for as long as
+    /// there is no descriptor left.
+    fn accept_again(&mut self) {
+        if self.core.now.since(self.paused_at) < ACCEPT_PAUSE {
+            return;
+        }
+        for listener in self.paused.drain(..) {
+            let listener = &self.listeners[listener as usize];
+            self.net.accept(listener.fd(), listener.number);
         }
     }
 
@@ -602,6 +637,12 @@ impl NetRing {
             }
         }
     }
+}
+
+/// Whether accepting would fail again at once, as it does while there is no descriptor or memory
+/// left, rather than with one connection that has gone already.
+fn lasts(error: &std::io::Error) -> bool {
+    !matches!(error.raw_os_error(), Some(libc::ECONNABORTED | libc::EINTR | libc::EAGAIN))
 }
 
 /// The ways from a core to others.

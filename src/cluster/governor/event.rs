@@ -7,6 +7,7 @@ use super::super::identity::{Boot, NodeKey};
 use super::super::membership::Health;
 use super::super::notice::Notice;
 use super::super::version::Version;
+use crate::log_limiter::LogKind;
 
 /// What happens to the governor.
 #[derive(Clone, Copy, Debug)]
@@ -109,6 +110,10 @@ pub enum Effect {
 pub struct LogLine {
     /// Whether somebody should look at it.
     pub warning: bool,
+    /// What it is about: others may cause it, so too many of a kind are withheld.
+    pub kind: LogKind,
+    /// Whom it is about, in 64 bits; of each there are fewer lines than of the kind.
+    pub source: u64,
     /// What to say.
     pub text: String,
 }

@@ -6,9 +6,10 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::fmt;
 use std::io;
 use std::mem;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +17,7 @@ use std::time::Duration;
 use futures_lite::future::or;
 use glommio::channels::local_channel::{self, LocalReceiver, LocalSender};
 use glommio::net::TcpListener;
+use log::Level;
 use socket2::Socket;
 
 use super::core::frame_bytes_max;
@@ -27,12 +29,13 @@ use super::node_links::NodeLink;
 use super::sockets::ClusterSockets;
 use super::{Letter, Report};
 use crate::cluster::dials::{Dial, Dials, Ends};
-use crate::cluster::governor::{Effect, Event, Governor, GovernorSettings};
+use crate::cluster::governor::{Effect, Event, Governor, GovernorSettings, LogLine};
 use crate::cluster::handshake::Party;
 use crate::cluster::identity::{Identity, NodeKey};
 use crate::cluster::link::{ClientEnd, NODE_CORE, Peer, PeerFacts};
 use crate::cluster::notice::Notice;
 use crate::config::ClusterConfig;
+use crate::log_limiter::LogKind;
 use crate::server::adopt;
 use crate::server::inquiry::Inquirer;
 use crate::server::node::Node;
@@ -48,10 +51,6 @@ const ANSWERS_MAX: u32 = 256;
 const PAUSE: Duration = Duration::from_millis(200);
 /// Longest time between two looks at the deadlines.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// The same trouble with the same node is logged once in this span.
-const QUIET_FOR: Duration = Duration::from_secs(60);
-/// Troubles remembered for that; with more, all are forgotten and logged anew.
-const TROUBLES_MAX: usize = 256;
 
 /// The cluster's part of the control executor.
 pub struct Control {
@@ -76,7 +75,6 @@ struct State {
     node_links: HashMap<NodeKey, NodeLink>,
     /// What each member told of itself when it was last met.
     told: HashMap<NodeKey, (PeerFacts, ClientEnd)>,
-    troubles: HashMap<(String, String), Instant>,
     leaving: bool,
 }
 
@@ -127,7 +125,6 @@ impl Control {
                 dials: Dials::new(key, core_count, crate::server::random_seed()),
                 node_links: HashMap::new(),
                 told: HashMap::new(),
-                troubles: HashMap::new(),
                 leaving: false,
             }),
             sooner,
@@ -205,7 +202,12 @@ impl Control {
             Effect::Datagram { to, bytes } => {
                 let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
                 if let Err(error) = self.gossip.send_to_with_flags(&bytes, &to.into(), flags) {
-                    self.trouble(&to, &format!("gossip to {to} is lost: {error}"), now);
+                    self.node.log(
+                        Level::Warn,
+                        LogKind::Gossip,
+                        to,
+                        format_args!("gossip to {to} is lost: {error}"),
+                    );
                 }
             }
             Effect::Send { to, bytes } => {
@@ -237,8 +239,10 @@ impl Control {
                 self.tell_cores(|| Letter::Notice(notice.clone()));
             }
             Effect::HandedOver => self.handed_over.set(true),
-            Effect::Log(line) if line.warning => log::warn!("{}", line.text),
-            Effect::Log(line) => log::info!("{}", line.text),
+            Effect::Log(LogLine { warning, kind, source, text }) => {
+                let level = if warning { Level::Warn } else { Level::Info };
+                self.node.log(level, kind, source, format_args!("{text}"));
+            }
             Effect::Superseded => {
                 log::error!("this node's place in the cluster is taken: it stops");
                 self.node.stop();
@@ -274,7 +278,12 @@ impl Control {
                     glommio::yield_if_needed().await;
                 }
                 Err(error) => {
-                    log::warn!("gossip paused: {error}");
+                    self.node.log(
+                        Level::Warn,
+                        LogKind::Gossip,
+                        0,
+                        format_args!("gossip pauses: {error}"),
+                    );
                     glommio::timer::sleep(PAUSE).await;
                 }
             }
@@ -297,9 +306,9 @@ impl Control {
                             (Ok(_), _) => {}
                             (Err(error), Ok(from)) => {
                                 // Ports change from try to try; the trouble is with the host.
-                                let host = SocketAddr::new(from.ip(), 0);
-                                let text = format!("no link with {}: {error}", from.ip());
-                                control.meet_trouble(&host, &error, &text);
+                                let host = from.ip();
+                                let text = format_args!("no link with {host}: {error}");
+                                control.meet_trouble(host, &error, text);
                             }
                             (Err(_), Err(_)) => {}
                         }
@@ -308,7 +317,12 @@ impl Control {
                 }
                 Ok(stream) => drop(stream),
                 Err(error) => {
-                    log::warn!("accepting links paused: {error}");
+                    self.node.log(
+                        Level::Warn,
+                        LogKind::AcceptNode,
+                        0,
+                        format_args!("accepting links pauses: {error}"),
+                    );
                     glommio::timer::sleep(PAUSE).await;
                 }
             }
@@ -394,8 +408,8 @@ impl Control {
             }
             Err(error) => {
                 self.state.borrow_mut().dials.failed(dial, now);
-                let text = format!("no link with {} yet: {error}", dial.address);
-                self.meet_trouble(&dial.address, &error, &text);
+                let text = format_args!("no link with {} yet: {error}", dial.address);
+                self.meet_trouble(dial.address.ip(), &error, text);
                 if error.is_refusal() {
                     let (node, address) = (dial.ends.peer.node, dial.address);
                     self.event(Event::Refused { node, address });
@@ -444,7 +458,12 @@ impl Control {
                 self.state.borrow_mut().node_links.insert(peer.node, link);
             }
             Err(error) => {
-                log::warn!("no link with node {:016x}: {error}", peer.node.0);
+                self.node.log(
+                    Level::Warn,
+                    LogKind::Link,
+                    peer.node,
+                    format_args!("no link with node {:016x}: {error}", peer.node.0),
+                );
                 self.lost_node_link(peer, serial);
             }
         }
@@ -466,25 +485,11 @@ impl Control {
     }
 
     /// Logs why a node is not linked with: refusals as what an operator should look at.
-    fn meet_trouble(&self, with: &SocketAddr, error: &MeetError, text: &str) {
-        match error {
-            MeetError::Handshake(_) => self.trouble(with, text, self.node.clock.now()),
-            _ => log::debug!("{text}"),
-        }
-    }
-
-    /// Logs trouble with a node, once in a while.
-    fn trouble(&self, with: &SocketAddr, text: &str, now: Instant) {
-        let mut state = self.state.borrow_mut();
-        let troubles = &mut state.troubles;
-        let what = (with.to_string(), text.to_owned());
-        if troubles.get(&what).is_some_and(|last| now.since(*last) < QUIET_FOR) {
-            return;
-        }
-        if troubles.len() >= TROUBLES_MAX {
-            troubles.clear();
-        }
-        troubles.insert(what, now);
-        log::warn!("{text}");
+    fn meet_trouble(&self, with: IpAddr, error: &MeetError, text: fmt::Arguments<'_>) {
+        let level = match error {
+            MeetError::Handshake(_) => Level::Warn,
+            _ => Level::Debug,
+        };
+        self.node.log(level, LogKind::Link, with, text);
     }
 }

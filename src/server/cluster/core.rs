@@ -7,6 +7,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use log::Level;
+
 use super::links::{LinkSettings, Links};
 use super::{Letter, Report};
 use crate::cluster::dials::Ends;
@@ -15,6 +17,7 @@ use crate::cluster::link::{LinkEvent, Peer};
 use crate::cluster::notice::Notice;
 use crate::cluster::version::Version;
 use crate::config::{ClusterConfig, Config};
+use crate::log_limiter::LogKind;
 use crate::server::net_ring::{Event, NetRing};
 use crate::server::node::Node;
 
@@ -93,6 +96,15 @@ impl CoreCluster {
     pub fn flush(&mut self, net: &mut NetRing) -> bool {
         self.links.flush(net);
         let (core, node) = (self.core, &self.node);
+        for Peer { node: of, core } in self.links.take_bad() {
+            let text = "a frame was forged, replayed or too long";
+            node.log(
+                Level::Warn,
+                LogKind::BadFrame,
+                of,
+                format_args!("the link with core {core} of node {:016x} ends: {text}", of.0),
+            );
+        }
         let mut any = false;
         for lost in self.links.take_lost() {
             let ends = Ends { core, peer: lost.peer };

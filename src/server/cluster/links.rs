@@ -96,6 +96,8 @@ pub struct Links {
     due: Vec<u32>,
     events: VecDeque<LinkEvent>,
     lost: Vec<LostLink>,
+    /// Whose frames were forged, replayed or too long, to be told.
+    bad: Vec<Peer>,
     counters: LinkCounters,
 }
 
@@ -152,6 +154,7 @@ impl Links {
             due: Vec::new(),
             events: VecDeque::new(),
             lost: Vec::new(),
+            bad: Vec::new(),
             counters: LinkCounters::default(),
         }
     }
@@ -241,6 +244,11 @@ impl Links {
         self.lost.drain(..)
     }
 
+    /// Whose links were ended since a frame was forged, replayed or too long.
+    pub fn take_bad(&mut self) -> impl Iterator<Item = Peer> {
+        self.bad.drain(..)
+    }
+
     /// What has happened so far.
     pub fn counters(&self) -> LinkCounters {
         self.counters
@@ -298,12 +306,7 @@ impl Links {
                     if self.receive(index, bytes, &mut deliver).is_err() {
                         self.counters.bad_frames += 1;
                         let peer = self.link(index).peer;
-                        log::warn!(
-                            "the link with core {} of node {:016x} ends: a frame was forged, \
-                             replayed or too long",
-                            peer.core,
-                            peer.node.0
-                        );
+                        self.bad.push(peer);
                         self.end(index);
                     }
                 }

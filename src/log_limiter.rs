@@ -1,0 +1,234 @@
+//! Which log lines are written when others can cause them, and how many were withheld.
+//!
+//! Whoever reaches a port could otherwise fill a disk, or hide a line that matters among a million
+//! that do not. Lines are limited by kind and source: each source has a few lines a span, and each
+//! kind some more of all sources together, since addresses can be forged. What is withheld is
+//! counted and told once the span is over.
+//!
+//! ```text
+//! line -> source's window (PER_SOURCE) -> kind's window (PER_KIND) -> written
+//!              '--------- full -----------------'---- full -----> counted, told by `summaries`
+//! ```
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::time::Duration;
+
+use crate::time::Instant;
+
+/// Windows last this long.
+pub const SPAN: Duration = Duration::from_secs(60);
+/// Lines of one kind and source in a window.
+pub const PER_SOURCE: u32 = 4;
+/// Lines of one kind in a window, of all sources together.
+pub const PER_KIND: u32 = 64;
+/// Sources that are told apart, of all kinds together. Further ones are limited as a kind only.
+const SOURCES_MAX: usize = 1024;
+
+/// What a log line is about, as far as others can cause it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LogKind {
+    /// A datagram was refused.
+    Refused,
+    /// Another node has refused this one.
+    RefusedBy,
+    /// A member came, went or was given up; a roster was decided.
+    Members,
+    /// A datagram could not be sent or received.
+    Gossip,
+    /// A link was not made.
+    Link,
+    /// A link was ended since the other side broke the rules.
+    BadFrame,
+    /// Connections of clients could not be accepted.
+    Accept,
+    /// Connections of other nodes could not be accepted.
+    AcceptNode,
+    /// Connections to the admin pages could not be accepted.
+    AcceptAdmin,
+}
+
+impl LogKind {
+    /// All kinds, in the order of their numbers.
+    pub const ALL: [LogKind; 9] = [
+        LogKind::Refused,
+        LogKind::RefusedBy,
+        LogKind::Members,
+        LogKind::Gossip,
+        LogKind::Link,
+        LogKind::BadFrame,
+        LogKind::Accept,
+        LogKind::AcceptNode,
+        LogKind::AcceptAdmin,
+    ];
+
+    /// What the lines are about, for the line that counts them.
+    pub const fn what(self) -> &'static str {
+        match self {
+            LogKind::Refused => "refused datagrams",
+            LogKind::RefusedBy => "refusals by other nodes",
+            LogKind::Members => "members",
+            LogKind::Gossip => "datagrams that could not be sent or received",
+            LogKind::Link => "links that were not made",
+            LogKind::BadFrame => "links that were ended",
+            LogKind::Accept => "connections that could not be accepted",
+            LogKind::AcceptNode => "connections of nodes that could not be accepted",
+            LogKind::AcceptAdmin => "admin connections that could not be accepted",
+        }
+    }
+}
+
+/// Counts lines and says which are written.
+#[derive(Debug)]
+pub struct LogLimiter {
+    kinds: [Window; LogKind::ALL.len()],
+    sources: HashMap<u64, Window, ahash::RandomState>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Window {
+    /// When it began; meaningless while nothing was counted.
+    since: Instant,
+    written: u32,
+    withheld: u64,
+}
+
+impl Window {
+    fn is_over(&self, now: Instant) -> bool {
+        now.since(self.since) >= SPAN
+    }
+
+    /// Begins anew if it is over. What it withheld stays, to be told.
+    fn renew(&mut self, now: Instant) {
+        if self.is_over(now) {
+            (self.since, self.written) = (now, 0);
+        }
+    }
+}
+
+impl Default for LogLimiter {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl LogLimiter {
+    /// Nothing was written yet.
+    pub fn new() -> Self {
+        Self {
+            kinds: [Window::default(); LogKind::ALL.len()],
+            sources: HashMap::with_hasher(ahash::RandomState::with_seeds(1, 2, 3, 4)),
+        }
+    }
+
+    /// Whether a line of this kind about `source` is to be written now; one that is not is counted.
+    pub fn admits(&mut self, kind: LogKind, source: impl Hash, now: Instant) -> bool {
+        let known = self.sources.hasher().hash_one((kind, source));
+        if self.sources.len() >= SOURCES_MAX && !self.sources.contains_key(&known) {
+            self.sources.retain(|_, window| !window.is_over(now));
+        }
+        let is_room = self.sources.len() < SOURCES_MAX || self.sources.contains_key(&known);
+        let of_kind = &mut self.kinds[kind as usize];
+        of_kind.renew(now);
+        let mut admitted = of_kind.written < PER_KIND;
+        if is_room && admitted {
+            let of_source = self.sources.entry(known).or_default();
+            of_source.renew(now);
+            admitted = of_source.written < PER_SOURCE;
+            of_source.written += u32::from(admitted);
+        }
+        if admitted {
+            of_kind.written += 1;
+        } else {
+            of_kind.withheld = of_kind.withheld.saturating_add(1);
+        }
+        admitted
+    }
+
+    /// Tells of each kind how many lines were withheld in a window that is over. To be called once
+    /// in a while.
+    pub fn summaries(&mut self, now: Instant, mut tell: impl FnMut(LogKind, u64)) {
+        for kind in LogKind::ALL {
+            let window = &mut self.kinds[kind as usize];
+            if window.withheld > 0 && window.is_over(now) {
+                tell(kind, window.withheld);
+                *window = Window { since: now, ..Window::default() };
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const START: Instant = Instant::from_millis(1_700_000_000_000);
+
+    fn told(limiter: &mut LogLimiter, now: Instant) -> Vec<(LogKind, u64)> {
+        let mut told = Vec::new();
+        limiter.summaries(now, |kind, count| told.push((kind, count)));
+        told
+    }
+
+    #[test]
+    fn the_numbers_of_kinds_are_their_places() {
+        for (place, kind) in LogKind::ALL.into_iter().enumerate() {
+            assert_eq!(kind as usize, place);
+        }
+    }
+
+    #[test]
+    fn a_source_has_its_lines_and_the_rest_is_counted_once() {
+        let mut limiter = LogLimiter::new();
+        let written = (0..1000).filter(|_| limiter.admits(LogKind::Refused, 1, START)).count();
+        assert_eq!(written, PER_SOURCE as usize);
+        assert!(limiter.admits(LogKind::Refused, 2, START), "another source has its own");
+        assert!(limiter.admits(LogKind::Link, 1, START), "another kind has its own");
+        assert_eq!(told(&mut limiter, START), [], "the window is not over");
+        let later = START.after(SPAN);
+        let withheld = 1000 - u64::from(PER_SOURCE);
+        assert_eq!(told(&mut limiter, later), [(LogKind::Refused, withheld)]);
+        assert_eq!(told(&mut limiter, later.after(SPAN)), [], "told once");
+        assert!(limiter.admits(LogKind::Refused, 1, later.after(SPAN)));
+    }
+
+    #[test]
+    fn forged_sources_have_no_more_lines_than_the_kind() {
+        let mut limiter = LogLimiter::new();
+        let written =
+            (0..100_000).filter(|source| limiter.admits(LogKind::Refused, source, START)).count();
+        assert_eq!(written, PER_KIND as usize);
+        assert!(limiter.sources.len() <= SOURCES_MAX);
+        // Nor do they use up what others have.
+        assert!(limiter.admits(LogKind::Accept, 0, START));
+    }
+
+    #[test]
+    fn what_was_withheld_is_told_though_lines_go_on() {
+        let mut limiter = LogLimiter::new();
+        let mut now = START;
+        let (mut lines, mut written, mut counted) = (0u64, 0u64, 0u64);
+        for _ in 0..600 {
+            now = now.after(Duration::from_secs(1));
+            for source in 0..50 {
+                lines += 1;
+                written += u64::from(limiter.admits(LogKind::Members, source, now));
+            }
+            limiter.summaries(now, |_, count| counted += count);
+        }
+        limiter.summaries(now.after(SPAN), |_, count| counted += count);
+        assert_eq!(lines, written + counted, "every line is written or counted");
+        assert!(written <= 11 * u64::from(PER_KIND), "{written} in ten windows");
+    }
+
+    #[test]
+    fn many_sources_do_not_cost_memory() {
+        let mut limiter = LogLimiter::new();
+        let mut now = START;
+        for source in 0..20_000 {
+            now = now.after(Duration::from_secs(1));
+            limiter.admits(LogKind::Link, source, now);
+            assert!(limiter.sources.len() <= SOURCES_MAX);
+        }
+    }
+}
