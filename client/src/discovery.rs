@@ -52,7 +52,7 @@ struct Signal {
 }
 
 /// What a node tells, as routes need it.
-struct Told {
+struct NodeFacts {
     epoch: u64,
     layout: Layout,
 }
@@ -155,7 +155,7 @@ impl Directory {
     }
 
     /// What any of the nodes tells that is not older than `epoch`; at the worst an older one.
-    fn ask_any(&self, source: &Source, epoch: u64) -> Option<Told> {
+    fn ask_any(&self, source: &Source, epoch: u64) -> Option<NodeFacts> {
         let routes = self.current();
         let others = routes.layout().nodes.iter().filter_map(|node| node.endpoints.first());
         let mut older = None;
@@ -187,14 +187,14 @@ impl Directory {
 }
 
 impl Source {
-    fn ask(&self, address: &Address, patience: Duration) -> Result<Told, String> {
+    fn ask(&self, address: &Address, patience: Duration) -> Result<NodeFacts, String> {
         let answer = hello(address, patience)?;
         let topology = read(address, &answer)?;
         self.lay_out(address, &topology).map_err(|words| format!("{address}: {words}"))
     }
 
     /// The layout that a node at `asked` describes.
-    fn lay_out(&self, asked: &Address, topology: &Topology<'_>) -> Result<Told, String> {
+    fn lay_out(&self, asked: &Address, topology: &Topology<'_>) -> Result<NodeFacts, String> {
         let nodes = match &topology.nodes[..] {
             // A node without a seat yet, or one that tells only of itself.
             [] => vec![self.lay_node(asked, topology, &itself(topology))],
@@ -205,7 +205,7 @@ impl Source {
             layout.parameters = parameters(ring)?;
         }
         layout.nodes.sort_by(|a, b| a.id.cmp(&b.id));
-        Ok(Told { epoch: topology.epoch, layout: layout.within(self.endpoints_max) })
+        Ok(NodeFacts { epoch: topology.epoch, layout: layout.within(self.endpoints_max) })
     }
 
     fn lay_node(

@@ -6,11 +6,11 @@
 mod args;
 mod compare;
 mod connection;
+mod connections;
+mod error;
 mod errors;
-mod failure;
 mod histogram;
 mod host;
-mod links;
 mod listener;
 mod net;
 mod objective;
@@ -36,7 +36,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use failure::Failure;
+use error::Error;
 
 fn main() -> ExitCode {
     let arguments = args::Arguments::parse();
@@ -53,7 +53,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("ringload: {failure}");
-            ExitCode::from(if matches!(failure, Failure::Wrong(_)) { 3 } else { 1 })
+            ExitCode::from(if matches!(failure, Error::WrongAnswer(_)) { 3 } else { 1 })
         }
     }
 }

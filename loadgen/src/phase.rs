@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 
+use crate::error::Error;
 use crate::errors::Faults;
-use crate::failure::Failure;
 use crate::histogram::{self, Recorder};
-use crate::phase_state::{Note, Outturn, Second, Shared, Totals};
+use crate::phase_state::{Note, Second, Shared, ThreadResult, Totals};
 use crate::plan::Plan;
 use crate::process::CpuUse;
 use crate::worker;
@@ -64,7 +64,7 @@ pub fn run(
     plan: Plan,
     workload: Workload,
     mut live: impl FnMut(&Moment),
-) -> Result<Outcome, Failure> {
+) -> Result<Outcome, Error> {
     let threads = plan.cpus.len();
     let shared = Shared {
         plan,
@@ -77,7 +77,7 @@ pub fn run(
     };
     let mut timeline = Timeline::new(threads);
     let directory = shared.plan.directory.clone();
-    let outturns = std::thread::scope(|scope| {
+    let results = std::thread::scope(|scope| {
         scope.spawn(|| directory.watch());
         // Whatever ends this closure, the scope waits for the watching thread.
         let _end = EndWatch(&directory);
@@ -111,29 +111,29 @@ pub fn run(
                 timeline.add(second, &mut live);
             }
         }
-        let outturns: Vec<_> = handles
+        let results: Vec<_> = handles
             .into_iter()
             .map(|handle| handle.join().expect("threads do not panic"))
             .collect();
-        if up == 0 { (Some(faults), outturns) } else { (None, outturns) }
+        if up == 0 { (Some(faults), results) } else { (None, results) }
     });
-    let (down, outturns) = outturns;
-    let outturns: Vec<Outturn> =
-        outturns.into_iter().collect::<Result<_, _>>().map_err(|error| {
-            Failure::Impossible(format!("the generator's io_uring failed: {error}"))
-        })?;
+    let (down, results) = results;
+    let results: Vec<ThreadResult> = results
+        .into_iter()
+        .collect::<Result<_, _>>()
+        .map_err(|error| Error::Setup(format!("the generator's io_uring failed: {error}")))?;
     if let Some(faults) = down {
         let words = faults.telling().unwrap_or("no connection").to_owned();
-        return Err(Failure::Impossible(format!("no connection could be made: {words}")));
+        return Err(Error::Setup(format!("no connection could be made: {words}")));
     }
     if let Some(wrong) = shared.wrong.into_inner().expect("no thread panics with it") {
-        return Err(Failure::Wrong(wrong));
+        return Err(Error::WrongAnswer(wrong));
     }
     let stopped = shared.stop.load(Ordering::Relaxed);
-    let outcome = gather(outturns, timeline.moments);
+    let outcome = gather(results, timeline.moments);
     if outcome.totals.answers == 0 || (stopped && shared.plan.window.is_none()) {
         let what = if stopped { "gave up" } else { "no request was answered" };
-        return Err(Failure::Impossible(match outcome.faults.telling() {
+        return Err(Error::Setup(match outcome.faults.telling() {
             Some(words) => format!("{what}: {words}"),
             // Before the recording some were.
             None if outcome.unsent > 0 => format!(
@@ -156,7 +156,7 @@ impl Drop for EndWatch<'_> {
     }
 }
 
-fn gather(outturns: Vec<Outturn>, timeline: Vec<Moment>) -> Outcome {
+fn gather(results: Vec<ThreadResult>, timeline: Vec<Moment>) -> Outcome {
     let mut outcome = Outcome {
         recorder: Recorder::default(),
         totals: Totals::default(),
@@ -170,16 +170,16 @@ fn gather(outturns: Vec<Outturn>, timeline: Vec<Moment>) -> Outcome {
         unsent: 0,
         timeline,
     };
-    for outturn in outturns {
-        outcome.recorder.merge(outturn.recorder);
-        outcome.totals.add(outturn.totals);
-        outcome.faults.merge(outturn.faults);
-        outcome.window = outcome.window.max(Duration::from_nanos(outturn.window_ns));
-        outcome.generator_cpu.push(outturn.cpu);
-        outcome.generator_busy.push(outturn.busy);
-        outcome.generator_waited = outcome.generator_waited.max(outturn.waited);
-        outcome.server_cpu = outcome.server_cpu.or(outturn.server_cpu);
-        outcome.unsent += outturn.unsent;
+    for result in results {
+        outcome.recorder.merge(result.recorder);
+        outcome.totals.add(result.totals);
+        outcome.faults.merge(result.faults);
+        outcome.window = outcome.window.max(Duration::from_nanos(result.window_ns));
+        outcome.generator_cpu.push(result.cpu);
+        outcome.generator_busy.push(result.busy);
+        outcome.generator_waited = outcome.generator_waited.max(result.waited);
+        outcome.server_cpu = outcome.server_cpu.or(result.server_cpu);
+        outcome.unsent += result.unsent;
     }
     outcome.server_busiest =
         outcome.server_cpu.map(|cpu| cpu.busiest_ns / outcome.window.as_nanos().max(1) as f64);

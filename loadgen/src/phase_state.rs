@@ -96,7 +96,7 @@ impl Totals {
 }
 
 /// What a thread has to say in the end.
-pub struct Outturn {
+pub struct ThreadResult {
     /// Latencies.
     pub recorder: Recorder,
     /// Counts.

@@ -11,7 +11,7 @@ use ringlane_client::discovery::Directory;
 
 /// How requests are paced.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Pace {
+pub enum LoadMode {
     /// The next when an answer has come.
     Closed,
     /// At a rate, in requests per second over all threads.
@@ -38,7 +38,7 @@ pub struct Plan {
     /// What is asked.
     pub job: Job,
     /// How it is paced.
-    pub pace: Pace,
+    pub pace: LoadMode,
     /// The server, or the first of several nodes.
     pub address: Address,
     /// Where each key is asked.

@@ -7,10 +7,10 @@ use std::time::Duration;
 use ringlane::cluster::ring::RingParameters;
 
 use crate::args::{self, Populate, Rate};
-use crate::failure::Failure;
+use crate::error::Error;
 use crate::listener;
 use crate::phase::{self, Moment, Outcome};
-use crate::plan::{Pace, Plan, Refill};
+use crate::plan::{LoadMode, Plan, Refill};
 use crate::process::CpuTime;
 use crate::report::live::Live;
 use crate::report::{self, text};
@@ -34,7 +34,7 @@ const VERIFIED_KEYS_MAX: u64 = 200_000_000;
 const ONCE_BYTES: u64 = 256 << 10;
 
 /// Runs the command.
-pub fn run(run: &args::Common) -> Result<(), Failure> {
+pub fn run(run: &args::Common) -> Result<(), Error> {
     let mut document = Document::new("run");
     report::check(run.output.files())?;
     let workload = workload(&run.workload)?;
@@ -50,7 +50,7 @@ pub fn run(run: &args::Common) -> Result<(), Failure> {
 }
 
 /// The command `populate`.
-pub fn populate(common: &args::Common) -> Result<(), Failure> {
+pub fn populate(common: &args::Common) -> Result<(), Error> {
     let workload = workload(&common.workload)?;
     report::check(common.output.files())?;
     let plan = plan(&common.target, &common.load)?;
@@ -58,7 +58,7 @@ pub fn populate(common: &args::Common) -> Result<(), Failure> {
 }
 
 /// The command `verify`.
-pub fn verify(verification: &args::Verification) -> Result<(), Failure> {
+pub fn verify(verification: &args::Verification) -> Result<(), Error> {
     let common = &verification.common;
     // What was written by earlier runs is all there is to see.
     let workload = Workload { versions: None, ..workload(&common.workload)? };
@@ -70,7 +70,7 @@ pub fn verify(verification: &args::Verification) -> Result<(), Failure> {
     let keys = workload.keys.count();
     println!("{hits} of {keys} keys hold their value, {} are missing, none is wrong", keys - hits);
     if verification.complete && hits < keys {
-        return Err(Failure::Impossible(format!("{} keys are missing", keys - hits)));
+        return Err(Error::Setup(format!("{} keys are missing", keys - hits)));
     }
     Ok(())
 }
@@ -81,7 +81,7 @@ fn whole(
     kind: &str,
     plan: &Plan,
     workload: &Workload,
-) -> Result<Summary, Failure> {
+) -> Result<Summary, Error> {
     let mut document = Document::new(kind);
     let summary = measure(&plan.address.to_string(), plan, workload, common.output.quiet)?;
     print!("{}", text::summary(&summary));
@@ -96,7 +96,7 @@ pub fn measure(
     plan: &Plan,
     workload: &Workload,
     quiet: bool,
-) -> Result<Summary, Failure> {
+) -> Result<Summary, Error> {
     let mut live = Live::new(plan, !quiet, std::io::stderr().is_terminal());
     let show = |moment: &Moment| live.show(moment);
     let mut outcome = phase::run(plan.clone(), workload.clone(), show)?;
@@ -105,7 +105,7 @@ pub fn measure(
 }
 
 /// Writes all keys if that is wanted, and says so.
-pub fn prepare(plan: &Plan, workload: &Workload, populate: Populate) -> Result<(), Failure> {
+pub fn prepare(plan: &Plan, workload: &Workload, populate: Populate) -> Result<(), Error> {
     let wanted = match populate {
         Populate::Yes => true,
         Populate::No => false,
@@ -130,20 +130,20 @@ pub fn prepare(plan: &Plan, workload: &Workload, populate: Populate) -> Result<(
 
 /// Whether a sample of keys has misses that the load will not fill, or values of another workload:
 /// those of other lengths, which an earlier run may have left, would be taken for wrong answers.
-fn unready(plan: &Plan, workload: &Workload) -> Result<bool, Failure> {
+fn unready(plan: &Plan, workload: &Workload) -> Result<bool, Error> {
     let verify = if workload.verify == Verify::Off { Verify::Off } else { Verify::Content };
     let sampled = Workload { verify, versions: None, ..workload.clone() };
     match phase::run(once(plan, workload, Job::Sample), sampled, |_| {}) {
         Ok(Outcome { totals, .. }) => {
             Ok(!workload.cache_aside && totals.keys_hit < totals.keys_asked)
         }
-        Err(Failure::Wrong(_)) => Ok(true),
+        Err(Error::WrongAnswer(_)) => Ok(true),
         Err(failure) => Err(failure),
     }
 }
 
 /// The plan at the rate asked for, which may depend on a peak that is measured first.
-pub fn paced(plan: Plan, workload: &Workload, load: &args::Load) -> Result<Plan, Failure> {
+pub fn paced(plan: Plan, workload: &Workload, load: &args::Load) -> Result<Plan, Error> {
     let rate = match (load.closed, load.rate) {
         (true, _) => return Ok(plan),
         (false, Rate::Fixed(rate)) => rate,
@@ -153,13 +153,13 @@ pub fn paced(plan: Plan, workload: &Workload, load: &args::Load) -> Result<Plan,
             peak * part
         }
     };
-    Ok(Plan { pace: Pace::Open { rate, arrival: load.arrival }, ..plan })
+    Ok(Plan { pace: LoadMode::Open { rate, arrival: load.arrival }, ..plan })
 }
 
 /// Requests per second that a short closed loop reaches.
-pub fn peak(plan: &Plan, workload: &Workload) -> Result<f64, Failure> {
+pub fn peak(plan: &Plan, workload: &Workload) -> Result<f64, Error> {
     let plan = Plan {
-        pace: Pace::Closed,
+        pace: LoadMode::Closed,
         warmup: Duration::from_millis(500),
         window: Some(Duration::from_secs(3)),
         ..plan.clone()
@@ -175,7 +175,7 @@ pub fn once(plan: &Plan, workload: &Workload, job: Job) -> Plan {
     let pipeline = (ONCE_BYTES / value_bytes).clamp(1, 32) as usize;
     Plan {
         job,
-        pace: Pace::Closed,
+        pace: LoadMode::Closed,
         pipeline: plan.pipeline.max(pipeline),
         refill: Refill::Batch,
         warmup: Duration::ZERO,
@@ -187,19 +187,17 @@ pub fn once(plan: &Plan, workload: &Workload, job: Job) -> Plan {
 }
 
 /// The workload that flags describe.
-pub fn workload(args: &args::Workload) -> Result<Workload, Failure> {
-    let impossible = |words: String| Failure::Impossible(words);
+pub fn workload(args: &args::Workload) -> Result<Workload, Error> {
+    let failed = |words: String| Error::Setup(words);
     let keys = Keys::new(args.keys, &args.key_prefix, args.key_bytes)
-        .map_err(|error| impossible(error.to_string()))?;
+        .map_err(|error| failed(error.to_string()))?;
     if !(1..=10_000).contains(&args.multiget_keys) {
         let keys = args.multiget_keys;
-        return Err(impossible(format!(
-            "a multiget of {keys}: between 1 and 10000 keys are possible"
-        )));
+        return Err(failed(format!("a multiget of {keys}: between 1 and 10000 keys are possible")));
     }
     if args.value_bytes.max() > 1 << 30 {
         let bytes = &args.value_bytes;
-        return Err(impossible(format!("values of {bytes} bytes: at most 1 GiB is possible")));
+        return Err(failed(format!("values of {bytes} bytes: at most 1 GiB is possible")));
     }
     let clock = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     let clock = clock.unwrap_or_default().as_nanos() as u64 ^ u64::from(std::process::id());
@@ -212,7 +210,7 @@ pub fn workload(args: &args::Workload) -> Result<Workload, Failure> {
         Verify::Full if verified || counters > 0 => {
             if args.keys > VERIFIED_KEYS_MAX {
                 let words = "too many keys to know the versions of all: use --verify content";
-                return Err(impossible(words.into()));
+                return Err(failed(words.into()));
             }
             Some(Arc::new(Versions::new(args.keys, counters)))
         }
@@ -234,11 +232,11 @@ pub fn workload(args: &args::Workload) -> Result<Workload, Failure> {
 }
 
 /// The plan of load that flags describe, in a closed loop; [`paced`] gives it its rate.
-pub fn plan(target: &args::Target, load: &args::Load) -> Result<Plan, Failure> {
-    let impossible = |words: &str| Failure::Impossible(words.into());
+pub fn plan(target: &args::Target, load: &args::Load) -> Result<Plan, Error> {
+    let failed = |words: &str| Error::Setup(words.into());
     let cpus = cpus(target.cpus.as_deref())?;
     if load.connections < cpus.len() || load.connections > 60_000 {
-        return Err(impossible(&format!(
+        return Err(failed(&format!(
             "{} connections: at least one for each of the {} threads and at most 60000 are possible",
             load.connections,
             cpus.len()
@@ -246,18 +244,18 @@ pub fn plan(target: &args::Target, load: &args::Load) -> Result<Plan, Failure> {
     }
     if !(1..=65_536).contains(&load.pipeline) {
         let pipeline = load.pipeline;
-        return Err(impossible(&format!(
+        return Err(failed(&format!(
             "a pipeline of {pipeline}: between 1 and 65536 requests are possible"
         )));
     }
     if target.timeout.is_zero() {
-        return Err(impossible("a timeout of 0 gives up every request: leave some time"));
+        return Err(failed("a timeout of 0 gives up every request: leave some time"));
     }
     let address = target.nodes.first().map_or(&target.address, |node| &node.address).clone();
     let directory = directory(&address, target, load.connections)?;
     let mut server_pids = target.server_pid.clone();
     if let Some(pid) = server_pids.iter().find(|pid| CpuTime::of_process(**pid).is_err()) {
-        return Err(Failure::Impossible(format!("there is no process {pid} to be measured")));
+        return Err(Error::Setup(format!("there is no process {pid} to be measured")));
     }
     if server_pids.is_empty() {
         let routes = directory.current();
@@ -271,7 +269,7 @@ pub fn plan(target: &args::Target, load: &args::Load) -> Result<Plan, Failure> {
     }
     Ok(Plan {
         job: Job::Mix,
-        pace: Pace::Closed,
+        pace: LoadMode::Closed,
         address,
         directory: Arc::new(directory),
         protocol: target.protocol,
@@ -294,7 +292,7 @@ pub fn directory(
     address: &Address,
     target: &args::Target,
     connections: usize,
-) -> Result<Directory, Failure> {
+) -> Result<Directory, Error> {
     let threads = cpus(target.cpus.as_deref())?.len();
     let binary = target.protocol == Protocol::Binary;
     let shard_ports = binary && !target.no_shard_ports;
@@ -310,7 +308,7 @@ pub fn directory(
     } else {
         Routes::new(Layout::one(address.clone())).map(Directory::fixed)
     };
-    let directory = directory.map_err(Failure::Impossible)?;
+    let directory = directory.map_err(Error::Setup)?;
     if let Some(words) = directory.sentence() {
         eprintln!("{words}");
     }
@@ -338,7 +336,7 @@ fn named(
 }
 
 /// The CPUs asked for, or the upper half of those allowed: a local server has the lower ones.
-fn cpus(list: Option<&str>) -> Result<Vec<usize>, Failure> {
+fn cpus(list: Option<&str>) -> Result<Vec<usize>, Error> {
     let allowed: Vec<usize> =
         core_affinity::get_core_ids().unwrap_or_default().iter().map(|core| core.id).collect();
     let Some(list) = list else {
@@ -348,11 +346,11 @@ fn cpus(list: Option<&str>) -> Result<Vec<usize>, Failure> {
             _ => Ok(vec![0]),
         };
     };
-    let cpus = args::cpu_list(list).map_err(Failure::Impossible)?;
+    let cpus = args::cpu_list(list).map_err(Error::Setup)?;
     match cpus.iter().find(|cpu| !allowed.contains(cpu)) {
-        Some(cpu) => Err(Failure::Impossible(format!(
-            "CPU {cpu} is not among those that may be used: {allowed:?}"
-        ))),
+        Some(cpu) => {
+            Err(Error::Setup(format!("CPU {cpu} is not among those that may be used: {allowed:?}")))
+        }
         None => Ok(cpus),
     }
 }

@@ -1,7 +1,7 @@
 //! The command `saturate`: the highest rate that holds an objective.
 
 use crate::args;
-use crate::failure::Failure;
+use crate::error::Error;
 use crate::objective::{self, Objective};
 use crate::report::{self, text};
 use crate::results::document::Document;
@@ -9,7 +9,7 @@ use crate::run;
 use crate::sweep::{prepared, trial};
 
 /// Runs `saturate`: climbs until the objective breaks, then bisects.
-pub fn run(saturate: &args::Saturate) -> Result<(), Failure> {
+pub fn run(saturate: &args::Saturate) -> Result<(), Error> {
     let mut document = Document::new("saturate");
     report::check(saturate.common.output.files())?;
     let common = &saturate.common;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
 
-use crate::failure::Failure;
+use crate::error::Error;
 use crate::listener;
 use ringlane_client::address::Address;
 
@@ -80,42 +80,42 @@ struct Started {
 
 impl Server {
     /// Starts the server, or looks at the running one. `cpus` is a list as `taskset` takes it.
-    pub fn ready(spec: &Spec, cpus: &str) -> Result<Self, Failure> {
+    pub fn ready(spec: &Spec, cpus: &str) -> Result<Self, Error> {
         let name = spec.name.clone();
         if !Spec::is_command(&spec.text) {
             let address: Address = spec.text.parse().map_err(|words| {
                 let name = &spec.text;
-                Failure::Impossible(format!(
+                Error::Setup(format!(
                     "{name}: {words}, or a command with {{port}} or {{socket}} in it"
                 ))
             })?;
             let pid = listener::pid_of(address.socket());
             return Ok(Self { name, address, pid, started: None });
         }
-        let impossible = |words: String| Failure::Impossible(format!("{}: {words}", spec.name));
+        let failed = |words: String| Error::Setup(format!("{}: {words}", spec.name));
         let unique = format!("ringload-{}-{}", std::process::id(), free_port().unwrap_or(0));
         let temporary = std::env::temp_dir();
         let (log, path) = (temporary.join(format!("{unique}.log")), temporary.join(unique));
-        let port = free_port().map_err(|error| impossible(format!("no free port: {error}")))?;
+        let port = free_port().map_err(|error| failed(format!("no free port: {error}")))?;
         let over_unix = spec.text.contains("{socket}");
         let command = spec.text.replace("{port}", &port.to_string());
         let command = command.replace("{socket}", &path.to_string_lossy());
-        let output = File::create(&log).map_err(|error| impossible(error.to_string()))?;
-        let errors = output.try_clone().map_err(|error| impossible(error.to_string()))?;
+        let output = File::create(&log).map_err(|error| failed(error.to_string()))?;
+        let errors = output.try_clone().map_err(|error| failed(error.to_string()))?;
         let child = Command::new("sh")
             .args(["-c", &format!("exec taskset -c {cpus} {command}")])
             .stdin(Stdio::null())
             .stdout(output)
             .stderr(errors)
             .spawn()
-            .map_err(|error| impossible(error.to_string()))?;
+            .map_err(|error| failed(error.to_string()))?;
         let pid = Some(child.id());
         let address =
             if over_unix { path.to_string_lossy().into() } else { format!("127.0.0.1:{port}") };
-        let address: Address = address.parse().map_err(Failure::Impossible)?;
+        let address: Address = address.parse().map_err(Error::Setup)?;
         let started = Started { child, log, socket: over_unix.then_some(path) };
         let mut server = Self { name, address, pid, started: Some(started) };
-        server.await_listening().map_err(impossible)?;
+        server.await_listening().map_err(failed)?;
         Ok(server)
     }
 

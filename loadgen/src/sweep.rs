@@ -1,8 +1,8 @@
 //! The command `sweep`: latency against rate.
 
 use crate::args;
-use crate::failure::Failure;
-use crate::plan::{Pace, Plan};
+use crate::error::Error;
+use crate::plan::{LoadMode, Plan};
 use crate::report::{self, text};
 use crate::results::document::Document;
 use crate::results::summary::Summary;
@@ -10,7 +10,7 @@ use crate::run;
 use crate::workload::Workload;
 
 /// Runs `sweep`: a list of rates, or tenths of the peak.
-pub fn run(sweep: &args::Sweep) -> Result<(), Failure> {
+pub fn run(sweep: &args::Sweep) -> Result<(), Error> {
     let mut document = Document::new("sweep");
     report::check(sweep.common.output.files())?;
     let common = &sweep.common;
@@ -34,7 +34,7 @@ pub fn run(sweep: &args::Sweep) -> Result<(), Failure> {
 }
 
 /// Workload and plan that the flags describe, every key written if that is wanted.
-pub fn prepared(common: &args::Common) -> Result<(Workload, Plan), Failure> {
+pub fn prepared(common: &args::Common) -> Result<(Workload, Plan), Error> {
     let workload = run::workload(&common.workload)?;
     let plan = run::plan(&common.target, &common.load)?;
     run::prepare(&plan, &workload, common.load.populate)?;
@@ -47,8 +47,8 @@ pub fn trial(
     plan: &Plan,
     workload: &Workload,
     rate: f64,
-) -> Result<Summary, Failure> {
-    let pace = Pace::Open { rate, arrival: common.load.arrival };
+) -> Result<Summary, Error> {
+    let pace = LoadMode::Open { rate, arrival: common.load.arrival };
     let name = format!("{rate:.0}/s");
     run::measure(&name, &Plan { pace, ..plan.clone() }, workload, true)
 }

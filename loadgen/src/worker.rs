@@ -12,10 +12,10 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
+use crate::connections::{BACKOFF_FIRST, Connections, State};
 use crate::errors::{Fault, Faults};
-use crate::links::{BACKOFF_FIRST, Links, State};
 use crate::net::{Net, Patience};
-use crate::phase_state::{Note, Outturn, Second, Shared};
+use crate::phase_state::{Note, Second, Shared, ThreadResult};
 use crate::plan::Plan;
 use crate::process::CpuTime;
 
@@ -23,50 +23,50 @@ use crate::process::CpuTime;
 const CHECK_NS: u64 = 100_000_000;
 
 /// Runs one thread of a phase.
-pub fn run(shared: &Shared, thread: usize, notes: &Sender<Note>) -> io::Result<Outturn> {
+pub fn run(shared: &Shared, thread: usize, notes: &Sender<Note>) -> io::Result<ThreadResult> {
     core_affinity::set_for_current(core_affinity::CoreId { id: shared.plan.cpus[thread] });
     let connected = connect(shared, thread);
     let _ = notes.send(match &connected {
-        Ok((links, _)) => {
-            Note::Ready(links.count(|state| state == State::Open), links.faults.clone())
+        Ok((connections, _)) => {
+            Note::Ready(connections.count(|state| state == State::Open), connections.faults.clone())
         }
         Err(_) => Note::Ready(0, Faults::default()),
     });
     // Passed in any case: the others wait here too.
     shared.gate.wait();
-    let (links, mut net) = connected?;
-    load(shared, links, &mut net, thread, notes)
+    let (connections, mut net) = connected?;
+    load(shared, connections, &mut net, thread, notes)
 }
 
 /// Makes all connections, each tried once.
-fn connect(shared: &Shared, thread: usize) -> io::Result<(Links<'_>, Net)> {
+fn connect(shared: &Shared, thread: usize) -> io::Result<(Connections<'_>, Net)> {
     let (connections, threads) = (shared.plan.connections, shared.plan.cpus.len());
     let count = connections * (thread + 1) / threads - connections * thread / threads;
     let long_values = shared.workload.values.sizes().max() >= 64 << 10;
     let (buffers, buffer_bytes) = if long_values { (64, 256 << 10) } else { (128, 16 << 10) };
     let mut net = Net::new(count, buffers, buffer_bytes)?;
-    let mut links = Links::new(shared, thread, count);
-    links.reconnect(&mut net, shared.now_ns());
+    let mut connections = Connections::new(shared, thread, count);
+    connections.reconnect(&mut net, shared.now_ns());
     let under_way = |state| matches!(state, State::Connecting | State::Closing { .. });
-    while links.count(under_way) > 0 {
+    while connections.count(under_way) > 0 {
         net.wait(Patience::AtMost(Duration::from_millis(100)))?;
-        links.events(&mut net, shared.now_ns());
+        connections.events(&mut net, shared.now_ns());
     }
-    Ok((links, net))
+    Ok((connections, net))
 }
 
 fn load(
     shared: &Shared,
-    mut links: Links<'_>,
+    mut connections: Connections<'_>,
     net: &mut Net,
     thread: usize,
     notes: &Sender<Note>,
-) -> io::Result<Outturn> {
+) -> io::Result<ThreadResult> {
     let plan = &shared.plan;
     let start_ns = shared.start_ns.load(Ordering::Acquire);
     let begin_ns = start_ns + plan.warmup.as_nanos() as u64;
     let end_ns = plan.window.map_or(u64::MAX, |window| begin_ns + window.as_nanos() as u64);
-    (links.start_ns, links.window_ns) = (start_ns, begin_ns..end_ns);
+    (connections.start_ns, connections.window_ns) = (start_ns, begin_ns..end_ns);
     let server_pids = if thread == 0 { &plan.server_pids[..] } else { &[] };
     let meter = || -> io::Result<_> {
         let servers = server_pids.iter().map(|&pid| CpuTime::of_process(pid));
@@ -82,46 +82,46 @@ fn load(
         if began.is_none() && now_ns >= begin_ns {
             began = Some(meter()?);
         }
-        if ended.is_none() && (now_ns >= end_ns || links.is_done()) {
+        if ended.is_none() && (now_ns >= end_ns || connections.is_done()) {
             // What fell due since the last turn still belongs to the window.
-            if links.schedule.is_some() {
-                links.issue(now_ns);
+            if connections.schedule.is_some() {
+                connections.issue(now_ns);
             }
             ended = Some(meter()?);
             given_up_ns = now_ns + plan.timeout.as_nanos() as u64;
         }
         // The last second is told after its late answers.
         if now_ns >= second_ns && second_ns < end_ns {
-            let _ = notes.send(Note::Second(tell(&mut links, second)));
+            let _ = notes.send(Note::Second(tell(&mut connections, second)));
             second += 1;
         }
         if now_ns >= check_ns {
             check_ns = now_ns + CHECK_NS;
-            links.check_timeouts(now_ns);
+            connections.check_timeouts(now_ns);
         }
         let stopped = shared.stop.load(Ordering::Relaxed);
-        if stopped || (ended.is_some() && (links.waiting == 0 || now_ns > given_up_ns)) {
+        if stopped || (ended.is_some() && (connections.waiting == 0 || now_ns > given_up_ns)) {
             break;
         }
         if ended.is_none() {
-            if links.any_down() {
-                links.reconnect(net, now_ns);
+            if connections.any_down() {
+                connections.reconnect(net, now_ns);
             }
             if now_ns >= start_ns {
-                links.issue(now_ns);
+                connections.issue(now_ns);
             }
         }
-        links.flush(net);
+        connections.flush(net);
         let boundaries = [start_ns, begin_ns, end_ns, second_ns, check_ns];
-        net.wait(patience(&links, plan, now_ns, ended.is_some(), &boundaries))?;
-        let something = links.events(net, shared.now_ns());
-        if plan.spin && !something && links.window_ns.contains(&now_ns) {
+        net.wait(patience(&connections, plan, now_ns, ended.is_some(), &boundaries))?;
+        let something = connections.events(net, shared.now_ns());
+        if plan.spin && !something && connections.window_ns.contains(&now_ns) {
             idle_ns += shared.now_ns() - now_ns;
         }
     }
-    let _ = notes.send(Note::Second(tell(&mut links, second)));
-    let late = links.waiting as u64;
-    links.faults.count(Fault::TimedOut, late, || {
+    let _ = notes.send(Note::Second(tell(&mut connections, second)));
+    let late = connections.waiting as u64;
+    connections.faults.count(Fault::TimedOut, late, || {
         format!("no answer from {} within {:?} after the end", plan.address, plan.timeout)
     });
     let (began_ns, cpu_before, waited_before, server_before) = began.map_or_else(meter, Ok)?;
@@ -134,11 +134,11 @@ fn load(
     let cpu = cpu_after.since(&cpu_before);
     // A polling thread uses its CPU all the time; turns that found nothing are its sleep.
     let worked_ns = if plan.spin { window_ns.saturating_sub(idle_ns) as f64 } else { cpu.total_ns };
-    Ok(Outturn {
-        unsent: links.unsent(),
-        recorder: links.recorder,
-        totals: links.totals,
-        faults: links.faults,
+    Ok(ThreadResult {
+        unsent: connections.unsent(),
+        recorder: connections.recorder,
+        totals: connections.totals,
+        faults: connections.faults,
         window_ns,
         cpu,
         busy: worked_ns / window_ns.max(1) as f64,
@@ -147,19 +147,19 @@ fn load(
     })
 }
 
-fn tell(links: &mut Links<'_>, number: u64) -> Second {
+fn tell(connections: &mut Connections<'_>, number: u64) -> Second {
     Second {
         number,
-        latency: links.recorder.take_interval(),
-        totals: links.totals,
-        faults: links.faults.clone(),
+        latency: connections.recorder.take_interval(),
+        totals: connections.totals,
+        faults: connections.faults.clone(),
     }
 }
 
 /// Until when to sleep: the next boundary of time, the next request that is due, or the next
 /// attempt to connect.
 fn patience(
-    links: &Links<'_>,
+    connections: &Connections<'_>,
     plan: &Plan,
     now_ns: u64,
     ended: bool,
@@ -170,10 +170,10 @@ fn patience(
     }
     let next = boundaries.iter().copied().filter(|&boundary_ns| boundary_ns > now_ns).min();
     let mut until_ns = next.unwrap_or(now_ns + CHECK_NS);
-    if let (Some(due_ns), false) = (links.next_due_ns(), ended) {
+    if let (Some(due_ns), false) = (connections.next_due_ns(), ended) {
         until_ns = until_ns.min(due_ns);
     }
-    if links.any_down() {
+    if connections.any_down() {
         until_ns = until_ns.min(now_ns + BACKOFF_FIRST.as_nanos() as u64);
     }
     Patience::AtMost(Duration::from_nanos(until_ns.saturating_sub(now_ns)))

@@ -10,8 +10,8 @@ pub mod rows;
 use std::sync::Arc;
 
 use crate::args;
-use crate::failure::Failure;
-use crate::plan::{Pace, Plan};
+use crate::error::Error;
+use crate::plan::{LoadMode, Plan};
 use crate::report::{self, markdown};
 use crate::results::comparison::{Comparison, Figures, GoalResult, Ratios, RowResult};
 use crate::results::document::Document;
@@ -25,12 +25,12 @@ use ringlane_client::discovery::Directory;
 use rows::{Goal, Row};
 
 /// Runs the command.
-pub fn run(compare: &args::Compare) -> Result<(), Failure> {
+pub fn run(compare: &args::Compare) -> Result<(), Error> {
     let mut document = Document::new("compare");
     report::check(compare.common.output.files().chain(&compare.markdown))?;
     let specs: Vec<Spec> = compare.servers.iter().map(|text| Spec::parse(text)).collect();
     if compare.rounds == 0 {
-        return Err(Failure::Impossible("a comparison has at least one round".into()));
+        return Err(Error::Setup("a comparison has at least one round".into()));
     }
     let rows = match &compare.rows {
         None => vec![Row::of(compare)],
@@ -72,7 +72,7 @@ fn compare_row(
     compare: &args::Compare,
     specs: &[Spec],
     row: &Row,
-) -> Result<Option<(RowResult, Vec<Summary>)>, Failure> {
+) -> Result<Option<(RowResult, Vec<Summary>)>, Error> {
     let mut contenders = contenders(compare, specs, row)?;
     if contenders.len() < 2 {
         eprintln!("   skipped: fewer than two of the servers can do this");
@@ -141,11 +141,7 @@ impl Contender {
 }
 
 /// The servers of a row, started if need be.
-fn contenders(
-    compare: &args::Compare,
-    specs: &[Spec],
-    row: &Row,
-) -> Result<Vec<Contender>, Failure> {
+fn contenders(compare: &args::Compare, specs: &[Spec], row: &Row) -> Result<Vec<Contender>, Error> {
     let protocol = row.target.protocol;
     let usable =
         specs.iter().filter(|spec| compare.rows.is_none() || spec.is_unix() == row.over_unix);
@@ -168,7 +164,7 @@ fn contenders(
 }
 
 /// The rate of an open loop: given, or a part of what one of the servers reaches.
-fn pace(contenders: &[Contender], plan: &Plan, row: &Row) -> Result<Pace, Failure> {
+fn pace(contenders: &[Contender], plan: &Plan, row: &Row) -> Result<LoadMode, Error> {
     let of = match &row.peak_of {
         Some(name) => contenders.iter().find(|contender| contender.server.name == *name),
         None => contenders.last(),

@@ -11,7 +11,7 @@ use std::str::FromStr;
 use clap::Parser;
 
 use crate::args;
-use crate::failure::Failure;
+use crate::error::Error;
 use crate::results::comparison::{Ratios, Spread};
 use crate::wire::Protocol;
 use crate::workload::mix::Mix;
@@ -160,17 +160,16 @@ impl Row {
 }
 
 /// Reads a table. Duration and generator are the command's; the workload is the line's.
-pub fn read(path: &Path, compare: &args::Compare) -> Result<Vec<Row>, Failure> {
+pub fn read(path: &Path, compare: &args::Compare) -> Result<Vec<Row>, Error> {
     let text = std::fs::read_to_string(path)
-        .map_err(|error| Failure::Impossible(format!("cannot read {}: {error}", path.display())))?;
+        .map_err(|error| Error::Setup(format!("cannot read {}: {error}", path.display())))?;
     let mut rows = Vec::new();
     for (number, line) in text.lines().enumerate() {
         if line.trim().is_empty() || line.starts_with('#') {
             continue;
         }
-        let wrong = |words: String| {
-            Failure::Impossible(format!("{}:{}: {words}", path.display(), number + 1))
-        };
+        let wrong =
+            |words: String| Error::Setup(format!("{}:{}: {words}", path.display(), number + 1));
         let words = words(line).map_err(wrong)?;
         let line = Line::try_parse_from(words).map_err(|error| wrong(error.to_string()))?;
         if compare.only.as_ref().is_some_and(|only| !line.name.contains(only.as_str())) {

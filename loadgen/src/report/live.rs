@@ -4,7 +4,7 @@ use std::io::Write;
 
 use super::text;
 use crate::phase::Moment;
-use crate::plan::{Pace, Plan};
+use crate::plan::{LoadMode, Plan};
 use crate::results::summary::Second;
 use crate::units;
 
@@ -25,8 +25,8 @@ impl Live {
     /// A view of a phase that follows `plan`; on a `terminal` it is redrawn in place.
     pub fn new(plan: &Plan, shown: bool, terminal: bool) -> Self {
         let rate = match plan.pace {
-            Pace::Open { rate, .. } => Some(rate),
-            Pace::Closed => None,
+            LoadMode::Open { rate, .. } => Some(rate),
+            LoadMode::Closed => None,
         };
         Self { rate, shown, terminal, drawn: 0, recent: Vec::new() }
     }

@@ -10,11 +10,11 @@ pub mod text;
 use std::path::{Path, PathBuf};
 
 use crate::args::{self, Output};
-use crate::failure::Failure;
+use crate::error::Error;
 use crate::results::document::{Document, SCHEMA_VERSION};
 
 /// Finds files that could not be written before any load, rather than when its results are there.
-pub fn check<'p>(paths: impl IntoIterator<Item = &'p PathBuf>) -> Result<(), Failure> {
+pub fn check<'p>(paths: impl IntoIterator<Item = &'p PathBuf>) -> Result<(), Error> {
     for path in paths {
         let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
         let words = match directory.unwrap_or(Path::new(".")) {
@@ -22,13 +22,13 @@ pub fn check<'p>(paths: impl IntoIterator<Item = &'p PathBuf>) -> Result<(), Fai
             _ if path.is_dir() => "it is a directory",
             _ => continue,
         };
-        return Err(Failure::Impossible(format!("cannot write {}: {words}", path.display())));
+        return Err(Error::Setup(format!("cannot write {}: {words}", path.display())));
     }
     Ok(())
 }
 
 /// Writes the files that were asked for.
-pub fn write(output: &Output, document: &Document) -> Result<(), Failure> {
+pub fn write(output: &Output, document: &Document) -> Result<(), Error> {
     if let Some(path) = &output.json {
         let json = serde_json::to_string_pretty(document).expect("plain data becomes JSON");
         file(path, &(json + "\n"))?;
@@ -63,28 +63,29 @@ fn numbered(path: &Path, number: usize) -> PathBuf {
 }
 
 /// Writes a file, or says which one could not be written.
-pub fn file(path: &Path, text: &str) -> Result<(), Failure> {
+pub fn file(path: &Path, text: &str) -> Result<(), Error> {
     std::fs::write(path, text)
-        .map_err(|error| Failure::Impossible(format!("cannot write {}: {error}", path.display())))
+        .map_err(|error| Error::Setup(format!("cannot write {}: {error}", path.display())))
 }
 
 /// The command `report`: text, and a page if asked for, of results kept as JSON.
-pub fn run(report: &args::Report) -> Result<(), Failure> {
+pub fn run(report: &args::Report) -> Result<(), Error> {
     let mut documents = Vec::new();
     for path in &report.files {
-        let impossible =
-            |words: String| Failure::Impossible(format!("cannot read {}: {words}", path.display()));
-        let text = std::fs::read_to_string(path).map_err(|error| impossible(error.to_string()))?;
-        let version = serde_json::from_str::<serde_json::Value>(&text).map_err(|error| {
-            impossible(format!("it is no JSON that --json has written: {error}"))
-        })?["schema_version"]
-            .as_u64();
+        let failed =
+            |words: String| Error::Setup(format!("cannot read {}: {words}", path.display()));
+        let text = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
+        let version =
+            serde_json::from_str::<serde_json::Value>(&text).map_err(|error| {
+                failed(format!("it is no JSON that --json has written: {error}"))
+            })?["schema_version"]
+                .as_u64();
         if version != Some(u64::from(SCHEMA_VERSION)) {
             let has = version.map_or("no schema version".into(), |v| format!("schema version {v}"));
-            return Err(impossible(format!("it has {has}, this tool reads {SCHEMA_VERSION}")));
+            return Err(failed(format!("it has {has}, this tool reads {SCHEMA_VERSION}")));
         }
         let document: Document =
-            serde_json::from_str(&text).map_err(|error| impossible(error.to_string()))?;
+            serde_json::from_str(&text).map_err(|error| failed(error.to_string()))?;
         documents.push(document);
     }
     for (number, document) in documents.iter().enumerate() {

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::histogram::Class;
 use crate::phase::Outcome;
-use crate::plan::{Pace, Plan, Refill};
+use crate::plan::{LoadMode, Plan, Refill};
 use crate::source::Job;
 use crate::workload::Workload;
 
@@ -405,8 +405,8 @@ impl WorkloadFacts {
 impl LoadFacts {
     fn of(plan: &Plan) -> Self {
         let (rate, arrival) = match plan.pace {
-            Pace::Closed => (None, None),
-            Pace::Open { rate, arrival } => {
+            LoadMode::Closed => (None, None),
+            LoadMode::Open { rate, arrival } => {
                 (Some(rate), Some(format!("{arrival:?}").to_lowercase()))
             }
         };

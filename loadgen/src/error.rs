@@ -4,20 +4,20 @@ use std::fmt;
 
 use crate::wire::WrongAnswer;
 
-/// Why a phase has no result.
+/// Why a command ends without a result.
 #[derive(Debug)]
-pub enum Failure {
+pub enum Error {
     /// It could not be run; a sentence for the user.
-    Impossible(String),
+    Setup(String),
     /// The server answered wrongly.
-    Wrong(WrongAnswer),
+    WrongAnswer(WrongAnswer),
 }
 
-impl fmt::Display for Failure {
+impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Failure::Impossible(words) => f.write_str(words),
-            Failure::Wrong(wrong) => write!(
+            Error::Setup(words) => f.write_str(words),
+            Error::WrongAnswer(wrong) => write!(
                 f,
                 "wrong answer for key {}: {}\n  expected \"{}\"\n  received \"{}\"",
                 wrong.key, wrong.what, wrong.expected, wrong.received
@@ -26,4 +26,4 @@ impl fmt::Display for Failure {
     }
 }
 
-impl std::error::Error for Failure {}
+impl std::error::Error for Error {}

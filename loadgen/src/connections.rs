@@ -12,7 +12,7 @@ use crate::errors::{Fault, Faults};
 use crate::histogram::{Class, Recorder};
 use crate::net::{Event, Net};
 use crate::phase_state::{Shared, Totals};
-use crate::plan::{Pace, Refill};
+use crate::plan::{LoadMode, Refill};
 use crate::schedule::Schedule;
 use crate::source::{Draft, Source, endpoint_of};
 use crate::wire::{Outcome, Request, Trouble};
@@ -42,7 +42,7 @@ pub enum State {
     },
 }
 
-struct Link {
+struct Slot {
     connection: Connection,
     state: State,
     /// The number of its endpoint.
@@ -69,12 +69,12 @@ const BACKOFF_LAST: Duration = Duration::from_secs(1);
 const BACKLOG_MAX: usize = 1 << 20;
 
 /// Connections and requests of one thread.
-pub struct Links<'a> {
+pub struct Connections<'a> {
     shared: &'a Shared,
     /// Where each key is asked, and which version of it that is.
     routes: Arc<Routes>,
     version: u64,
-    links: Vec<Link>,
+    slots: Vec<Slot>,
     /// Connections that take requests now, by endpoint. Closed loop: those to be refilled.
     takers: Vec<VecDeque<u32>>,
     /// Requests that are due, by endpoint. Only with several endpoints: with one, what is due is
@@ -109,19 +109,19 @@ pub struct Links<'a> {
     pub window_ns: Range<u64>,
 }
 
-impl<'a> Links<'a> {
+impl<'a> Connections<'a> {
     /// The connections of thread `thread`, none of them made yet.
     pub fn new(shared: &'a Shared, thread: usize, count: usize) -> Self {
         let (plan, workload) = (&shared.plan, &shared.workload);
         let (version, routes) = (plan.directory.version(), plan.directory.current());
         let (threads, endpoints) = (plan.cpus.len(), routes.endpoints().len());
         let schedule = match plan.pace {
-            Pace::Closed => None,
-            Pace::Open { rate, arrival } => {
+            LoadMode::Closed => None,
+            LoadMode::Open { rate, arrival } => {
                 Some(Schedule::new(arrival, rate, thread, threads, workload.seed))
             }
         };
-        let link = |slot: usize| Link {
+        let entry = |slot: usize| Slot {
             connection: Connection::new(plan.protocol, workload, plan.pipeline),
             state: State::Down { retry_ns: 0 },
             endpoint: slot % endpoints,
@@ -136,7 +136,7 @@ impl<'a> Links<'a> {
         Self {
             shared,
             version,
-            links: (0..count).map(link).collect(),
+            slots: (0..count).map(entry).collect(),
             routes,
             takers: vec![VecDeque::new(); endpoints],
             backlog: vec![VecDeque::new(); endpoints],
@@ -159,7 +159,7 @@ impl<'a> Links<'a> {
 
     /// How many connections are in a state.
     pub fn count(&self, wanted: impl Fn(State) -> bool) -> usize {
-        self.links.iter().filter(|link| wanted(link.state)).count()
+        self.slots.iter().filter(|entry| wanted(entry.state)).count()
     }
 
     /// Whether some connection is not open.
@@ -203,7 +203,7 @@ impl<'a> Links<'a> {
         let workload = &self.shared.workload;
         for endpoint in 0..self.takers.len() {
             while let Some(slot) = self.next_taker(endpoint) {
-                while self.links[slot as usize].connection.has_room() {
+                while self.slots[slot as usize].connection.has_room() {
                     let Some(draft) = self.source.draw_for(workload, routes, endpoint) else {
                         break;
                     };
@@ -273,9 +273,9 @@ impl<'a> Links<'a> {
     #[inline]
     fn next_taker(&mut self, endpoint: usize) -> Option<u32> {
         while let Some(slot) = self.takers[endpoint].pop_front() {
-            let link = &mut self.links[slot as usize];
-            link.listed = false;
-            if link.state == State::Open && link.connection.has_room() {
+            let entry = &mut self.slots[slot as usize];
+            entry.listed = false;
+            if entry.state == State::Open && entry.connection.has_room() {
                 return Some(slot);
             }
         }
@@ -290,14 +290,14 @@ impl<'a> Links<'a> {
         let ttl_seconds =
             if command == Command::Set { self.source.ttl_seconds(workload) } else { 0 };
         let request = Request { command, keys: &self.keys[..count], ttl_seconds };
-        let link = &mut self.links[slot as usize];
-        if link.connection.waiting() == 0 {
-            link.progress_ns = now_ns;
+        let entry = &mut self.slots[slot as usize];
+        if entry.connection.waiting() == 0 {
+            entry.progress_ns = now_ns;
         }
-        link.connection.push(workload, &request, due_ns, now_ns);
+        entry.connection.push(workload, &request, due_ns, now_ns);
         self.waiting += 1;
-        if !link.queued {
-            link.queued = true;
+        if !entry.queued {
+            entry.queued = true;
             self.dirty.push(slot);
         }
     }
@@ -307,25 +307,25 @@ impl<'a> Links<'a> {
     #[inline]
     fn list(&mut self, slot: u32) {
         let plan = &self.shared.plan;
-        let link = &mut self.links[slot as usize];
-        if link.state != State::Open {
+        let entry = &mut self.slots[slot as usize];
+        if entry.state != State::Open {
             return;
         }
-        if link.moving || (plan.churn > 0 && link.connection.pushed() >= plan.churn) {
-            if link.connection.waiting() == 0 {
-                link.state = State::Closing { on_purpose: true };
+        if entry.moving || (plan.churn > 0 && entry.connection.pushed() >= plan.churn) {
+            if entry.connection.waiting() == 0 {
+                entry.state = State::Closing { on_purpose: true };
                 self.down += 1;
                 self.doomed.push((slot, true));
             }
             return;
         }
         let takes = match plan.pace {
-            Pace::Closed if plan.refill == Refill::Batch => link.connection.waiting() == 0,
-            _ => link.connection.has_room(),
+            LoadMode::Closed if plan.refill == Refill::Batch => entry.connection.waiting() == 0,
+            _ => entry.connection.has_room(),
         };
-        if takes && !link.listed {
-            link.listed = true;
-            self.takers[link.endpoint].push_back(slot);
+        if takes && !entry.listed {
+            entry.listed = true;
+            self.takers[entry.endpoint].push_back(slot);
         }
     }
 
@@ -333,15 +333,15 @@ impl<'a> Links<'a> {
     pub fn flush(&mut self, net: &mut Net) {
         let mut dirty = std::mem::take(&mut self.dirty);
         dirty.retain(|&slot| {
-            let link = &mut self.links[slot as usize];
-            if link.state == State::Open && !link.connection.output.is_empty() {
+            let entry = &mut self.slots[slot as usize];
+            if entry.state == State::Open && !entry.connection.output.is_empty() {
                 if net.is_sending(slot as usize) {
                     return true;
                 }
-                let spare = std::mem::take(&mut link.spare);
-                net.send(slot as usize, std::mem::replace(&mut link.connection.output, spare));
+                let spare = std::mem::take(&mut entry.spare);
+                net.send(slot as usize, std::mem::replace(&mut entry.connection.output, spare));
             }
-            link.queued = false;
+            entry.queued = false;
             false
         });
         self.dirty = dirty;
@@ -354,16 +354,16 @@ impl<'a> Links<'a> {
             any = true;
             match event {
                 Event::Received { slot, bytes } => self.received(slot as u32, bytes, now_ns),
-                Event::Sent { slot, buffer } => self.links[slot].spare = buffer,
+                Event::Sent { slot, buffer } => self.slots[slot].spare = buffer,
                 Event::Connected { slot } => {
-                    let link = &mut self.links[slot];
-                    (link.state, link.backoff) = (State::Open, BACKOFF_FIRST);
-                    link.progress_ns = now_ns;
+                    let entry = &mut self.slots[slot];
+                    (entry.state, entry.backoff) = (State::Open, BACKOFF_FIRST);
+                    entry.progress_ns = now_ns;
                     self.down -= 1;
                     self.list(slot as u32);
                 }
                 Event::Lost { slot, error } => {
-                    let address = &self.links[slot].address;
+                    let address = &self.slots[slot].address;
                     self.faults.count(Fault::of(error.as_ref()), 1, || match error {
                         Some(error) => format!("{address}: {error}"),
                         None => format!("{address} closed the connection"),
@@ -372,12 +372,12 @@ impl<'a> Links<'a> {
                     self.doom(slot as u32);
                 }
                 Event::Closed { slot } => {
-                    let link = &mut self.links[slot];
-                    let on_purpose = link.state == State::Closing { on_purpose: true };
-                    let pause = if on_purpose { Duration::ZERO } else { link.back_off() };
-                    link.state = State::Down { retry_ns: now_ns + pause.as_nanos() as u64 };
-                    if std::mem::take(&mut link.moving) {
-                        link.address = self.routes.endpoints()[link.endpoint].clone();
+                    let entry = &mut self.slots[slot];
+                    let on_purpose = entry.state == State::Closing { on_purpose: true };
+                    let pause = if on_purpose { Duration::ZERO } else { entry.back_off() };
+                    entry.state = State::Down { retry_ns: now_ns + pause.as_nanos() as u64 };
+                    if std::mem::take(&mut entry.moving) {
+                        entry.address = self.routes.endpoints()[entry.endpoint].clone();
                     }
                 }
             }
@@ -390,47 +390,47 @@ impl<'a> Links<'a> {
 
     /// Has a connection closed after this turn's events, because of a fault.
     fn doom(&mut self, slot: u32) {
-        let link = &mut self.links[slot as usize];
-        if !matches!(link.state, State::Closing { .. }) {
-            self.down += usize::from(link.state == State::Open);
-            link.state = State::Closing { on_purpose: false };
+        let entry = &mut self.slots[slot as usize];
+        if !matches!(entry.state, State::Closing { .. }) {
+            self.down += usize::from(entry.state == State::Open);
+            entry.state = State::Closing { on_purpose: false };
             self.doomed.push((slot, false));
         }
     }
 
     fn close(&mut self, net: &mut Net, slot: u32, on_purpose: bool) {
-        let link = &mut self.links[slot as usize];
-        for pending in link.connection.unanswered() {
+        let entry = &mut self.slots[slot as usize];
+        for pending in entry.connection.unanswered() {
             self.source.lost(pending.command, pending.wanted.key);
         }
-        let lost = link.connection.reset();
+        let lost = entry.connection.reset();
         self.waiting -= lost;
-        self.totals.renewed += u64::from(on_purpose && !link.moving);
-        let address = &link.address;
+        self.totals.renewed += u64::from(on_purpose && !entry.moving);
+        let address = &entry.address;
         self.faults.count(Fault::Lost, lost as u64, || {
             format!("{lost} requests were in flight when a connection to {address} went")
         });
         net.close(slot as usize);
         if lost > 0 && !self.source.is_empty() {
             // Others may have had nothing left to do, and have now.
-            (0..self.links.len() as u32).for_each(|slot| self.list(slot));
+            (0..self.slots.len() as u32).for_each(|slot| self.list(slot));
         }
     }
 
     fn received(&mut self, slot: u32, bytes: &[u8], now_ns: u64) {
-        let Self { shared, links, recorder, totals, faults, waiting, window_ns, .. } = self;
+        let Self { shared, slots, recorder, totals, faults, waiting, window_ns, .. } = self;
         let (plan, workload) = (&shared.plan, &shared.workload);
-        let link = &mut links[slot as usize];
-        if link.state != State::Open {
+        let entry = &mut slots[slot as usize];
+        if entry.state != State::Open {
             return;
         }
-        link.progress_ns = now_ns;
+        entry.progress_ns = now_ns;
         let before = *waiting;
-        let closed = plan.pace == Pace::Closed;
+        let closed = plan.pace == LoadMode::Closed;
         // What a miss calls for: the value, or the counter.
         let mut followers = Vec::new();
-        let address = &link.address;
-        let result = link.connection.receive(workload, bytes, |pending, outcome| {
+        let address = &entry.address;
+        let result = entry.connection.receive(workload, bytes, |pending, outcome| {
             *waiting -= 1;
             let (hit, hits) = match outcome {
                 Outcome::Hit(hits) => (true, hits),
@@ -482,19 +482,19 @@ impl<'a> Links<'a> {
 
     /// Begins to make the connections whose time has come.
     pub fn reconnect(&mut self, net: &mut Net, now_ns: u64) {
-        for slot in 0..self.links.len() {
-            let State::Down { retry_ns } = self.links[slot].state else { continue };
+        for slot in 0..self.slots.len() {
+            let State::Down { retry_ns } = self.slots[slot].state else { continue };
             if retry_ns > now_ns {
                 continue;
             }
-            let link = &mut self.links[slot];
-            let address = &link.address;
+            let entry = &mut self.slots[slot];
+            let address = &entry.address;
             match net.open(slot, address.socket()) {
-                Ok(()) => link.state = State::Connecting,
+                Ok(()) => entry.state = State::Connecting,
                 Err(error) => {
                     self.faults.count(Fault::Unreachable, 1, || format!("{address}: {error}"));
-                    let pause = link.back_off();
-                    link.state = State::Down { retry_ns: now_ns + pause.as_nanos() as u64 };
+                    let pause = entry.back_off();
+                    entry.state = State::Down { retry_ns: now_ns + pause.as_nanos() as u64 };
                 }
             }
         }
@@ -511,13 +511,14 @@ impl<'a> Links<'a> {
         if foreign || (must_end && quiet_ns > 2 * timeout_ns) {
             self.shared.stop.store(true, Ordering::Relaxed);
         }
-        for slot in 0..self.links.len() {
-            let link = &self.links[slot];
-            let since_ns = now_ns.saturating_sub(link.progress_ns);
-            if link.state == State::Open && link.connection.waiting() > 0 && since_ns > timeout_ns {
+        for slot in 0..self.slots.len() {
+            let entry = &self.slots[slot];
+            let since_ns = now_ns.saturating_sub(entry.progress_ns);
+            if entry.state == State::Open && entry.connection.waiting() > 0 && since_ns > timeout_ns
+            {
                 let plan = &self.shared.plan;
                 self.faults.count(Fault::TimedOut, 1, || {
-                    format!("no answer from {} for {:?}", link.address, plan.timeout)
+                    format!("no answer from {} for {:?}", entry.address, plan.timeout)
                 });
                 plan.directory.note_lost();
                 self.doom(slot as u32);
@@ -526,7 +527,7 @@ impl<'a> Links<'a> {
     }
 }
 
-impl Link {
+impl Slot {
     /// The pause before the next attempt; the one after that is longer.
     fn back_off(&mut self) -> Duration {
         let pause = self.backoff;

@@ -8,11 +8,11 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::{Links, State};
+use super::{Connections, State};
 use crate::source::endpoint_of;
 use ringlane_client::routes::Routes;
 
-impl Links<'_> {
+impl Connections<'_> {
     /// Takes over the routes if they have changed.
     #[inline]
     pub(super) fn follow_directory(&mut self) {
@@ -38,8 +38,8 @@ impl Links<'_> {
         }
         self.source.reroute(&self.shared.workload, &routes);
         self.routes = routes;
-        for slot in 0..self.links.len() as u32 {
-            self.links[slot as usize].listed = false;
+        for slot in 0..self.slots.len() as u32 {
+            self.slots[slot as usize].listed = false;
             self.list(slot);
         }
     }
@@ -47,15 +47,15 @@ impl Links<'_> {
     /// Gives each connection an endpoint, its own if that is still there, and all about equally many.
     fn assign(&mut self, routes: &Routes) {
         let endpoints = routes.endpoints();
-        let each = self.links.len().div_ceil(endpoints.len());
+        let each = self.slots.len().div_ceil(endpoints.len());
         let mut taken = vec![0; endpoints.len()];
         let mut homeless = Vec::new();
-        for (slot, link) in self.links.iter_mut().enumerate() {
-            let same = endpoints.iter().position(|endpoint| *endpoint == link.address);
+        for (slot, entry) in self.slots.iter_mut().enumerate() {
+            let same = endpoints.iter().position(|endpoint| *endpoint == entry.address);
             match same {
                 Some(endpoint) if taken[endpoint] < each => {
                     taken[endpoint] += 1;
-                    (link.endpoint, link.moving) = (endpoint, false);
+                    (entry.endpoint, entry.moving) = (endpoint, false);
                 }
                 _ => homeless.push(slot),
             }
@@ -64,15 +64,15 @@ impl Links<'_> {
             let least = (0..taken.len()).min_by_key(|&endpoint| taken[endpoint]);
             let endpoint = least.expect("routes have an endpoint");
             taken[endpoint] += 1;
-            let link = &mut self.links[slot];
-            link.endpoint = endpoint;
-            match link.state {
+            let entry = &mut self.slots[slot];
+            entry.endpoint = endpoint;
+            match entry.state {
                 // At once: whoever is at the old address may never come back.
                 State::Down { .. } => {
-                    link.state = State::Down { retry_ns: 0 };
-                    link.address = endpoints[endpoint].clone();
+                    entry.state = State::Down { retry_ns: 0 };
+                    entry.address = endpoints[endpoint].clone();
                 }
-                _ => link.moving = true,
+                _ => entry.moving = true,
             }
         }
     }
