@@ -8,9 +8,13 @@
 //! so a busy core takes no interrupts and a turn costs one system call.
 //!
 //! Most sends find room in the socket and are done before that call goes to sleep. They are told not
-//! to wait for room and to complete only when they fail: what has no completion once it is submitted
-//! has been sent. So they neither end the sleep they were submitted with nor need a turn of their
-//! own.
+//! to wait for room and to complete only when they fail. So they neither end the sleep they were
+//! submitted with nor need a turn of their own. What has no completion has been sent, as soon as it
+//! is certain that there is none to come, see [`NetRing::all_told`].
+//!
+//! A completion counts for the operation that it names, generation and all. One that names none
+//! under way is ignored and counted. When the kernel has no room for completions it keeps them and
+//! says so; they are taken out before more is submitted, so that nothing waits for itself.
 //!
 //! The ring owns every byte the kernel may touch: a send takes its buffer and gives it back with
 //! the completion, so no caller can free or change memory that is in flight. That is why this file
@@ -25,13 +29,17 @@ use std::time::Duration;
 
 use io_uring::types::{CancelBuilder, Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
-use slab::Slab;
 
 use crate::request::ItemRef;
 
 mod buffers;
+mod in_flight;
+mod user_data;
 
 use buffers::BufferRing;
+pub use in_flight::SendOutcome;
+use in_flight::{InFlight, Key, Lone, Message, Sends};
+use user_data::{Kind, UserData};
 
 /// Group number of the provided buffers; a ring has one group.
 const BUFFER_GROUP: u16 = 0;
@@ -90,14 +98,14 @@ pub enum Event {
         /// Bytes received, or the error number.
         outcome: Result<usize, i32>,
     },
-    /// A send is done and its buffer comes back, with the number of bytes sent.
+    /// A send is done and its buffer comes back.
     Sent {
         /// Whose.
         token: Token,
         /// The bytes.
         output: Output,
-        /// Bytes sent, or the error number.
-        outcome: Result<usize, i32>,
+        /// How far it came.
+        outcome: SendOutcome,
     },
     /// The heartbeat timer fired.
     Heartbeat,
@@ -136,18 +144,26 @@ pub struct NetRingConfig {
 pub struct NetRing {
     ring: IoUring,
     buffers: BufferRing,
-    in_flight: Slab<InFlight>,
+    sends: Sends,
+    /// The accept of each listener.
+    accepts: Vec<Lone>,
+    bell: Lone,
+    heartbeats: Lone,
+    /// Receives into items under way.
+    fills: u32,
     /// Operations that have not completed for good: the kernel holds their sockets and memory.
     armed: u32,
     wakeup: OwnedFd,
     /// Where the eventfd's counter is read to.
     rung: Box<u64>,
     heartbeat: Box<Timespec>,
+    /// Taken out of the kernel's queue and not looked at yet.
     completions: Vec<cqueue::Entry>,
-    /// Sends that complete only if they fail, since the last [`NetRing::reap`] that found all
-    /// submitted.
-    sent_at_once: Vec<u32>,
+    /// Sends that complete only if they fail, since the last [`NetRing::reap`] that knew of all.
+    sent_at_once: Vec<Key>,
     enters: u64,
+    /// Completions that named no operation under way.
+    stale: u64,
     /// The flag for task work was up although the last call had done it all.
     flag_is_stale: bool,
 }
@@ -219,44 +235,6 @@ impl Output {
 /// Most pieces of one send; what is beyond them goes with the next.
 const SEND_PIECES_MAX: usize = 64;
 
-struct InFlight {
-    token: Token,
-    output: Output,
-    offset: usize,
-    /// For sends of several pieces; boxed, since the kernel keeps its address.
-    message: Option<Box<Message>>,
-}
-
-struct Message {
-    header: libc::msghdr,
-    /// What the header points to.
-    #[allow(dead_code)]
-    pieces: Vec<libc::iovec>,
-}
-
-#[repr(u8)]
-#[derive(Clone, Copy, PartialEq)]
-enum Kind {
-    Accept = 1,
-    Receive = 2,
-    Send = 3,
-    Cancel = 4,
-    Heartbeat = 5,
-    Fill = 6,
-    /// A read of the eventfd.
-    Bell = 7,
-    /// A message to another ring, which completes here only if it fails.
-    Wake = 8,
-    /// A message from another ring.
-    Woken = 9,
-    /// A send that does not wait, which completes only if it fails.
-    SendAtOnce = 10,
-}
-
-const fn user_data(kind: Kind, index: u32, generation: u32) -> u64 {
-    ((kind as u64) << 56) | ((index as u64 & 0xff_ffff) << 32) | generation as u64
-}
-
 impl NetRing {
     /// A ring that is also woken by counting up `wakeup`, an eventfd.
     ///
@@ -274,7 +252,11 @@ impl NetRing {
         let mut net_ring = Self {
             ring,
             buffers,
-            in_flight: Slab::new(),
+            sends: Sends::default(),
+            accepts: Vec::new(),
+            bell: Lone::default(),
+            heartbeats: Lone::default(),
+            fills: 0,
             armed: 0,
             wakeup,
             rung: Box::new(0),
@@ -282,6 +264,7 @@ impl NetRing {
             completions: Vec::with_capacity(256),
             sent_at_once: Vec::with_capacity(64),
             enters: 0,
+            stale: 0,
             flag_is_stale: false,
         };
         net_ring.listen_to_bell();
@@ -294,12 +277,16 @@ impl NetRing {
     }
 
     /// Wakes the net ring behind `ring`, another core's, with the next submission.
+    ///
+    /// Rings are closed only when the process ends. Should the number name nothing by then, or what
+    /// is no ring, the kernel says so and nothing else happens; the core that was meant has a
+    /// heartbeat all the same.
     pub fn wake(&mut self, ring: RawFd) {
-        let woken = user_data(Kind::Woken, 0, 0);
+        let woken = UserData::new(Kind::Woken, 0, 0).encode();
         let entry = opcode::MsgRingData::new(Fd(ring), 0, woken, None)
             .build()
             .flags(squeue::Flags::SKIP_SUCCESS)
-            .user_data(user_data(Kind::Wake, 0, 0));
+            .user_data(UserData::new(Kind::Wake, 0, 0).encode());
         // SAFETY: the entry points to no memory.
         unsafe { self.push(&entry) }
         // A message that arrives completes there, not here.
@@ -307,11 +294,12 @@ impl NetRing {
     }
 
     fn listen_to_bell(&mut self) {
+        let name = UserData::new(Kind::Bell, 0, self.bell.arm());
         let entry = opcode::Read::new(Fd(self.wakeup.as_raw_fd()), (&raw mut *self.rung).cast(), 8)
             .build()
-            .user_data(user_data(Kind::Bell, 0, 0));
-        // SAFETY: the counter is boxed and used by nobody else; `drop` reaps its completion before
-        // it is freed.
+            .user_data(name.encode());
+        // SAFETY: the counter is boxed, used by nobody else and read into once at a time, as `Lone`
+        // asserts; `drop` reaps its completion before it is freed.
         unsafe { self.push(&entry) }
     }
 
@@ -320,23 +308,45 @@ impl NetRing {
         self.enters
     }
 
-    /// Accepts connections of `listener` until told otherwise; each becomes an event.
+    /// Completions so far that named no operation under way, or one of a connection that is gone.
+    /// There are none unless the kernel or this program is wrong.
+    pub fn stale_completions(&self) -> u64 {
+        self.stale
+    }
+
+    /// Counts a completion that names nothing that is there.
+    #[cold]
+    pub fn note_stale(&mut self) {
+        self.stale += 1;
+        // Few lines, however many there are.
+        if self.stale.is_power_of_two() {
+            log::error!("{} completions named no operation under way", self.stale);
+        }
+    }
+
+    /// Accepts connections of `listener` until told otherwise; each becomes an event. `number` is
+    /// the listener's, of few.
+    ///
+    /// # Panics
+    /// When that is being done already.
     pub fn accept(&mut self, listener: RawFd, number: u32) {
+        if self.accepts.len() <= number as usize {
+            self.accepts.resize(number as usize + 1, Lone::default());
+        }
+        let generation = self.accepts[number as usize].arm();
         let entry = opcode::AcceptMulti::new(Fd(listener))
             .flags(libc::SOCK_CLOEXEC)
             .build()
-            .user_data(user_data(Kind::Accept, number, 0));
+            .user_data(UserData::new(Kind::Accept, number, generation).encode());
         // SAFETY: the entry points to no memory.
         unsafe { self.push(&entry) }
     }
 
     /// Receives from `socket` until the stream ends, an error, or buffers run out.
     pub fn receive(&mut self, socket: RawFd, token: Token) {
-        let entry = opcode::RecvMulti::new(Fd(socket), BUFFER_GROUP).build().user_data(user_data(
-            Kind::Receive,
-            token.index,
-            token.generation,
-        ));
+        let name = UserData::new(Kind::Receive, token.index, token.generation);
+        let entry =
+            opcode::RecvMulti::new(Fd(socket), BUFFER_GROUP).build().user_data(name.encode());
         // SAFETY: the entry points to no memory; the kernel takes buffers from the registered
         // ring, which lives as long as `self`.
         unsafe { self.push(&entry) }
@@ -348,7 +358,7 @@ impl NetRing {
             .buf_group(BUFFER_GROUP)
             .build()
             .flags(squeue::Flags::BUFFER_SELECT)
-            .user_data(user_data(Kind::Receive, token.index, token.generation));
+            .user_data(UserData::new(Kind::Receive, token.index, token.generation).encode());
         // SAFETY: as for `receive`.
         unsafe { self.push(&entry) }
     }
@@ -361,19 +371,19 @@ impl NetRing {
         let entry = opcode::Recv::new(Fd(socket), place.as_mut_ptr(), place.len() as u32)
             .flags(libc::MSG_WAITALL)
             .build()
-            .user_data(user_data(Kind::Fill, token.index, token.generation));
+            .user_data(UserData::new(Kind::Fill, token.index, token.generation).encode());
+        self.fills += 1;
         // SAFETY: the caller vouches for the place.
         unsafe { self.push(&entry) }
     }
 
     /// Stops the receive of `token`; its end arrives as an event.
     pub fn cancel_receive(&mut self, token: Token) {
-        let receive = user_data(Kind::Receive, token.index, token.generation);
-        let entry = opcode::AsyncCancel::new(receive).build().user_data(user_data(
-            Kind::Cancel,
-            token.index,
-            token.generation,
-        ));
+        let Token { index, generation } = token;
+        let receive = UserData::new(Kind::Receive, index, generation);
+        let entry = opcode::AsyncCancel::new(receive.encode())
+            .build()
+            .user_data(UserData::new(Kind::Cancel, index, generation).encode());
         // SAFETY: the entry points to no memory.
         unsafe { self.push(&entry) }
     }
@@ -385,15 +395,14 @@ impl NetRing {
         const FLAGS: i32 = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT | libc::MSG_WAITALL;
         debug_assert!(output.pinned.is_empty());
         let (start, bytes) = (output.buffer.as_ptr(), output.buffer.len() as u32);
-        let key =
-            self.in_flight.insert(InFlight { token, output, offset: 0, message: None }) as u32;
+        let key = self.sends.insert(InFlight { token, output, offset: 0, message: None });
         let entry = opcode::Send::new(Fd(socket), start, bytes)
             .flags(FLAGS)
             .build()
             .flags(squeue::Flags::SKIP_SUCCESS)
-            .user_data(user_data(Kind::SendAtOnce, key, 0));
-        // SAFETY: the buffer's heap block stays in `in_flight`, untouched, until `reap` finds the
-        // entry submitted. As it does not wait, the kernel has then done with it.
+            .user_data(UserData::new(Kind::SendAtOnce, key.index, key.generation).encode());
+        // SAFETY: the buffer's heap block stays in `sends`, untouched, until its completion is
+        // reaped or `all_told` says that none will come.
         unsafe { self.push(&entry) }
         self.armed -= 1;
         self.sent_at_once.push(key);
@@ -418,23 +427,24 @@ impl NetRing {
             let send = opcode::SendMsg::new(Fd(socket), &message.header);
             (send.flags(FLAGS as u32).build(), Some(message))
         };
-        let key = self.in_flight.insert(InFlight { token, output, offset, message });
-        let entry = entry.user_data(user_data(Kind::Send, key as u32, 0));
+        let key = self.sends.insert(InFlight { token, output, offset, message });
+        let name = UserData::new(Kind::Send, key.index, key.generation);
+        let entry = entry.user_data(name.encode());
         // SAFETY: what the entry points to, the buffer's heap block, the boxed header and the heap
-        // block of its pieces, stays in `in_flight`, untouched, until the completion is reaped;
+        // block of its pieces, stays in `sends`, untouched, until its own completion is reaped;
         // pinned values stay by the promise of `Pinned::new`. `drop` reaps all completions first.
         unsafe { self.push(&entry) }
     }
 
     /// One [`Event::Heartbeat`] after `millis` milliseconds.
+    ///
+    /// # Panics
+    /// When one is to come already.
     pub fn heartbeat(&mut self, millis: u32) {
         *self.heartbeat =
             Timespec::new().sec(u64::from(millis / 1000)).nsec(millis % 1000 * 1_000_000);
-        let entry = opcode::Timeout::new(&*self.heartbeat).build().user_data(user_data(
-            Kind::Heartbeat,
-            0,
-            0,
-        ));
+        let name = UserData::new(Kind::Heartbeat, 0, self.heartbeats.arm());
+        let entry = opcode::Timeout::new(&*self.heartbeat).build().user_data(name.encode());
         // SAFETY: the timespec is boxed and lives as long as `self`; the kernel copies it at
         // submission.
         unsafe { self.push(&entry) }
@@ -448,13 +458,18 @@ impl NetRing {
         self.armed += 1;
         // SAFETY: the caller vouches for the entry.
         while unsafe { self.ring.submission().push(entry) }.is_err() {
-            self.enters += 1;
-            if let Err(error) = self.ring.submit()
-                && !is_transient(&error)
-            {
-                panic!("io_uring refused a submission: {error}");
-            }
+            self.make_room();
         }
+    }
+
+    /// Submits what is queued although the turn has not ended, and takes out what has completed:
+    /// the kernel may have no room for it, and refuse to go on until it has.
+    #[cold]
+    fn make_room(&mut self) {
+        if let Err(error) = self.submit() {
+            panic!("io_uring refused a submission: {error}");
+        }
+        self.completions.extend(self.ring.completion());
     }
 
     /// Submits what is queued and lets the kernel finish what it can, without waiting.
@@ -481,6 +496,9 @@ impl NetRing {
     /// # Errors
     /// Whatever `io_uring_enter` refuses for good.
     pub fn wait(&mut self, patience: Patience) -> io::Result<()> {
+        if !self.completions.is_empty() {
+            return self.submit();
+        }
         self.enters += 1;
         let timeout;
         let mut arguments = SubmitArgs::new();
@@ -507,7 +525,7 @@ impl NetRing {
     /// also while the kernel's flag for task work tells nothing; [`NetRing::wait`] finds out then.
     pub fn has_work(&mut self) -> bool {
         let flagged = self.is_flagged() && !self.flag_is_stale;
-        flagged || !self.ring.completion().is_empty()
+        flagged || !self.ring.completion().is_empty() || !self.completions.is_empty()
     }
 
     /// Whether the kernel says that a call has something to do beyond what is queued.
@@ -530,109 +548,140 @@ impl NetRing {
 
     /// Appends what has completed to `events`.
     pub fn reap(&mut self, events: &mut Vec<Event>) {
+        const AT_ONCE: u64 = Kind::SendAtOnce as u64;
+        let kind = |completion: &cqueue::Entry| completion.user_data() >> 56;
         let mut completions = std::mem::take(&mut self.completions);
-        let submission = self.ring.submission();
-        let all_told = submission.is_empty() && !submission.cq_overflow();
-        drop(submission);
+        // In this order: what is certain now is certain of what is taken out afterwards.
+        let any_at_once = !self.sent_at_once.is_empty();
+        let all_told = any_at_once && self.all_told();
         completions.extend(self.ring.completion());
-        if !self.sent_at_once.is_empty() {
-            self.reap_sent_at_once(&completions, all_told, events);
-        }
-        for completion in completions.drain(..) {
-            self.event(&completion, events);
-        }
-        self.completions = completions;
-    }
-
-    /// The outcomes of sends that do not wait: those among `completions` have failed, and if
-    /// `all_told` the others have not.
-    fn reap_sent_at_once(
-        &mut self,
-        completions: &[cqueue::Entry],
-        all_told: bool,
-        events: &mut Vec<Event>,
-    ) {
-        let mut sent = |key: usize, outcome: Option<Result<usize, i32>>| {
-            if let Some(InFlight { token, output, .. }) = self.in_flight.try_remove(key) {
-                let outcome = outcome.unwrap_or(Ok(output.len()));
-                events.push(Event::Sent { token, output, outcome });
-            }
-        };
-        for completion in completions {
-            let data = completion.user_data();
-            if data >> 56 == Kind::SendAtOnce as u64 {
-                let result = completion.result();
-                let outcome = if result >= 0 { Ok(result as usize) } else { Err(-result) };
-                sent((data >> 32) as usize & 0xff_ffff, Some(outcome));
-            }
+        if any_at_once {
+            let failed = completions.iter().filter(|completion| kind(completion) == AT_ONCE);
+            failed.for_each(|completion| self.event(completion, events));
         }
         if all_told {
-            // Those that failed are not in flight any more, and nothing has taken their places.
-            self.sent_at_once.drain(..).for_each(|key| sent(key as usize, None));
+            self.end_sent_at_once(events);
+        }
+        for completion in &completions {
+            if !any_at_once || kind(completion) != AT_ONCE {
+                self.event(completion, events);
+            }
+        }
+        completions.clear();
+        // What was armed anew meanwhile may have taken out more.
+        let more = std::mem::replace(&mut self.completions, completions);
+        self.completions.extend(more);
+    }
+
+    /// Whether the completions of all sends that do not wait, as far as they have one, are where
+    /// [`NetRing::reap`] finds them.
+    ///
+    /// The kernel takes an entry out of the submission queue only after it has carried it out as far
+    /// as it can without waiting. For a send with MSG_DONTWAIT that is all the way (`io_send` in
+    /// io_uring/net.c): such a request is never left to a worker, nor until there is room, not even
+    /// with MSG_WAITALL (`REQ_F_NOWAIT` in `io_queue_async`), unless it is told to be asynchronous,
+    /// linked or drained, which none here is. Its bytes have been copied when it returns, since it
+    /// is no zero-copy send; and if it has not sent all of them, its completion is posted before the
+    /// head of the queue moves, success or not wanted. Where that completion is depends: if there
+    /// was no room the kernel keeps it, with a flag up; if there was no memory either it is lost,
+    /// which is counted.
+    fn all_told(&mut self) -> bool {
+        let submission = self.ring.submission();
+        let told = submission.is_empty() && !submission.cq_overflow();
+        drop(submission);
+        let lost = self.ring.completion().overflow();
+        assert_eq!(lost, 0, "the kernel had no memory to tell what has become of operations");
+        told
+    }
+
+    /// Ends the sends that do not wait and of which no completion has told otherwise.
+    fn end_sent_at_once(&mut self, events: &mut Vec<Event>) {
+        for key in self.sent_at_once.drain(..) {
+            // Those that failed are not there any more, and who uses their slots has another key.
+            if let Some(InFlight { token, output, .. }) = self.sends.remove(key) {
+                events.push(Event::Sent { token, output, outcome: SendOutcome::Whole });
+            }
         }
     }
 
     fn event(&mut self, completion: &cqueue::Entry, events: &mut Vec<Event>) {
-        let data = completion.user_data();
-        let index = (data >> 32) as u32 & 0xff_ffff;
-        let token = Token { index, generation: data as u32 };
         let (result, flags) = (completion.result(), completion.flags());
+        let Some(name) = UserData::decode(completion.user_data()) else {
+            return self.note_stale();
+        };
         let more = cqueue::more(flags);
-        if data >> 56 >= Kind::Wake as u64 {
-            // Messages between rings are not among what is armed here, and sends that do not wait
-            // were seen to.
-            if data >> 56 == Kind::Woken as u64 {
-                events.push(Event::Woken);
+        let UserData { kind, index, generation } = name;
+        let token = Token { index, generation };
+        let own = match kind {
+            Kind::Receive => {
+                self.received(token, result, flags, events);
+                true
             }
-            return;
-        }
-        self.armed -= u32::from(!more);
-        match (data >> 56) as u8 {
-            kind if kind == Kind::Receive as u8 => {
-                if let Some(id) = cqueue::buffer_select(flags) {
-                    let buffer = Received { id, bytes: result.max(0) as u32 };
-                    if result > 0 {
-                        events.push(Event::Received { token, buffer, ended: !more });
-                        return;
-                    }
-                    self.recycle(buffer);
-                }
-                if !more {
-                    let outcome = if result >= 0 { Ok(()) } else { Err(-result) };
-                    events.push(Event::ReceiveEnded { token, outcome });
-                }
+            Kind::Send | Kind::SendAtOnce => self.sent(Key { index, generation }, result, events),
+            Kind::Accept => {
+                let own = self.accepts.get_mut(index as usize);
+                let own = own.is_some_and(|accept| accept.completes(generation, more));
+                accepted(index, result, own, more, events);
+                own
             }
-            kind if kind == Kind::Send as u8 => {
-                let InFlight { token, output, offset, message } =
-                    self.in_flight.remove(index as usize);
-                drop(message);
-                let outcome = if result >= 0 { Ok(offset + result as usize) } else { Err(-result) };
-                events.push(Event::Sent { token, output, outcome });
-            }
-            kind if kind == Kind::Accept as u8 => {
-                if result >= 0 {
-                    // SAFETY: the kernel just made this descriptor for us and told nobody else.
-                    let socket = unsafe { OwnedFd::from_raw_fd(result) };
-                    events.push(Event::Accepted { listener: index, socket });
-                }
-                if !more {
-                    let error = (result < 0).then(|| io::Error::from_raw_os_error(-result));
-                    events.push(Event::AcceptEnded { listener: index, error });
-                }
-            }
-            kind if kind == Kind::Fill as u8 => {
+            Kind::Fill => {
+                let own = self.fills > 0;
+                self.fills -= u32::from(own);
                 let outcome = if result >= 0 { Ok(result as usize) } else { Err(-result) };
-                events.push(Event::Filled { token, outcome });
+                events.extend(own.then_some(Event::Filled { token, outcome }));
+                own
             }
-            kind if kind == Kind::Heartbeat as u8 => events.push(Event::Heartbeat),
-            kind if kind == Kind::Bell as u8 => {
+            Kind::Heartbeat => {
+                let own = self.heartbeats.completes(generation, more);
+                events.extend(own.then_some(Event::Heartbeat));
+                own
+            }
+            Kind::Bell => {
+                let own = self.bell.completes(generation, more);
                 events.push(Event::Woken);
-                if result >= 0 {
+                if own && result >= 0 {
                     self.listen_to_bell();
                 }
+                own
             }
-            _ => {}
+            Kind::Woken => {
+                events.push(Event::Woken);
+                true
+            }
+            Kind::Cancel | Kind::Wake => true,
+        };
+        if !own {
+            return self.note_stale();
         }
+        // Messages between rings and sends that do not wait are not among what is armed.
+        let armed = !matches!(kind, Kind::Wake | Kind::Woken | Kind::SendAtOnce);
+        self.armed = self.armed.saturating_sub(u32::from(armed && !more));
+    }
+
+    fn received(&mut self, token: Token, result: i32, flags: u32, events: &mut Vec<Event>) {
+        let more = cqueue::more(flags);
+        if let Some(id) = cqueue::buffer_select(flags) {
+            let buffer = Received { id, bytes: result.max(0) as u32 };
+            if result > 0 {
+                events.push(Event::Received { token, buffer, ended: !more });
+                return;
+            }
+            self.recycle(buffer);
+        }
+        if !more {
+            let outcome = if result >= 0 { Ok(()) } else { Err(-result) };
+            events.push(Event::ReceiveEnded { token, outcome });
+        }
+    }
+
+    /// Ends a send; false when that one has ended before.
+    fn sent(&mut self, key: Key, result: i32, events: &mut Vec<Event>) -> bool {
+        let Some(InFlight { token, output, offset, .. }) = self.sends.remove(key) else {
+            return false;
+        };
+        let outcome = SendOutcome::of(result, offset, output.len());
+        events.push(Event::Sent { token, output, outcome });
+        true
     }
 
     /// The bytes that arrived.
@@ -643,6 +692,20 @@ impl NetRing {
     /// Gives a buffer back to the kernel. It is seen there at the next submission at the latest.
     pub fn recycle(&mut self, received: Received) {
         self.buffers.recycle(received.id);
+    }
+}
+
+/// A listener's completion; the socket of one that is not expected is closed.
+fn accepted(listener: u32, result: i32, expected: bool, more: bool, events: &mut Vec<Event>) {
+    // SAFETY: the kernel just made this descriptor for us and told nobody else.
+    let socket = (result >= 0).then(|| unsafe { OwnedFd::from_raw_fd(result) });
+    if !expected {
+        return;
+    }
+    events.extend(socket.map(|socket| Event::Accepted { listener, socket }));
+    if !more {
+        let error = (result < 0).then(|| io::Error::from_raw_os_error(-result));
+        events.push(Event::AcceptEnded { listener, error });
     }
 }
 
@@ -673,10 +736,16 @@ impl Drop for NetRing {
             }
             let _ = self.wait(Patience::Until(CANCEL_ROUND));
         }
+        let pinned = self.sends.iter().any(|send| !send.output.pinned.is_empty());
+        if self.fills > 0 || pinned {
+            // The ring may not outlive the items that its caller frees next.
+            eprintln!("the kernel does not let go of items in flight; the process ends");
+            std::process::abort();
+        }
         let _ = self.ring.submitter().unregister_buf_ring(BUFFER_GROUP);
         if self.armed > 0 {
-            // What the kernel may still write to is leaked.
-            std::mem::forget(std::mem::take(&mut self.in_flight));
+            // What the kernel may still touch is leaked.
+            std::mem::forget(std::mem::take(&mut self.sends));
             std::mem::forget(std::mem::take(&mut self.rung));
             return;
         }

@@ -25,7 +25,7 @@ use super::control::Control;
 use super::core_state::{Core, Slot, Ways, complete, spare};
 use super::listener::{Listener, Reach};
 use super::mesh::{Mesh, Return};
-use super::net_ring::{Event, NetRing, Output, Patience, Received, Token};
+use super::net_ring::{Event, NetRing, Output, Patience, Received, SendOutcome, Token};
 use super::node::Node;
 use crate::engine::Engine;
 use crate::log_limiter::LogKind;
@@ -354,6 +354,8 @@ impl Worker {
             if ended {
                 core.starved.push(token.index);
             }
+        } else {
+            self.net.note_stale();
         }
         self.net.recycle(buffer);
     }
@@ -361,7 +363,10 @@ impl Worker {
     fn filled(&mut self, token: Token, outcome: Result<usize, i32>) {
         let core = &mut self.core;
         let now = core.now;
-        let connection = core.connection(token).expect("a connection outlives its receives");
+        let Some(connection) = core.connection(token).filter(|connection| connection.filling)
+        else {
+            return self.net.note_stale();
+        };
         connection.filling = false;
         match outcome {
             Ok(0) => connection.ended = true,
@@ -379,18 +384,15 @@ impl Worker {
         core.mark_dirty(token.index);
     }
 
-    fn sent(&mut self, token: Token, output: Output, outcome: Result<usize, i32>) {
+    fn sent(&mut self, token: Token, output: Output, outcome: SendOutcome) {
         let core = &mut self.core;
         let now = core.now;
         let connection = core.connection(token).expect("a connection outlives its sends");
         let fd = connection.fd();
         match outcome {
-            Ok(bytes) if bytes < output.len() => return self.net.send(fd, token, output, bytes),
-            Ok(_) => {}
-            Err(libc::EINTR | libc::EAGAIN) if output.pinned.is_empty() => {
-                return self.net.send(fd, token, output, 0);
-            }
-            Err(_) => connection.broken = true,
+            SendOutcome::Rest(from) => return self.net.send(fd, token, output, from),
+            SendOutcome::Whole => {}
+            SendOutcome::Failed(_) => connection.broken = true,
         }
         connection.sending = false;
         // Whoever waited long for an answer, or took long to read it, has just begun to be silent.

@@ -18,7 +18,7 @@ use crate::cluster::frame::{HEAD_BYTES, Opened, Opener, Sealer};
 use crate::cluster::handshake::Session;
 use crate::cluster::identity::{Boot, NodeKey};
 use crate::cluster::link::{LinkEvent, Peer};
-use crate::server::net_ring::{Event, NetRing, Output, Token};
+use crate::server::net_ring::{Event, NetRing, Output, SendOutcome, Token};
 
 #[cfg(test)]
 mod tests;
@@ -417,27 +417,17 @@ impl Links {
         Ok(())
     }
 
-    fn sent(
-        &mut self,
-        token: Token,
-        output: Output,
-        outcome: Result<usize, i32>,
-        net: &mut NetRing,
-    ) {
+    fn sent(&mut self, token: Token, output: Output, outcome: SendOutcome, net: &mut NetRing) {
         let index = self.index(token).expect("a link outlives its sends");
         let link = self.slots[index as usize].link.as_deref_mut().expect("looked up above");
         let fd = link.socket.as_raw_fd();
         match outcome {
-            Ok(bytes) if bytes < output.len() && !link.broken => {
-                link.in_flight = output.len() - bytes;
-                return net.send(fd, token, output, bytes);
+            SendOutcome::Rest(from) if !link.broken => {
+                link.in_flight = output.len() - from;
+                return net.send(fd, token, output, from);
             }
-            Ok(_) => {}
-            Err(libc::EINTR | libc::EAGAIN) if !link.broken => {
-                let offset = output.len() - link.in_flight;
-                return net.send(fd, token, output, offset);
-            }
-            Err(_) => self.end(index),
+            SendOutcome::Rest(_) | SendOutcome::Whole => {}
+            SendOutcome::Failed(_) => self.end(index),
         }
         self.counters.frames_sent += 1;
         self.counters.bytes_sent += output.len() as u64;

@@ -5,6 +5,8 @@ use std::time::Instant;
 
 use super::*;
 
+mod overflow;
+
 const TOKEN: Token = Token { index: 5, generation: 77 };
 
 fn ring(buffer_count: u16, buffer_bytes: u32) -> NetRing {
@@ -115,7 +117,7 @@ fn a_send_of_several_pieces_keeps_their_order_and_comes_back_whole() {
     });
     events(&mut net, |_, events| match events.pop() {
         Some(Event::Sent { token, output, outcome }) => {
-            assert_eq!((token, outcome), (TOKEN, Ok(bytes)));
+            assert_eq!((token, outcome), (TOKEN, SendOutcome::Whole));
             assert_eq!(output.buffer, b"headtail");
             true
         }
@@ -193,7 +195,7 @@ fn a_send_at_once_comes_back_without_ending_a_sleep() {
         net.reap(&mut events);
         match &events[..] {
             [Event::Sent { token: TOKEN, output, outcome }] => {
-                assert_eq!((output.len(), *outcome), (bytes, Ok(bytes)));
+                assert_eq!((output.len(), *outcome), (bytes, SendOutcome::Whole));
             }
             events => panic!("unexpected {events:?}"),
         }
@@ -215,14 +217,14 @@ fn a_send_at_once_to_a_full_socket_tells_what_is_missing() {
     let mut events = Vec::new();
     net.wait(Patience::Endless).unwrap();
     net.reap(&mut events);
-    let Some(Event::Sent { output, outcome: Ok(sent), .. }) = events.pop() else {
+    let Some(Event::Sent { output, outcome: SendOutcome::Rest(sent), .. }) = events.pop() else {
         panic!("unexpected {events:?}");
     };
     assert!(events.is_empty() && sent > 0 && sent < output.len(), "{sent} bytes found room");
     net.send_at_once(ours.as_raw_fd(), TOKEN, Output { buffer: vec![0; 9], pinned: Vec::new() });
     net.submit().unwrap();
     net.reap(&mut events);
-    let Some(Event::Sent { outcome: Err(libc::EAGAIN), .. }) = events.pop() else {
+    let Some(Event::Sent { outcome: SendOutcome::Rest(0), .. }) = events.pop() else {
         panic!("unexpected {events:?}");
     };
     net.send(ours.as_raw_fd(), TOKEN, output, sent);
