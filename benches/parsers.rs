@@ -8,14 +8,14 @@ use ringlane::protocol::{Context, Decoder, Limits, Step};
 
 mod support;
 
-use support::{HASH_SEED, NOW, WRITES, key, pipelines};
+use support::{NOW, SECRET, WRITES, key, pipelines};
 
 const DEPTH: usize = 64;
 
 /// Decodes all of `input`; returns how many requests it held.
 fn decode(input: &[u8], limits: &Limits, scratch: &mut Bump) -> usize {
     scratch.reset();
-    let context = Context { limits, now: NOW, hash_seed: HASH_SEED, scratch };
+    let context = Context { limits, now: NOW, hash_secret: &SECRET, scratch };
     let mut decoder = Decoder::default();
     let (mut at, mut requests) = (0, 0);
     while at < input.len() {

@@ -8,6 +8,7 @@
 //! The engine owns no socket and no ring: answers go to an [`Output`], requests for other cores to
 //! an [`Outbox`], and what it cannot decide alone is returned as a [`Stop`].
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use arrayvec::ArrayVec;
@@ -17,7 +18,7 @@ use cluster::Links;
 use crate::cluster::coordinator::Asker;
 use crate::cluster::quorum::Consistency;
 use crate::config::ShardConfig;
-use crate::hash::KeyHash;
+use crate::hash::{HashSecret, KeyHash, core_of};
 use crate::protocol::pipeline::Pipeline;
 use crate::protocol::{Answer, Context, Decoder, NodeCommand, Output, Reply, Step, encode};
 use crate::request::{ItemRef, Operation, Request, Response};
@@ -132,8 +133,10 @@ pub struct EngineConfig {
     pub core: u32,
     /// Cores of this node.
     pub core_count: u32,
-    /// Seed of key hashes, equal on all cores.
+    /// Seed of the public hash, which names the core of a key; equal on all cores.
     pub hash_seed: u64,
+    /// Keys of the secret hash, equal on all cores.
+    pub hash_secret: Rc<HashSecret>,
     /// Settings of the shard.
     pub shard: ShardConfig,
     /// TTL of items stored without one.
@@ -194,7 +197,8 @@ pub struct Engine {
 impl Engine {
     /// An engine with an empty shard.
     pub fn new(config: EngineConfig) -> Self {
-        let shard = Shard::new(&config.shard, config.hash_seed, config.core, config.core_count);
+        let secret = config.hash_secret.clone();
+        let shard = Shard::new(&config.shard, secret, config.core, config.core_count);
         Self {
             shard,
             traffic: Traffic::default(),
@@ -212,7 +216,7 @@ impl Engine {
     /// The core that owns a request's key.
     #[inline]
     pub fn owner(&self, request: &Request<'_>) -> u32 {
-        request.hash.core(self.config.core_count)
+        core_of(request.key, self.config.hash_seed, self.config.core_count)
     }
 
     /// Takes whole requests from `input` until it ends or something stops it, and writes the
@@ -303,10 +307,11 @@ impl Engine {
                     if let Some(ttl) = self.config.default_ttl {
                         apply_default_ttl(&mut request, context.now, ttl);
                     }
-                    if self.owner(&request) == self.config.core {
+                    let owner = self.owner(&request);
+                    if owner == self.config.core {
                         self.shard.prefetch_bucket(request.hash);
                     }
-                    batch.push((request, reply));
+                    batch.push(Asked { request, reply, owner });
                     if batch.is_full() || batch.len() == room || *at == input.len() {
                         break None;
                     }
@@ -315,8 +320,8 @@ impl Engine {
             }
         };
         if batch.len() > 1 {
-            for (request, _) in batch.iter() {
-                if self.owner(request) == self.config.core {
+            for Asked { request, owner, .. } in batch.iter() {
+                if *owner == self.config.core {
                     self.shard.prefetch_item(request.hash);
                 }
             }
@@ -334,8 +339,7 @@ impl Engine {
         out: &mut impl BoundedOutput,
         outbox: &mut impl Outbox,
     ) {
-        for (request, reply) in batch {
-            let owner = self.owner(request);
+        for &Asked { ref request, ref reply, owner } in batch {
             if owner == self.config.core {
                 self.traffic.local += 1;
                 let mut response = self.shard.execute(request, now);
@@ -421,7 +425,15 @@ impl Engine {
     }
 }
 
-type Batch<'b> = ArrayVec<(Request<'b>, Reply<'b>), BATCH>;
+type Batch<'b> = ArrayVec<Asked<'b>, BATCH>;
+
+/// A request as it was parsed.
+struct Asked<'b> {
+    request: Request<'b>,
+    reply: Reply<'b>,
+    /// The core that owns the key: the hash that says so is computed once.
+    owner: u32,
+}
 
 /// An [`Output`] with a limit.
 pub trait BoundedOutput: Output {

@@ -17,7 +17,7 @@ pub const KEY_BYTES_MAX: usize = 250;
 pub struct Request<'b> {
     /// The key, 1 to [`KEY_BYTES_MAX`] bytes, any byte values.
     pub key: &'b [u8],
-    /// The key's hash under the process's seed.
+    /// The key's hash under the process's secret.
     pub hash: KeyHash,
     /// What to do with it.
     pub operation: Operation<'b>,

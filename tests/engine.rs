@@ -1,7 +1,9 @@
 //! Engines without sockets: however input is cut, and however many cores share the keys, a client
 //! gets the same bytes in the same order.
 
+use ringlane::hash::HashSecret;
 use std::collections::VecDeque;
+use std::rc::Rc;
 
 use bumpalo::Bump;
 use proptest::prelude::*;
@@ -79,6 +81,7 @@ impl Node {
                 core,
                 core_count,
                 hash_seed: 42,
+                hash_secret: Rc::new(HashSecret::of_seed(42)),
                 shard: ShardConfig { memory_bytes: 8 << 20, ..ShardConfig::tiny() },
                 default_ttl: None,
                 pipeline_requests_max: 64,
@@ -100,7 +103,12 @@ impl Node {
     fn feed(&mut self) {
         let limits = Limits { body_bytes_streamed: u32::MAX, ..Limits::default() };
         let scratch = Bump::new();
-        let context = Context { limits: &limits, now: NOW, hash_seed: 42, scratch: &scratch };
+        let context = Context {
+            limits: &limits,
+            now: NOW,
+            hash_secret: &HashSecret::of_seed(42),
+            scratch: &scratch,
+        };
         let Self { engines, session, pending, out, in_transit, quantum, .. } = self;
         session.quantum = *quantum;
         let fed = engines[0].feed(session, pending, &context, out, in_transit);

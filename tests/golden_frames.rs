@@ -3,6 +3,7 @@
 //! statuses and HELLO tags are compared row by row.
 
 use bumpalo::Bump;
+use ringlane::hash::HashSecret;
 use ringlane::protocol::binary::client::{EntryWriter, Frame, Response as Received};
 use ringlane::protocol::binary::opcode::{NODE_TO_NODE, request_flags};
 use ringlane::protocol::binary::topology::TAGS;
@@ -488,7 +489,12 @@ fn examples() -> Vec<(String, Vec<u8>, Vec<u8>)> {
 /// Feeds `sent` to the server's decoder and answers as `case` says.
 fn serve(sent: &[u8], case: &Case<'_>) -> Vec<u8> {
     let (limits, scratch) = (Limits::default(), Bump::new());
-    let context = Context { limits: &limits, now: NOW, hash_seed: 1, scratch: &scratch };
+    let context = Context {
+        limits: &limits,
+        now: NOW,
+        hash_secret: &HashSecret::of_seed(1),
+        scratch: &scratch,
+    };
     let (mut decoder, mut at, mut out) = (Decoder::default(), 0, Vec::new());
     for expect in &case.expect {
         match (decoder.next(&sent[at..], &context), expect) {

@@ -6,16 +6,19 @@
 use bumpalo::Bump;
 use ringlane::config::ShardConfig;
 use ringlane::engine::{BoundedOutput, Engine, EngineConfig, Outbox, Session, Stop};
-use ringlane::hash::KeyHash;
+use ringlane::hash::{HashSecret, KeyHash};
 use ringlane::protocol::binary::client::Frame;
 use ringlane::protocol::{Context, Limits, Output};
 use ringlane::request::{Get, ItemRef, Operation, Request, Store, Value};
 use ringlane::time::Instant;
+use std::rc::Rc;
+use std::sync::LazyLock;
 
 /// The time at which everything happens.
 pub const NOW: Instant = Instant::from_millis(1_800_000_000_000);
 /// Seed of key hashes.
-pub const HASH_SEED: u64 = 42;
+/// The keys of key hashes.
+pub static SECRET: LazyLock<HashSecret> = LazyLock::new(|| HashSecret::of_seed(42));
 /// Length of every value in bytes.
 pub const VALUE_BYTES: usize = 32;
 
@@ -58,13 +61,13 @@ impl Random {
 /// A plain read of `key`.
 pub fn get_of(key: &[u8]) -> Request<'_> {
     let operation = Operation::Get(Get::default());
-    Request { key, hash: KeyHash::of(key, HASH_SEED), operation }
+    Request { key, hash: KeyHash::of(key, &SECRET), operation }
 }
 
 /// A plain write of `value` under `key`.
 pub fn set_of<'b>(key: &'b [u8], value: &'b [u8]) -> Request<'b> {
     let operation = Operation::Store(Store::set(value));
-    Request { key, hash: KeyHash::of(key, HASH_SEED), operation }
+    Request { key, hash: KeyHash::of(key, &SECRET), operation }
 }
 
 /// Appends a request about key `number` to a connection's input.
@@ -169,7 +172,8 @@ impl Node {
         let engine = Engine::new(EngineConfig {
             core: 0,
             core_count: 1,
-            hash_seed: HASH_SEED,
+            hash_seed: 42,
+            hash_secret: Rc::new(SECRET.clone()),
             shard,
             default_ttl: None,
             pipeline_requests_max: 1024,
@@ -207,7 +211,7 @@ impl Node {
         let context = Context {
             limits: &self.limits,
             now: NOW,
-            hash_seed: HASH_SEED,
+            hash_secret: &SECRET,
             scratch: &self.scratch,
         };
         let fed =

@@ -6,7 +6,7 @@
 //! as a [`Layout`], which can be compared with the one before; the ring is only built from a new one.
 
 use ringlane::cluster::ring::{Ring, RingNode, RingParameters};
-use ringlane::hash::KeyHash;
+use ringlane::hash::core_of;
 
 use crate::address::{Address, NodeAddress};
 
@@ -144,7 +144,7 @@ impl Routes {
         }
         match node.cores {
             1 => node.first_endpoint,
-            cores => node.first_endpoint + KeyHash::of(key, node.hash_seed).core(cores) as usize,
+            cores => node.first_endpoint + core_of(key, node.hash_seed, cores) as usize,
         }
     }
 
@@ -210,7 +210,7 @@ mod tests {
         let layout = Layout { nodes: vec![node], ..Layout::one(address(1)) };
         let routes = Routes::new(layout).unwrap();
         for key in [&b"a"[..], b"b", b"c", b"d"] {
-            assert_eq!(routes.endpoint(key), KeyHash::of(key, 7).core(4) as usize);
+            assert_eq!(routes.endpoint(key), core_of(key, 7, 4) as usize);
         }
     }
 

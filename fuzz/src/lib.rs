@@ -9,6 +9,7 @@ pub mod node;
 pub mod peers;
 
 use bumpalo::Bump;
+use ringlane::hash::HashSecret;
 use ringlane::protocol::{
     Answer, Context, Decoder, Limits, NodeAnswer, Output, Reply, ReplyForm, Step, encode,
     encode_node, encode_stat, encode_stats_end, text,
@@ -65,7 +66,12 @@ impl Connection {
         let (mut start, mut end) = (0, 0);
         loop {
             let scratch = Bump::new();
-            let context = Context { limits: &limits, now: NOW, hash_seed: 7, scratch: &scratch };
+            let context = Context {
+                limits: &limits,
+                now: NOW,
+                hash_secret: &HashSecret::of_seed(7),
+                scratch: &scratch,
+            };
             let step = if start < end {
                 self.decoder.next(&input[start..end], &context)
             } else {

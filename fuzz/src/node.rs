@@ -4,6 +4,7 @@
 use bumpalo::Bump;
 use ringlane::config::{Eviction, ShardConfig};
 use ringlane::engine::{BoundedOutput, Engine, EngineConfig, Outbox, Session, Stop};
+use ringlane::hash::HashSecret;
 use ringlane::protocol::pipeline::Completion;
 use ringlane::protocol::relay::{
     decode_request, decode_response, encode_request, encode_response, encoded_request_bytes,
@@ -11,6 +12,7 @@ use ringlane::protocol::relay::{
 };
 use ringlane::protocol::{Context, Decoder, Limits, NodeAnswer, Output, encode_node};
 use ringlane::request::{ItemRef, Request, Value};
+use std::rc::Rc;
 
 use crate::NOW;
 
@@ -92,6 +94,7 @@ impl Node {
                 core,
                 core_count,
                 hash_seed: HASH_SEED,
+                hash_secret: Rc::new(HashSecret::of_seed(HASH_SEED)),
                 shard,
                 default_ttl: None,
                 pipeline_requests_max: 40,
@@ -119,8 +122,12 @@ impl Node {
         let (mut start, mut end) = (0, 0);
         loop {
             let scratch = Bump::new();
-            let context =
-                Context { limits: &limits, now: NOW, hash_seed: HASH_SEED, scratch: &scratch };
+            let context = Context {
+                limits: &limits,
+                now: NOW,
+                hash_secret: &HashSecret::of_seed(HASH_SEED),
+                scratch: &scratch,
+            };
             let fed = self.here.feed(
                 &mut self.session,
                 &input[start..end],

@@ -2,6 +2,7 @@
 //! request is answered, and once; the shard stays whole; nothing is left under way.
 
 use std::collections::HashSet;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ use ringlane::cluster::view::View;
 use ringlane::config::ShardConfig;
 use ringlane::engine::cluster::{Links, Taken};
 use ringlane::engine::{Engine, EngineConfig};
-use ringlane::hash::KeyHash;
+use ringlane::hash::{HashSecret, KeyHash};
 use ringlane::protocol::relay::{
     encode_request, encode_response, encoded_request_bytes, encoded_response_bytes,
 };
@@ -108,15 +109,16 @@ impl Core {
         let (replicas, write, read) =
             [(1, 1, 1), (2, 1, 1), (3, 2, 2), (3, 3, 1), (3, 1, 3), (3, 1, 1)][choice as usize % 6];
         let replication = Replication::new(replicas, write, read).expect("valid");
+        let secret = Rc::new(HashSecret::of_seed(SEED));
         let settings = CoordinatorSettings {
-            hash_seed: SEED,
             operations_max: if choice & 64 != 0 { 4 } else { 64 },
-            ..CoordinatorSettings::new(replication)
+            ..CoordinatorSettings::new(replication, secret.clone())
         };
         let mut engine = Engine::new(EngineConfig {
             core: 0,
             core_count: 1,
             hash_seed: SEED,
+            hash_secret: secret,
             shard: ShardConfig::tiny(),
             default_ttl: None,
             pipeline_requests_max: 40,
@@ -237,7 +239,8 @@ impl Core {
         let key = choices.pick(&KEYS);
         let value = choices.bytes();
         let operation = self.operation(value, choices);
-        let request = Request { key, hash: KeyHash::of(key, SEED), operation };
+        let request =
+            Request { key, hash: KeyHash::of(key, &HashSecret::of_seed(SEED)), operation };
         let consistency = consistency(choices);
         self.asked += 1;
         let connection = choices.byte() as u32 % 3;
@@ -389,7 +392,8 @@ impl Core {
             },
             _ => {
                 let operation = self.operation(value, choices);
-                let request = Request { key, hash: KeyHash::of(key, 0), operation };
+                let request =
+                    Request { key, hash: KeyHash::of(key, &HashSecret::of_seed(0)), operation };
                 inner.resize(encoded_request_bytes(&request), 0);
                 encode_request(&request, &mut inner);
                 choices.tamper(&mut inner);

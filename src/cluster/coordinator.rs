@@ -179,23 +179,23 @@ type Members = ArrayVec<(NodeKey, Boot), REPLICAS_MAX>;
 impl Coordinator {
     /// The part of core `settings.core` of this life of the node `me`.
     pub fn new(me: NodeKey, boot: Boot, settings: CoordinatorSettings) -> Self {
-        let hasher = || ahash::RandomState::with_seeds(1, 2, 3, 4);
+        let hasher = || settings.hash_secret.table_hasher();
         Self {
             me,
             boot,
             placement: None,
             history: VecDeque::new(),
             clock: VersionClock::new(Tie::of_slot(0), settings.lifetimes.drift),
-            peers: Peers::new(settings.breaker),
+            peers: Peers::new(settings.breaker, hasher()),
             reach: HashMap::with_hasher(hasher()),
             operations: Operations::new(settings.operations_max),
-            in_order: InOrder::default(),
+            in_order: InOrder::new(hasher()),
             checks: VecDeque::new(),
             hints: Hints::new(settings.hints),
             fetched: HashSet::with_hasher(hasher()),
             attempts: HashMap::with_hasher(hasher()),
             promises: Promises::default(),
-            hot_keys: HotKeys::new(settings.hot_keys),
+            hot_keys: HotKeys::new(settings.hot_keys, hasher()),
             filling: Filling::default(),
             comparing: Comparing::default(),
             counters: CoordinatorCounters::default(),
@@ -296,7 +296,9 @@ impl Coordinator {
         operation.key.extend_from_slice(request.key);
         let bytes = relay::encoded_request_bytes(request);
         operation.request.resize(bytes, 0);
-        relay::encode_request(request, &mut operation.request);
+        // Other nodes hash under secrets of their own, and this one's is none of their business.
+        let untold = Request { hash: KeyHash::default(), ..*request };
+        relay::encode_request(&untold, &mut operation.request);
         if self.settings.replication.replicas() > 1
             && !self.in_order.enter(Line::of(asker, self.hash(request.key)), id)
         {
@@ -635,6 +637,6 @@ impl Coordinator {
 
     /// The hash of `key` as this node's shards know it.
     fn hash(&self, key: &[u8]) -> KeyHash {
-        KeyHash::of(key, self.settings.hash_seed)
+        KeyHash::of(key, &self.settings.hash_secret)
     }
 }

@@ -82,13 +82,13 @@ struct Copy {
 
 impl HotKeys {
     /// Nothing is hot yet.
-    pub fn new(settings: HotKeySettings) -> Self {
+    pub fn new(settings: HotKeySettings, hasher: ahash::RandomState) -> Self {
         Self {
             settings,
-            sketch: Sketch::new(),
+            sketch: Sketch::new(hasher.clone()),
             window_ends: Instant::default(),
             passed: 0,
-            copies: HashMap::with_hasher(ahash::RandomState::with_seeds(5, 6, 7, 8)),
+            copies: HashMap::with_hasher(hasher),
             bytes: 0,
         }
     }
@@ -191,11 +191,13 @@ fn cost(key: &[u8], answer: &[u8]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hash::HashSecret;
 
     const NOW: Instant = Instant::from_millis(1_700_000_000_000);
 
     fn hot_keys(threshold: u32) -> HotKeys {
-        HotKeys::new(HotKeySettings { threshold, ..HotKeySettings::default() })
+        let settings = HotKeySettings { threshold, ..HotKeySettings::default() };
+        HotKeys::new(settings, HashSecret::of_seed(1).table_hasher())
     }
 
     fn later(seconds: u64) -> Instant {
@@ -229,7 +231,7 @@ mod tests {
     fn copies_stay_within_their_bytes() {
         let settings =
             HotKeySettings { threshold: 1, cache_bytes_max: 300, ..HotKeySettings::default() };
-        let mut keys = HotKeys::new(settings);
+        let mut keys = HotKeys::new(settings, HashSecret::of_seed(1).table_hasher());
         for key in [b"a", b"b", b"c"] {
             keys.count(key, NOW);
             keys.count(key, NOW);

@@ -7,7 +7,7 @@
 use core::net::IpAddr;
 
 use super::identity::{Boot, NodeKey};
-use crate::hash::KeyHash;
+use crate::hash::core_of;
 
 /// In the place of a core's number: the executor beside the cores, which speaks for the node.
 pub const NODE_CORE: u16 = u16::MAX;
@@ -28,7 +28,7 @@ pub struct PeerFacts {
     pub boot: Boot,
     /// How many cores it has.
     pub core_count: u16,
-    /// Seed of its key hashes.
+    /// Seed of its public key hashes.
     pub hash_seed: u64,
 }
 
@@ -36,10 +36,7 @@ impl PeerFacts {
     /// The core that owns `key` there.
     #[inline]
     pub fn core_of(&self, key: &[u8]) -> u16 {
-        if self.core_count == 1 {
-            return 0;
-        }
-        KeyHash::of(key, self.hash_seed).core(u32::from(self.core_count)) as u16
+        core_of(key, self.hash_seed, u32::from(self.core_count)) as u16
     }
 }
 

@@ -29,9 +29,7 @@ struct Peer {
 
 impl Peers {
     /// Nobody is known yet.
-    pub fn new(settings: BreakerSettings) -> Self {
-        // Fixed seeds: the order of the map must not differ between runs.
-        let hasher = ahash::RandomState::with_seeds(1, 2, 3, 4);
+    pub fn new(settings: BreakerSettings, hasher: ahash::RandomState) -> Self {
         Self { settings, peers: HashMap::with_hasher(hasher) }
     }
 
@@ -118,13 +116,15 @@ impl Peers {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hash::HashSecret;
 
     const NOW: Instant = Instant::from_millis(1_700_000_000_000);
     const NODE: NodeKey = NodeKey(7);
 
     #[test]
     fn a_peer_is_asked_while_gossip_link_and_breaker_agree() {
-        let mut peers = Peers::new(BreakerSettings::default());
+        let mut peers =
+            Peers::new(BreakerSettings::default(), HashSecret::of_seed(1).table_hasher());
         assert!(!peers.admits(NODE, NOW), "unknown");
         peers.liveness(NODE, Boot(1), true, NOW);
         assert!(peers.admits(NODE, NOW) && peers.dead_since(NODE, Boot(1)).is_none());
@@ -144,7 +144,8 @@ mod tests {
 
     #[test]
     fn a_peer_that_comes_back_is_asked_at_once() {
-        let mut peers = Peers::new(BreakerSettings::default());
+        let mut peers =
+            Peers::new(BreakerSettings::default(), HashSecret::of_seed(1).table_hasher());
         peers.liveness(NODE, Boot(1), true, NOW);
         (0..10).for_each(|_| peers.failed(NODE, NOW));
         peers.liveness(NODE, Boot(2), true, NOW);

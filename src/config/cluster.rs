@@ -4,7 +4,9 @@
 //! construction, so that nothing has to be translated or checked twice. Everything that all nodes
 //! must have in common goes into [`ClusterConfig::terms`]; a node with other terms is refused.
 
+use crate::hash::HashSecret;
 use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
 use std::time::Duration;
 
 use super::{Config, ConfigError, MIB, require};
@@ -212,7 +214,7 @@ impl ClusterConfig {
         &self,
         core: usize,
         core_count: usize,
-        hash_seed: u64,
+        hash_secret: Rc<HashSecret>,
     ) -> CoordinatorSettings {
         let cores = core_count as u64;
         CoordinatorSettings {
@@ -231,9 +233,8 @@ impl ClusterConfig {
             forget_after: self.forget_after,
             fill_bytes_per_second: (self.rebalance_bytes_per_second / cores).max(1),
             core: core as u16,
-            hash_seed,
             ring_hash: self.ring_hash,
-            ..CoordinatorSettings::new(self.replication)
+            ..CoordinatorSettings::new(self.replication, hash_secret)
         }
     }
 

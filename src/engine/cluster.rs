@@ -9,7 +9,9 @@
 use arrayvec::ArrayVec;
 
 use super::store::{ShardStore, keep_records};
-use super::{BATCH, Batch, BoundedOutput, Engine, Finishing, Outbox, count_prefix, write_answer};
+use super::{
+    Asked, BATCH, Batch, BoundedOutput, Engine, Finishing, Outbox, count_prefix, write_answer,
+};
 use crate::cluster::coordinator::{Asker, Coordinator, Outside, Turn};
 use crate::cluster::link::Peer;
 use crate::cluster::message::Messages;
@@ -237,12 +239,11 @@ impl Engine {
         out: &mut impl BoundedOutput,
         outbox: &mut impl Outbox,
     ) {
-        let own = |request: &Request<'_>| self.owner(request) == self.config.core;
-        let keys = batch.iter().filter(|(request, _)| own(request)).map(|(request, _)| request.key);
+        let own = batch.iter().filter(|asked| asked.owner == self.config.core);
+        let keys = own.map(|asked| asked.request.key);
         let keys: ArrayVec<&[u8], BATCH> = keys.collect();
         let mut places = self.places::<BATCH>(&keys).into_iter();
-        for (request, reply) in batch {
-            let owner = self.owner(request);
+        for &Asked { ref request, ref reply, owner } in batch {
             let consistency = reply.form.consistency().into();
             if owner != self.config.core {
                 self.traffic.forwarded += 1;

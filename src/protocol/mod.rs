@@ -11,6 +11,7 @@
 use bumpalo::Bump;
 
 use crate::config::Config;
+use crate::hash::HashSecret;
 use crate::request::{ItemRef, Request, Response, Value};
 use crate::time::Instant;
 
@@ -39,8 +40,8 @@ pub struct Context<'b> {
     pub limits: &'b Limits,
     /// The turn's time, against which exptimes are resolved.
     pub now: Instant,
-    /// The seed of key hashes.
-    pub hash_seed: u64,
+    /// The keys of key hashes.
+    pub hash_secret: &'b HashSecret,
     /// Room for what cannot be borrowed, decoded base64 keys for one. Reset once a turn, after all
     /// requests of the turn are done.
     pub scratch: &'b Bump,

@@ -4,6 +4,7 @@
 use bumpalo::Bump;
 
 use super::{Context, Decoder, Limits, Step};
+use crate::hash::HashSecret;
 use crate::request::{Body, Operation, Request};
 use crate::time::Instant;
 
@@ -15,7 +16,8 @@ pub const NOW: Instant = Instant::from_millis(1_700_000_000_000);
 /// step that closes. Only for protocols whose data blocks have no trailer.
 pub fn asked(mut decoder: Decoder, limits: &Limits, input: &[u8], piece: usize) -> Vec<String> {
     let scratch = Bump::new();
-    let context = Context { limits, now: NOW, hash_seed: 1, scratch: &scratch };
+    let context =
+        Context { limits, now: NOW, hash_secret: &HashSecret::of_seed(1), scratch: &scratch };
     let (mut seen, mut start, mut end) = (Vec::new(), 0, 0);
     loop {
         if start >= end {

@@ -248,6 +248,7 @@ mod tests {
     use bumpalo::Bump;
 
     use super::*;
+    use crate::hash::HashSecret;
     use crate::protocol::{Context, Decoder, Limits, Step};
     use crate::request::{Hit, Marks, Value};
     use crate::time::Deadline;
@@ -263,7 +264,12 @@ mod tests {
 
     fn wait(pipeline: &mut Pipeline, line: &str) -> u32 {
         let (limits, scratch) = (Limits::default(), Bump::new());
-        let context = Context { limits: &limits, now: NOW, hash_seed: 0, scratch: &scratch };
+        let context = Context {
+            limits: &limits,
+            now: NOW,
+            hash_secret: &HashSecret::of_seed(0),
+            scratch: &scratch,
+        };
         let line = format!("{line}\r\n");
         match Decoder::default().next(line.as_bytes(), &context) {
             Step::Request { reply, .. } => pipeline.wait(&reply),

@@ -238,6 +238,7 @@ impl Core {
     /// Answers or hands on what `input` asks for. Returns how much of it is used up.
     fn process(&mut self, index: u32, input: &[u8], ways: &mut Ways<'_>) -> usize {
         let (limits, scratch) = (self.limits.clone(), self.scratch.clone());
+        let secret = self.engine.config().hash_secret.clone();
         let slot = &mut self.connections[index as usize];
         let mut connection = slot.connection.as_deref_mut().expect("input is for open connections");
         connection.out.borrow_room(&mut self.spare_outputs);
@@ -252,12 +253,8 @@ impl Core {
                 let arrived = connection.arriving.take().expect("it is there");
                 finish_body(&mut self.engine, connection, *arrived, self.now, ways);
             }
-            let context = Context {
-                limits: &limits,
-                now: self.now,
-                hash_seed: self.engine.config().hash_seed,
-                scratch: &scratch,
-            };
+            let context =
+                Context { limits: &limits, now: self.now, hash_secret: &secret, scratch: &scratch };
             let (token, core) = (connection.token, self.engine.config().core);
             let quantum = connection.session.quantum;
             let fed = self.engine.feed(

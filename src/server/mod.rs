@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc;
 
@@ -12,6 +13,7 @@ use crate::cluster::coordinator::Coordinator;
 use crate::cluster::identity::NodeKey;
 use crate::config::Config;
 use crate::engine::{Engine, EngineConfig};
+use crate::hash::HashSecret;
 use crate::stats::PrefixCounters;
 
 mod admin;
@@ -82,6 +84,8 @@ pub enum ServerError {
     Signals(io::Error),
     /// An eventfd cannot be made.
     Doorbell(io::Error),
+    /// The kernel gives no random numbers.
+    Random(io::Error),
     /// The control executor could not start.
     Control(io::Error),
     /// The thread that makes memory ready could not start.
@@ -101,6 +105,9 @@ impl fmt::Display for ServerError {
             }
             ServerError::Signals(error) => write!(f, "cannot receive signals: {error}"),
             ServerError::Doorbell(error) => write!(f, "cannot make an eventfd: {error}"),
+            ServerError::Random(error) => {
+                write!(f, "cannot draw the keys of the hash from the kernel: {error}")
+            }
             ServerError::Control(error) => {
                 write!(f, "cannot start the control executor: {error}")
             }
@@ -138,6 +145,7 @@ pub fn run(config: Config, signals: Signals, log: &LogWriter) -> Result<(), Serv
         .map_err(ServerError::Doorbell)?;
     let meshes = mesh::build(core_count, config.queues.mesh_ring_bytes as usize, doorbells.clone());
     let hash_seed = random_seed();
+    let hash_secret = draw_secret().map_err(ServerError::Random)?;
     let control_bell = eventfd().map(Doorbell::new).map_err(ServerError::Doorbell)?;
     let node = Arc::new(Node::new(config, doorbells, control_bell));
 
@@ -147,7 +155,8 @@ pub fn run(config: Config, signals: Signals, log: &LogWriter) -> Result<(), Serv
     for ((core, mesh), listeners) in (0..core_count).zip(meshes).zip(listeners) {
         let cpu = node.config.cpus[core];
         let (node, populator) = (node.clone(), populator.clone());
-        let parts = CoreParts { core, mesh, listeners, hash_seed, node, populator };
+        let hash_secret = hash_secret.clone();
+        let parts = CoreParts { core, mesh, listeners, hash_seed, hash_secret, node, populator };
         let started = started.clone();
         let handle = LocalExecutorBuilder::new(Placement::Fixed(cpu))
             .name(&format!("core-{core}"))
@@ -186,17 +195,20 @@ struct CoreParts {
     mesh: Mesh,
     listeners: Vec<Listener>,
     hash_seed: u64,
+    hash_secret: HashSecret,
     node: Arc<Node>,
     populator: Populator,
 }
 
 async fn run_core(parts: CoreParts, started: mpsc::Sender<(usize, io::Result<()>)>) {
-    let CoreParts { core, mesh, listeners, hash_seed, node, populator } = parts;
+    let CoreParts { core, mesh, listeners, hash_seed, hash_secret, node, populator } = parts;
     let config = &node.config;
+    let hash_secret = Rc::new(hash_secret);
     let mut engine = Engine::new(EngineConfig {
         core: core as u32,
         core_count: config.core_count() as u32,
         hash_seed,
+        hash_secret: hash_secret.clone(),
         shard: config.shard(),
         default_ttl: config.default_ttl,
         pipeline_requests_max: config.queues.pipeline_depth_max as usize,
@@ -209,7 +221,7 @@ async fn run_core(parts: CoreParts, started: mpsc::Sender<(usize, io::Result<()>
         prefixes
     });
     if let Some(cluster) = &config.cluster {
-        let settings = cluster.coordinator(core, config.core_count(), hash_seed);
+        let settings = cluster.coordinator(core, config.core_count(), hash_secret);
         let me = NodeKey::of(&cluster.node_id);
         let coordinator = Coordinator::new(me, node.boot, settings);
         engine.join_cluster(coordinator, &cluster.lifetimes());
@@ -271,7 +283,21 @@ fn eventfd() -> io::Result<OwnedFd> {
     rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).map_err(io::Error::from)
 }
 
-/// A seed that an attacker cannot guess, so that keys cannot be chosen to meet in one bucket.
+/// The keys of the secret hash, from the kernel: what is told of other random numbers of the process
+/// must say nothing about them.
+fn draw_secret() -> io::Result<HashSecret> {
+    let mut failed = None;
+    let secret = HashSecret::drawn(|| {
+        let mut word = [0; 8];
+        // So few bytes come whole or not at all.
+        let got = rustix::rand::getrandom(&mut word[..], rustix::rand::GetRandomFlags::empty());
+        failed = got.err().or(failed);
+        u64::from_ne_bytes(word)
+    });
+    failed.map_or(Ok(secret), |error| Err(error.into()))
+}
+
+/// A number that differs between processes and that nobody guesses beforehand.
 pub(crate) fn random_seed() -> u64 {
     use std::hash::{BuildHasher, Hasher};
     std::collections::hash_map::RandomState::new().build_hasher().finish()

@@ -2,14 +2,16 @@
 
 use super::*;
 use crate::config::Eviction;
+use crate::hash::HashSecret;
 use crate::request::{Get, Store};
+use std::rc::Rc;
 use std::time::Duration;
 
 const START: Instant = Instant::from_millis(1_700_000_000_000);
 
 fn shard(memory_bytes: u64) -> Shard {
     let config = ShardConfig { memory_bytes, item_bytes_max: 1 << 20, eviction: Eviction::Lru };
-    Shard::new(&config, 3, 0, 1)
+    Shard::new(&config, Rc::new(HashSecret::of_seed(3)), 0, 1)
 }
 
 fn key(number: u32, bytes: usize) -> Vec<u8> {
@@ -20,7 +22,7 @@ fn key(number: u32, bytes: usize) -> Vec<u8> {
 
 fn set(shard: &mut Shard, key: &[u8], value: &[u8], deadline: Deadline, now: Instant) {
     let store = Store { deadline, ..Store::set(value) };
-    let hash = KeyHash::of(key, 3);
+    let hash = KeyHash::of(key, &HashSecret::of_seed(3));
     let request = Request { key, hash, operation: Operation::Store(store) };
     let answer = shard.execute(&request, now);
     assert!(matches!(answer, Response::Stored { .. }), "{answer:?}");
@@ -96,7 +98,7 @@ fn a_read_never_returns_an_expired_item_even_before_the_wheel_gets_there() {
     let mut shard = shard(1 << 20);
     let deadline = Deadline::at(START.after(Duration::from_millis(10)));
     set(&mut shard, b"k", b"v", deadline, START);
-    let hash = KeyHash::of(b"k", 3);
+    let hash = KeyHash::of(b"k", &HashSecret::of_seed(3));
     let request = Request { key: b"k", hash, operation: Operation::Get(Get::default()) };
     let just_before = START.after(Duration::from_millis(9));
     assert!(matches!(shard.execute(&request, just_before), Response::Hit(_)));

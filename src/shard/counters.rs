@@ -81,5 +81,7 @@ counters! {
         reclaimed,
         /// Slab pages that changed their class.
         slabs_moved,
+        /// Items removed because their chain in the index was full.
+        chain_evictions,
     }
 }

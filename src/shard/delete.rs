@@ -14,9 +14,7 @@ impl Shard {
         now: Instant,
     ) -> Response<'_> {
         // Emptying stores: room first, for it may take away what was found.
-        if delete.empty.is_some() && !self.make_index_room(request.hash, now) {
-            return Response::OutOfMemory;
-        }
+        let has_room = delete.empty.is_none() || self.make_index_room(request.hash, now);
         let Ok((entry, head)) = self.find_settled(request, now) else {
             self.counters.delete_misses += 1;
             return Response::NotFound;
@@ -30,6 +28,11 @@ impl Shard {
             self.class_counters[self.slab.class_of(head.item) as usize].delete_hits += 1;
         }
         match delete.empty {
+            // As where there is no memory for the emptied item: the old value does not stay.
+            Some(_) if !has_room => {
+                self.vanish(request, Some((entry, head)), now);
+                Response::OutOfMemory
+            }
             Some(flags) => self.empty(request, delete, flags, (entry, head), now),
             None if delete.invalidate => self.invalidate(request, delete, entry, &head, now),
             None => {

@@ -12,6 +12,12 @@
 //! a time (bucket `s` is split into `s` and `s + 2^level`), so no insertion ever pays for a rehash
 //! of everything, and aims at 8 items a bucket: about 10 bytes an item, overflow included.
 //!
+//! A chain, a bucket with its overflow, has at most [`CHAIN_BUCKETS_MAX`] lines, so that a look-up
+//! is bounded whatever the keys are. Under the secret hash (see `hash`) chains of honest keys do not
+//! come near that: at twice the load, where a bucket is before its turn to be split comes, one in
+//! 10^20 holds as many items. An item for a full chain takes the place of another one in it, which
+//! the shard chooses; until then [`Index::has_room`] is false.
+//!
 //! Buckets live in pages taken from the slab, so index and items share one memory limit and one
 //! resident set, and a page once given to the index stays there. Refused: doubling (a pause, or two
 //! tables probed for long), and cuckoo or Robin Hood placement (they move items of other buckets,
@@ -29,6 +35,8 @@ const OVERFLOW_AT: usize = 60;
 /// Items per bucket above which the table grows.
 const LOAD: u64 = 8;
 const BUCKETS_MIN: u32 = 16;
+/// Lines of the longest chain.
+pub(super) const CHAIN_BUCKETS_MAX: u32 = 8;
 
 /// Where an item's position is written: the byte offset of the entry in the memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +60,8 @@ pub(super) struct Index {
     overflow_free: u32,
     overflow_free_count: u32,
     overflow_used: u64,
+    /// Chains of [`CHAIN_BUCKETS_MAX`] lines.
+    longest_chains: u32,
     scratch: Vec<(u16, ItemRef)>,
 }
 
@@ -70,7 +80,8 @@ impl Index {
             overflow_free: 0,
             overflow_free_count: 0,
             overflow_used: 0,
-            scratch: Vec::with_capacity(8 * ENTRIES),
+            longest_chains: 0,
+            scratch: Vec::with_capacity(CHAIN_BUCKETS_MAX as usize * ENTRIES),
         }
     }
 
@@ -175,10 +186,34 @@ impl Index {
         }
     }
 
-    /// Whether an insertion is certain to find room; if not, [`Index::add_overflow_page`] first.
+    /// Whether an insertion is certain to find room, whatever the hash.
     #[inline]
     pub(super) fn has_room(&self) -> bool {
+        self.has_overflow() && self.longest_chains == 0
+    }
+
+    /// Whether a chain can get a further bucket; if not, [`Index::add_overflow_page`] first.
+    #[inline]
+    pub(super) fn has_overflow(&self) -> bool {
         self.overflow_free != 0 || self.overflow_left() > 0
+    }
+
+    /// Whether the chain of `hash` can take no item more, wherever room is.
+    #[cold]
+    pub(super) fn is_chain_full(&self, memory: &[u8], hash: KeyHash) -> bool {
+        let mut lines = 0;
+        let mut bucket = Some(self.bucket(hash));
+        while let Some(at) = bucket {
+            lines += 1;
+            bucket = self.overflow_of(bucket_bytes(memory, at));
+        }
+        lines >= CHAIN_BUCKETS_MAX && !self.has_hole(memory, hash)
+    }
+
+    /// Calls `visit` for the items of the chain of `hash`.
+    #[cold]
+    pub(super) fn visit_chain(&self, memory: &[u8], hash: KeyHash, visit: impl FnMut(ItemRef)) {
+        self.visit_bucket(memory, self.bucket_number(hash), visit);
     }
 
     /// Whether `hash` can be inserted although no further bucket is to be had.
@@ -227,6 +262,7 @@ impl Index {
     }
 
     fn insert_into(&mut self, memory: &mut [u8], mut bucket: usize, tag: u16, item: ItemRef) {
+        let mut lines = 1;
         loop {
             let bytes = bucket_bytes(memory, bucket);
             if let Some(entry) = first_empty(bytes) {
@@ -237,11 +273,14 @@ impl Index {
             bucket = match self.overflow_of(bytes) {
                 Some(next) => next,
                 None => {
+                    assert!(lines < CHAIN_BUCKETS_MAX, "room was made in the chain");
+                    self.longest_chains += u32::from(lines + 1 == CHAIN_BUCKETS_MAX);
                     let added = self.take_overflow(memory);
                     self.set_overflow(memory, bucket, added);
                     added
                 }
             };
+            lines += 1;
         }
     }
 
@@ -253,9 +292,11 @@ impl Index {
         let first = self.bucket(hash);
         let Some(mut last) = self.overflow_of(bucket_bytes(memory, first)) else { return };
         let mut before = first;
+        let mut lines = 2;
         while let Some(next) = self.overflow_of(bucket_bytes(memory, last)) {
             before = last;
             last = next;
+            lines += 1;
         }
         let hole = ((entry.0 - self.base) & !(BUCKET_BYTES - 1)) + self.base;
         if hole != last {
@@ -272,6 +313,7 @@ impl Index {
             clear_overflow(memory, before);
             self.free_overflow(memory, last);
             self.overflow_used -= 1;
+            self.longest_chains -= u32::from(lines == CHAIN_BUCKETS_MAX);
         }
     }
 
@@ -304,7 +346,9 @@ impl Index {
         let high = self.bucket_offset(self.bucket_count);
         let mut scratch = std::mem::take(&mut self.scratch);
         let mut bucket = Some(low);
+        let mut lines = 0;
         while let Some(at) = bucket {
+            lines += 1;
             let bytes = *bucket_bytes(memory, at);
             for entry in 0..ENTRIES {
                 let item = read_ref(&bytes, entry);
@@ -319,6 +363,7 @@ impl Index {
                 self.overflow_used -= 1;
             }
         }
+        self.longest_chains -= u32::from(lines == CHAIN_BUCKETS_MAX);
         memory[low..low + BUCKET_BYTES].fill(0);
         memory[high..high + BUCKET_BYTES].fill(0);
         let round = self.low_mask + 1;
@@ -379,10 +424,10 @@ impl Index {
         hash_of: impl Fn(ItemRef) -> KeyHash,
         mut visit: impl FnMut(ItemRef),
     ) {
-        let (mut items, mut overflow) = (0, 0);
+        let (mut items, mut overflow, mut longest) = (0, 0, 0);
         for number in 0..self.bucket_count {
             let mut bucket = Some(self.bucket_offset(number));
-            let mut first = true;
+            let mut lines = 0;
             while let Some(at) = bucket {
                 let bytes = bucket_bytes(memory, at);
                 let here = (0..ENTRIES).filter(|&entry| read_ref(bytes, entry) != 0);
@@ -393,14 +438,17 @@ impl Index {
                     visit(item);
                     items += 1;
                 }
-                assert!(first || here.count() > 0, "no empty overflow bucket");
-                overflow += u64::from(!first);
-                first = false;
+                assert!(lines == 0 || here.count() > 0, "no empty overflow bucket");
+                overflow += u64::from(lines > 0);
+                lines += 1;
                 bucket = self.overflow_of(bytes);
             }
+            assert!(lines <= CHAIN_BUCKETS_MAX, "a chain of {lines} lines");
+            longest += u32::from(lines == CHAIN_BUCKETS_MAX);
         }
         assert_eq!(items, self.items);
         assert_eq!(overflow, self.overflow_used);
+        assert_eq!(longest, self.longest_chains);
     }
 }
 
@@ -466,84 +514,4 @@ fn clear_overflow(memory: &mut [u8], bucket: usize) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    const PAGE: usize = 64 << 10;
-
-    /// Keys are numbers; the item position is the number plus one.
-    fn hash(key: u32) -> KeyHash {
-        KeyHash::of(&key.to_le_bytes(), 3)
-    }
-
-    fn hash_of(_: &[u8], item: ItemRef) -> KeyHash {
-        hash(item.0 - 1)
-    }
-
-    fn find(index: &Index, memory: &[u8], key: u32) -> Option<(Entry, ItemRef)> {
-        index.find(memory, hash(key), |item| item.0 == key + 1)
-    }
-
-    fn grow(index: &mut Index, memory: &mut [u8], pages: &mut Vec<usize>) {
-        while index.wants_split() {
-            if index.needs_segment() {
-                index.add_segment(pages.pop().unwrap());
-            }
-            index.split(memory, hash_of, |_, _| ());
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn behaves_like_a_set(steps in prop::collection::vec((any::<bool>(), 0u32..600), 1..2000), grows in any::<bool>()) {
-            let mut memory = vec![0xcc; 8 * PAGE];
-            memory[..PAGE].fill(0);
-            let mut index = Index::new(0, PAGE);
-            index.add_overflow_page(&mut memory, PAGE);
-            let mut pages = vec![2 * PAGE];
-            let mut reference = std::collections::HashSet::new();
-            for (add, key) in steps {
-                let found = find(&index, &memory, key);
-                prop_assert_eq!(found.is_some(), reference.contains(&key));
-                match (add, found) {
-                    (true, None) => {
-                        index.insert(&mut memory, hash(key), ItemRef(key + 1));
-                        reference.insert(key);
-                    }
-                    (false, Some((entry, _))) => {
-                        index.remove(&mut memory, hash(key), entry);
-                        reference.remove(&key);
-                    }
-                    _ => {}
-                }
-                if grows {
-                    grow(&mut index, &mut memory, &mut pages);
-                }
-            }
-            index.check_invariants(&memory, |item| hash_of(&[], item), |_| ());
-            for key in 0..600 {
-                prop_assert_eq!(find(&index, &memory, key).is_some(), reference.contains(&key));
-            }
-        }
-    }
-
-    #[test]
-    fn an_item_costs_at_most_ten_and_a_half_bytes_at_any_size() {
-        let mut memory = vec![0; 64 * PAGE];
-        let mut pages: Vec<usize> = (1..64).map(|page| page * PAGE).rev().collect();
-        let mut index = Index::new(0, PAGE);
-        for key in 0..200_000 {
-            if !index.has_room() {
-                index.add_overflow_page(&mut memory, pages.pop().unwrap());
-            }
-            index.insert(&mut memory, hash(key), ItemRef(key + 1));
-            grow(&mut index, &mut memory, &mut pages);
-            if key > 1000 && key % 1000 == 0 {
-                let bytes = (index.bucket_count() as u64 + index.overflow_used()) * 64;
-                assert!(bytes * 2 <= 21 * index.len(), "{} B at {key}", bytes as f64 / key as f64);
-            }
-        }
-        index.check_invariants(&memory, |item| hash_of(&[], item), |_| ());
-    }
-}
+mod tests;

@@ -18,7 +18,7 @@ impl Shard {
             "pages in use are within the memory"
         );
         let memory = self.slab.memory();
-        let hash_of = |item| KeyHash::of(Head::read(memory, item).key(memory), self.hash_seed);
+        let hash_of = |item| KeyHash::of(Head::read(memory, item).key(memory), &self.hash_secret);
 
         let mut indexed = HashSet::new();
         self.index.check_invariants(memory, hash_of, |item| {

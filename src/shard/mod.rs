@@ -41,8 +41,10 @@ pub use staging::StageRefusal;
 pub use stats::{ClassStats, Gauges, ScanCursor};
 pub use tombstone::Keeping;
 
+use std::rc::Rc;
+
 use crate::config::ShardConfig;
-use crate::hash::KeyHash;
+use crate::hash::{HashSecret, KeyHash};
 use crate::prefetch::prefetch;
 use crate::request::{Chained, Hit, ItemRef, Marks, Operation, Request, Response, Span, Value};
 use crate::time::{Deadline, Instant};
@@ -98,7 +100,7 @@ pub struct Shard {
     keeping: Option<Keeping>,
     counters: Counters,
     class_counters: Vec<ClassCounters>,
-    hash_seed: u64,
+    hash_secret: Rc<HashSecret>,
     next_cas: u64,
     cas_step: u64,
     item_bytes_max: u32,
@@ -121,12 +123,17 @@ pub struct Shard {
 
 impl Shard {
     /// An empty shard: core `core` of `core_count`, whose CAS tokens are then unlike those of the
-    /// other cores. `hash_seed` is the seed that requests' hashes were made with.
+    /// other cores. `hash_secret` is the one that requests' hashes were made with.
     ///
     /// # Panics
     /// When the memory is outside [`MEMORY_BYTES_MIN`] to [`MEMORY_BYTES_MAX`]. An item size limit
     /// above half of the memory is taken as half of the memory.
-    pub fn new(config: &ShardConfig, hash_seed: u64, core: u32, core_count: u32) -> Shard {
+    pub fn new(
+        config: &ShardConfig,
+        hash_secret: Rc<HashSecret>,
+        core: u32,
+        core_count: u32,
+    ) -> Shard {
         let memory_bytes = config.memory_bytes;
         assert!(
             (MEMORY_BYTES_MIN..=MEMORY_BYTES_MAX).contains(&memory_bytes),
@@ -136,7 +143,7 @@ impl Shard {
         let mut slab = Slab::new(memory_bytes);
         let first = slab.assign_to_index().expect("there are at least 16 pages");
         let class_count = slab.classes.len();
-        let policy = Policy::new(config.eviction, class_count, hash_seed ^ core as u64);
+        let policy = Policy::new(config.eviction, class_count, hash_secret.seed(core.into()));
         let keeps_reserve = policy.evicts() && slab.page_count() >= RESERVE_FROM_PAGES;
         Shard {
             attention_at: u64::MAX,
@@ -146,7 +153,6 @@ impl Shard {
             keeping: None,
             counters: Counters::default(),
             class_counters: vec![ClassCounters::default(); class_count],
-            hash_seed,
             next_cas: core as u64 + 1,
             cas_step: core_count as u64,
             item_bytes_max: (config.item_bytes_max as u64).min(memory_bytes / 2) as u32,
@@ -154,7 +160,8 @@ impl Shard {
             policy,
             guard: ItemRef(0),
             chains: ::slab::Slab::new(),
-            pins: Pins::new(hash_seed),
+            pins: Pins::new(hash_secret.table_hasher()),
+            hash_secret,
             staged_bytes: 0,
             limbo: None,
             drain: None,

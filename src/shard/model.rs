@@ -7,7 +7,7 @@
 
 mod run;
 
-pub use run::run;
+pub use run::{run, run_colliding};
 
 use super::counters::Counters;
 use crate::request::{

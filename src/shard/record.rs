@@ -103,10 +103,10 @@ impl Shard {
         }
     }
 
-    /// The hash of `key` under this process's seed.
+    /// The hash of `key` under this process's secret.
     #[inline]
     pub fn hash_key(&self, key: &[u8]) -> KeyHash {
-        KeyHash::of(key, self.hash_seed)
+        KeyHash::of(key, &self.hash_secret)
     }
 
     /// The version of what stands under a key, flushed and forgotten or not.

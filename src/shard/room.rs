@@ -43,6 +43,7 @@ macro_rules! sight {
             pins: &$shard.pins,
             guard: $shard.guard,
             flush: &$shard.flush,
+            hash_secret: &$shard.hash_secret,
             heat_mask: $shard.heat_mask,
             items: $shard.index.len(),
             now: $now,
@@ -305,7 +306,7 @@ impl Shard {
     }
 
     pub(super) fn hash_of(&self, head: &Head) -> KeyHash {
-        KeyHash::of(head.key(self.slab.memory()), self.hash_seed)
+        KeyHash::of(head.key(self.slab.memory()), &self.hash_secret)
     }
 
     /// Makes sure that the index can take an item under `hash`. False without memory.
@@ -316,7 +317,7 @@ impl Shard {
 
     #[inline(never)]
     fn find_index_room(&mut self, hash: KeyHash, now: Instant) -> bool {
-        while !self.index.has_room() {
+        while !self.index.has_overflow() {
             match self.slab.assign_to_index() {
                 Some(page) => self.index.add_overflow_page(self.slab.memory_mut(), page),
                 None if self.index.has_hole(self.slab.memory(), hash) => return true,
@@ -324,6 +325,29 @@ impl Shard {
                 None => return false,
             }
         }
+        !self.index.is_chain_full(self.slab.memory(), hash) || self.evict_from_chain(hash, now)
+    }
+
+    /// Removes an item of the chain of `hash`, which is full: a dead one, or the one that was used
+    /// least recently. Whatever the policy, for the choice is among one chain's items only. False
+    /// when none may go.
+    #[cold]
+    fn evict_from_chain(&mut self, hash: KeyHash, now: Instant) -> bool {
+        let (sight, evicts) = (self.sight(now), self.policy.evicts());
+        let mut victim: Option<(u32, Head)> = None;
+        self.index.visit_chain(sight.slab.memory(), hash, |item| {
+            let (age, head) = match sight.judge(Head::read(sight.slab.memory(), item)) {
+                Look::Dead(head) => (u32::MAX, head),
+                Look::Live(head) if evicts => (sight.age(&head), head),
+                Look::Live(_) | Look::Nothing => return,
+            };
+            if victim.is_none_or(|(oldest, _)| age > oldest) {
+                victim = Some((age, head));
+            }
+        });
+        let Some((_, head)) = victim else { return false };
+        self.counters.chain_evictions += 1;
+        self.evict(&head, now);
         true
     }
 
@@ -349,10 +373,10 @@ impl Shard {
                 };
                 self.index.add_segment(page);
             }
-            let seed = self.hash_seed;
+            let secret = &*self.hash_secret;
             self.index.split(
                 self.slab.memory_mut(),
-                |memory, item| KeyHash::of(Head::read(memory, item).key(memory), seed),
+                |memory, item| KeyHash::of(Head::read(memory, item).key(memory), secret),
                 |memory, item| crate::prefetch::prefetch(&memory[item::offset(item)]),
             );
         }

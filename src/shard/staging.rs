@@ -33,9 +33,8 @@ struct Pin {
 pub(super) struct Pins(HashMap<ItemRef, Pin, RandomState>);
 
 impl Pins {
-    pub(super) fn new(seed: u64) -> Self {
-        // Keys are positions, not chosen by clients: fixed seeds keep equal runs equal.
-        Self(HashMap::with_hasher(RandomState::with_seeds(seed, 1, 2, 3)))
+    pub(super) fn new(hasher: RandomState) -> Self {
+        Self(HashMap::with_hasher(hasher))
     }
 
     #[inline]

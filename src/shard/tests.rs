@@ -1,24 +1,33 @@
 //! Rules of the operations, one test each. Whole sequences are compared with the model elsewhere.
 
 use super::*;
+use crate::hash::HashSecret;
 use crate::request::{Allowance, Arithmetic, Delete, Get, Purpose, Store, StoreMode};
+use std::rc::Rc;
 
 const START: u64 = 1_700_000_000_000;
 
 struct Bench {
     shard: Shard,
+    secret: Rc<HashSecret>,
     now: Instant,
 }
 
 impl Bench {
     fn new() -> Self {
-        Self { shard: Shard::new(&ShardConfig::tiny(), 7, 0, 1), now: Instant::from_millis(START) }
+        Self::of(&ShardConfig::tiny(), HashSecret::of_seed(7))
+    }
+
+    fn of(config: &ShardConfig, secret: HashSecret) -> Self {
+        let secret = Rc::new(secret);
+        let shard = Shard::new(config, secret.clone(), 0, 1);
+        Self { shard, secret, now: Instant::from_millis(START) }
     }
 
     fn run<'a>(&'a mut self, key: &str, operation: Operation<'_>) -> Response<'a> {
         let key = key.as_bytes();
         self.shard.check_invariants();
-        let request = Request { key, hash: KeyHash::of(key, 7), operation };
+        let request = Request { key, hash: KeyHash::of(key, &self.secret), operation };
         self.shard.execute(&request, self.now)
     }
 
@@ -199,4 +208,61 @@ fn with_eviction_a_set_always_succeeds() {
     }
     assert!(bench.shard.counters().evictions > 0);
     bench.shard.check_invariants();
+}
+
+/// Under this secret keys of seven bytes that begin with the same four have one hash.
+fn colliding() -> HashSecret {
+    HashSecret::drawn(|| 0)
+}
+
+#[test]
+fn keys_of_one_hash_take_each_others_places_in_a_chain_of_bounded_length() {
+    let mut bench = Bench::of(&ShardConfig::tiny(), colliding());
+    for i in 0..500 {
+        bench.now = bench.now.after(std::time::Duration::from_millis(100));
+        bench.set(&format!("key:{i:03}"), "v");
+        assert_eq!(bench.get(&format!("key:{i:03}")).as_deref(), Some("v"));
+        assert_eq!(
+            bench.get("key:000").as_deref(),
+            Some("v"),
+            "what is read stays, after {i} others"
+        );
+    }
+    assert_eq!((bench.shard.gauges().items, bench.shard.counters().chain_evictions), (80, 420));
+    assert!((1..=420).all(|i| bench.get(&format!("key:{i:03}")).is_none()), "the oldest have gone");
+    // Keys of other chains lose nothing, and nothing is evicted but from full chains.
+    for i in 0..500 {
+        bench.set(&format!("a longer key {i}"), "v");
+    }
+    assert!((0..500).all(|i| bench.get(&format!("a longer key {i}")).is_some()));
+    assert_eq!(bench.shard.counters().evictions, bench.shard.counters().chain_evictions);
+}
+
+#[test]
+fn where_nothing_may_be_evicted_a_full_chain_refuses() {
+    let config = ShardConfig { eviction: crate::config::Eviction::None, ..ShardConfig::tiny() };
+    let mut bench = Bench::of(&config, colliding());
+    for i in 0..80 {
+        bench.set(&format!("key:{i:03}"), "v");
+    }
+    let store = Operation::Store(Store::set(b"v"));
+    assert!(matches!(bench.run("key:080", store), Response::OutOfMemory));
+    bench.set("another key, longer", "v");
+    assert!(matches!(
+        bench.run("key:007", Operation::Delete(Delete::default())),
+        Response::Deleted
+    ));
+    bench.set("key:080", "v");
+    assert_eq!(bench.shard.gauges().items, 81);
+    // Expired items give way.
+    let Operation::Store(mut brief) = store else { unreachable!() };
+    brief.deadline = Deadline::at(bench.now.after(std::time::Duration::from_secs(1)));
+    assert!(matches!(
+        bench.run("key:008", Operation::Delete(Delete::default())),
+        Response::Deleted
+    ));
+    assert!(matches!(bench.run("key:081", Operation::Store(brief)), Response::Stored { .. }));
+    bench.now = bench.now.after(std::time::Duration::from_secs(5));
+    bench.set("key:082", "v");
+    assert_eq!(bench.shard.counters().chain_evictions, 1);
 }

@@ -131,7 +131,7 @@ impl Shard {
             && let Some(tombstone) =
                 self.place_tombstone(key, head.version, used, head.accessed, Some(class), now)
         {
-            self.link_tombstone(KeyHash::of(key, self.hash_seed), tombstone);
+            self.link_tombstone(KeyHash::of(key, &self.hash_secret), tombstone);
         }
     }
 

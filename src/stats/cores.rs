@@ -17,6 +17,7 @@ pub fn render(snapshot: &Snapshot<'_>, emit: Emit<'_>) {
         figure("pages", core.gauges.pages_used.into());
         figure("free_pages", core.gauges.pages_free.into());
         figure("evictions", core.counters.evictions.into());
+        figure("chain_evictions", core.counters.chain_evictions.into());
         figure("connections", core.curr_connections.into());
         figure("requests", requests.into());
         figure("forwarded", core.forwarded_requests.into());

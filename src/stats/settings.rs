@@ -61,7 +61,7 @@ pub fn render(snapshot: &Snapshot<'_>, emit: Emit<'_>) {
         tail_repair_time = 0,
         flush_enabled = yes(config.permissions.flush),
         dump_enabled = yes(config.permissions.dump),
-        hash_algorithm = "xxh3",
+        hash_algorithm = "multiply-shift",
         lru_maintainer_thread = "no",
         lru_segmented = yes(tuning.segmented),
         hot_lru_pct = tuning.hot_percent,

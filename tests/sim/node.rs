@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use ringlane::cluster::coordinator::{Asker, Coordinator, CoordinatorSettings, Outside, Turn};
@@ -13,6 +14,7 @@ use ringlane::cluster::message::{Message, Messages};
 use ringlane::cluster::notice::Notice;
 use ringlane::cluster::store::Store;
 use ringlane::cluster::view::View;
+use ringlane::hash::HashSecret;
 use ringlane::request::Response;
 use ringlane::time::Instant;
 
@@ -82,6 +84,7 @@ pub struct Node {
     pub governor: Governor,
     pub cores: Vec<Core>,
     pub hash_seed: u64,
+    pub hash_secret: Rc<HashSecret>,
     /// Up to when it does nothing at all.
     pub stopped_until: Instant,
     pub running: bool,
@@ -174,10 +177,12 @@ impl Node {
         let Parts { sabotage, shards, .. } = parts;
         let identity = Identity::new(&id, boot, address, address);
         let key = identity.key;
+        let secret = coordinator.hash_secret.clone();
         let cores = (0..core_count)
             .map(|core| {
-                let settings = CoordinatorSettings { core, hash_seed: seed, ..coordinator.clone() };
-                let store = SimStore::new(shards.then_some((seed, core, core_count)), sabotage);
+                let settings = CoordinatorSettings { core, ..coordinator.clone() };
+                let shard = shards.then(|| (secret.clone(), core, core_count));
+                let store = SimStore::new(shard, sabotage);
                 Core { coordinator: Coordinator::new(key, boot, settings), store }
             })
             .collect();
@@ -189,6 +194,7 @@ impl Node {
             skew,
             cores,
             hash_seed: seed,
+            hash_secret: secret,
             stopped_until: Instant::default(),
             running: true,
             leaving: false,

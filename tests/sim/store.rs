@@ -6,9 +6,11 @@ use ringlane::cluster::store::{MapStore, Merged, Scanned, Store};
 use ringlane::cluster::version::Version;
 use ringlane::config::ShardConfig;
 use ringlane::engine::store::{ShardStore, keep_records};
+use ringlane::hash::HashSecret;
 use ringlane::request::Request;
 use ringlane::shard::{Kept, KeptItem, Shard};
 use ringlane::time::Instant;
+use std::rc::Rc;
 
 use crate::options::Sabotage;
 
@@ -23,13 +25,13 @@ enum Kind {
 }
 
 impl SimStore {
-    /// A real shard for this hash seed, core and count of cores; a naive store without.
-    pub fn new(shard: Option<(u64, u16, u16)>, sabotage: Option<Sabotage>) -> Self {
+    /// A real shard for this hash secret, core and count of cores; a naive store without.
+    pub fn new(shard: Option<(Rc<HashSecret>, u16, u16)>, sabotage: Option<Sabotage>) -> Self {
         let kind = match shard {
             None => Kind::Map(MapStore::default()),
-            Some((seed, core, cores)) => {
+            Some((secret, core, cores)) => {
                 let config = ShardConfig::tiny();
-                let mut shard = Shard::new(&config, seed, core.into(), cores.into());
+                let mut shard = Shard::new(&config, secret, core.into(), cores.into());
                 keep_records(&mut shard, &Lifetimes::default());
                 Kind::Shard(Box::new(shard))
             }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rand::RngExt;
 use rand::rngs::Xoshiro256PlusPlus;
-use ringlane::hash::KeyHash;
+use ringlane::hash::{HashSecret, KeyHash};
 use ringlane::request::{Arithmetic, Body, Delete, Get, Operation, Request, Store, StoreMode};
 use ringlane::time::{Deadline, Instant};
 
@@ -53,7 +53,7 @@ pub enum Kind {
 }
 
 impl Owned {
-    pub fn request(&self, hash_seed: u64) -> Request<'_> {
+    pub fn request(&self, secret: &HashSecret) -> Request<'_> {
         let store = |mode, compare| {
             let value = Body::Bytes(&self.value);
             Operation::Store(Store { mode, compare, value, ..Store::set(b"") })
@@ -70,7 +70,7 @@ impl Owned {
             }),
         };
         let key = self.key.as_bytes();
-        Request { key, hash: KeyHash::of(key, hash_seed), operation }
+        Request { key, hash: KeyHash::of(key, secret), operation }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashSet};
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::time::Duration;
 
 use rand::rngs::Xoshiro256PlusPlus;
@@ -15,6 +16,7 @@ use ringlane::cluster::membership::{MembershipSettings, Terms};
 use ringlane::cluster::message::{Message, Messages};
 use ringlane::cluster::quorum::Consistency;
 use ringlane::cluster::ring::{RingHash, RingParameters};
+use ringlane::hash::HashSecret;
 use ringlane::time::Instant;
 
 use crate::agenda::{Due, Happening};
@@ -168,6 +170,8 @@ impl World {
         // A restart has a later boot even on a clock that is behind: see `Boot`.
         let boot =
             Boot(self.now.as_millis().max(self.nodes.get(at).map_or(0, |node| node.boot.0 + 1)));
+        let seed = self.random.random();
+        let secret = Rc::new(HashSecret::of_seed(seed));
         let node = Node::new(Parts {
             id: format!("n{at}"),
             boot,
@@ -184,9 +188,9 @@ impl World {
             coordinator: CoordinatorSettings {
                 compare_every: Duration::from_secs(2),
                 ring_hash: ring.hash,
-                ..CoordinatorSettings::new(replication)
+                ..CoordinatorSettings::new(replication, secret)
             },
-            seed: self.random.random(),
+            seed,
             sabotage: self.options.sabotage,
             shards: self.options.shards,
         });
@@ -448,8 +452,8 @@ impl World {
             Asker { core: 0, connection: client as u32, generation: self.requests, sequence: 0 };
         self.trace(|| format!("client {client} asks n{at}: {:?} {}", owned.kind, owned.key));
         self.on(at, |node, now, linked, wants| {
-            let request = owned.request(node.hash_seed);
-            let core = request.hash.core(node.cores.len() as u32) as u16;
+            let request = owned.request(&node.hash_secret);
+            let core = node.facts().core_of(request.key);
             node.on_core(core, now, linked, wants, |coordinator, turn| {
                 let place = coordinator.place(request.key);
                 coordinator.request(asker, Consistency::Configured, place, &request, turn);

@@ -344,7 +344,7 @@ impl Coordinator {
         let expected = |ours: &&mut Round| ours.number == round && ours.scope.with == from;
         let Some(ours) = self.comparing.round.as_mut().filter(expected) else { return };
         let Ok(segments) = <[u8; 8]>::try_from(segments) else { return };
-        let hasher = ahash::RandomState::with_seeds(1, 2, 3, 4);
+        let hasher = self.settings.hash_secret.table_hasher();
         let mut versions = HashMap::with_hasher(hasher);
         let mut reader = Reader::new(entries);
         while reader.left() > 0 {

@@ -37,15 +37,12 @@ pub(super) struct InOrder {
     ready: VecDeque<OperationId>,
 }
 
-impl Default for InOrder {
-    fn default() -> Self {
-        // Fixed seeds: the order of the map must not differ between runs.
-        let hasher = ahash::RandomState::with_seeds(1, 2, 3, 4);
+impl InOrder {
+    /// Nobody is in any line.
+    pub fn new(hasher: ahash::RandomState) -> Self {
         Self { lines: HashMap::with_hasher(hasher), ready: VecDeque::new() }
     }
-}
 
-impl InOrder {
     /// Whether nobody is in any line.
     #[inline]
     pub fn is_empty(&self) -> bool {

@@ -1,5 +1,6 @@
 //! What a coordinator is told, and what it counts.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use super::super::breaker::BreakerSettings;
@@ -8,6 +9,7 @@ use super::super::hot_keys::HotKeySettings;
 use super::super::quorum::Replication;
 use super::super::record::Lifetimes;
 use super::super::ring::RingHash;
+use crate::hash::HashSecret;
 
 /// Bounds and rules of one core's coordinator.
 #[derive(Clone, Debug)]
@@ -32,15 +34,15 @@ pub struct CoordinatorSettings {
     pub compare_every: Duration,
     /// This core's number.
     pub core: u16,
-    /// Seed of this node's key hashes.
-    pub hash_seed: u64,
+    /// Keys of this node's key hashes, equal on all its cores.
+    pub hash_secret: Rc<HashSecret>,
     /// How keys are placed on the ring.
     pub ring_hash: RingHash,
 }
 
 impl CoordinatorSettings {
-    /// The defaults for a cluster that replicates like this.
-    pub fn new(replication: Replication) -> Self {
+    /// The defaults for a cluster that replicates like this, in a process with this secret.
+    pub fn new(replication: Replication, hash_secret: Rc<HashSecret>) -> Self {
         Self {
             replication,
             lifetimes: Lifetimes::default(),
@@ -52,7 +54,7 @@ impl CoordinatorSettings {
             fill_bytes_per_second: 64 << 20,
             compare_every: Duration::from_secs(10),
             core: 0,
-            hash_seed: 0,
+            hash_secret,
             ring_hash: RingHash::default(),
         }
     }

@@ -9,8 +9,10 @@ use crate::cluster::record::{Content, Lifetimes, Record};
 use crate::cluster::ring::{RingHash, RingParameters};
 use crate::cluster::roster::{Change, Roster, Seat};
 use crate::cluster::store::MapStore;
+use crate::hash::HashSecret;
 use crate::request::{Arithmetic, Delete, Get, Operation as Command, Store as StoreRequest};
 use crate::time::Deadline;
+use std::rc::Rc;
 
 const NOW: Instant = Instant::from_millis(1_700_000_000_000);
 
@@ -75,7 +77,9 @@ impl Bench {
         let view = Arc::new(View::new(Arc::new(roster), ring).expect("a ring"));
         let me = identity(1).key;
         let others = (2..=count).map(|number| identity(number).key).collect();
-        let coordinator = Coordinator::new(me, Boot(1), CoordinatorSettings::new(replication));
+        let secret = Rc::new(HashSecret::of_seed(0));
+        let coordinator =
+            Coordinator::new(me, Boot(1), CoordinatorSettings::new(replication, secret));
         let store = MapStore::default();
         let mut bench = Self {
             coordinator,
@@ -108,7 +112,7 @@ impl Bench {
     fn ask(&mut self, connection: u32, sequence: u32, key: &str, operation: Command<'_>) -> Said {
         let key = key.as_bytes();
         let asker = Asker { connection, sequence, ..Asker::default() };
-        let request = Request { key, hash: KeyHash::of(key, 0), operation };
+        let request = Request { key, hash: KeyHash::of(key, &HashSecret::of_seed(0)), operation };
         self.with(|coordinator, turn| {
             let place = coordinator.place(key);
             coordinator.request(asker, Consistency::Configured, place, &request, turn);
@@ -130,7 +134,11 @@ impl Bench {
 
     /// What comes back for `command`, forwarded by another node under `stamp`.
     fn forwarded(&mut self, stamp: u64, command: Command<'_>) -> (ForwardOutcome, Vec<u8>) {
-        let request = Request { key: b"k", hash: KeyHash::of(b"k", 7), operation: command };
+        let request = Request {
+            key: b"k",
+            hash: KeyHash::of(b"k", &HashSecret::of_seed(7)),
+            operation: command,
+        };
         let mut bytes = vec![0; relay::encoded_request_bytes(&request)];
         relay::encode_request(&request, &mut bytes);
         let said = self.hear(&Message::Forward(Forward {
@@ -261,6 +269,18 @@ fn a_write_begun_elsewhere_before_gets_a_newer_version_here() {
     assert!(held > bench.after);
     bench.after = Version::at(NOW.after(Duration::from_secs(60)));
     assert_eq!(bench.forwarded(stamp, set(b"w")).0, ForwardOutcome::NotBegun, "too far ahead");
+}
+
+#[test]
+fn a_forwarded_request_says_nothing_of_the_secret_hash() {
+    let mut bench = Bench::with_replication(2, Replication::default());
+    let key = bench.key_of(bench.others[0]);
+    for command in [get(), set(b"v")] {
+        let said = bench.ask(1, 0, &key, command);
+        let Message::Forward(forward) = said.first() else { panic!("{:?}", said.first()) };
+        let told = relay::decode_request(forward.request).expect("whole");
+        assert_eq!((told.key, told.hash), (key.as_bytes(), KeyHash::default()));
+    }
 }
 
 #[test]

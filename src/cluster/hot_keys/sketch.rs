@@ -41,10 +41,9 @@ impl Counter {
 
 impl Sketch {
     /// Nothing is counted yet.
-    pub fn new() -> Self {
+    pub fn new(hasher: ahash::RandomState) -> Self {
         Self {
-            // Fixed seeds: what is counted must not differ between runs.
-            hasher: ahash::RandomState::with_seeds(5, 6, 7, 8),
+            hasher,
             tags: [0; COUNTED_MAX],
             busiest: [0; COUNTED_MAX],
             counters: Vec::with_capacity(COUNTED_MAX),
@@ -143,6 +142,7 @@ impl Sketch {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hash::HashSecret;
 
     fn add(sketch: &mut Sketch, key: &[u8]) {
         sketch.add(sketch.tag(key), key);
@@ -150,7 +150,7 @@ mod tests {
 
     #[test]
     fn keys_with_one_tag_have_places_of_their_own() {
-        let mut sketch = Sketch::new();
+        let mut sketch = Sketch::new(HashSecret::of_seed(1).table_hasher());
         sketch.add(7, b"a");
         sketch.add(7, b"b");
         assert_eq!((sketch.find_tagged(7, b"a"), sketch.find_tagged(7, b"b")), (Some(0), Some(1)));
@@ -159,7 +159,7 @@ mod tests {
 
     #[test]
     fn the_smallest_place_is_taken_over_with_its_count() {
-        let mut sketch = Sketch::new();
+        let mut sketch = Sketch::new(HashSecret::of_seed(1).table_hasher());
         for number in 0..COUNTED_MAX as u8 {
             add(&mut sketch, &[number]);
             (0..9 + u32::from(number != 40)).for_each(|_| {
@@ -177,7 +177,7 @@ mod tests {
 
     #[test]
     fn a_window_later_only_keys_with_requests_keep_their_places() {
-        let mut sketch = Sketch::new();
+        let mut sketch = Sketch::new(HashSecret::of_seed(1).table_hasher());
         for key in [b"a", b"b", b"c"] {
             add(&mut sketch, key);
         }

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::super::agreement;
 use super::*;
-use crate::hash::KeyHash;
+use crate::hash::{HashSecret, KeyHash};
 use crate::request::{Delete, Get, Operation, Request};
 
 fn all() -> Vec<Message<'static>> {
@@ -128,7 +128,7 @@ fn a_key_no_client_could_have_is_refused() {
 fn the_key_to_fetch_from_memory_is_that_of_the_message() {
     let get = Request {
         key: b"asked for",
-        hash: KeyHash::of(b"asked for", 1),
+        hash: KeyHash::of(b"asked for", &HashSecret::of_seed(1)),
         operation: Operation::Get(Get::default()),
     };
     let delete = Request { operation: Operation::Delete(Delete::default()), ..get };

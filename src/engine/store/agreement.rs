@@ -4,7 +4,9 @@
 //! have evicted what the map still has; whatever it shows must be what the map has. For proptest
 //! and fuzzing.
 
+use crate::hash::HashSecret;
 use std::collections::BTreeSet;
+use std::rc::Rc;
 use std::time::Duration;
 
 use super::{ShardStore, keep_records};
@@ -61,7 +63,7 @@ pub fn run(bytes: &[u8]) {
         item_bytes_max: 256 << 10,
         eviction: [Lru, Fifo, Random, Ttl, Lfu, S3Fifo, S3Fifo, Lru][choice >> 1 & 7],
     };
-    let mut shard = Shard::new(&config, 5, 0, 1);
+    let mut shard = Shard::new(&config, Rc::new(HashSecret::of_seed(5)), 0, 1);
     keep_records(&mut shard, &lifetimes());
     let mut pair = Pair {
         shard,

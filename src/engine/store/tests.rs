@@ -1,5 +1,7 @@
 //! Rules of the shard as the cluster's store, one test each.
 
+use crate::hash::HashSecret;
+use std::rc::Rc;
 use std::time::Duration;
 
 use super::{ShardStore, keep_records};
@@ -27,7 +29,7 @@ impl Bench {
     }
 
     fn of(config: &ShardConfig) -> Self {
-        let mut shard = Shard::new(config, 7, 0, 1);
+        let mut shard = Shard::new(config, Rc::new(HashSecret::of_seed(7)), 0, 1);
         keep_records(&mut shard, &Lifetimes::default());
         Self { shard, now: START }
     }

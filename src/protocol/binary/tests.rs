@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use super::client::{EntryWriter, Frame, Response as Received};
 use super::opcode::{HEADER_BYTES, request_flags};
 use super::*;
+use crate::hash::HashSecret;
 use crate::protocol::pieces::{NOW, asked};
 use crate::protocol::{
     Answer, Context, Decoder, Limits, NodeCommand, ReplyForm, Step, encode as answer,
@@ -35,7 +36,12 @@ fn encoded(frame: &Frame<'_>) -> Vec<u8> {
 /// Takes the only request of `bytes` and hands it to `look`.
 fn with_request<T>(bytes: &[u8], look: impl FnOnce(&Request<'_>, ReplyForm) -> T) -> T {
     let (limits, scratch) = (limits(), Bump::new());
-    let context = Context { limits: &limits, now: NOW, hash_seed: 1, scratch: &scratch };
+    let context = Context {
+        limits: &limits,
+        now: NOW,
+        hash_secret: &HashSecret::of_seed(1),
+        scratch: &scratch,
+    };
     match Decoder::default().next(bytes, &context) {
         Step::Request { consumed, request, reply, .. } => {
             assert_eq!(consumed, bytes.len(), "the whole frame is one request");
@@ -59,7 +65,12 @@ fn form_of(frame: &Frame<'_>) -> BinaryForm {
 /// The status of the error that answers `bytes`, and what is left of `bytes` after it.
 fn refusal(bytes: &[u8]) -> (Status, i64) {
     let (limits, scratch) = (limits(), Bump::new());
-    let context = Context { limits: &limits, now: NOW, hash_seed: 1, scratch: &scratch };
+    let context = Context {
+        limits: &limits,
+        now: NOW,
+        hash_secret: &HashSecret::of_seed(1),
+        scratch: &scratch,
+    };
     let mut decoder = Decoder::Binary(BinaryDecoder::default());
     match decoder.next(bytes, &context) {
         Step::Answer { consumed, answer: Answer::Bytes(answer), skip } => {
@@ -194,7 +205,12 @@ fn an_mget_yields_each_key_and_marks_the_last() {
     entries.get(b"two");
     entries.finish();
     let (limits, scratch) = (limits(), Bump::new());
-    let context = Context { limits: &limits, now: NOW, hash_seed: 1, scratch: &scratch };
+    let context = Context {
+        limits: &limits,
+        now: NOW,
+        hash_secret: &HashSecret::of_seed(1),
+        scratch: &scratch,
+    };
     let mut decoder = Decoder::default();
     let mut at = 0;
     for (key, last) in [(&b"one"[..], false), (b"two", true)] {
@@ -224,7 +240,12 @@ fn the_last_entry_is_answered_even_if_quiet() {
     entries.get(b"b");
     entries.finish();
     let (limits, scratch) = (limits(), Bump::new());
-    let context = Context { limits: &limits, now: NOW, hash_seed: 1, scratch: &scratch };
+    let context = Context {
+        limits: &limits,
+        now: NOW,
+        hash_secret: &HashSecret::of_seed(1),
+        scratch: &scratch,
+    };
     let mut decoder = Decoder::default();
     let (mut at, mut out) = (0, Vec::new());
     while let Step::Request { consumed, reply, .. } = decoder.next(&bytes[at..], &context) {
@@ -267,7 +288,12 @@ fn a_large_value_that_has_not_arrived_is_streamed_and_one_that_has_is_not() {
     let value = vec![b'x'; 600];
     let frame = encoded(&Frame::set(b"key", &value, 1));
     let (limits, scratch) = (limits(), Bump::new());
-    let context = Context { limits: &limits, now: NOW, hash_seed: 1, scratch: &scratch };
+    let context = Context {
+        limits: &limits,
+        now: NOW,
+        hash_secret: &HashSecret::of_seed(1),
+        scratch: &scratch,
+    };
     let mut decoder = Decoder::default();
     assert!(matches!(decoder.next(&frame[..14], &context), Step::Incomplete));
     match decoder.next(&frame[..20], &context) {
@@ -285,7 +311,12 @@ fn a_value_over_the_item_limit_is_refused_without_its_bytes() {
     let value = vec![b'x'; 5000];
     let frame = encoded(&Frame::set(b"key", &value, 1));
     let (limits, scratch) = (limits(), Bump::new());
-    let context = Context { limits: &limits, now: NOW, hash_seed: 1, scratch: &scratch };
+    let context = Context {
+        limits: &limits,
+        now: NOW,
+        hash_secret: &HashSecret::of_seed(1),
+        scratch: &scratch,
+    };
     match Decoder::default().next(&frame[..15], &context) {
         Step::Request { consumed: 15, request, skip: 5000, .. } => match request.operation {
             Operation::Store(Store { value: Body::Refused(5000), .. }) => {}
@@ -320,7 +351,12 @@ fn an_error_tells_the_client_what_was_wrong() {
     let mut bytes = encoded(&Frame::get(b"key", 9));
     bytes[1] = request_flags::RESERVED;
     let (limits, scratch) = (limits(), Bump::new());
-    let context = Context { limits: &limits, now: NOW, hash_seed: 1, scratch: &scratch };
+    let context = Context {
+        limits: &limits,
+        now: NOW,
+        hash_secret: &HashSecret::of_seed(1),
+        scratch: &scratch,
+    };
     let Step::Answer { answer: Answer::Bytes(answer), .. } =
         Decoder::default().next(&bytes, &context)
     else {
@@ -346,7 +382,12 @@ fn a_stream_out_of_step_is_closed_after_an_answer() {
 #[test]
 fn noop_is_answered_in_order_and_hello_flush_and_stats_go_to_the_node() {
     let (limits, scratch) = (limits(), Bump::new());
-    let context = Context { limits: &limits, now: NOW, hash_seed: 1, scratch: &scratch };
+    let context = Context {
+        limits: &limits,
+        now: NOW,
+        hash_secret: &HashSecret::of_seed(1),
+        scratch: &scratch,
+    };
     let next = |frame: Frame<'_>| -> String {
         let bytes = encoded(&frame);
         match Decoder::default().next(&bytes, &context) {

@@ -14,7 +14,7 @@ use core::net::IpAddr;
 
 use super::FrameError;
 use super::opcode::PROTOCOL_VERSION;
-use crate::hash::KeyHash;
+use crate::hash::core_of;
 use crate::request::KEY_BYTES_MAX;
 
 /// Name of the key hash, as HELLO announces it.
@@ -189,7 +189,7 @@ impl<'a> Topology<'a> {
     /// The core that owns `key`, or `None` when the hash is not one this build knows.
     pub fn core_of(&self, key: &[u8]) -> Option<u16> {
         let known = self.hash == HASH_NAME && self.core_count > 0;
-        known.then(|| KeyHash::of(key, self.hash_seed).core(self.core_count.into()) as u16)
+        known.then(|| core_of(key, self.hash_seed, self.core_count.into()) as u16)
     }
 
     /// The list as HELLO's value.
@@ -464,7 +464,7 @@ mod tests {
     fn a_client_finds_the_core_the_server_would_choose() {
         let topology = example();
         for key in [&b"a"[..], b"key", b"another"] {
-            let core = KeyHash::of(key, topology.hash_seed).core(4);
+            let core = core_of(key, topology.hash_seed, 4);
             assert_eq!(topology.core_of(key), Some(core as u16));
         }
         assert_eq!(Topology { hash: "md5", ..topology }.core_of(b"a"), None);

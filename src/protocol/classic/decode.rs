@@ -212,7 +212,7 @@ impl<'b> Packet<'b> {
     }
 
     fn keyed(&self, operation: Operation<'b>, context: &Context<'b>) -> Request<'b> {
-        Request { key: self.key, hash: KeyHash::of(self.key, context.hash_seed), operation }
+        Request { key: self.key, hash: KeyHash::of(self.key, context.hash_secret), operation }
     }
 
     /// A request without a value.

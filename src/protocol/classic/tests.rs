@@ -5,6 +5,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
+use crate::hash::HashSecret;
 use crate::protocol::pieces::{NOW, asked};
 use crate::protocol::{
     Answer, Context, Decoder, Limits, NodeAnswer, Reply, ReplyForm, Step, encode as answer,
@@ -57,7 +58,12 @@ fn packet(opcode: u8, status: u16, extras: &[u8], key: &[u8], value: &[u8], cas:
 
 fn with_step<T>(bytes: &[u8], look: impl FnOnce(&mut Decoder, Step<'_>) -> T) -> T {
     let (limits, scratch) = (limits(), Bump::new());
-    let context = Context { limits: &limits, now: NOW, hash_seed: 1, scratch: &scratch };
+    let context = Context {
+        limits: &limits,
+        now: NOW,
+        hash_secret: &HashSecret::of_seed(1),
+        scratch: &scratch,
+    };
     let mut decoder = Decoder::default();
     let step = decoder.next(bytes, &context);
     look(&mut decoder, step)
@@ -93,7 +99,12 @@ fn refused(bytes: &[u8]) -> (Vec<u8>, i64, bool) {
         Step::Answer { consumed, answer: Answer::Bytes(answer), skip } => {
             let left = bytes.len() as i64 - consumed as i64 - skip as i64;
             let (limits, scratch) = (limits(), Bump::new());
-            let context = Context { limits: &limits, now: NOW, hash_seed: 1, scratch: &scratch };
+            let context = Context {
+                limits: &limits,
+                now: NOW,
+                hash_secret: &HashSecret::of_seed(1),
+                scratch: &scratch,
+            };
             let rest = &bytes[bytes.len().min(consumed + skip as usize)..];
             let closes = matches!(decoder.next(rest, &context), Step::Close);
             (answer.to_vec(), left, closes)
@@ -430,7 +441,12 @@ fn another_magic_closes_without_an_answer() {
     let mut bytes = Sent { opcode: opcode::NOOP, ..Sent::default() }.bytes();
     bytes.extend_from_slice(b"get k\r\n");
     let (limits, scratch) = (limits(), Bump::new());
-    let context = Context { limits: &limits, now: NOW, hash_seed: 1, scratch: &scratch };
+    let context = Context {
+        limits: &limits,
+        now: NOW,
+        hash_secret: &HashSecret::of_seed(1),
+        scratch: &scratch,
+    };
     let mut decoder = Decoder::default();
     assert!(matches!(decoder.next(&bytes, &context), Step::Answer { consumed: 24, .. }));
     assert!(matches!(decoder.next(&bytes[24..], &context), Step::Close));

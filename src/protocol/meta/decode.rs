@@ -36,7 +36,7 @@ pub fn decode<'b>(
             consumed: line.bytes,
             request: Request {
                 key: reply.key,
-                hash: KeyHash::of(reply.key, context.hash_seed),
+                hash: KeyHash::of(reply.key, context.hash_secret),
                 operation,
             },
             reply,

@@ -4,6 +4,7 @@ use bumpalo::Bump;
 use proptest::prelude::*;
 
 use super::MetaForm;
+use crate::hash::HashSecret;
 use crate::protocol::text::{TextDecoder, TextError};
 use crate::protocol::{Answer, Context, Limits, Reply, ReplyForm, Step, encode};
 use crate::request::{
@@ -21,7 +22,12 @@ fn in_seconds(seconds: i64) -> Deadline {
 /// Decodes one whole request; `check` sees the step.
 fn step<R>(input: &[u8], check: impl FnOnce(Step<'_>) -> R) -> R {
     let (scratch, limits) = (Bump::new(), Limits { item_bytes_max: 2048, ..Limits::default() });
-    let context = Context { limits: &limits, now: NOW, hash_seed: 3, scratch: &scratch };
+    let context = Context {
+        limits: &limits,
+        now: NOW,
+        hash_secret: &HashSecret::of_seed(3),
+        scratch: &scratch,
+    };
     check(TextDecoder::default().next(input, &context))
 }
 
@@ -30,7 +36,10 @@ fn request<R>(text: &str, check: impl FnOnce(Request<'_>, Reply<'_>) -> R) -> R 
     step(input.as_bytes(), |step| match step {
         Step::Request { consumed, request, reply, skip: 0 } => {
             assert_eq!(consumed, input.len());
-            assert_eq!(request.hash, crate::hash::KeyHash::of(request.key, 3));
+            assert_eq!(
+                request.hash,
+                crate::hash::KeyHash::of(request.key, &HashSecret::of_seed(3))
+            );
             check(request, reply)
         }
         other => panic!("{text}: {other:?}"),

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::request::ask;
 use super::response::answer;
 use super::*;
-use crate::hash::KeyHash;
+use crate::hash::{HashSecret, KeyHash};
 use crate::request::{
     Allowance, Arithmetic, Body, Delete, Get, Hit, ItemRef, KEY_BYTES_MAX, Marks, Number,
     Operation, Purpose, Request, Response, Span, Store, StoreMode, Value, Vivify,
@@ -27,7 +27,11 @@ fn response_bytes(response: &Response<'_>) -> Vec<u8> {
 }
 
 fn plain_get(key: &[u8]) -> Request<'_> {
-    Request { key, hash: KeyHash::of(key, 7), operation: Operation::Get(Get::default()) }
+    Request {
+        key,
+        hash: KeyHash::of(key, &HashSecret::of_seed(7)),
+        operation: Operation::Get(Get::default()),
+    }
 }
 
 fn deadline() -> impl Strategy<Value = Deadline> {

@@ -76,7 +76,7 @@ fn request<'b>(
 ) -> Step<'b> {
     Step::Request {
         consumed: line.bytes,
-        request: Request { key, hash: KeyHash::of(key, context.hash_seed), operation },
+        request: Request { key, hash: KeyHash::of(key, context.hash_secret), operation },
         reply: Reply { form: ReplyForm::Text(form), key, tail: b"" },
         skip: 0,
     }

@@ -37,7 +37,7 @@ pub fn get<'b>(
         consumed,
         request: Request {
             key,
-            hash: KeyHash::of(key, context.hash_seed),
+            hash: KeyHash::of(key, context.hash_secret),
             operation: Operation::Get(get),
         },
         reply: Reply { form: ReplyForm::Text(form), key, tail: b"" },

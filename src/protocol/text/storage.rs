@@ -98,7 +98,7 @@ pub fn set<'b>(set: PlainSet<'b>, context: &Context<'b>) -> Step<'b> {
         deadline: Deadline::from_exptime(set.exptime.into(), context.now),
         ..Store::set(set.value)
     };
-    let hash = KeyHash::of(set.key, context.hash_seed);
+    let hash = KeyHash::of(set.key, context.hash_secret);
     let form = ReplyForm::Text(TextForm::Storage { noreply: false });
     Step::Request {
         consumed: set.consumed,
@@ -205,7 +205,7 @@ pub fn with_data<'b>(
 ) -> Step<'b> {
     let request = |store| Request {
         key: reply.key,
-        hash: KeyHash::of(reply.key, context.hash_seed),
+        hash: KeyHash::of(reply.key, context.hash_secret),
         operation: Operation::Store(store),
     };
     if !fits(reply.key, store.flags, value_bytes, context) {

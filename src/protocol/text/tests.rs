@@ -1,7 +1,7 @@
 //! Rules of the classic commands, and the two properties that every input must keep.
 
 use super::*;
-use crate::hash::KeyHash;
+use crate::hash::{HashSecret, KeyHash};
 use crate::protocol::{Decoder, Limits, encode as encode_any};
 use crate::request::{Body, Get, Operation, Request, Response, Store, StoreMode};
 use crate::time::{Deadline, Instant};
@@ -20,7 +20,12 @@ impl Driver {
     /// streamed are received as a connection would, and told like those that came whole.
     fn run(&self, input: &[u8], cuts: &[usize]) -> Vec<String> {
         let scratch = Bump::new();
-        let context = Context { limits: &self.limits, now: NOW, hash_seed: 7, scratch: &scratch };
+        let context = Context {
+            limits: &self.limits,
+            now: NOW,
+            hash_secret: &HashSecret::of_seed(7),
+            scratch: &scratch,
+        };
         let mut decoder = Decoder::default();
         let mut told = Vec::new();
         let mut at = 0;
@@ -102,7 +107,12 @@ fn silence() -> String {
 fn with_request<R>(input: &[u8], check: impl FnOnce(Request<'_>, Reply<'_>, u64) -> R) -> R {
     let scratch = Bump::new();
     let limits = limits();
-    let context = Context { limits: &limits, now: NOW, hash_seed: 7, scratch: &scratch };
+    let context = Context {
+        limits: &limits,
+        now: NOW,
+        hash_secret: &HashSecret::of_seed(7),
+        scratch: &scratch,
+    };
     match TextDecoder::default().next(input, &context) {
         Step::Request { consumed, request, reply, skip } => {
             assert!(consumed <= input.len());
@@ -124,7 +134,7 @@ fn a_single_get_is_the_same_with_either_line_ending() {
     for input in [&b"get key\r\n"[..], b"get key\n", b"get   key  \r\n"] {
         with_request(input, |request, reply, _| {
             assert_eq!(request.key, b"key");
-            assert_eq!(request.hash, KeyHash::of(b"key", 7));
+            assert_eq!(request.hash, KeyHash::of(b"key", &HashSecret::of_seed(7)));
             assert_eq!(reply.form, ReplyForm::Text(TextForm::Retrieval { cas: false, last: true }));
             assert!(matches!(request.operation, Operation::Get(get) if get == Get::default()));
         });
@@ -330,7 +340,12 @@ fn a_bad_data_chunk_uses_up_length_plus_two() {
 fn a_long_value_is_handed_over_before_it_has_arrived() {
     let scratch = Bump::new();
     let limits = limits();
-    let context = Context { limits: &limits, now: NOW, hash_seed: 7, scratch: &scratch };
+    let context = Context {
+        limits: &limits,
+        now: NOW,
+        hash_secret: &HashSecret::of_seed(7),
+        scratch: &scratch,
+    };
     let step = TextDecoder::default().next(b"set k 0 0 10\r\n01234", &context);
     let Step::Body { consumed: 14, value_bytes: 10, trailer_bytes: 2, .. } = step else {
         panic!("{step:?}")

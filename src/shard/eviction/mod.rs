@@ -27,6 +27,7 @@ use super::slab::Slab;
 use super::staging::Pins;
 use super::ttl_wheel::TtlWheel;
 use crate::config::Eviction;
+use crate::hash::HashSecret;
 use crate::request::ItemRef;
 use crate::time::Instant;
 
@@ -168,6 +169,7 @@ pub(super) struct Sight<'a> {
     /// The item that an operation in progress still needs; `ItemRef(0)` for none.
     pub(super) guard: ItemRef,
     pub(super) flush: &'a Flush,
+    pub(super) hash_secret: &'a HashSecret,
     /// See [`Policy::heat_mask`].
     pub(super) heat_mask: u32,
     /// Number of items.

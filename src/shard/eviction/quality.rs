@@ -4,10 +4,11 @@
 //! the same trace (read, and store on a miss), and hit ratios are taken over its second half.
 
 use crate::config::{Eviction, ShardConfig};
-use crate::hash::KeyHash;
+use crate::hash::{HashSecret, KeyHash};
 use crate::request::{Get, Operation, Request, Response, Store};
 use crate::shard::Shard;
 use crate::time::{Deadline, Instant};
+use std::rc::Rc;
 
 /// Keys in order of use or of arrival, exactly.
 struct Exact {
@@ -153,7 +154,7 @@ fn measure(trace: &Trace) -> (f64, f64) {
         eviction: trace.eviction,
         ..ShardConfig::tiny()
     };
-    let mut shard = Shard::new(&config, 5, 0, 1);
+    let mut shard = Shard::new(&config, Rc::new(HashSecret::of_seed(5)), 0, 1);
     let mut micros = 1_700_000_000_000_000u64;
     let step = 1_000_000 / trace.requests_per_second;
     let mut run = |key: usize, operation: fn(&'static [u8]) -> Operation<'static>| {
@@ -161,8 +162,11 @@ fn measure(trace: &Trace) -> (f64, f64) {
         let now = Instant::from_millis(micros / 1000);
         // Ranks and addresses must not go together.
         let name = (key as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes();
-        let request =
-            Request { key: &name, hash: KeyHash::of(&name, 5), operation: operation(&[7; 48]) };
+        let request = Request {
+            key: &name,
+            hash: KeyHash::of(&name, &HashSecret::of_seed(5)),
+            operation: operation(&[7; 48]),
+        };
         let hit = matches!(shard.execute(&request, now), Response::Hit(_));
         shard.maintain(now, 4);
         hit
@@ -257,7 +261,7 @@ fn fifo_and_random_hit_as_often_as_exact_ones_and_less_often_than_lru() {
 fn the_nearest_deadlines_go_first_and_items_without_one_last() {
     let config =
         ShardConfig { memory_bytes: 4 << 20, eviction: Eviction::Ttl, ..ShardConfig::tiny() };
-    let mut shard = Shard::new(&config, 5, 0, 1);
+    let mut shard = Shard::new(&config, Rc::new(HashSecret::of_seed(5)), 0, 1);
     let now = Instant::from_millis(1_700_000_000_000);
     let name = |key: u64| key.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes();
     // Of every 64 items one lives for ever, the others for 1 to 100,000 seconds. Long values, so
@@ -272,13 +276,15 @@ fn the_nearest_deadlines_go_first_and_items_without_one_last() {
         };
         let store = Store { deadline, ..Store::set(&[7; 500]) };
         let (name, operation) = (name(key), Operation::Store(store));
-        let request = Request { key: &name, hash: KeyHash::of(&name, 5), operation };
+        let request =
+            Request { key: &name, hash: KeyHash::of(&name, &HashSecret::of_seed(5)), operation };
         assert!(matches!(shard.execute(&request, now), Response::Stored { .. }));
     }
     let mut kept = |key: u64| {
         let name = name(key);
         let operation = Operation::Get(Get::default());
-        let request = Request { key: &name, hash: KeyHash::of(&name, 5), operation };
+        let request =
+            Request { key: &name, hash: KeyHash::of(&name, &HashSecret::of_seed(5)), operation };
         matches!(shard.execute(&request, now), Response::Hit(_))
     };
     let (mut for_ever, mut late, mut early) = (0, 0, 0);

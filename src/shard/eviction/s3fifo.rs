@@ -47,7 +47,6 @@ pub(in crate::shard) struct S3Fifo {
     /// Items with a new access time, for the shard to write: one for each one looked at.
     changes: ArrayVec<(ItemRef, u32), { 3 * SCAN_MAX as usize }>,
     random: Random,
-    seed: u64,
 }
 
 #[derive(Default)]
@@ -65,7 +64,6 @@ impl S3Fifo {
             ghost: Ghost::default(),
             changes: ArrayVec::new(),
             random: Random::new(!seed),
-            seed,
         }
     }
 
@@ -96,7 +94,7 @@ impl S3Fifo {
 
     /// The access time of a new item in the chunk at `item`.
     pub(super) fn entered(&mut self, sight: &Sight<'_>, item: ItemRef, key: &[u8]) -> u32 {
-        let hash = KeyHash::of(key, self.seed);
+        let hash = KeyHash::of(key, sight.hash_secret);
         let class = sight.slab.class_of(item);
         let parts = &mut self.classes[class as usize];
         if !parts.full || self.ghost.take(hash) {
@@ -105,7 +103,7 @@ impl S3Fifo {
         // Where items come and go without eviction, most entries have none any more.
         if parts.small.len >= chunks_of(sight, class) / (SMALL_PART / 2)
             && let Some(entry) = parts.small.pop()
-            && let Some(head) = entry.find(sight, class, self.seed)
+            && let Some(head) = entry.find(sight, class)
         {
             self.changes.push((head.item, head.accessed | MAIN));
         }
@@ -137,7 +135,7 @@ impl S3Fifo {
                 return None;
             }
             let entry = small.pop()?;
-            let Some(head) = entry.find(sight, class, self.seed) else { continue };
+            let Some(head) = entry.find(sight, class) else { continue };
             match sight.judge(head) {
                 Look::Nothing => small.push(entry),
                 Look::Dead(head) => return Some(head),
@@ -146,7 +144,7 @@ impl S3Fifo {
                     self.changes.push((head.item, accessed));
                 }
                 Look::Live(head) => {
-                    let hash = KeyHash::of(head.key(sight.slab.memory()), self.seed);
+                    let hash = KeyHash::of(head.key(sight.slab.memory()), sight.hash_secret);
                     self.ghost.insert(hash, sight.items);
                     return Some(head);
                 }
@@ -194,7 +192,7 @@ struct Entry {
 
 impl Entry {
     /// The item, if it is still where it was, and in small.
-    fn find(self, sight: &Sight<'_>, class: u8, seed: u64) -> Option<Head> {
+    fn find(self, sight: &Sight<'_>, class: u8) -> Option<Head> {
         let memory = sight.slab.memory();
         if !sight.slab.is_chunk_of(class, self.item) {
             return None;
@@ -202,7 +200,7 @@ impl Entry {
         let head = Head::read(memory, self.item);
         let is = head.is_item()
             && head.accessed & MAIN == 0
-            && KeyHash::of(head.key(memory), seed).bucket_bits() == self.tag;
+            && KeyHash::of(head.key(memory), sight.hash_secret).bucket_bits() == self.tag;
         is.then_some(head)
     }
 }
@@ -290,6 +288,7 @@ fn mark(hash: KeyHash) -> u16 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hash::HashSecret;
 
     #[test]
     fn the_queue_gives_back_what_it_was_given_in_order() {
@@ -313,7 +312,8 @@ mod tests {
     #[test]
     fn the_ghost_forgets_the_oldest_and_grows_with_the_items() {
         let mut ghost = Ghost::default();
-        let hash = |key: u32| KeyHash::of(&key.to_le_bytes(), 9);
+        let secret = HashSecret::of_seed(9);
+        let hash = |key: u32| KeyHash::of(&key.to_le_bytes(), &secret);
         assert!(!ghost.take(hash(1)));
         for key in 0..100_000 {
             ghost.insert(hash(key), 10_000);

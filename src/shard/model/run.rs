@@ -2,7 +2,7 @@
 
 use super::{Answer, Cas, Model};
 use crate::config::{Eviction, ShardConfig};
-use crate::hash::KeyHash;
+use crate::hash::{HashSecret, KeyHash};
 use crate::request::{
     Arithmetic, Body, Delete, Get, ItemRef, Operation, Purpose, Request, Response, Store,
     StoreMode, Vivify,
@@ -11,13 +11,21 @@ use crate::shard::counters::Counters;
 use crate::shard::{ScanCursor, Shard, StageRefusal};
 use crate::time::{Deadline, Instant};
 use std::collections::HashMap;
+use std::rc::Rc;
 use std::time::Duration;
-
-const SEED: u64 = 11;
 
 /// Interprets `bytes` as a configuration and operations, performs them on a shard and on the
 /// model, and panics where they disagree or an invariant breaks. Any bytes will do.
 pub fn run(bytes: &[u8]) {
+    run_with(&HashSecret::of_seed(11), bytes);
+}
+
+/// The same where all keys of seven bytes that begin with the same four have one hash.
+pub fn run_colliding(bytes: &[u8]) {
+    run_with(&HashSecret::drawn(|| 0), bytes);
+}
+
+fn run_with(secret: &HashSecret, bytes: &[u8]) {
     let mut input = Input(bytes);
     let choice = input.byte();
     let config = ShardConfig {
@@ -33,10 +41,11 @@ pub fn run(bytes: &[u8]) {
         },
     };
     let core_count = 1 + (choice >> 6) as u32;
-    let shard = Shard::new(&config, SEED, core_count - 1, core_count);
+    let shard = Shard::new(&config, Rc::new(secret.clone()), core_count - 1, core_count);
     let mut pair = Pair {
         model: Model::new(config.item_bytes_max as u64, shard.heat_mask),
         shard,
+        secret,
         evicts: config.eviction != Eviction::None,
         now: Instant::from_millis(1_700_000_000_000 + input.byte() as u64 * 77_777_777),
         last_cas: 0,
@@ -51,8 +60,9 @@ pub fn run(bytes: &[u8]) {
     pair.finish();
 }
 
-struct Pair {
+struct Pair<'a> {
     shard: Shard,
+    secret: &'a HashSecret,
     model: Model,
     evicts: bool,
     now: Instant,
@@ -65,7 +75,7 @@ struct Pair {
     filler: u32,
 }
 
-impl Pair {
+impl Pair<'_> {
     fn step(&mut self, input: &mut Input<'_>) {
         match input.byte() % 32 {
             0..=5 => self.get(input),
@@ -263,7 +273,7 @@ impl Pair {
 
     fn inspect<'k>(&self, key: &'k [u8]) -> Request<'k> {
         let get = Get { purpose: Purpose::Inspect, no_use: true, ..Get::default() };
-        Request { key, hash: KeyHash::of(key, SEED), operation: Operation::Get(get) }
+        Request { key, hash: KeyHash::of(key, self.secret), operation: Operation::Get(get) }
     }
 
     fn advance(&mut self, input: &mut Input<'_>) {
@@ -278,17 +288,18 @@ impl Pair {
         self.now = self.now.after(Duration::from_millis(millis));
     }
 
-    /// Fills memory with items the model does not follow.
+    /// Fills memory with items the model does not follow. Under a secret that lets keys collide they
+    /// do, with one of the model's.
     fn fill(&mut self, input: &mut Input<'_>) {
         let count = 1 + input.byte() as u32;
         let bytes = input.value_bytes() / 4;
         for _ in 0..count {
             self.filler += 1;
-            let key = format!("filler-{}", self.filler);
+            let key = format!("BCDE{:03x}", self.filler);
             let value = vec![b'f'; bytes];
             let request = Request {
                 key: key.as_bytes(),
-                hash: KeyHash::of(key.as_bytes(), SEED),
+                hash: KeyHash::of(key.as_bytes(), self.secret),
                 operation: Operation::Store(Store::set(&value)),
             };
             let fits = self.model.fits(key.as_bytes(), 0, bytes);
@@ -386,7 +397,7 @@ impl Pair {
         {
             self.model.items.remove(key);
         }
-        let request = Request { key, hash: KeyHash::of(key, SEED), operation };
+        let request = Request { key, hash: KeyHash::of(key, self.secret), operation };
         let answer = Answer::of(&self.shard.execute(&request, self.now), key);
         let counters_before = self.model.counters.clone();
         let item_before = self.model.items.get(key).cloned();
@@ -475,6 +486,7 @@ impl Pair {
         shard.evicted_unfetched = model.evicted_unfetched;
         shard.expired_unfetched = model.expired_unfetched;
         shard.reclaimed = model.reclaimed;
+        shard.chain_evictions = model.chain_evictions;
         shard.slabs_moved = model.slabs_moved;
         shard.store_no_memory = model.store_no_memory;
         if !self.pins.is_empty() {
@@ -573,13 +585,18 @@ impl Input<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::run;
+    use super::{run, run_colliding};
     use proptest::prelude::*;
 
     proptest! {
         #[test]
         fn the_shard_answers_as_the_model_does(bytes in prop::collection::vec(any::<u8>(), 0..3000)) {
             run(&bytes);
+        }
+
+        #[test]
+        fn it_does_where_all_keys_have_one_hash(bytes in prop::collection::vec(any::<u8>(), 0..3000)) {
+            run_colliding(&bytes);
         }
     }
 }

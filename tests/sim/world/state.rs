@@ -75,8 +75,7 @@ impl World {
             for index in replicas.iter() {
                 let seat = view.seat(*index).key;
                 let node = self.nodes.iter_mut().find(|node| node.key() == seat)?;
-                let hash = ringlane::hash::KeyHash::of(&key, node.hash_seed);
-                let core = hash.core(node.cores.len() as u32) as usize;
+                let core = usize::from(node.facts().core_of(&key));
                 let record = node.cores[core].store.read(&key, now);
                 held.push(record.map_or(0, |record| record.version.0));
             }

@@ -138,5 +138,5 @@ pub(super) fn request<'b>(
     operation: Operation<'b>,
     context: &Context<'b>,
 ) -> Request<'b> {
-    Request { key, hash: KeyHash::of(key, context.hash_seed), operation }
+    Request { key, hash: KeyHash::of(key, context.hash_secret), operation }
 }

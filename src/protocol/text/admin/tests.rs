@@ -1,4 +1,5 @@
 use super::*;
+use crate::hash::HashSecret;
 use crate::protocol::node::{Classes, Tuning};
 use crate::protocol::{Answer, Limits};
 use bumpalo::Bump;
@@ -8,7 +9,12 @@ const NOW: Instant = Instant::from_millis(1_700_000_000_000);
 /// What a line asks of the node, or what is answered at once.
 fn told(text: &str) -> String {
     let (scratch, limits) = (Bump::new(), Limits::default());
-    let context = Context { limits: &limits, now: NOW, hash_seed: 0, scratch: &scratch };
+    let context = Context {
+        limits: &limits,
+        now: NOW,
+        hash_secret: &HashSecret::of_seed(0),
+        scratch: &scratch,
+    };
     let input = format!("{text}\r\n");
     match crate::protocol::text::TextDecoder::default().next(input.as_bytes(), &context) {
         Step::Node { consumed, command, reply } => {
