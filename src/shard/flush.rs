@@ -3,14 +3,16 @@
 //! Each item carries the *epoch* it was stored in, four bits beside its value's length, and a flush
 //! starts a new epoch: items of another one are dead. Their memory is taken back by the reads
 //! that meet them, by eviction, and by a sweep over all pages that runs in the background. An
-//! epoch's number is used again when none of its items is left. Refused: comparing CAS tokens with
+//! epoch's number is used again when none of its items is left. Where flushes come faster than the
+//! sweep, none is: then all pages are given back at once (see `clear`). Refused: comparing CAS tokens with
 //! the counter at the flush (clients may choose tokens) and comparing times (items stored in the
 //! same millisecond right after a flush must survive it).
 //!
 //! A shard that keeps records for others (see `record`) is flushed up to a version instead, for the
 //! flush and the writes around it reach the nodes in different orders. That too starts a new epoch,
 //! but items of past ones are only suspects: whoever meets one removes it if its version says so
-//! and takes it over into the present epoch if not. Epochs come in pairs there: the even one is
+//! and takes it over into the present epoch if not. While no epoch is left, items of the present one
+//! are looked at like that too, by their version. Epochs come in pairs there: the even one is
 //! that of items, the odd one that of tombstones, which no look-up takes for an item therefore.
 
 use super::Shard;
@@ -33,6 +35,9 @@ pub(super) struct Flush {
     condemned: u16,
     /// Nothing of a version up to this lives, outside the epoch of live items.
     pub(super) upto: u64,
+    /// Nothing of a version below this lives, in the epoch of live items neither: no epoch was left
+    /// at the last flush. 0 while that is not so, and always where clients may choose versions.
+    pub(super) floor: u64,
     /// When the pending flush happens.
     pub(super) at: Option<Instant>,
     /// There may be items of past epochs.
@@ -50,6 +55,7 @@ impl Flush {
             items: [0; EPOCHS],
             condemned: u16::MAX,
             upto: 0,
+            floor: 0,
             at: None,
             sweeps: false,
             page: 0,
@@ -77,7 +83,22 @@ impl Flush {
     /// Whether the item was stored before a flush that covers it.
     pub(super) fn is_flushed(&self, head: &Head) -> bool {
         let epoch = head.epoch();
-        epoch != self.epoch && (self.condemned >> epoch & 1 != 0 || head.version <= self.upto)
+        let past = epoch != self.epoch;
+        past && (self.condemned >> epoch & 1 != 0 || head.version <= self.upto)
+            || head.version < self.floor
+    }
+
+    /// Whether the item is surely alive, as far as flushes go. If not, it may be all the same.
+    #[inline(always)]
+    pub(super) fn is_present(&self, head: &Head) -> bool {
+        head.epoch() == self.epoch && head.version >= self.floor
+    }
+
+    /// Nothing is stored any more: begins anew.
+    pub(super) fn forget_all(&mut self) {
+        let (step, upto, at) = (self.step, self.upto, self.at);
+        let condemned = if step > 1 { !3 } else { u16::MAX };
+        *self = Self { step, upto, at, condemned, ..Self::new() };
     }
 
     /// Tombstones that hold.
@@ -123,16 +144,28 @@ impl Shard {
     pub(super) fn start_flush(&mut self, condemns: bool) {
         let flush = &mut self.flush;
         if flush.live() == 0 && !(condemns && flush.step > 1) {
+            if flush.floor > 0 {
+                flush.floor = flush.upto.saturating_add(1);
+            }
             return;
         }
-        let epoch = self.flush.unused().unwrap_or_else(|| {
-            // So many flushes within one sweep: this one pays for the rest of it.
-            (self.flush.page, self.flush.chunk) = (0, 0);
-            let mut unbounded = u32::MAX;
-            self.reclaim_flushed(&mut unbounded);
-            self.flush.unused().expect("a whole sweep leaves only live items")
-        });
+        let Some(epoch) = flush.unused() else {
+            // So many flushes within one sweep.
+            if condemns {
+                self.clear();
+            } else {
+                flush.floor = flush.upto.saturating_add(1);
+                (flush.sweeps, flush.page, flush.chunk) = (true, 0, 0);
+            }
+            return;
+        };
+        self.begin_epoch(epoch, condemns);
+    }
+
+    /// Makes all epochs but the unused `epoch` past ones.
+    fn begin_epoch(&mut self, epoch: u8, condemns: bool) {
         let flush = &mut self.flush;
+        flush.floor = 0;
         if condemns {
             flush.condemned = u16::MAX;
         }
@@ -148,6 +181,12 @@ impl Shard {
     /// Sweeps on. Each chunk looked at costs one of `budget`. True when more is to be done.
     pub(super) fn reclaim_flushed(&mut self, budget: &mut u32) -> bool {
         while self.flush.sweeps {
+            if self.flush.floor > 0
+                && let Some(epoch) = self.flush.unused()
+            {
+                // The one that the last flush would have begun.
+                self.begin_epoch(epoch, false);
+            }
             if self.flush.dead() == 0 {
                 self.flush.sweeps = false;
                 break;

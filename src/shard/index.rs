@@ -85,6 +85,29 @@ impl Index {
         }
     }
 
+    /// Forgets all items. Pages beyond the first are given away with
+    /// [`Index::next_surplus_page`] before it is used again.
+    pub(super) fn clear(&mut self, memory: &mut [u8]) {
+        self.bucket_count = BUCKETS_MIN;
+        self.low_mask = BUCKETS_MIN - 1;
+        self.items = 0;
+        self.overflow_fresh = 0;
+        self.overflow_free = 0;
+        self.overflow_free_count = 0;
+        self.overflow_used = 0;
+        self.longest_chains = 0;
+        let first = self.segments[0];
+        // The others are zeroed as the index grows into them.
+        memory[first..first + BUCKETS_MIN as usize * BUCKET_BYTES].fill(0);
+    }
+
+    /// Where a page begins that an index just cleared does not need.
+    pub(super) fn next_surplus_page(&mut self) -> Option<usize> {
+        debug_assert_eq!(self.items, 0);
+        let overflow = self.overflow_pages.pop();
+        overflow.or_else(|| if self.segments.len() > 1 { self.segments.pop() } else { None })
+    }
+
     pub(super) fn len(&self) -> u64 {
         self.items
     }

@@ -13,6 +13,7 @@ pub mod counters;
 
 mod arithmetic;
 mod classes;
+mod clear;
 mod deadline;
 mod delete;
 mod eviction;
@@ -252,7 +253,7 @@ impl Shard {
             head.key_len as usize == key.len() && head.key(memory) == key
         });
         let Some((entry, _)) = found else { return Err(Absent::Missing) };
-        if head.epoch() != self.flush.epoch {
+        if !self.flush.is_present(&head) {
             return Err(Absent::Unsettled);
         }
         if head.has(HAS_TTL) && self.deadline_of(&head).is_past(now) {

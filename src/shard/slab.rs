@@ -290,6 +290,26 @@ impl Slab {
         Some(self.page_start(number))
     }
 
+    /// Takes a page that starts at `start` back from the index, which has no use for it.
+    pub(super) fn give_back_index_page(&mut self, start: usize) {
+        let number = ((start - self.base) >> self.page_shift) as u32;
+        assert_eq!(self.page_class(number), CLASS_INDEX, "a page of the index");
+        self.give_back(number);
+    }
+
+    /// Takes a page from its class with all that is in it.
+    ///
+    /// # Panics
+    /// When something in it must stay.
+    pub(super) fn drop_page(&mut self, number: u32) {
+        let class = self.page_class(number);
+        let page = &mut self.pages[number as usize];
+        assert!(page.held == 0 && !page.draining, "nothing in the page must stay");
+        self.classes[class as usize].used -= u64::from(page.used);
+        page.used = 0;
+        self.release(number);
+    }
+
     /// Stops handing out chunks of a page and hides it from its class, so that it can be emptied.
     /// One that is empty goes back to nobody at once.
     pub(super) fn start_drain(&mut self, number: u32) {
@@ -354,6 +374,11 @@ impl Slab {
         if !self.pages[number as usize].draining {
             self.hide(number, class);
         }
+        self.give_back(number);
+    }
+
+    /// Gives a page that is in nobody's list back to nobody.
+    fn give_back(&mut self, number: u32) {
         self.page_class[number as usize] = CLASS_FREE;
         self.pages[number as usize] = UNUSED_PAGE;
         self.pages_in_use -= 1;

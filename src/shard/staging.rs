@@ -53,6 +53,20 @@ impl Pins {
         }
     }
 
+    /// Takes all pinned items for removed. Gives those that were not yet.
+    pub(super) fn bury_all(&mut self) -> impl Iterator<Item = ItemRef> {
+        let alive = self.0.iter_mut().filter(|(_, pin)| !pin.dead);
+        alive.map(|(&item, pin)| {
+            pin.dead = true;
+            item
+        })
+    }
+
+    /// Whether the item at `item` must stay when all others go: it is staged or pinned.
+    pub(super) fn stays(&self, memory: &[u8], item: ItemRef) -> bool {
+        item::kind(memory, item) == item::Kind::Staged || self.is_pinned(item)
+    }
+
     /// Whether `item` was removed while pinned.
     pub(super) fn is_dead(&self, item: ItemRef) -> bool {
         self.0.get(&item).is_some_and(|pin| pin.dead)

@@ -50,6 +50,13 @@ impl TtlWheel {
         }
     }
 
+    /// Forgets all items, whose links are then garbage. Time stays.
+    pub(super) fn clear(&mut self) {
+        self.heads.fill(0);
+        self.occupied = [[0; SLOTS / 64]; LEVELS];
+        self.linked = 0;
+    }
+
     /// Items that wait for their deadline.
     pub(super) fn len(&self) -> u64 {
         self.linked

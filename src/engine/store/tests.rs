@@ -403,6 +403,40 @@ fn a_flush_takes_old_versions_for_good_and_leaves_newer_ones() {
 }
 
 #[test]
+fn flushes_faster_than_the_sweep_are_as_exact_as_slow_ones() {
+    let mut bench = Bench::new();
+    let key = |n: u64| format!("key {n}");
+    let mut written = 0;
+    for round in 0..30u64 {
+        // Five of each ten survive the next flush.
+        for n in written..written + 10 {
+            let record = live(1000 * (round + 1) + n, b"value");
+            let deleted = Record::deleted(v(1000 * (round + 1) + n));
+            bench.merge(&key(n), if n % 4 == 3 { &deleted } else { &record });
+        }
+        written += 10;
+        bench.store().flush(v(1000 * (round + 1) + written - 6));
+        for n in 0..written {
+            assert_eq!(bench.version(&key(n)).is_some(), n + 5 >= written, "{n} in {round}");
+            // Some are met by reads.
+            if n % 3 == 0 {
+                let hit = bench.run(&key(n), v(99_999), Operation::Get(Get::default()));
+                assert_eq!(matches!(hit, Response::Hit(_)), n + 5 >= written && n % 4 != 3);
+            }
+        }
+        if round % 8 == 7 {
+            bench.shard.maintain(bench.now, 40);
+        }
+    }
+    bench.pass(Duration::ZERO);
+    bench.pass(Duration::ZERO);
+    let gauges = bench.shard.gauges();
+    assert_eq!(gauges.flushed_items, 0, "the sweep has seen everything");
+    let left = (written - 5..written).filter(|n| n % 4 != 3).count() as u64;
+    assert_eq!(gauges.items, left);
+}
+
+#[test]
 fn a_cleared_store_takes_old_versions_again() {
     let mut bench = Bench::new();
     for round in 0..20 {

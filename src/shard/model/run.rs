@@ -97,6 +97,9 @@ impl Pair<'_> {
                 };
                 self.shard.flush_all(at, self.now);
                 self.model.flush_all(at, self.now);
+                if at == self.now && input.byte() < 64 {
+                    self.flush_often(input);
+                }
             }
             25 => self.pin(input),
             26 => self.fill(input),
@@ -131,6 +134,17 @@ impl Pair<'_> {
         let gauges = self.shard.gauges();
         assert_eq!((gauges.items, gauges.flushed_items, gauges.item_bytes), (0, 0, 0));
         assert_eq!((gauges.ttl_items, gauges.chunk_bytes), (0, 0));
+    }
+
+    /// Flushes so often that no epoch is left, with something stored in between.
+    fn flush_often(&mut self, input: &mut Input<'_>) {
+        for _ in 0..17 {
+            self.fill(input);
+            self.store(input);
+            self.shard.flush_all(self.now, self.now);
+            self.model.flush_all(self.now, self.now);
+        }
+        self.shard.check_invariants();
     }
 
     fn get(&mut self, input: &mut Input<'_>) {
