@@ -261,6 +261,7 @@ impl Core {
             }
             Question::ResetCounters => {
                 self.engine.shard.reset_counters();
+                self.pace.longest_turn = Duration::ZERO;
                 if let Some(prefixes) = &mut self.engine.finishing.prefixes {
                     prefixes.clear();
                 }
@@ -513,6 +514,7 @@ impl Core {
             forwarded_requests: traffic.forwarded,
             served_requests: traffic.served,
             busy,
+            longest_turn: self.pace.longest_turn,
             idle: self.node.clock.uptime().saturating_sub(busy),
             cluster: self.cluster_figures(),
         }

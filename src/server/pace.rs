@@ -21,6 +21,8 @@ pub struct Pace {
     soon: Odds,
     /// Time spent looking for work without sleeping.
     polled: Duration,
+    /// CPU time of the longest turn since the counters were last reset, of those that were measured.
+    pub longest_turn: Duration,
 }
 
 impl Pace {

@@ -27,6 +27,7 @@ use super::listener::{Listener, Reach};
 use super::mesh::{Mesh, Return};
 use super::net_ring::{Event, NetRing, Output, Patience, Received, SendOutcome, Token};
 use super::node::Node;
+use super::process;
 use crate::engine::Engine;
 use crate::log_limiter::LogKind;
 use crate::time::Instant;
@@ -133,7 +134,7 @@ impl Worker {
         }
         let mut turns = 0u32;
         loop {
-            let outlook = self.turn();
+            let outlook = self.measured_turn();
             // Clients that never pause must not keep the node from ending.
             if self.core.node.is_stopping()
                 && (outlook == Outlook::Idle || self.core.node.stopping_for() > PAUSE_MAX)
@@ -153,6 +154,18 @@ impl Worker {
             }
         }
         self.core.node.doorbells[self.doorbell].set_ring(-1);
+    }
+
+    /// One turn, whose CPU time is measured where that is worth a system call or two.
+    fn measured_turn(&mut self) -> Outlook {
+        if !log::log_enabled!(log::Level::Debug) {
+            return self.turn();
+        }
+        let begun = process::thread_cpu_time();
+        let outlook = self.turn();
+        let pace = &mut self.core.pace;
+        pace.longest_turn = pace.longest_turn.max(process::thread_cpu_time() - begun);
+        outlook
     }
 
     /// One turn. What it wants from the kernel is queued when it returns, not submitted yet.

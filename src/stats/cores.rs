@@ -24,5 +24,6 @@ pub fn render(snapshot: &Snapshot<'_>, emit: Emit<'_>) {
         figure("served", core.served_requests.into());
         figure("busy_us", core.busy.as_micros());
         figure("idle_us", core.idle.as_micros());
+        figure("longest_turn_us", core.longest_turn.as_micros());
     }
 }

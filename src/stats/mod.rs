@@ -83,6 +83,9 @@ pub struct CoreStats {
     pub served_requests: u64,
     /// Time spent working.
     pub busy: Duration,
+    /// CPU time of the longest turn since the counters were reset; measured only while debug messages
+    /// are logged.
+    pub longest_turn: Duration,
     /// Time spent waiting for work, polling included.
     pub idle: Duration,
     /// Its part in the cluster, if there is one.

@@ -176,11 +176,13 @@ fn cores_are_shown_one_by_one() {
         cores[1].local_requests = 5;
         cores[1].forwarded_requests = 6;
         cores[1].busy = Duration::from_millis(7);
+        cores[1].longest_turn = Duration::from_micros(800);
     });
     assert_eq!(value(&pairs, "core:0:requests"), "0");
     assert_eq!(value(&pairs, "core:1:requests"), "11");
     assert_eq!(value(&pairs, "core:1:forwarded"), "6");
     assert_eq!(value(&pairs, "core:1:busy_us"), "7000");
+    assert_eq!(value(&pairs, "core:1:longest_turn_us"), "800");
 }
 
 #[test]
