@@ -38,9 +38,13 @@ use crate::request::KEY_BYTES_MAX;
 /// division.
 #[inline]
 pub fn core_of(key: &[u8], seed: u64, core_count: u32) -> u32 {
-    if core_count == 1 {
-        return 0;
-    }
+    if core_count == 1 { 0 } else { core_among(key, seed, core_count) }
+}
+
+/// Out of line: inlined, XXH3 prepares constants for keys of all lengths before a loop over requests,
+/// also where none of them asks for a core.
+#[inline(never)]
+fn core_among(key: &[u8], seed: u64, core_count: u32) -> u32 {
     (((xxh3_64_with_seed(key, seed) >> 32) * u64::from(core_count)) >> 32) as u32
 }
 
