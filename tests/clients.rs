@@ -37,6 +37,11 @@ fn memjs_gets_right_answers() {
 }
 
 #[test]
+fn the_client_memcached_of_node_gets_right_answers() {
+    run("memcached_js.py");
+}
+
+#[test]
 fn libmemcacheds_tools_pass_their_own_tests() {
     run("tools.py");
 }

@@ -28,10 +28,21 @@ mod pieces;
 
 pub use node::{NodeAnswer, NodeCommand};
 
-/// The version that memcached's protocols and statistics tell. It begins with the version of
-/// memcached that is followed, because clients read features from it: libmemcached takes a version
-/// 0 for none at all, and its test suite expects the rules of 1.4 from anything below 1.6.
-pub const VERSION: &str = concat!("1.6.45-ringlane-", env!("CARGO_PKG_VERSION"));
+/// The version that memcached's protocols and statistics tell: that of the memcached which is
+/// followed, three numbers and nothing else, because clients read it in ways that only such a word
+/// satisfies:
+///
+/// | client | reads |
+/// | --- | --- |
+/// | libmemcached (pylibmc, php-memcached) | three numbers from the start; below 1.6 its test suite expects the rules of 1.4, and 0 is no version |
+/// | memcache-plus | digits and points from the start |
+/// | `memcached` of Node.js | three numbers at the end; throws where there are none |
+/// | emcache | the second of exactly two words; throws where there are more |
+/// | Dalli | the last word |
+/// | pymemcache, aiomcache, memcache-client, memjs | all that follows |
+///
+/// Ringlane's own version is told by HELLO and `/metrics`.
+pub const VERSION: &str = "1.6.45";
 
 /// What a decoder may look at besides its input.
 #[derive(Clone, Copy)]

@@ -12,8 +12,7 @@ use crate::time::{Deadline, Instant};
 
 /// The answer to `version`: [`VERSION`](crate::protocol::VERSION), which a constant cannot be
 /// joined from.
-const VERSION_LINE: &[u8] =
-    concat!("VERSION 1.6.45-ringlane-", env!("CARGO_PKG_VERSION"), "\r\n").as_bytes();
+const VERSION_LINE: &[u8] = b"VERSION 1.6.45\r\n";
 
 /// Smallest and largest `cache_memlimit`, in MiB.
 const MEMORY_LIMIT_RANGE: std::ops::RangeInclusive<u32> = 8..=1_000_000_000;
