@@ -1,7 +1,8 @@
 //! The command line as a user meets it: the real binary, its exit code and its one sentence.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
@@ -64,6 +65,10 @@ fn an_inquiry_that_fails_says_what_to_do() {
 #[test]
 fn every_invalid_value_ends_with_one_sentence_that_names_it() {
     let port = free_port().to_string();
+    let exposed = Path::new(env!("CARGO_TARGET_TMPDIR")).join("exposed.key");
+    fs::write(&exposed, "a secret that everybody reads").expect("the directory is writable");
+    fs::set_permissions(&exposed, Permissions::from_mode(0o644)).expect("it is ours");
+    let exposed_key = format!("--cluster-key-file {}", exposed.display());
     for (line, named) in [
         ("--memory 12x", "--memory 12x"),
         ("-m -1", "--memory -1"),
@@ -126,6 +131,7 @@ fn every_invalid_value_ends_with_one_sentence_that_names_it() {
         ("--cluster-listen 127.0.0.2:7000 --dead-after soon", "--dead-after soon"),
         ("--cluster-key-file /no/such.key", "--cluster-key-file /no/such.key"),
         ("--cluster-key-file /dev/null", "/dev/null is no key"),
+        (&exposed_key, "is open to other users (mode 644): `chmod 600 "),
     ] {
         let mut arguments: Vec<&str> = line.split(' ').collect();
         if !line.starts_with("-p") {

@@ -1,8 +1,10 @@
 //! Nodes as real processes on loopback: they find each other, link core with core, and link again
 //! after one of them was killed.
 
+use std::fs::Permissions;
 use std::io::{BufRead, BufReader};
 use std::net::Ipv4Addr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -28,6 +30,7 @@ fn address(number: u8) -> Ipv4Addr {
 fn scratch(name: &str, contents: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     std::fs::write(&path, contents).expect("the scratch directory is writable");
+    std::fs::set_permissions(&path, Permissions::from_mode(0o600)).expect("it is ours");
     path
 }
 

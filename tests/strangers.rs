@@ -8,6 +8,8 @@ mod live;
 #[path = "cluster/nodes.rs"]
 mod nodes;
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use nodes::Node;
@@ -16,6 +18,7 @@ use nodes::Node;
 fn scratch(name: &str, contents: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     std::fs::write(&path, contents).expect("the scratch directory is writable");
+    std::fs::set_permissions(&path, Permissions::from_mode(0o600)).expect("it is ours");
     path
 }
 

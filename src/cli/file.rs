@@ -52,11 +52,13 @@ fn sentence(message: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn a_file_says_everything_that_flags_can() {
         let key = std::env::temp_dir().join(format!("ringlane-key-{}", std::process::id()));
         fs::write(&key, "a secret of some length\n").expect("a writable directory");
+        fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).expect("it is ours");
         let file = parse(
             &r#"
             listen = ["127.0.0.1:11300", "[::1]:11300"]

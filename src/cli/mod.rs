@@ -16,6 +16,7 @@ mod cluster;
 pub mod describe;
 mod file;
 mod inquire;
+mod key_file;
 mod memcached;
 pub mod resolve;
 pub mod settings;

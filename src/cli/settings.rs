@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Deserialize;
 
+use super::key_file::KeyFile;
 use super::values::{
-    CpuList, Delimiter, EvictionName, ItemSize, KeyFile, ListenAddress, LogName, Member,
-    MemorySize, Micros, NodeId, Number, Port, RingHashName, Seconds, SocketAddress, Span, UnixMode,
-    list, text,
+    CpuList, Delimiter, EvictionName, ItemSize, ListenAddress, LogName, Member, MemorySize, Micros,
+    NodeId, Number, Port, RingHashName, Seconds, SocketAddress, Span, UnixMode, list, text,
 };
 
 /// One source of settings; what it does not say is `None`.

@@ -9,7 +9,6 @@ use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::str::FromStr;
 use std::time::Duration;
 
-use ringlane::cluster::frame::Key;
 use ringlane::cluster::ring::RingHash;
 use ringlane::config::cluster::{ListedMember, is_node_id};
 use ringlane::config::size::Size;
@@ -240,34 +239,6 @@ impl FromStr for Member {
             is_node_id(id).then(|| ListedMember { id: id.into(), address })
         });
         member.map(Self).ok_or_else(|| "is no member: write one such as a=127.0.0.2:7000".into())
-    }
-}
-
-/// The key in a file. Read at once, so that a file that cannot be is named with its setting.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KeyFile(pub Key);
-
-/// Shortest and longest key in bytes.
-const KEY_FILE_BYTES: std::ops::RangeInclusive<usize> = 16..=65_536;
-
-impl FromStr for KeyFile {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        use std::io::Read;
-        let mut bytes = Vec::new();
-        let read = std::fs::File::open(text)
-            .and_then(|file| file.take(*KEY_FILE_BYTES.end() as u64 + 1).read_to_end(&mut bytes));
-        if let Err(error) = read {
-            return Err(format!("cannot be read ({error}): name a readable file"));
-        }
-        // A line feed at the end belongs to the editor, not to the secret.
-        let secret = bytes.trim_ascii();
-        if !KEY_FILE_BYTES.contains(&secret.len()) {
-            return Err("is no key: write 16 to 65536 bytes, for example with `openssl rand -hex \
-                        32`"
-            .into());
-        }
-        Ok(Self(Key::from_file_contents(secret)))
     }
 }
 

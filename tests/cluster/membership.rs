@@ -1,5 +1,7 @@
 //! Nodes that leave, come, and are not let in, under load.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -110,6 +112,7 @@ fn a_fourth_node_takes_three_quarters_of_three_copies() {
 fn key_file(name: &str, contents: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     std::fs::write(&path, contents).expect("the scratch directory is writable");
+    std::fs::set_permissions(&path, Permissions::from_mode(0o600)).expect("it is ours");
     path
 }
 
