@@ -60,7 +60,7 @@ const LEFTOVERS: [&str; 5] = ["TODO", "FIXME", "dbg!", "todo!", "unimplemented!"
 const LINES_MAX: usize = 900;
 
 /// All that may lie at the top of the repository.
-const TOP_LEVEL: [&str; 23] = [
+const TOP_LEVEL: [&str; 24] = [
     ".ci",
     ".gitignore",
     "ARCHITECTURE.md",
@@ -73,6 +73,7 @@ const TOP_LEVEL: [&str; 23] = [
     "README.md",
     "benches",
     "client",
+    "deny.toml",
     "docs",
     "examples",
     "fuzz",
