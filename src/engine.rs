@@ -19,7 +19,7 @@ use crate::cluster::coordinator::Asker;
 use crate::cluster::quorum::Consistency;
 use crate::config::ShardConfig;
 use crate::hash::{HashSecret, KeyHash, core_of};
-use crate::protocol::pipeline::Pipeline;
+use crate::protocol::pipeline::{Claim, Pipeline};
 use crate::protocol::{Answer, Context, Decoder, NodeCommand, Output, Reply, Step, encode};
 use crate::request::{ItemRef, Operation, Request, Response};
 use crate::shard::{Shard, StageRefusal};
@@ -31,7 +31,10 @@ use crate::time::{Deadline, Instant};
 const BATCH: usize = 24;
 
 pub mod cluster;
+mod defer;
 pub mod store;
+
+pub use defer::Awaited;
 
 /// Takes requests for other cores.
 pub trait Outbox: Links {
@@ -57,6 +60,20 @@ pub trait Outbox: Links {
 
     /// Whether connections should hold their input until other cores have taken some requests.
     fn is_full(&self) -> bool;
+
+    /// Sets `bytes` aside, of what all connections may hold, for an answer on its way to this one.
+    /// False if there is no room for so much.
+    #[inline]
+    fn reserve(&mut self, _bytes: usize, _claim: Claim) -> bool {
+        true
+    }
+
+    /// How far connections are to be restrained because together they hold much: what each may hold
+    /// is halved so many times.
+    #[inline]
+    fn restraint(&self) -> u32 {
+        0
+    }
 }
 
 /// Where one connection is in its stream of requests.
@@ -143,7 +160,8 @@ pub struct EngineConfig {
     pub default_ttl: Option<Duration>,
     /// Most unanswered requests of one connection.
     pub pipeline_requests_max: usize,
-    /// Most bytes of answers and contexts that one connection's pipeline may hold.
+    /// Most bytes of answers that one connection's pipeline may hold and wait for together. The
+    /// answer to its oldest request comes on top.
     pub pipeline_bytes_max: usize,
 }
 
@@ -236,7 +254,7 @@ impl Engine {
             if at == input.len() {
                 return Fed { consumed: at, stop: Stop::NeedInput };
             }
-            let room = self.pipeline_room(&session.pipeline).min(session.quantum as usize);
+            let room = self.pipeline_room(&session.pipeline, outbox).min(session.quantum as usize);
             if room == 0 || out.is_full() || outbox.is_full() {
                 let stop = if session.quantum == 0 { Stop::QuantumUsed } else { Stop::HeldBack };
                 return Fed { consumed: at, stop };
@@ -246,9 +264,10 @@ impl Engine {
             // A step that is no request counts as one, whether there is one or not.
             session.quantum = session.quantum.saturating_sub(batch.len() as u32 + 1);
             if self.membership.is_none() {
-                self.execute(&batch, &mut session.pipeline, context.now, out, outbox);
+                self.execute(&mut batch, &mut session.pipeline, context.now, out, outbox);
             } else {
-                self.execute_among_others(&batch, &mut session.pipeline, context.now, out, outbox);
+                let pipeline = &mut session.pipeline;
+                self.execute_among_others(&mut batch, pipeline, context.now, out, outbox);
             }
             match beyond {
                 None => {}
@@ -272,6 +291,9 @@ impl Engine {
                     return Fed { consumed: at, stop: Stop::Node { command, reply } };
                 }
                 Some(Step::Body { consumed, mut request, reply, value_bytes, trailer_bytes }) => {
+                    if session.pipeline.conflicts(request.hash, true) {
+                        return Fed { consumed: at, stop: Stop::HeldBack };
+                    }
                     at += consumed;
                     if let Some(ttl) = self.config.default_ttl {
                         apply_default_ttl(&mut request, context.now, ttl);
@@ -333,22 +355,34 @@ impl Engine {
     #[inline]
     fn execute(
         &mut self,
-        batch: &Batch<'_>,
+        batch: &mut Batch<'_>,
         pipeline: &mut Pipeline,
         now: Instant,
         out: &mut impl BoundedOutput,
         outbox: &mut impl Outbox,
     ) {
-        for &Asked { ref request, ref reply, owner } in batch {
+        for Asked { request, reply, owner } in batch {
+            let owner = *owner;
+            if pipeline.is_loose()
+                && pipeline.conflicts(request.hash, request.operation.may_change())
+            {
+                self.park(request, reply, pipeline);
+                continue;
+            }
             if owner == self.config.core {
                 self.traffic.local += 1;
+                if !pipeline.is_empty() || !self.shard.may_pin() {
+                    self.execute_limited(request, reply, pipeline, now, out);
+                    continue;
+                }
                 let mut response = self.shard.execute(request, now);
                 self.finishing.finish(request, &mut response);
                 write_answer(reply, &response, pipeline, now, out);
                 self.pin_written(out);
             } else {
                 self.traffic.forwarded += 1;
-                outbox.send(owner, pipeline.wait(reply), request);
+                let sequence = self.wait(request, reply, pipeline, outbox);
+                outbox.send(owner, sequence, request);
             }
         }
     }
@@ -417,11 +451,19 @@ impl Engine {
     }
 
     /// How many requests the pipeline can take.
-    fn pipeline_room(&self, pipeline: &Pipeline) -> usize {
+    fn pipeline_room(&self, pipeline: &Pipeline, outbox: &impl Outbox) -> usize {
         if self.is_saturated() {
             return 0;
         }
-        pipeline.room(self.config.pipeline_requests_max, self.config.pipeline_bytes_max)
+        let bytes_max = self.pipeline_bytes_max(outbox);
+        // What a batch brings can pass the limits, so batches are small where that may not be.
+        let restrained = BATCH >> (2 * outbox.restraint()).min(4);
+        pipeline.room(self.config.pipeline_requests_max, bytes_max).min(restrained)
+    }
+
+    #[inline]
+    fn pipeline_bytes_max(&self, outbox: &impl Outbox) -> usize {
+        self.config.pipeline_bytes_max >> outbox.restraint()
     }
 }
 

@@ -200,12 +200,12 @@ fn an_unknown_key_of_the_file_is_refused_by_name() {
 #[test]
 fn a_flag_wins_over_the_file() {
     let port = free_port();
-    let file = scratch("wins.toml", &format!("memory = \"64MiB\"\ncores = 1\nport = {port}\n"));
+    let file = scratch("wins.toml", &format!("memory = \"48MiB\"\ncores = 1\nport = {port}\n"));
     let output = ringlane(&["check", "--config", &file.display().to_string(), "-m", "32"]);
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
     assert!(text.contains("32MiB") && text.contains(&port.to_string()), "{text}");
-    assert!(!text.contains("64MiB"), "{text}");
+    assert!(!text.contains("48MiB"), "{text}");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use ringlane::config::ShardConfig;
 use ringlane::engine::{BoundedOutput, Engine, EngineConfig, Outbox, Session, Stop};
 use ringlane::protocol::pipeline::Completion;
 use ringlane::protocol::{Context, Limits, Output, relay};
-use ringlane::request::{ItemRef, Request, Value};
+use ringlane::request::{ItemRef, Request, Response, Value};
 use ringlane::time::Instant;
 
 const NOW: Instant = Instant::from_millis(1_800_000_000_000);
@@ -72,6 +72,8 @@ struct Node {
     closed: bool,
     /// Requests that are taken at once.
     quantum: u32,
+    /// The most that the pipeline ever held, in bytes.
+    held_max: usize,
 }
 
 impl Node {
@@ -96,6 +98,7 @@ impl Node {
             in_transit: InTransit::default(),
             closed: false,
             quantum: u32::MAX,
+            held_max: 0,
         }
     }
 
@@ -113,6 +116,7 @@ impl Node {
         session.quantum = *quantum;
         let fed = engines[0].feed(session, pending, &context, out, in_transit);
         let consumed = fed.consumed;
+        self.engines[0].resume(&mut self.session, NOW, &mut self.out, &mut self.in_transit);
         match fed.stop {
             Stop::NeedInput | Stop::HeldBack | Stop::QuantumUsed => {}
             Stop::Close => self.closed = true,
@@ -132,16 +136,29 @@ impl Node {
         let request = relay::decode_request(&bytes).expect("well-formed");
         let mut answer = Vec::new();
         self.engines[core as usize].serve(&[((), request)], NOW, |(), response| {
-            answer = vec![0; relay::encoded_response_bytes(response)];
-            relay::encode_response(response, &mut answer);
+            let response = match *response {
+                Response::OverAllowance { value_bytes, .. } => {
+                    Response::OverAllowance { value_bytes, request: &bytes }
+                }
+                response => response,
+            };
+            answer = vec![0; relay::encoded_response_bytes(&response)];
+            relay::encode_response(&response, &mut answer);
         });
         let response = relay::decode_response(&answer).expect("well-formed");
         let completion = Completion::Response(&response);
         self.session.pipeline.complete(sequence, completion, NOW, &mut self.out);
+        self.engines[0].resume(&mut self.session, NOW, &mut self.out, &mut self.in_transit);
+        self.held_max = self.held_max.max(self.session.pipeline.bytes_held());
     }
 
     /// Sends `input` in pieces, with other cores answering in between as `choices` say.
-    fn run(mut self, input: &[u8], cuts: &[usize], choices: &[usize]) -> Vec<u8> {
+    fn run(self, input: &[u8], cuts: &[usize], choices: &[usize]) -> Vec<u8> {
+        self.run_measured(input, cuts, choices).0
+    }
+
+    /// The same; returns also the most that the pipeline held meanwhile, in bytes.
+    fn run_measured(mut self, input: &[u8], cuts: &[usize], choices: &[usize]) -> (Vec<u8>, usize) {
         let mut choices = choices.iter().cycle();
         let mut rest = input;
         for cut in cuts.iter().chain(&[usize::MAX]) {
@@ -151,20 +168,25 @@ impl Node {
             self.feed();
             self.deliver(*choices.next().expect("a cycle"));
         }
+        let mut rounds = 0;
         // The client reads on until nothing moves any more.
         loop {
             let before = (self.pending.len(), self.out.bytes.len(), self.in_transit.0.len());
             self.out.unread = 0;
             self.deliver(*choices.next().expect("a cycle"));
             self.feed();
-            if before == (self.pending.len(), self.out.bytes.len(), self.in_transit.0.len()) {
+            // A request that has to be made again is under way as one was before.
+            let now = (self.pending.len(), self.out.bytes.len(), self.in_transit.0.len());
+            if before == now && self.in_transit.0.is_empty() {
                 break;
             }
+            rounds += 1;
+            assert!(rounds < 100_000, "nothing comes to an end");
         }
         assert!(self.session.pipeline.is_empty(), "everything is answered");
         assert!(self.in_transit.0.is_empty());
         self.engines.iter().for_each(|engine| engine.shard.check_invariants());
-        self.out.bytes
+        (self.out.bytes, self.held_max)
     }
 }
 
@@ -213,6 +235,54 @@ proptest! {
         prop_assert_eq!(String::from_utf8_lossy(&shared), String::from_utf8_lossy(&whole));
         let sliced = Node { quantum, ..Node::new(core_count) }.run(&input, &cuts, &choices);
         prop_assert_eq!(String::from_utf8_lossy(&sliced), String::from_utf8_lossy(&whole));
+    }
+}
+
+/// Commands of few keys with values of very different lengths, so that what is too long for its
+/// allowance meets changes of the same key before and after it.
+fn long_command() -> impl Strategy<Value = String> {
+    let key = || (0..4u32).prop_map(|n| format!("key{n}"));
+    let keys = || proptest::collection::vec(key(), 1..8).prop_map(|keys| keys.join(" "));
+    let length = || prop_oneof![2 => 0usize..100, 2 => 1000..9000usize, 1 => 9000..60_000usize];
+    prop_oneof![
+        4 => keys().prop_map(|keys| format!("get {keys}\r\n")),
+        1 => keys().prop_map(|keys| format!("gat 100 {keys}\r\n")),
+        2 => key().prop_map(|k| format!("mg {k} t s v T50\r\n")),
+        1 => key().prop_map(|k| format!("mg {k} t s N30\r\n")),
+        3 => (key(), length(), any::<char>())
+            .prop_map(|(k, n, c)| format!("set {k} 0 0 {n}\r\n{}\r\n", letter(c).repeat(n))),
+        1 => (key(), length())
+            .prop_map(|(k, n)| format!("append {k} 0 0 {n}\r\n{}\r\n", "+".repeat(n))),
+        1 => key().prop_map(|k| format!("set {k} 0 0 2 noreply\r\n41\r\n")),
+        1 => key().prop_map(|k| format!("incr {k} 1\r\n")),
+        1 => key().prop_map(|k| format!("touch {k} 70\r\n")),
+        1 => key().prop_map(|k| format!("delete {k}\r\n")),
+    ]
+}
+
+fn letter(seed: char) -> String {
+    char::from(b'a' + (seed as u32 % 26) as u8).to_string()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
+    #[test]
+    fn values_of_any_length_give_the_same_answers_and_are_not_piled_up(
+        commands in proptest::collection::vec(long_command(), 1..60),
+        cuts in proptest::collection::vec(1usize..5000, 0..40),
+        choices in proptest::collection::vec(0usize..1000, 1..20),
+        core_count in 2u32..5,
+    ) {
+        const BATCH: usize = 24;
+        const COPIED: usize = 8 << 10;
+        let input = commands.concat().into_bytes();
+        let whole = Node::new(1).run(&input, &[], &[0]);
+        let (shared, held) = Node::new(core_count).run_measured(&input, &cuts, &choices);
+        prop_assert!(shared == whole, "{} bytes and {}", shared.len(), whole.len());
+        // The pipeline's own bound, what one batch may copy beyond it, and what it puts off.
+        let longest = 64 << 10;
+        prop_assert!(held <= (8 << 10) + BATCH * COPIED + longest, "{held} bytes held");
     }
 }
 

@@ -11,7 +11,7 @@ use ringlane::protocol::relay::{
     encoded_response_bytes,
 };
 use ringlane::protocol::{Context, Decoder, Limits, NodeAnswer, Output, encode_node};
-use ringlane::request::{ItemRef, Request, Value};
+use ringlane::request::{ItemRef, Request, Response, Value};
 use std::rc::Rc;
 
 use crate::NOW;
@@ -168,21 +168,31 @@ impl Node {
         }
     }
 
-    /// Has the other core answer what waits for it.
+    /// Has the other core answer what waits for it, and what is made again for its answers.
     fn deliver(&mut self) {
-        let Some(other) = &mut self.other else { return assert!(self.mesh.0.is_empty()) };
-        let sent = std::mem::take(&mut self.mesh.0);
-        let requests: Vec<_> = sent
-            .iter()
-            .map(|(sequence, message)| (*sequence, decode_request(message).expect("own encoding")))
-            .collect();
-        let (pipeline, out) = (&mut self.session.pipeline, &mut self.out);
-        other.serve(&requests, NOW, |sequence, response| {
-            let mut message = vec![0; encoded_response_bytes(response)];
-            encode_response(response, &mut message);
-            let response = decode_response(&message).expect("own encoding");
-            pipeline.complete(sequence, Completion::Response(&response), NOW, out);
-        });
+        while !self.mesh.0.is_empty() {
+            let other = self.other.as_mut().expect("who else would it be for");
+            let sent = std::mem::take(&mut self.mesh.0);
+            let decoded = sent.iter().map(|(sequence, message)| {
+                let token = (*sequence, &message[..]);
+                (token, decode_request(message).expect("own encoding"))
+            });
+            let requests: Vec<_> = decoded.collect();
+            let (pipeline, out) = (&mut self.session.pipeline, &mut self.out);
+            other.serve(&requests, NOW, |(sequence, request), response| {
+                let response = match *response {
+                    Response::OverAllowance { value_bytes, .. } => {
+                        Response::OverAllowance { value_bytes, request }
+                    }
+                    response => response,
+                };
+                let mut message = vec![0; encoded_response_bytes(&response)];
+                encode_response(&response, &mut message);
+                let response = decode_response(&message).expect("own encoding");
+                pipeline.complete(sequence, Completion::Response(&response), NOW, out);
+            });
+            self.here.resume(&mut self.session, NOW, &mut self.out, &mut self.mesh);
+        }
     }
 }
 

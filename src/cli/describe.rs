@@ -43,6 +43,7 @@ pub fn describe(config: &Config) -> String {
     line("eviction", config.eviction.name().into());
     line("default TTL", span(config.default_ttl, "none"));
     line("max connections", config.connections_max.to_string());
+    line("for connections", Size(config.connection_memory_bytes).to_string());
     line("idle timeout", span(config.idle_timeout, "none"));
     line("busy poll", format!("{} µs at most", config.busy_poll.as_micros()));
     let permissions = config.permissions;

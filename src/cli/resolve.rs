@@ -3,8 +3,9 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use ringlane::config::{
-    CONNECTIONS_MAX, CORE_MEMORY_BYTES_MIN, Config, Eviction, LogLevel, MEMORY_BYTES, PORT,
-    Permissions, Queues, UnixSocket, size::Size,
+    CONNECTION_MEMORY_BYTES, CONNECTIONS_MAX, CORE_CONNECTION_MEMORY_BYTES_MIN,
+    CORE_MEMORY_BYTES_MIN, Config, Eviction, LogLevel, MEMORY_BYTES, PORT, Permissions, Queues,
+    UnixSocket, size::Size,
 };
 use ringlane::server::host::HostFacts;
 use ringlane::server::preflight;
@@ -46,6 +47,10 @@ pub fn resolve(settings: Settings, host: &HostFacts) -> Result<Resolution, CliEr
         eviction: eviction(&settings)?,
         default_ttl: settings.default_ttl.map(|ttl| ttl.0),
         connections_max: settings.max_connections.map_or(CONNECTIONS_MAX, |count| count.0),
+        connection_memory_bytes: settings.connection_memory.map_or_else(
+            || CONNECTION_MEMORY_BYTES.max(CORE_CONNECTION_MEMORY_BYTES_MIN * cpus.len() as u64),
+            |size| size.0,
+        ),
         idle_timeout: settings.idle_timeout.map(|timeout| timeout.0),
         admin: settings.admin.map(|address| address.0),
         log: settings.log.map_or(log_level(settings.verbose), |name| name.0),

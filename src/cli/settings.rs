@@ -42,6 +42,10 @@ pub struct Settings {
     #[arg(short = 'c', long, alias = "conn-limit", value_name = "COUNT", help_heading = NETWORK)]
     #[serde(deserialize_with = "text")]
     pub max_connections: Option<Number>,
+    /// Memory for what connections hold besides items [default: 64MiB]
+    #[arg(long, value_name = "SIZE", help_heading = NETWORK)]
+    #[serde(deserialize_with = "text")]
+    pub connection_memory: Option<MemorySize>,
     /// Close a connection that has been silent for so long [default: never]
     #[arg(long, value_name = "SECS", help_heading = NETWORK)]
     #[serde(deserialize_with = "text")]
@@ -241,7 +245,7 @@ impl Settings {
             };
         }
         first! {
-            listen port shard_ports unix_socket unix_mode backlog max_connections idle_timeout
+            listen port shard_ports unix_socket unix_mode backlog max_connections connection_memory idle_timeout
             admin cores cpus busy_poll memory lock_memory max_item_size eviction
             disable_evictions default_ttl disable_cas disable_flush_all enable_shutdown
             disable_dumping prefix_delimiter pid_file cluster_listen cluster_advertise node_id join members cluster_name

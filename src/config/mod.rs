@@ -33,6 +33,10 @@ pub const CORE_MEMORY_BYTES_MAX: u64 = 32 * GIB;
 pub const ITEM_BYTES_MAX_RANGE: (u64, u64) = (KIB, GIB);
 /// Connections held at once unless told otherwise, in so far as the file limit allows them.
 pub const CONNECTIONS_MAX: u32 = 10_000;
+/// Memory for what connections hold, in bytes, unless told otherwise.
+pub const CONNECTION_MEMORY_BYTES: u64 = 64 * MIB;
+/// Least of it for each core, in bytes: one answer of the usual size limit.
+pub const CORE_CONNECTION_MEMORY_BYTES_MIN: u64 = MIB;
 /// Most cores of one node.
 pub const CORES_MAX: usize = 256;
 /// Most connections of a node: what is left of the 24 bits by which the net ring names a slot, half
@@ -72,6 +76,11 @@ pub struct Config {
     pub default_ttl: Option<Duration>,
     /// Connections of the whole node at once. One more is told so and closed.
     pub connections_max: u32,
+    /// Memory for what connections hold besides items, in bytes: answers that were not taken yet,
+    /// values on their way from other cores, values that arrive for them, input that waits. Each
+    /// core has an equal part. When it is used up, long answers wait, long values are refused, and
+    /// of those that hold some the ones that move nothing for a second are closed.
+    pub connection_memory_bytes: u64,
     /// A connection that has sent nothing for so long is closed. `None` never closes one.
     pub idle_timeout: Option<Duration>,
     /// How long a core may poll after its last work before it sleeps; zero sleeps at once. An
@@ -137,6 +146,10 @@ pub struct Queues {
     pub receive_buffer_bytes: u32,
     /// Unsent answer bytes of one connection, beyond which nothing more is read from it.
     pub output_bytes_max: u32,
+    /// Bytes of answers of one connection that may wait for earlier ones or be on their way from
+    /// other cores, beyond which no more of its input is parsed. The answer to its oldest request
+    /// comes on top.
+    pub pipeline_bytes_max: u32,
     /// Requests of one connection that other cores have not answered yet, beyond which no more of
     /// its input is parsed.
     pub pipeline_depth_max: u32,
@@ -155,6 +168,7 @@ impl Default for Queues {
             receive_buffers: 256,
             receive_buffer_bytes: 16 << 10,
             output_bytes_max: 256 << 10,
+            pipeline_bytes_max: 1 << 20,
             pipeline_depth_max: 1024,
             line_bytes_max: 2048,
             multiget_line_bytes_max: 8 << 20,
@@ -190,6 +204,7 @@ impl Default for Config {
             eviction: Eviction::Lru,
             default_ttl: None,
             connections_max: CONNECTIONS_MAX,
+            connection_memory_bytes: CONNECTION_MEMORY_BYTES,
             idle_timeout: None,
             busy_poll: Duration::from_micros(50),
             admin: None,
@@ -216,6 +231,7 @@ impl Config {
                 receive_buffers: 4,
                 receive_buffer_bytes: 512,
                 output_bytes_max: 4 << 10,
+                pipeline_bytes_max: 16 << 10,
                 pipeline_depth_max: 8,
                 multiget_line_bytes_max: 8 << 10,
                 body_bytes_streamed: 1 << 10,
@@ -297,6 +313,16 @@ impl Config {
             format!(
                 "{} connections are more than a node can tell apart: allow at most {CONNECTION_SLOTS}",
                 self.connections_max
+            )
+        })?;
+        let least = CORE_CONNECTION_MEMORY_BYTES_MIN * self.core_count() as u64;
+        require(self.connection_memory_bytes >= least, || {
+            format!(
+                "{} of memory for connections is too little: give at least {} for each core, {} \
+                 in all",
+                Size(self.connection_memory_bytes),
+                Size(CORE_CONNECTION_MEMORY_BYTES_MIN),
+                Size(least)
             )
         })?;
         require(self.backlog > 0, || "a backlog of 0 accepts nobody: allow at least 1".into())?;

@@ -8,6 +8,7 @@
 
 use arrayvec::ArrayVec;
 
+use super::defer::{COPIED_BYTES_MAX, defer};
 use super::store::{ShardStore, keep_records};
 use super::{
     Asked, BATCH, Batch, BoundedOutput, Engine, Finishing, Outbox, count_prefix, write_answer,
@@ -233,7 +234,7 @@ impl Engine {
     #[inline(never)]
     pub(super) fn execute_among_others(
         &mut self,
-        batch: &Batch<'_>,
+        batch: &mut Batch<'_>,
         pipeline: &mut Pipeline,
         now: Instant,
         out: &mut impl BoundedOutput,
@@ -243,19 +244,35 @@ impl Engine {
         let keys = own.map(|asked| asked.request.key);
         let keys: ArrayVec<&[u8], BATCH> = keys.collect();
         let mut places = self.places::<BATCH>(&keys).into_iter();
-        for &Asked { ref request, ref reply, owner } in batch {
-            let consistency = reply.form.consistency().into();
-            if owner != self.config.core {
-                self.traffic.forwarded += 1;
-                outbox.send_with(owner, pipeline.wait(reply), consistency, request);
+        for Asked { request, reply, owner } in batch {
+            let owner = *owner;
+            let place = (owner == self.config.core)
+                .then(|| places.next().expect("one for each of this core's"));
+            if pipeline.is_loose()
+                && pipeline.conflicts(request.hash, request.operation.may_change())
+            {
+                self.park(request, reply, pipeline);
                 continue;
             }
+            let consistency = reply.form.consistency().into();
+            let Some(place) = place else {
+                self.traffic.forwarded += 1;
+                let sequence = self.wait(request, reply, pipeline, outbox);
+                outbox.send_with(owner, sequence, consistency, request);
+                continue;
+            };
             self.traffic.local += 1;
+            let request = &match pipeline.is_empty() && self.shard.may_pin() {
+                true => *request,
+                false => request.with_allowance(Allowance(COPIED_BYTES_MAX)),
+            };
             let who = outbox.asker(0);
             let asker = || Asker { sequence: pipeline.wait(reply), ..who };
-            let place = places.next().expect("one for each of this core's");
             match self.request(asker, consistency, (place, request), now, outbox) {
                 Taken::Later => {}
+                Taken::Answered(Response::OverAllowance { value_bytes, .. }) => {
+                    defer(request, reply, Some(value_bytes), pipeline);
+                }
                 Taken::Answered(response) => {
                     write_answer(reply, &response, pipeline, now, out);
                     self.pin_written(out);

@@ -415,7 +415,7 @@ impl Core {
             connection.awaiting_node = false;
             // Its later input is looked at in this turn, like that of others held back.
             connection.held_back = true;
-            self.held_back.push(token.index);
+            self.list(token.index);
         }
         self.mark_dirty(token.index);
     }
@@ -499,6 +499,7 @@ impl Core {
         let queues = &self.node.config.queues;
         let traffic = self.engine.traffic;
         let busy = self.pace.busy();
+        let (connection_bytes, connection_bytes_peak) = self.memory.figures();
         let buffer_bytes =
             u64::from(queues.receive_buffers) * u64::from(queues.receive_buffer_bytes);
         CoreStats {
@@ -507,6 +508,8 @@ impl Core {
             gauges: shard.gauges(),
             classes: shard.class_stats(self.now),
             curr_connections: u64::from(self.open),
+            connection_bytes: connection_bytes as u64,
+            connection_bytes_peak: connection_bytes_peak as u64,
             receive_buffers: u64::from(queues.receive_buffers),
             receive_buffer_bytes: buffer_bytes,
             receive_buffer_bytes_free: buffer_bytes,

@@ -3,8 +3,10 @@
 use std::mem;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::rc::Rc;
 use std::time::Duration;
 
+use super::connection_memory::{Charge, ConnectionMemory};
 use super::net_ring::{self, Token};
 use super::pending::Pending;
 use super::process;
@@ -43,6 +45,14 @@ pub struct Connection {
     pub sending: bool,
     /// Input waits in `pending` until answers are sent or other cores have room.
     pub held_back: bool,
+    /// Listed among those that may go on.
+    pub listed: bool,
+    /// Listed among those that wait for room in the memory for connections.
+    pub waits_for_room: bool,
+    /// Sends that have ended; wraps.
+    pub sends: u8,
+    /// Its part in the memory for connections.
+    pub charge: Charge,
     /// A node command is being carried out; input waits behind it.
     pub awaiting_node: bool,
     /// The peer will send no more.
@@ -61,13 +71,13 @@ pub struct Connection {
 
 impl Connection {
     /// A fresh connection over `socket`.
-    pub fn new(socket: OwnedFd, token: Token, output_bytes_max: usize, now: Instant) -> Self {
+    pub fn new(socket: OwnedFd, token: Token, memory: Rc<ConnectionMemory>, now: Instant) -> Self {
         Self {
             socket,
             token,
             session: Session::default(),
             pending: Pending::default(),
-            out: Outgoing::new(output_bytes_max),
+            out: Outgoing::new(memory),
             arriving: None,
             receiving: false,
             cancelling: false,
@@ -76,6 +86,10 @@ impl Connection {
             deferrals: 0,
             sending: false,
             held_back: false,
+            listed: false,
+            waits_for_room: false,
+            sends: 0,
+            charge: Charge::default(),
             awaiting_node: false,
             ended: false,
             closing: false,
@@ -111,7 +125,11 @@ impl Connection {
 
     /// The end of a send is waited for: something is to be done then.
     pub fn waits_for_send(&self) -> bool {
-        !self.out.output.is_empty() || self.ended || self.is_stalled() || self.arriving.is_some()
+        !self.out.output.is_empty()
+            || self.ended
+            || self.is_stalled()
+            || self.arriving.is_some()
+            || self.session.pipeline.has_deferred()
     }
 
     /// Answers to requests that came together with the current one are still to be sent.
@@ -127,6 +145,17 @@ impl Connection {
     /// Input must wait.
     pub fn is_stalled(&self) -> bool {
         self.held_back || self.awaiting_node || self.closing || self.broken
+    }
+
+    /// Something waits that may be able to go on once something has come or was sent.
+    pub fn wants_to_go_on(&self) -> bool {
+        (self.held_back || self.session.pipeline.has_deferred()) && !self.listed && !self.broken
+    }
+
+    /// Bytes that it holds outside of any shard.
+    pub fn bytes_held(&self) -> usize {
+        let arriving = self.arriving.as_ref().map_or(0, |arriving| arriving.buffered_bytes());
+        self.out.bytes_held() + self.session.pipeline.bytes_held() + self.pending.len() + arriving
     }
 
     /// Everything due has been sent and nothing more will be.
@@ -151,6 +180,7 @@ impl Connection {
         }
         if (self.sending || self.filling)
             && let Some(moved) = process::bytes_moved(self.socket.as_fd())
+            && let moved = moved.acked.wrapping_add(moved.received)
             && mem::replace(&mut self.moved, moved) != moved
         {
             self.last_active = now;
@@ -178,8 +208,12 @@ pub struct Outgoing {
     /// Bytes of pinned values among them.
     pinned_bytes: usize,
     /// Values among them whose items are not pinned yet, from this one on.
-    unpinned_from: usize,
-    limit: usize,
+    unpinned_from: u32,
+    /// Bytes that are being sent, without pinned values.
+    sending_bytes: u32,
+    /// Bytes of pinned values that are being sent.
+    sending_pinned_bytes: usize,
+    memory: Rc<ConnectionMemory>,
 }
 
 /// Values of at least this many bytes are sent from their item. Below it, copying is cheaper than
@@ -187,9 +221,16 @@ pub struct Outgoing {
 const PINNED_BYTES_MIN: usize = 8 << 10;
 
 impl Outgoing {
-    /// Room for answers, full at `limit` bytes.
-    pub fn new(limit: usize) -> Self {
-        Self { output: net_ring::Output::default(), pinned_bytes: 0, unpinned_from: 0, limit }
+    /// Room for answers, full when the memory for connections says so.
+    pub fn new(memory: Rc<ConnectionMemory>) -> Self {
+        Self {
+            output: net_ring::Output::default(),
+            pinned_bytes: 0,
+            unpinned_from: 0,
+            sending_bytes: 0,
+            sending_pinned_bytes: 0,
+            memory,
+        }
     }
 
     /// Makes sure that it has room to begin with, of those that are `spare`.
@@ -202,7 +243,30 @@ impl Outgoing {
         }
     }
 
-    /// Takes everything, to be sent.
+    /// Takes everything, to be sent. Only one is sent at a time: see [`Outgoing::sent`].
+    pub fn take_to_send(&mut self) -> net_ring::Output {
+        self.sending_bytes = self.output.buffer.len() as u32;
+        self.sending_pinned_bytes = self.pinned_bytes;
+        self.take()
+    }
+
+    /// Notes that what was taken to be sent is done with.
+    pub fn sent(&mut self) {
+        self.sending_bytes = 0;
+        self.sending_pinned_bytes = 0;
+    }
+
+    /// Bytes it holds, those that are being sent included, without values that lie in their items.
+    pub fn bytes_held(&self) -> usize {
+        self.output.buffer.len() + self.sending_bytes as usize
+    }
+
+    /// Whether values are sent from their items.
+    pub fn refers(&self) -> bool {
+        self.pinned_bytes + self.sending_pinned_bytes > 0
+    }
+
+    /// Takes everything.
     pub fn take(&mut self) -> net_ring::Output {
         self.pinned_bytes = 0;
         self.unpinned_from = 0;
@@ -247,12 +311,15 @@ impl Outgoing {
 impl BoundedOutput for Outgoing {
     #[inline]
     fn is_full(&self) -> bool {
-        self.output.buffer.len() + self.pinned_bytes >= self.limit
+        let limit = self.memory.output_bytes_max();
+        let next = self.output.buffer.len() + self.pinned_bytes;
+        let sending = self.sending_bytes as usize + self.sending_pinned_bytes;
+        next >= limit || next + sending >= 2 * limit
     }
 
     #[inline]
     fn next_unpinned(&mut self) -> Option<ItemRef> {
-        let pinned = self.output.pinned.get(self.unpinned_from)?;
+        let pinned = self.output.pinned.get(self.unpinned_from as usize)?;
         self.unpinned_from += 1;
         Some(pinned.item)
     }
@@ -261,6 +328,9 @@ impl BoundedOutput for Outgoing {
 /// What is missing of a value is received straight into its item from this many bytes on; less is
 /// copied from the receive buffers, which saves a change of mode.
 const FILLED_BYTES_MIN: usize = 32 << 10;
+
+/// Least room added at a time to the buffer of a value that arrives for another core.
+const BUFFER_STEP_BYTES: usize = 32 << 10;
 
 /// A store whose long value is arriving piece by piece.
 #[derive(Debug)]
@@ -297,7 +367,14 @@ impl Arriving {
     pub fn take(&mut self, input: &[u8], memory: &mut [u8]) -> usize {
         let of_value = input.len().min(self.value_bytes - self.arrived);
         match &mut self.place {
-            Place::Buffer(buffer) => buffer.extend_from_slice(&input[..of_value]),
+            Place::Buffer(buffer) => {
+                if buffer.capacity() - buffer.len() < of_value {
+                    // By a quarter, and not beyond the whole.
+                    let more = (buffer.len() / 4).max(of_value).max(BUFFER_STEP_BYTES);
+                    buffer.reserve_exact(more.min(self.value_bytes - self.arrived));
+                }
+                buffer.extend_from_slice(&input[..of_value]);
+            }
             Place::Item(_, spans) => {
                 let mut rest = &input[..of_value];
                 let mut skip = self.arrived;
@@ -337,6 +414,14 @@ impl Arriving {
         let place =
             &mut memory[span.offset as usize + skip..(span.offset as usize + span.bytes as usize)];
         (place.len() >= FILLED_BYTES_MIN).then_some(place)
+    }
+
+    /// Bytes of it that are in no shard.
+    pub fn buffered_bytes(&self) -> usize {
+        match &self.place {
+            Place::Buffer(buffer) => buffer.len(),
+            Place::Item(..) => 0,
+        }
     }
 
     /// Everything is here.

@@ -5,6 +5,7 @@
 //! Input goes through the engine here, answers of other cores come back here, long values begin and
 //! end here; the worker performs what follows: sends, receives, sleep.
 
+use std::collections::VecDeque;
 use std::mem;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -15,20 +16,23 @@ use slab::Slab;
 
 use super::cluster::links::Links;
 use super::commands::{self, Query};
-use super::connection::{Arriving, Connection, DEFERRALS_MAX, Place};
+use super::connection::{Connection, DEFERRALS_MAX, Place};
+use super::connection_memory::{Charge, ConnectionMemory};
 use super::listener::Listener;
 use super::mesh::{self, Mesh, Return};
 use super::net_ring::{Output, Token};
 use super::node::Node;
 use super::pace::Pace;
+use super::stalled::Watches;
+use super::uploads;
 use crate::cluster::coordinator::Asker;
 use crate::cluster::link::Peer;
 use crate::cluster::quorum::Consistency;
-use crate::engine::cluster::{self as engine, Taken};
-use crate::engine::{BoundedOutput, Engine, Outbox, Stop};
-use crate::protocol::pipeline::Completion;
-use crate::protocol::{Context, Limits, Reply, relay};
-use crate::request::{Body, Operation, Request, Response};
+use crate::engine::cluster as engine;
+use crate::engine::{Awaited, BoundedOutput, Engine, Outbox, Stop};
+use crate::protocol::pipeline::{Claim, Completion};
+use crate::protocol::{Context, Limits};
+use crate::request::{Request, Response};
 use crate::stats::{ConnectionCounters, ConnectionStats};
 use crate::time::Instant;
 
@@ -39,6 +43,8 @@ const QUANTUM: u32 = 1024;
 const QUANTUM_MIN: u32 = 128;
 /// Requests after which a turn is long: what connections have beyond that waits for the next one.
 const TURN_REQUESTS: u32 = 4096;
+/// A line that is longer counts as a long value while it arrives.
+const LONG_LINE_BYTES: usize = 64 << 10;
 /// Room that an output buffer may keep between uses.
 const OUTPUT_BYTES_KEPT: usize = 64 << 10;
 /// Output buffers kept for reuse.
@@ -65,7 +71,15 @@ pub(super) struct Core {
     pub(super) dirty: Vec<u32>,
     /// Connections whose answers wait for others of the same batch, still on other cores.
     pub(super) deferred: Vec<u32>,
-    pub(super) held_back: Vec<u32>,
+    /// Those that may be able to go on: what they waited for has come, or has to be looked for.
+    pub(super) ready: Vec<u32>,
+    /// Those that wait for room in the memory for connections, in order: first those that hold
+    /// nothing themselves, then the others.
+    pub(super) waiting: [VecDeque<u32>; 2],
+    /// What the connections hold.
+    pub(super) memory: Rc<ConnectionMemory>,
+    /// Who holds some of it and does not move, while others want some.
+    pub(super) watches: Watches,
     /// Some of those could go on at once: they gave way to others.
     pub(super) has_backlog: bool,
     /// Requests that the turn may still take before it is long.
@@ -73,7 +87,6 @@ pub(super) struct Core {
     pub(super) starved: Vec<u32>,
     pub(super) spare_outputs: Vec<Vec<u8>>,
     pub(super) pace: Pace,
-    pub(super) output_bytes_max: usize,
 }
 
 /// Room for a connection.
@@ -90,7 +103,10 @@ impl Core {
         Self {
             engine,
             limits: Rc::new(Limits::from(&node.config)),
-            output_bytes_max: node.config.queues.output_bytes_max as usize,
+            memory: ConnectionMemory::new(
+                (node.config.connection_memory_bytes / node.config.core_count() as u64) as usize,
+                node.config.queues.output_bytes_max as usize,
+            ),
             node,
             scratch: Rc::new(Bump::new()),
             connections: Vec::new(),
@@ -103,7 +119,9 @@ impl Core {
             listening: commands::listening(listeners),
             dirty: Vec::new(),
             deferred: Vec::new(),
-            held_back: Vec::new(),
+            ready: Vec::new(),
+            waiting: Default::default(),
+            watches: Watches::default(),
             has_backlog: false,
             turn_left: TURN_REQUESTS,
             starved: Vec::new(),
@@ -139,6 +157,9 @@ impl Core {
     /// Unpins the values of an output that was sent or given up, and keeps its buffer.
     pub(super) fn release_output(&mut self, output: Output) {
         let Output { mut buffer, pinned } = output;
+        if !pinned.is_empty() {
+            self.memory.note_freed();
+        }
         for part in pinned {
             self.engine.shard.unpin(part.item);
         }
@@ -177,6 +198,14 @@ impl Core {
             let connection = self.connections[index as usize].connection.as_deref_mut();
             connection.expect("still open").pending.extend(&bytes[consumed..]);
         } else {
+            // What a line may be long, and many together may not.
+            let long = connection.pending.len() + bytes.len() > LONG_LINE_BYTES;
+            if long && !connection.is_stalled() && !self.memory.admits(index, bytes.len()) {
+                connection.broken = true;
+                connection.shut_down();
+                self.counters.uploads_refused += 1;
+                return self.mark_dirty(index);
+            }
             connection.pending.extend(bytes);
             if !connection.is_stalled() {
                 self.process_pending(index, ways);
@@ -197,39 +226,112 @@ impl Core {
         self.mark_dirty(index);
     }
 
-    /// Lets those go on that were held back, as many as a turn can bear; the others have precedence
-    /// in the next one.
-    pub(super) fn release_held_back(&mut self, ways: &mut Ways<'_>) {
+    /// Lists a connection among those that go on when they can, if something of it waits.
+    pub(super) fn list(&mut self, index: u32) {
+        let slot = &mut self.connections[index as usize];
+        if let Some(connection) = slot.connection.as_deref_mut() {
+            list(connection, &mut self.ready);
+        }
+    }
+
+    /// Lets those go on that can, as many as a turn can bear; the others have precedence in the
+    /// next one.
+    pub(super) fn go_on(&mut self, ways: &mut Ways<'_>) {
         self.turn_left = TURN_REQUESTS;
-        let mut waiting = mem::take(&mut self.held_back);
+        if self.memory.take_freed() {
+            self.admit_waiting(ways);
+        }
+        let mut ready = mem::take(&mut self.ready);
         let mut count = 0;
-        while let Some(&index) = waiting.get(count)
+        while let Some(&index) = ready.get(count)
             && self.turn_left > 0
+            && !ways.mesh.is_full()
         {
             self.release(index, ways);
             count += 1;
         }
-        self.has_backlog |= count < waiting.len();
-        // Behind them come those that were held back again.
-        waiting.drain(..count);
-        waiting.append(&mut self.held_back);
-        self.held_back = waiting;
+        self.has_backlog |= count < ready.len() && !ways.mesh.is_full();
+        // Behind them come those that are held back again.
+        ready.drain(..count);
+        ready.append(&mut self.ready);
+        self.ready = ready;
     }
 
-    /// Lets a connection that was held back go on.
+    /// Whether somebody waits for room in the memory for connections.
+    pub(super) fn has_waiting(&self) -> bool {
+        self.waiting.iter().any(|queue| !queue.is_empty())
+    }
+
+    /// Whether some could go on at once.
+    pub(super) fn has_ready(&self) -> bool {
+        self.has_backlog || !self.ready.is_empty() || (self.memory.is_freed() && self.has_waiting())
+    }
+
+    /// Lets those go on that wait for room in the memory for connections, while there is some.
+    fn admit_waiting(&mut self, ways: &mut Ways<'_>) {
+        while let Some(at) = self.waiting.iter().position(|queue| !queue.is_empty()) {
+            let index = self.waiting[at][0];
+            let slot = &mut self.connections[index as usize];
+            if let Some(connection) = slot.connection.as_deref_mut()
+                && connection.waits_for_room
+                && !connection.broken
+            {
+                if self.resume(index, ways) == Awaited::Room {
+                    return;
+                }
+                self.connection_at(index).waits_for_room = false;
+                self.list(index);
+                self.mark_dirty(index);
+            }
+            self.waiting[at].pop_front();
+        }
+    }
+
+    /// Makes those requests of a connection that had to wait and need not any more.
+    fn resume(&mut self, index: u32, ways: &mut Ways<'_>) -> Awaited {
+        let slot = &mut self.connections[index as usize];
+        let connection = slot.connection.as_deref_mut().expect("an open connection goes on");
+        connection.out.borrow_room(&mut self.spare_outputs);
+        let (token, core, memory) = (connection.token, self.engine.config().core, &self.memory);
+        let Connection { session, out, charge, .. } = connection;
+        let mut outbox = Sender { ways, token, core, memory, charge };
+        self.engine.resume(session, self.now, out, &mut outbox)
+    }
+
+    /// The same, and lists it for what they wait for then.
+    fn resume_or_wait(&mut self, index: u32, ways: &mut Ways<'_>) {
+        let awaited = self.resume(index, ways);
+        let connection = self.connection_at(index);
+        match awaited {
+            Awaited::Connection => {}
+            Awaited::Room => {
+                if !mem::replace(&mut connection.waits_for_room, true) {
+                    let holds = usize::from(connection.charge.held() > 0);
+                    self.waiting[holds].push_back(index);
+                }
+            }
+            Awaited::Others => self.list(index),
+        }
+        self.mark_dirty(index);
+    }
+
+    /// Lets a connection go on.
     fn release(&mut self, index: u32, ways: &mut Ways<'_>) {
         let Some(connection) = self.connections[index as usize].connection.as_deref_mut() else {
             return;
         };
-        if !connection.held_back {
+        connection.listed = false;
+        if connection.broken {
+            return;
+        }
+        if connection.session.pipeline.has_deferred() && !connection.waits_for_room {
+            self.resume_or_wait(index, ways);
+        }
+        let connection = self.connection_at(index);
+        if !connection.held_back || (connection.sending && connection.out.is_full()) {
             return;
         }
         connection.held_back = false;
-        if connection.sending && connection.out.is_full() {
-            connection.held_back = true;
-            self.held_back.push(index);
-            return;
-        }
         if !connection.is_stalled() {
             self.process_pending(index, ways);
         }
@@ -245,44 +347,56 @@ impl Core {
         let mut at = 0;
         connection.session.quantum = self.turn_left.clamp(QUANTUM_MIN, QUANTUM);
         loop {
+            if let Some(arriving) = &connection.arriving
+                && uploads::is_counted(arriving, input.len() - at)
+                && !self.memory.admits(index, input.len() - at)
+            {
+                let arriving = connection.arriving.take().expect("looked at above");
+                self.counters.uploads_refused += 1;
+                uploads::refuse(&mut self.engine, connection, &arriving, self.now, ways);
+            }
             if let Some(arriving) = &mut connection.arriving {
                 at += arriving.take(&input[at..], self.engine.shard.memory_mut());
                 if !arriving.is_complete() {
                     return at;
                 }
                 let arrived = connection.arriving.take().expect("it is there");
-                finish_body(&mut self.engine, connection, *arrived, self.now, ways);
+                uploads::finish(&mut self.engine, connection, *arrived, self.now, ways);
             }
             let context =
                 Context { limits: &limits, now: self.now, hash_secret: &secret, scratch: &scratch };
-            let (token, core) = (connection.token, self.engine.config().core);
-            let quantum = connection.session.quantum;
-            let fed = self.engine.feed(
-                &mut connection.session,
-                &input[at..],
-                &context,
-                &mut connection.out,
-                &mut Sender { ways, token, core },
-            );
+            let (token, core, memory) = (connection.token, self.engine.config().core, &self.memory);
+            let Connection { session, out, charge, .. } = connection;
+            let quantum = session.quantum;
+            let mut outbox = Sender { ways, token, core, memory, charge };
+            let fed = self.engine.feed(session, &input[at..], &context, out, &mut outbox);
             at += fed.consumed;
-            let taken = quantum - connection.session.quantum;
+            let taken = quantum - session.quantum;
             self.turn_left = self.turn_left.saturating_sub(taken);
+            let awaits_others = ways.mesh.is_full() || self.engine.is_saturated();
             match fed.stop {
                 Stop::QuantumUsed => {
                     connection.held_back = true;
-                    self.held_back.push(index);
+                    self.list(index);
                     self.has_backlog = true;
                     return at;
                 }
-                Stop::NeedInput => return at,
+                Stop::NeedInput => {
+                    self.list_if_deferred(index);
+                    return at;
+                }
                 Stop::HeldBack => {
                     connection.held_back = true;
-                    self.held_back.push(index);
+                    // What is the connection's own ends with an answer or a send of it.
+                    if awaits_others {
+                        self.list(index);
+                    }
+                    self.list_if_deferred(index);
                     return at;
                 }
                 Stop::Body { request, reply, value_bytes, trailer_bytes } => {
                     let body = (value_bytes, trailer_bytes);
-                    begin_body(&mut self.engine, connection, &request, &reply, body, self.now);
+                    uploads::begin(&mut self.engine, connection, &request, &reply, body, self.now);
                 }
                 Stop::Node { command, reply } => {
                     self.begin_command(index, command, &reply, ways.mesh);
@@ -300,10 +414,19 @@ impl Core {
         }
     }
 
+    /// Lists a connection whose oldest request was put off: nothing else may come for it.
+    fn list_if_deferred(&mut self, index: u32) {
+        let connection = self.connection_at(index);
+        if connection.session.pipeline.next_deferred(0) == Some(0) && !connection.waits_for_room {
+            self.list(index);
+            self.has_backlog = true;
+        }
+    }
+
     /// Takes an answer of another core.
     pub(super) fn complete(&mut self, to: Return, response: &Response<'_>) {
-        let Self { connections, spare_outputs, dirty, now, .. } = self;
-        complete(connections, spare_outputs, dirty, to, response, *now);
+        let Self { connections, spare_outputs, dirty, ready, now, .. } = self;
+        complete(connections, spare_outputs, (dirty, ready), to, response, *now);
     }
 
     /// Closes connections that have been silent for too long: those that send nothing, or read
@@ -342,6 +465,8 @@ impl Core {
         {
             self.engine.shard.discard(staged);
         }
+        let mut charge = connection.charge;
+        self.memory.settle(index, &mut charge, 0, 0);
         self.free.push(index);
         self.open -= 1;
         let core = self.engine.config().core as usize;
@@ -368,6 +493,8 @@ struct Sender<'s, 'w> {
     ways: &'s mut Ways<'w>,
     token: Token,
     core: u32,
+    memory: &'s ConnectionMemory,
+    charge: &'s mut Charge,
 }
 
 impl engine::Links for Sender<'_, '_> {
@@ -402,6 +529,16 @@ impl Outbox for Sender<'_, '_> {
     fn is_full(&self) -> bool {
         self.ways.mesh.is_full()
     }
+
+    #[inline]
+    fn reserve(&mut self, bytes: usize, claim: Claim) -> bool {
+        self.memory.reserve(self.token.index, self.charge, bytes, claim)
+    }
+
+    #[inline]
+    fn restraint(&self) -> u32 {
+        self.memory.restraint()
+    }
 }
 
 /// How a request of core `core` is known to the coordinator.
@@ -410,111 +547,25 @@ pub(super) fn asker(core: u32, to: Return) -> Asker {
     Asker { core, connection: index, generation, sequence: to.sequence }
 }
 
-/// Makes room for a long value that follows.
-fn begin_body(
-    engine: &mut Engine,
-    connection: &mut Connection,
-    request: &Request<'_>,
-    reply: &Reply<'_>,
-    (value_bytes, trailer_bytes): (u32, u8),
-    now: Instant,
-) {
-    let Operation::Store(store) = &request.operation else {
-        unreachable!("only stores have a body");
-    };
-    let sequence = connection.session.pipeline.wait(reply);
-    // In a cluster a value may have to go elsewhere, so it is not received into the shard.
-    let place = if engine.owner(request) == engine.config().core && engine.coordinator().is_none() {
-        let key_bytes = request.key.len();
-        let staged = engine.shard.stage(key_bytes, store.flags, store.deadline, value_bytes, now);
-        match staged {
-            Ok(staged) => Place::Item(staged, engine.shard.staged_spans(&staged).collect()),
-            Err(refusal) => {
-                let response = engine.refuse_stage(request, refusal, now);
-                let completion = Completion::Response(&response);
-                let Connection { session, out, .. } = connection;
-                session.pipeline.complete(sequence, completion, now, out);
-                session.skip = u64::from(value_bytes) + u64::from(trailer_bytes);
-                return;
-            }
-        }
-    } else {
-        Place::Buffer(Vec::with_capacity(value_bytes as usize))
-    };
-    let mut head = vec![0; relay::encoded_request_bytes(request)];
-    relay::encode_request(request, &mut head);
-    connection.arriving = Some(Box::new(Arriving {
-        request: head,
-        sequence,
-        place,
-        arrived: 0,
-        value_bytes: value_bytes as usize,
-        trailer: Vec::new(),
-        trailer_bytes: trailer_bytes as usize,
-        consistency: reply.form.consistency().into(),
-    }));
-}
-
-/// A long value has arrived: stores it here or hands it to its owner.
-fn finish_body(
-    engine: &mut Engine,
-    connection: &mut Connection,
-    arrived: Arriving,
-    now: Instant,
-    ways: &mut Ways<'_>,
-) {
-    let Connection { session, out, token, .. } = connection;
-    let Arriving { request, sequence, place, trailer, consistency, .. } = arrived;
-    if !session.decoder.trailer_is_valid(&trailer) {
-        if let Place::Item(staged, _) = place {
-            engine.shard.discard(staged);
-        }
-        session.pipeline.complete(sequence, Completion::BadDataChunk, now, out);
-        return;
-    }
-    let mut request = relay::decode_request(&request).expect("encoded by this core");
-    let owner = engine.owner(&request);
-    let Operation::Store(store) = &mut request.operation else {
-        unreachable!("only stores have a body");
-    };
-    match place {
-        Place::Item(staged, _) => {
-            store.value = Body::Staged(staged);
-            let response = engine.store_staged(&request, now);
-            session.pipeline.complete(sequence, Completion::Response(&response), now, out);
-        }
-        Place::Buffer(value) => {
-            store.value = Body::Bytes(&value);
-            let to = Return { token: *token, sequence };
-            let core = engine.config().core;
-            if owner != core {
-                engine.traffic.forwarded += 1;
-                // A node of its own neither needs it nor takes it off again.
-                let wanted = engine.coordinator().map_or(Consistency::Configured, |_| consistency);
-                let to = mesh::with_consistency(to, wanted);
-                return ways.mesh.request(owner, to, &request);
-            }
-            engine.traffic.local += 1;
-            let asker = || asker(core, to);
-            let placed = (engine.place(request.key), &request);
-            if let Taken::Answered(response) = engine.request(asker, consistency, placed, now, ways)
-            {
-                session.pipeline.complete(sequence, Completion::Response(&response), now, out);
-            }
-        }
-    }
-}
-
 /// An empty buffer's room, if it has any.
 pub(super) fn spare(buffer: &mut Vec<u8>) -> Option<Vec<u8>> {
     (buffer.capacity() > 0).then(|| mem::take(buffer))
+}
+
+/// Lists a connection that may be able to go on, if something of it waits.
+#[inline]
+fn list(connection: &mut Connection, ready: &mut Vec<u32>) {
+    if connection.wants_to_go_on() {
+        connection.listed = true;
+        ready.push(connection.token.index);
+    }
 }
 
 /// Takes an answer for one of `connections`, if it is still there.
 pub(super) fn complete(
     connections: &mut [Slot],
     spare_outputs: &mut Vec<Vec<u8>>,
-    dirty: &mut Vec<u32>,
+    (dirty, ready): (&mut Vec<u32>, &mut Vec<u32>),
     to: Return,
     response: &Response<'_>,
     now: Instant,
@@ -527,6 +578,7 @@ pub(super) fn complete(
     connection.out.borrow_room(spare_outputs);
     let completion = Completion::Response(response);
     connection.session.pipeline.complete(to.sequence, completion, now, &mut connection.out);
+    list(connection, ready);
     if !connection.dirty {
         connection.dirty = true;
         dirty.push(to.token.index);

@@ -23,6 +23,7 @@ pub mod clock;
 pub mod cluster;
 mod commands;
 pub mod connection;
+mod connection_memory;
 pub mod control;
 mod control_executor;
 mod core_state;
@@ -43,8 +44,10 @@ mod process;
 #[cfg(test)]
 mod scratch;
 pub mod signals;
+mod stalled;
 mod topology;
 mod unix_socket;
+mod uploads;
 pub mod worker;
 
 use ahead::{Ahead, Populator};
@@ -212,7 +215,7 @@ async fn run_core(parts: CoreParts, started: mpsc::Sender<(usize, io::Result<()>
         shard: config.shard(),
         default_ttl: config.default_ttl,
         pipeline_requests_max: config.queues.pipeline_depth_max as usize,
-        pipeline_bytes_max: config.queues.output_bytes_max as usize,
+        pipeline_bytes_max: config.queues.pipeline_bytes_max as usize,
     });
     engine.finishing.hides_cas = !config.permissions.cas;
     engine.finishing.prefixes = config.prefix_delimiter.map(|delimiter| {

@@ -33,10 +33,18 @@ pub fn thread_cpu_time() -> Duration {
     Duration::new(time.tv_sec.max(0) as u64, time.tv_nsec as u32)
 }
 
-/// Bytes that a TCP connection has received and that its other end has acknowledged so far: what tells
-/// a slow one from a silent one while the kernel works on a long receive or send. `None` for other
-/// sockets.
-pub fn bytes_moved(socket: BorrowedFd<'_>) -> Option<u64> {
+/// How far a TCP connection has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moved {
+    /// Bytes that its other end has acknowledged.
+    pub acked: u64,
+    /// Bytes that were received.
+    pub received: u64,
+}
+
+/// How far a TCP connection has come: what tells a slow one from a silent one while the kernel works
+/// on a long receive or send. `None` for other sockets.
+pub fn bytes_moved(socket: BorrowedFd<'_>) -> Option<Moved> {
     /// Offsets of `tcpi_bytes_acked` and `tcpi_bytes_received` in the kernel's `struct tcp_info`,
     /// which only ever grows at its end; the C library's stops before them.
     const ACKED: usize = 120;
@@ -53,7 +61,7 @@ pub fn bytes_moved(socket: BorrowedFd<'_>) -> Option<u64> {
         return None;
     }
     let number = |at: usize| u64::from_ne_bytes(info[at..at + 8].try_into().expect("8 bytes"));
-    Some(number(ACKED).wrapping_add(number(RECEIVED)))
+    Some(Moved { acked: number(ACKED), received: number(RECEIVED) })
 }
 
 /// Asks the kernel to back `memory` with huge pages where it can. Look-ups go to random places of

@@ -21,6 +21,7 @@ use super::ahead::Ahead;
 use super::cluster::core::{CoreCluster, News};
 use super::cluster::links::Links;
 use super::connection::Connection;
+use super::connection_memory::Charge;
 use super::control::Control;
 use super::core_state::{Core, Slot, Ways, complete, spare};
 use super::listener::{Listener, Reach};
@@ -48,8 +49,6 @@ const SENT_AT_ONCE_BYTES_MAX: usize = 64 << 10;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Most items expired, moved or reclaimed in one turn.
 const MAINTENANCE_PER_TURN: u32 = 64;
-/// Unused input of a connection that may not go on, beyond which it is no longer received from.
-const PENDING_BYTES_MAX: usize = 64 << 10;
 /// Receives after a long value during which the next one is expected.
 const BULK_TURNS: u8 = 16;
 /// Bytes received at a time while a long value is expected: its line, and little of the value that
@@ -201,7 +200,7 @@ impl Worker {
         let mut more = self.core.engine.shard.maintain(now, MAINTENANCE_PER_TURN);
         self.ahead.taken(self.core.engine.shard.touched_bytes(), now);
         // Before the sends, which take a while: other cores can work on it meanwhile.
-        more |= self.mesh.publish() || self.core.has_backlog;
+        more |= self.mesh.publish();
         while let Some(ring) = self.mesh.next_to_wake() {
             self.net.wake(ring);
         }
@@ -209,6 +208,7 @@ impl Worker {
         if let Some(cluster) = &mut self.cluster {
             more |= cluster.flush(&mut self.net);
         }
+        more |= self.core.has_ready();
         if let Some(wish) = self.core.node.cores[self.doorbell].inquiry.wish() {
             self.core.tell_outside(wish);
         }
@@ -272,13 +272,13 @@ impl Worker {
         if !core.engine.has_answers() {
             return false;
         }
-        let Core { engine, connections, spare_outputs, dirty, .. } = core;
+        let Core { engine, connections, spare_outputs, dirty, ready, .. } = core;
         let (own, mesh) = (engine.config().core, &mut self.mesh);
         let settled = engine.take_answers(|asker, response| {
             let token = Token { index: asker.connection, generation: asker.generation };
             let to = Return { token, sequence: asker.sequence };
             if asker.core == own {
-                complete(connections, spare_outputs, dirty, to, response, now);
+                complete(connections, spare_outputs, (dirty, ready), to, response, now);
             } else {
                 mesh.answer(asker.core, to, response);
             }
@@ -340,6 +340,7 @@ impl Worker {
                 self.heartbeat_armed = false;
                 self.heart_beat = true;
                 self.core.close_idle();
+                self.core.close_stalled();
                 self.accept_again();
                 if self.doorbell == 0 {
                     self.core.node.log_withheld();
@@ -408,15 +409,19 @@ impl Worker {
             SendOutcome::Failed(_) => connection.broken = true,
         }
         connection.sending = false;
+        connection.sends = connection.sends.wrapping_add(1);
+        connection.out.sent();
         // Whoever waited long for an answer, or took long to read it, has just begun to be silent.
         // Not told at once, since the pace counts those of whom something came in a millisecond.
         if now.since(connection.last_active) >= Duration::from_secs(1) {
             connection.last_active = now;
         }
         let waits = connection.waits_for_send();
+        let holds = connection.charge != Charge::default();
         core.counters.bytes_written += output.len() as u64;
         core.release_output(output);
-        if waits {
+        if waits || holds {
+            core.list(token.index);
             core.mark_dirty(token.index);
         }
     }
@@ -464,7 +469,7 @@ impl Worker {
         let slot = &mut core.connections[index as usize];
         slot.generation = slot.generation.wrapping_add(1);
         let token = Token { index, generation: slot.generation };
-        let mut connection = Connection::new(socket, token, core.output_bytes_max, core.now);
+        let mut connection = Connection::new(socket, token, core.memory.clone(), core.now);
         connection.receiving = true;
         self.net.receive(connection.fd(), token);
         slot.connection = Some(Box::new(connection));
@@ -485,9 +490,7 @@ impl Worker {
     /// Lets connections go on that were held back or starved of buffers.
     fn go_on(&mut self) {
         let core = &mut self.core;
-        if !core.held_back.is_empty() && !self.mesh.is_full() {
-            core.release_held_back(&mut ways(&mut self.mesh, &mut self.cluster));
-        }
+        core.go_on(&mut ways(&mut self.mesh, &mut self.cluster));
         if !core.dumps_waiting.is_empty() {
             core.resume_dumps(&mut self.mesh);
         }
@@ -518,7 +521,7 @@ impl Worker {
             } else if !connection.sending {
                 connection.deferrals = 0;
                 connection.sending = true;
-                let output = connection.out.take();
+                let output = connection.out.take_to_send();
                 let (fd, token) = (connection.fd(), connection.token);
                 let long = output.len() > SENT_AT_ONCE_BYTES_MAX || !output.pinned.is_empty();
                 if long || connection.waits_for_send() {
@@ -534,6 +537,9 @@ impl Worker {
             else {
                 continue;
             };
+            let (bytes, reserved) =
+                (connection.bytes_held(), connection.session.pipeline.bytes_reserved());
+            core.memory.settle(index, &mut connection.charge, bytes, reserved);
             if connection.is_finished() {
                 if connection.receiving {
                     connection.broken = true;
@@ -543,7 +549,7 @@ impl Worker {
                 }
                 continue;
             }
-            self.net.arm(connection, &mut core.engine);
+            self.net.arm(connection, &mut core.engine, core.memory.pending_bytes_max());
         }
         core.dirty = dirty;
     }
@@ -621,11 +627,11 @@ impl Worker {
 impl NetRing {
     /// Receives what the connection can take next: the rest of a long value into its item, or
     /// anything into provided buffers, or nothing while too much input waits.
-    fn arm(&mut self, connection: &mut Connection, engine: &mut Engine) {
+    fn arm(&mut self, connection: &mut Connection, engine: &mut Engine, pending_bytes_max: usize) {
         if connection.filling || connection.ended || connection.closing || connection.broken {
             return;
         }
-        let stalled = connection.is_stalled() && connection.pending.len() > PENDING_BYTES_MAX;
+        let stalled = connection.is_stalled() && connection.pending.len() > pending_bytes_max;
         let place = match &connection.arriving {
             Some(arriving) if !stalled => arriving.place(engine.shard.memory_mut()),
             _ => None,

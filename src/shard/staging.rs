@@ -27,24 +27,30 @@ struct Pin {
     count: u32,
     /// Deleted meanwhile: freed at the last unpin.
     dead: bool,
+    /// Length of its value when it was pinned.
+    value_bytes: u32,
 }
 
 /// Items whose memory must not be reused.
-pub(super) struct Pins(HashMap<ItemRef, Pin, RandomState>);
+pub(super) struct Pins {
+    pins: HashMap<ItemRef, Pin, RandomState>,
+    /// Value bytes of all of them.
+    value_bytes: u64,
+}
 
 impl Pins {
     pub(super) fn new(hasher: RandomState) -> Self {
-        Self(HashMap::with_hasher(hasher))
+        Self { pins: HashMap::with_hasher(hasher), value_bytes: 0 }
     }
 
     #[inline]
     pub(super) fn is_pinned(&self, item: ItemRef) -> bool {
-        self.0.contains_key(&item)
+        self.pins.contains_key(&item)
     }
 
     /// Remembers that a pinned item is gone; false when it is not pinned.
     pub(super) fn bury(&mut self, item: ItemRef) -> bool {
-        match self.0.get_mut(&item) {
+        match self.pins.get_mut(&item) {
             Some(pin) => {
                 pin.dead = true;
                 true
@@ -55,7 +61,7 @@ impl Pins {
 
     /// Takes all pinned items for removed. Gives those that were not yet.
     pub(super) fn bury_all(&mut self) -> impl Iterator<Item = ItemRef> {
-        let alive = self.0.iter_mut().filter(|(_, pin)| !pin.dead);
+        let alive = self.pins.iter_mut().filter(|(_, pin)| !pin.dead);
         alive.map(|(&item, pin)| {
             pin.dead = true;
             item
@@ -69,7 +75,7 @@ impl Pins {
 
     /// Whether `item` was removed while pinned.
     pub(super) fn is_dead(&self, item: ItemRef) -> bool {
-        self.0.get(&item).is_some_and(|pin| pin.dead)
+        self.pins.get(&item).is_some_and(|pin| pin.dead)
     }
 }
 
@@ -89,8 +95,7 @@ impl Shard {
         if !self.fits(key_bytes, flags, value_bytes as u64) {
             return Err(StageRefusal::TooLarge);
         }
-        let bytes_max = self.slab.page_bytes() as u64 * self.slab.pages_max() as u64 / 2;
-        if self.staged_bytes > 0 && self.staged_bytes + value_bytes as u64 > bytes_max {
+        if self.staged_bytes > 0 && self.staged_bytes + value_bytes as u64 > self.held_bytes_max() {
             return Err(StageRefusal::OutOfMemory);
         }
         let shape = self.shape(key_bytes, value_bytes as usize, flags, deadline);
@@ -142,10 +147,22 @@ impl Shard {
         self.free_item(staged.item, chain);
     }
 
+    /// Bytes that may be staged, and as many that may be pinned, before more has to wait.
+    fn held_bytes_max(&self) -> u64 {
+        self.slab.page_bytes() as u64 * self.slab.pages_max() as u64 / 2
+    }
+
+    /// Whether an item may be pinned: what is being sent has its part of the memory and no more, so
+    /// that clients that do not read cannot keep it all. One item may pass the limit.
+    #[inline]
+    pub fn may_pin(&self) -> bool {
+        self.pins.value_bytes == 0 || self.pins.value_bytes < self.held_bytes_max()
+    }
+
     /// Keeps the memory of `item` until the matching [`Shard::unpin`], even if the item is deleted
     /// or replaced. Pins count.
     pub fn pin(&mut self, item: ItemRef) {
-        if let Some(pin) = self.pins.0.get_mut(&item) {
+        if let Some(pin) = self.pins.pins.get_mut(&item) {
             pin.count += 1;
             return;
         }
@@ -158,7 +175,9 @@ impl Shard {
         if dead {
             self.limbo = None;
         }
-        self.pins.0.insert(item, Pin { count: 1, dead });
+        let value_bytes = head.value_bytes(self.slab.memory()) as u32;
+        self.pins.value_bytes += u64::from(value_bytes);
+        self.pins.pins.insert(item, Pin { count: 1, dead, value_bytes });
     }
 
     /// Ends one [`Shard::pin`] of `item`.
@@ -166,13 +185,14 @@ impl Shard {
     /// # Panics
     /// When the item is not pinned.
     pub fn unpin(&mut self, item: ItemRef) {
-        let pin = self.pins.0.get_mut(&item).expect("unpin follows pin");
+        let pin = self.pins.pins.get_mut(&item).expect("unpin follows pin");
         pin.count -= 1;
         if pin.count > 0 {
             return;
         }
         let dead = pin.dead;
-        self.pins.0.remove(&item);
+        self.pins.value_bytes -= u64::from(pin.value_bytes);
+        self.pins.pins.remove(&item);
         let head = Head::read(self.slab.memory(), item);
         let chain = head.chain(self.slab.memory()).unwrap_or(NO_CHAIN);
         self.unhold(item, chain);

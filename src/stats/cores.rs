@@ -19,6 +19,10 @@ pub fn render(snapshot: &Snapshot<'_>, emit: Emit<'_>) {
         figure("evictions", core.counters.evictions.into());
         figure("chain_evictions", core.counters.chain_evictions.into());
         figure("connections", core.curr_connections.into());
+        figure("connection_bytes", core.connection_bytes.into());
+        figure("connection_bytes_peak", core.connection_bytes_peak.into());
+        figure("stalled_kicks", core.connections.stalled_kicks.into());
+        figure("uploads_refused", core.connections.uploads_refused.into());
         figure("requests", requests.into());
         figure("forwarded", core.forwarded_requests.into());
         figure("served", core.served_requests.into());

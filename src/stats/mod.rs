@@ -49,6 +49,11 @@ counters! {
         cmd_flush,
         /// Connections closed because they were silent for too long.
         idle_kicks,
+        /// Connections closed because they held memory that others waited for, and moved nothing.
+        stalled_kicks,
+        /// Long values refused, and connections closed in the middle of a very long line, because
+        /// the memory for connections was used up.
+        uploads_refused,
         /// Attempts to authenticate.
         auth_cmds,
         /// Attempts to authenticate that failed.
@@ -69,6 +74,10 @@ pub struct CoreStats {
     pub classes: Vec<ClassStats>,
     /// Connections it has now.
     pub curr_connections: u64,
+    /// Bytes that its connections hold besides items now.
+    pub connection_bytes: u64,
+    /// The most that they ever did.
+    pub connection_bytes_peak: u64,
     /// Receive buffers of the core.
     pub receive_buffers: u64,
     /// Bytes of those buffers.

@@ -87,6 +87,8 @@ pub fn render(snapshot: &Snapshot<'_>, emit: Emit<'_>) {
         busy_poll_us = config.busy_poll.as_micros(),
         pipeline_depth_max = config.queues.pipeline_depth_max,
         output_bytes_max = config.queues.output_bytes_max,
+        pipeline_bytes_max = config.queues.pipeline_bytes_max,
+        connection_memory = config.connection_memory_bytes,
         receive_buffers = config.queues.receive_buffers,
         receive_buffer_bytes = config.queues.receive_buffer_bytes,
         mesh_ring_bytes = config.queues.mesh_ring_bytes,

@@ -177,6 +177,17 @@ impl Client {
         String::from_utf8_lossy(&line).into_owned()
     }
 
+    /// The next line without its end; `None` if the server has closed instead.
+    pub fn line_if_open(&mut self) -> Option<String> {
+        let mut line = Vec::new();
+        let ended = self.stream.read_until(b'\n', &mut line);
+        match ended {
+            Ok(_) => line.strip_suffix(b"\r\n").map(|line| String::from_utf8_lossy(line).into()),
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => None,
+            Err(error) => panic!("the server neither answers nor closes: {error}"),
+        }
+    }
+
     /// Exactly `count` bytes.
     pub fn take(&mut self, count: usize) -> Vec<u8> {
         let mut bytes = vec![0; count];

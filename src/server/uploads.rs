@@ -1,0 +1,154 @@
+//! Long values that arrive piece by piece: where they go, and what becomes of them.
+//!
+//! A value for this core's shard is received into its item. One for another core, or in a cluster,
+//! is collected in a buffer that grows as its bytes arrive and counts against the memory for
+//! connections. When that is used up the value is refused as if its core had no memory: the rest of
+//! it is dropped unread, and the store is performed as refused, so that the old value goes where a
+//! refusal removes it.
+
+use super::connection::{Arriving, Connection, Place};
+use super::connection_memory::UNCOUNTED_BYTES;
+use super::core_state::Ways;
+use super::mesh::{self, Return};
+use crate::cluster::quorum::Consistency;
+use crate::engine::Engine;
+use crate::engine::cluster::Taken;
+use crate::protocol::pipeline::Completion;
+use crate::protocol::{Reply, relay};
+use crate::request::{Body, Operation, Request};
+use crate::server::core_state::asker;
+use crate::time::Instant;
+
+/// Makes room for a long value that follows.
+pub fn begin(
+    engine: &mut Engine,
+    connection: &mut Connection,
+    request: &Request<'_>,
+    reply: &Reply<'_>,
+    (value_bytes, trailer_bytes): (u32, u8),
+    now: Instant,
+) {
+    let Operation::Store(store) = &request.operation else {
+        unreachable!("only stores have a body");
+    };
+    let sequence = connection.session.pipeline.wait(reply);
+    // In a cluster a value may have to go elsewhere, so it is not received into the shard.
+    let place = if engine.owner(request) == engine.config().core && engine.coordinator().is_none() {
+        let key_bytes = request.key.len();
+        let staged = engine.shard.stage(key_bytes, store.flags, store.deadline, value_bytes, now);
+        match staged {
+            Ok(staged) => Place::Item(staged, engine.shard.staged_spans(&staged).collect()),
+            Err(refusal) => {
+                let response = engine.refuse_stage(request, refusal, now);
+                let completion = Completion::Response(&response);
+                let Connection { session, out, .. } = connection;
+                session.pipeline.complete(sequence, completion, now, out);
+                session.skip = u64::from(value_bytes) + u64::from(trailer_bytes);
+                return;
+            }
+        }
+    } else {
+        Place::Buffer(Vec::new())
+    };
+    let mut head = vec![0; relay::encoded_request_bytes(request)];
+    relay::encode_request(request, &mut head);
+    connection.arriving = Some(Box::new(Arriving {
+        request: head,
+        sequence,
+        place,
+        arrived: 0,
+        value_bytes: value_bytes as usize,
+        trailer: Vec::new(),
+        trailer_bytes: trailer_bytes as usize,
+        consistency: reply.form.consistency().into(),
+    }));
+}
+
+/// A long value has arrived: stores it here or hands it to its owner.
+pub fn finish(
+    engine: &mut Engine,
+    connection: &mut Connection,
+    arrived: Arriving,
+    now: Instant,
+    ways: &mut Ways<'_>,
+) {
+    let Connection { session, out, .. } = connection;
+    let Arriving { sequence, trailer, place, .. } = &arrived;
+    if !session.decoder.trailer_is_valid(trailer) {
+        if let Place::Item(staged, _) = place {
+            engine.shard.discard(*staged);
+        }
+        session.pipeline.complete(*sequence, Completion::BadDataChunk, now, out);
+        return;
+    }
+    match &arrived.place {
+        Place::Item(staged, _) => {
+            let mut request = relay::decode_request(&arrived.request).expect(OWN);
+            let Operation::Store(store) = &mut request.operation else { unreachable!("{OWN}") };
+            store.value = Body::Staged(*staged);
+            let response = engine.store_staged(&request, now);
+            session.pipeline.complete(*sequence, Completion::Response(&response), now, out);
+        }
+        Place::Buffer(value) => {
+            hand_over(engine, connection, &arrived, Body::Bytes(value), now, ways);
+        }
+    }
+}
+
+const OWN: &str = "a store, encoded by this core";
+
+/// Whether `more` bytes, most of which are of the value, are more than the uncounted room of a
+/// connection whose value is collected in a buffer.
+pub fn is_counted(arriving: &Arriving, more: usize) -> bool {
+    match &arriving.place {
+        Place::Buffer(buffer) => buffer.len() + more > UNCOUNTED_BYTES && !arriving.is_complete(),
+        Place::Item(..) => false,
+    }
+}
+
+/// There is no room for the rest of a value: what has come of it is dropped, and so will be what
+/// comes, and the store is performed as refused.
+pub fn refuse(
+    engine: &mut Engine,
+    connection: &mut Connection,
+    arriving: &Arriving,
+    now: Instant,
+    ways: &mut Ways<'_>,
+) {
+    let Arriving { value_bytes, arrived, trailer, trailer_bytes, .. } = arriving;
+    let left = value_bytes - arrived + trailer_bytes - trailer.len();
+    connection.session.skip = left as u64;
+    let refused = Body::Refused(*value_bytes as u64);
+    hand_over(engine, connection, arriving, refused, now, ways);
+}
+
+/// Hands a store over to whoever performs it.
+fn hand_over(
+    engine: &mut Engine,
+    connection: &mut Connection,
+    arrived: &Arriving,
+    value: Body<'_>,
+    now: Instant,
+    ways: &mut Ways<'_>,
+) {
+    let Connection { session, out, token, .. } = connection;
+    let Arriving { request, sequence, consistency, .. } = arrived;
+    let mut request = relay::decode_request(request).expect(OWN);
+    let Operation::Store(store) = &mut request.operation else { unreachable!("{OWN}") };
+    store.value = value;
+    let (owner, core) = (engine.owner(&request), engine.config().core);
+    let to = Return { token: *token, sequence: *sequence };
+    if owner != core {
+        engine.traffic.forwarded += 1;
+        // A node of its own neither needs it nor takes it off again.
+        let wanted = engine.coordinator().map_or(Consistency::Configured, |_| *consistency);
+        let to = mesh::with_consistency(to, wanted);
+        return ways.mesh.request(owner, to, &request);
+    }
+    engine.traffic.local += 1;
+    let asker = || asker(core, to);
+    let placed = (engine.place(request.key), &request);
+    if let Taken::Answered(response) = engine.request(asker, *consistency, placed, now, ways) {
+        session.pipeline.complete(*sequence, Completion::Response(&response), now, out);
+    }
+}
