@@ -1,0 +1,73 @@
+//! No request holds a core for long: the CPU time of the longest turn, for commands at their largest.
+//!
+//! What is measured is the time that the core's thread had, the least of a few tries, since other
+//! work on the machine empties its caches. The bounds are those of a build for tests, several times
+//! as slow as a release.
+
+mod live;
+
+use std::time::Duration;
+
+use live::{Client, Server};
+
+const TRIES: usize = 3;
+
+/// A server whose turns are measured, with one core that does all the work.
+fn measured(flags: &[&str]) -> Server {
+    let server = Server::start(&[&["-t", "1"], flags].concat());
+    assert_eq!(server.connect().ask("verbosity 2"), "OK");
+    server
+}
+
+/// The longest turn while `work` is done, in the best of the tries.
+fn longest_turn(server: &Server, mut work: impl FnMut(&mut Client)) -> Duration {
+    let mut client = server.connect();
+    let tries = (0..TRIES).map(|_| {
+        let mut observer = server.connect();
+        assert_eq!(observer.ask("stats reset"), "RESET");
+        work(&mut client);
+        let micros =
+            observer.stats_of("cores")["core:0:longest_turn_us"].parse().expect("a number");
+        Duration::from_micros(micros)
+    });
+    tries.min().expect("there are some")
+}
+
+/// Sends whole lines and waits until the last of them is answered.
+fn flood(client: &mut Client, line: &str, bytes: usize) {
+    let lines = line.repeat(bytes / line.len());
+    client.send(lines.as_bytes());
+    client.send(b"delete nothing\r\n");
+    while client.line() != "NOT_FOUND" {}
+}
+
+#[test]
+fn a_multiget_of_eight_mebibytes_is_many_short_turns() {
+    let server = measured(&["-m", "64"]);
+    let longest = longest_turn(&server, |client| {
+        let line = format!("get {}\r\n", "a ".repeat(4_190_000));
+        client.send(line.as_bytes());
+        assert_eq!(client.line(), "END");
+    });
+    assert!(longest < Duration::from_millis(10), "{longest:?}");
+    let longest = longest_turn(&server, |client| {
+        let line = format!("get{}a\r\n", " ".repeat(8_380_000));
+        client.send(line.as_bytes());
+        assert_eq!(client.line(), "END");
+    });
+    assert!(longest < Duration::from_millis(30), "{longest:?}");
+}
+
+#[test]
+fn floods_of_small_commands_are_many_short_turns() {
+    let server = measured(&["-m", "64"]);
+    for line in
+        ["mg a q\r\n", "get a\r\n", "xx\r\n", "set a 0 0 1 noreply\r\nx\r\n", "touch a 0\r\n"]
+    {
+        let longest = longest_turn(&server, |client| {
+            // In pieces whose answers a client that does not read meanwhile still gets.
+            (0..40).for_each(|_| flood(client, line, 64 << 10));
+        });
+        assert!(longest < Duration::from_millis(10), "{line:?}: {longest:?}");
+    }
+}
