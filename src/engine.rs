@@ -363,22 +363,17 @@ impl Engine {
     ) {
         for Asked { request, reply, owner } in batch {
             let owner = *owner;
-            if pipeline.is_loose()
-                && pipeline.conflicts(request.hash, request.operation.may_change())
-            {
-                self.park(request, reply, pipeline);
-                continue;
-            }
-            if owner == self.config.core {
+            if owner == self.config.core && pipeline.is_empty() && self.shard.may_pin() {
                 self.traffic.local += 1;
-                if !pipeline.is_empty() || !self.shard.may_pin() {
-                    self.execute_limited(request, reply, pipeline, now, out);
-                    continue;
-                }
                 let mut response = self.shard.execute(request, now);
                 self.finishing.finish(request, &mut response);
-                write_answer(reply, &response, pipeline, now, out);
+                encode(reply, &response, now, out);
                 self.pin_written(out);
+            } else if pipeline.conflicts(request.hash, request.operation.may_change()) {
+                self.park(request, reply, pipeline);
+            } else if owner == self.config.core {
+                self.traffic.local += 1;
+                self.execute_limited(request, reply, pipeline, now, out);
             } else {
                 self.traffic.forwarded += 1;
                 let sequence = self.wait(request, reply, pipeline, outbox);
