@@ -40,6 +40,8 @@ pub enum LogKind {
     Link,
     /// A link was ended since the other side broke the rules.
     BadFrame,
+    /// A circuit breaker opened or closed.
+    Breaker,
     /// Connections of clients could not be accepted.
     Accept,
     /// Connections of other nodes could not be accepted.
@@ -50,13 +52,14 @@ pub enum LogKind {
 
 impl LogKind {
     /// All kinds, in the order of their numbers.
-    pub const ALL: [LogKind; 9] = [
+    pub const ALL: [LogKind; 10] = [
         LogKind::Refused,
         LogKind::RefusedBy,
         LogKind::Members,
         LogKind::Gossip,
         LogKind::Link,
         LogKind::BadFrame,
+        LogKind::Breaker,
         LogKind::Accept,
         LogKind::AcceptNode,
         LogKind::AcceptAdmin,
@@ -71,6 +74,7 @@ impl LogKind {
             LogKind::Gossip => "datagrams that could not be sent or received",
             LogKind::Link => "links that were not made",
             LogKind::BadFrame => "links that were ended",
+            LogKind::Breaker => "nodes that are asked again, or not for a while",
             LogKind::Accept => "connections that could not be accepted",
             LogKind::AcceptNode => "connections of nodes that could not be accepted",
             LogKind::AcceptAdmin => "admin connections that could not be accepted",

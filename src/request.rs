@@ -333,6 +333,9 @@ pub enum Response<'s> {
     /// Any operation of a key that other nodes keep: its node went away before it answered, so it
     /// may have been performed or not.
     Uncertain,
+    /// Any operation of a key that other nodes keep: too much waits for them. It has not been
+    /// performed.
+    Busy,
 }
 
 impl Response<'_> {

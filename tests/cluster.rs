@@ -14,6 +14,8 @@ mod failures;
 mod live;
 #[path = "cluster/load.rs"]
 mod load;
+#[path = "cluster/long_values.rs"]
+mod long_values;
 #[path = "cluster/membership.rs"]
 mod membership;
 #[path = "cluster/nodes.rs"]

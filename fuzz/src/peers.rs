@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use ringlane::cluster::coordinator::{Asker, Coordinator, CoordinatorSettings};
 use ringlane::cluster::identity::{Boot, NodeKey};
-use ringlane::cluster::link::{LinkEvent, Peer, PeerFacts};
+use ringlane::cluster::link::{LinkEvent, Peer, PeerFacts, Room};
 use ringlane::cluster::message::{
     Forward, ForwardOutcome, Message, Messages, NodeMessage, OperationId, ReadOutcome, WriteOutcome,
 };
@@ -56,7 +56,15 @@ struct Sent {
 
 impl Links for Sent {
     fn room(&mut self, _to: Peer) -> Option<&mut Vec<u8>> {
-        if self.full { None } else { Some(&mut self.bodies) }
+        Some(&mut self.bodies)
+    }
+
+    fn room_for(&mut self, _to: Peer, _bytes: usize) -> Room<'_> {
+        if self.full { Room::Full } else { Room::Open(&mut self.bodies) }
+    }
+
+    fn takes_long_answer(&mut self, _to: Peer) -> bool {
+        !self.full
     }
 }
 
@@ -190,9 +198,9 @@ impl Core {
                     let epoch = self.views[self.placed - 1].epoch();
                     self.notice(Notice::Digested(epoch));
                 }
-                1 => self.engine.flush_everywhere_at(self.now),
+                1 => self.engine.flush_everywhere_at(self.now, self.now),
                 2 => {
-                    self.engine.due_flush(self.now);
+                    self.engine.due_flush(self.now, &mut self.links);
                 }
                 _ => drop(self.engine.shard.maintain(self.now, 8)),
             },

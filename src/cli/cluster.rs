@@ -44,6 +44,7 @@ pub fn resolve(settings: &Settings) -> Result<Option<ClusterConfig>, CliError> {
         hint_memory => hint_bytes_max;
         hint_age => hint_age_max;
         link_queue => link_queue_bytes_max;
+        operation_memory => operation_bytes_max;
         rebalance_rate => rebalance_bytes_per_second;
         leave_timeout => leave_timeout;
         hot_key_window => hot_keys.window;
@@ -77,7 +78,8 @@ fn given(settings: &Settings) -> Option<&'static str> {
         vnodes "--vnodes" ring_hash "--ring-hash" weight "--weight"
         probe_period "--probe-period" dead_after "--dead-after" forget_after "--forget-after"
         operation_timeout "--operation-timeout" hint_memory "--hint-memory" hint_age "--hint-age"
-        link_queue "--link-queue" rebalance_rate "--rebalance-rate"
+        link_queue "--link-queue" operation_memory "--operation-memory"
+        rebalance_rate "--rebalance-rate"
         leave_timeout "--leave-timeout"
         hot_key_window "--hot-key-window" hot_key_threshold "--hot-key-threshold"
         hot_key_memory "--hot-key-memory" hot_key_age "--hot-key-age"

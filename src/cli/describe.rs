@@ -121,6 +121,7 @@ fn describe_cluster(cluster: &ClusterConfig, line: &mut impl FnMut(&str, String)
         format!("{} for {:?} at most", Size(cluster.hint_bytes_max), cluster.hint_age_max),
     );
     line("link queue", Size(cluster.link_queue_bytes_max).to_string());
+    line("operations", format!("{} of values at most", Size(cluster.operation_bytes_max)));
     line("rebalancing", format!("{} per second", Size(cluster.rebalance_bytes_per_second)));
     line("leaving", format!("others have {:?} to copy", cluster.leave_timeout));
     let hot = cluster.hot_keys;

@@ -105,6 +105,7 @@ mod tests {
             hint-memory = "32MiB"
             hint-age = "1m"
             link-queue = "1MiB"
+            operation-memory = "16MiB"
             rebalance-rate = "8MiB"
             leave-timeout = "30s"
             hot-key-window = "10s"

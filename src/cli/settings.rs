@@ -191,6 +191,10 @@ pub struct Settings {
     #[arg(long, value_name = "SIZE", help_heading = CLUSTER)]
     #[serde(deserialize_with = "text")]
     pub link_queue: Option<MemorySize>,
+    /// Memory for requests that wait for other nodes [default: 128MiB]
+    #[arg(long, value_name = "SIZE", help_heading = CLUSTER)]
+    #[serde(deserialize_with = "text")]
+    pub operation_memory: Option<MemorySize>,
     /// Bytes per second taken in when ranges become its own [default: 32MiB]
     #[arg(long, value_name = "SIZE", help_heading = CLUSTER)]
     #[serde(deserialize_with = "text")]
@@ -250,7 +254,7 @@ impl Settings {
             disable_evictions default_ttl disable_cas disable_flush_all enable_shutdown
             disable_dumping prefix_delimiter pid_file cluster_listen cluster_advertise node_id join members cluster_name
             cluster_key_file replicas write_quorum read_quorum vnodes ring_hash weight probe_period
-            dead_after forget_after operation_timeout hint_memory hint_age link_queue
+            dead_after forget_after operation_timeout hint_memory hint_age link_queue operation_memory
             rebalance_rate leave_timeout hot_key_window hot_key_threshold hot_key_memory hot_key_age log
         }
     }

@@ -94,29 +94,47 @@ impl Breaker {
         }
     }
 
-    /// A request was answered.
+    /// What [`Breaker::admits`] let through was not sent after all.
+    pub fn not_asked(&mut self, now: Instant) {
+        if let State::HalfOpen { .. } = self.state {
+            self.state = State::Open { until: now };
+        }
+    }
+
+    /// A request was answered. Whether that closes it.
     #[inline]
-    pub fn succeeded(&mut self, now: Instant) {
+    pub fn succeeded(&mut self, now: Instant) -> bool {
         match &mut self.state {
-            State::Closed { .. } => self.count(0, now),
+            State::Closed { .. } => {
+                self.count(0, now);
+                false
+            }
             // An answer to a request from before the breaker opened proves nothing about now, but
             // the peer did answer; the trial it saves would only confirm it.
             State::Open { .. } | State::HalfOpen { .. } => self.reset(now),
         }
     }
 
-    /// A request got no answer.
-    pub fn failed(&mut self, now: Instant) {
+    /// A request got no answer. Whether that opens it, which it was not.
+    pub fn failed(&mut self, now: Instant) -> bool {
         match &mut self.state {
-            State::Closed { .. } => self.count(1, now),
-            State::Open { .. } => {}
-            State::HalfOpen { .. } => self.open(now),
+            State::Closed { .. } => {
+                self.count(1, now);
+                matches!(self.state, State::Open { .. })
+            }
+            State::Open { .. } => false,
+            State::HalfOpen { .. } => {
+                self.open(now);
+                false
+            }
         }
     }
 
-    /// The peer is known to be back: begin afresh.
-    pub fn reset(&mut self, now: Instant) {
+    /// The peer is known to be back: begin afresh. Whether it was not closed.
+    pub fn reset(&mut self, now: Instant) -> bool {
+        let closes = !matches!(self.state, State::Closed { .. });
         self.state = State::Closed { since: now, requests: 0, failures: 0 };
+        closes
     }
 
     /// What it lets through at the moment.
@@ -156,7 +174,9 @@ mod tests {
 
     fn opened() -> Breaker {
         let mut breaker = Breaker::new(BreakerSettings::default(), NOW);
-        (0..10).for_each(|_| breaker.failed(NOW));
+        for _ in 0..10 {
+            breaker.failed(NOW);
+        }
         assert_eq!(breaker.state(NOW), BreakerState::Open);
         breaker
     }
@@ -170,14 +190,18 @@ mod tests {
             breaker.failed(NOW);
         }
         assert_eq!(breaker.state(NOW), BreakerState::Closed);
-        (0..100).for_each(|_| breaker.failed(NOW));
+        for _ in 0..100 {
+            breaker.failed(NOW);
+        }
         assert_eq!(breaker.state(NOW), BreakerState::Open);
     }
 
     #[test]
     fn a_handful_of_requests_proves_nothing() {
         let mut breaker = Breaker::new(BreakerSettings::default(), NOW);
-        (0..9).for_each(|_| breaker.failed(NOW));
+        for _ in 0..9 {
+            breaker.failed(NOW);
+        }
         assert!(breaker.admits(NOW));
         // And what happened a window ago is forgotten.
         let later = NOW.after(11 * SECOND);
@@ -199,6 +223,28 @@ mod tests {
         breaker.succeeded(later);
         assert_eq!(breaker.state(later), BreakerState::Closed);
         assert!(breaker.admits(later) && breaker.admits(later));
+    }
+
+    #[test]
+    fn a_trial_that_was_not_sent_is_left_to_the_next() {
+        let mut breaker = opened();
+        let later = NOW.after(30 * SECOND);
+        assert!(breaker.admits(later));
+        breaker.not_asked(later);
+        assert!(breaker.admits(later), "the next may try");
+        assert!(!breaker.admits(later), "and only that one");
+    }
+
+    #[test]
+    fn opening_and_closing_are_told_once() {
+        let mut breaker = Breaker::new(BreakerSettings::default(), NOW);
+        let told: Vec<bool> = (0..12).map(|_| breaker.failed(NOW)).collect();
+        assert_eq!(told.iter().filter(|told| **told).count(), 1);
+        assert!(told[9], "with the tenth");
+        let later = NOW.after(30 * SECOND);
+        assert!(breaker.admits(later) && !breaker.failed(later), "it stays open");
+        assert!(breaker.succeeded(later) && !breaker.succeeded(later));
+        assert!(!breaker.reset(later));
     }
 
     #[test]

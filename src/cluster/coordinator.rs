@@ -26,6 +26,9 @@
 //!
 //! Requests of one connection for one key are performed one after the other (`InOrder`).
 //!
+//! Where a link is congested, an operation keeps its request until there is room (`congested`): that
+//! is nobody's failure.
+//!
 //! Nothing here waits: operations under way lie in a table, replies find them by their id, and a
 //! check every [`CHECK_EVERY`] sends again what was lost, asks further replicas or gives up.
 
@@ -39,10 +42,10 @@ use super::breaker::BreakerState;
 use super::hints::{HintCounters, Hints};
 use super::hot_keys::{HotKey, HotKeys};
 use super::identity::{Boot, NodeKey};
-use super::link::{LinkEvent, Peer, PeerFacts};
+use super::link::{LinkEvent, Peer, PeerFacts, Room};
 use super::message::{Forward, ForwardOutcome, Message, NodeMessage, OperationId};
 use super::notice::Notice;
-use super::peers::Peers;
+use super::peers::{BreakerChange, BreakerCounters, Peers};
 use super::promises::Promises;
 use super::quorum::Consistency;
 use super::ring::{Place, REPLICAS_MAX};
@@ -57,6 +60,7 @@ use crate::request::{Request, Response};
 use crate::time::Instant;
 
 mod comparing;
+mod congested;
 mod ending;
 mod fetching;
 mod filling;
@@ -72,6 +76,7 @@ mod tests;
 mod writing;
 
 use comparing::Comparing;
+use congested::{Congested, Sent};
 use filling::Filling;
 use in_order::{InOrder, Line};
 use operation::{Kind, Operation, Operations, Origin, Replica, Stage, State};
@@ -79,8 +84,10 @@ pub use settings::{CoordinatorCounters, CoordinatorSettings};
 
 /// How often an operation under way is looked at.
 pub const CHECK_EVERY: Duration = Duration::from_millis(50);
-/// A replica that has not answered for this long counts as a failure for its circuit breaker.
-const SLOW_AFTER: Duration = Duration::from_secs(1);
+/// A peer that says nothing for this long, or for this part of the operation timeout if that is
+/// more, while it has something to answer counts as a failure for its circuit breaker.
+const SILENT_AFTER: Duration = Duration::from_secs(1);
+const SILENT_PART: u32 = 5;
 /// Views remembered, for those who still copy what became theirs with one of them.
 const HISTORY_MAX: usize = 16;
 /// Keys remembered as fetched while a range is arriving; beyond, they are fetched again.
@@ -101,8 +108,21 @@ pub struct Asker {
 
 /// What the coordinator wants done outside.
 pub trait Outside {
-    /// Where messages for `to` are being collected; `None` when there is no link, or no room.
+    /// Where messages for `to` are being collected; `None` when there is no link. What is written
+    /// here leaves, however much waits: it is for answers, which somebody waits for.
     fn room(&mut self, to: Peer) -> Option<&mut Vec<u8>>;
+
+    /// Where a request of about `bytes` for `to` is collected. When it does not fit,
+    /// [`Coordinator::room_again`] is called as soon as something does.
+    fn room_for(&mut self, to: Peer, _bytes: usize) -> Room<'_> {
+        self.room(to).map_or(Room::Unlinked, Room::Open)
+    }
+
+    /// Whether a long answer to `to` should be made now. If not, [`Coordinator::room_again`] is
+    /// called when it should.
+    fn takes_long_answer(&mut self, _to: Peer) -> bool {
+        true
+    }
 
     /// Answers a client's request.
     fn answer(&mut self, asker: Asker, response: &Response<'_>);
@@ -140,6 +160,7 @@ pub struct Coordinator {
     reach: HashMap<NodeKey, Reach, ahash::RandomState>,
     operations: Operations,
     in_order: InOrder,
+    congested: Congested,
     /// When operations are looked at, in order.
     checks: VecDeque<(Instant, OperationId)>,
     hints: Hints,
@@ -190,6 +211,7 @@ impl Coordinator {
             reach: HashMap::with_hasher(hasher()),
             operations: Operations::new(settings.operations_max),
             in_order: InOrder::new(hasher()),
+            congested: Congested::new(hasher()),
             checks: VecDeque::new(),
             hints: Hints::new(settings.hints),
             fetched: HashSet::with_hasher(hasher()),
@@ -222,6 +244,21 @@ impl Coordinator {
     /// Operations under way.
     pub fn operations(&self) -> usize {
         self.operations.len()
+    }
+
+    /// Bytes of requests, responses and former values that operations under way hold.
+    pub fn operation_bytes(&self) -> usize {
+        self.operations.held_bytes()
+    }
+
+    /// How often circuit breakers have opened and closed.
+    pub fn breaker_counters(&self) -> BreakerCounters {
+        self.peers.counters()
+    }
+
+    /// A circuit breaker that has opened or closed, oldest first.
+    pub fn next_breaker_change(&mut self) -> Option<BreakerChange> {
+        self.peers.next_change()
     }
 
     /// Whether a request should not be begun now, because the table of operations is full.
@@ -284,6 +321,11 @@ impl Coordinator {
         request: &Request<'_>,
         turn: &mut Turn<'_, S, O>,
     ) {
+        let bytes = relay::encoded_request_bytes(request);
+        if self.holds_too_much(bytes) {
+            self.counters.busy += 1;
+            return turn.outside.answer(asker, &Response::Busy);
+        }
         let Some((id, mut operation)) = self.operations.begin(self.until(turn.now)) else {
             self.counters.quorum_failures += 1;
             let needed = self.needed(Kind::of(&request.operation), consistency);
@@ -294,7 +336,6 @@ impl Coordinator {
         operation.place = place;
         operation.kind = Kind::of(&request.operation);
         operation.key.extend_from_slice(request.key);
-        let bytes = relay::encoded_request_bytes(request);
         operation.request.resize(bytes, 0);
         // Other nodes hash under secrets of their own, and this one's is none of their business.
         let untold = Request { hash: KeyHash::default(), ..*request };
@@ -452,6 +493,7 @@ impl Coordinator {
                     self.reach.insert(peer.node, Reach { facts, links: 0 });
                     if known.is_some() {
                         // What its former life was asked is not answered any more.
+                        self.no_room_any_more(|waited_for| waited_for.node == peer.node);
                         self.peers.link(peer.node, false, turn.now);
                         self.node_went(peer.node, turn);
                         self.begin_queued(turn);
@@ -466,7 +508,9 @@ impl Coordinator {
                 let reach = self.reach.get_mut(&peer.node);
                 let Some(reach) = reach.filter(|reach| reach.facts.boot == boot) else { return };
                 reach.links = reach.links.saturating_sub(1);
-                if reach.links == 0 {
+                let left = reach.links;
+                self.no_room_any_more(|waited_for| waited_for == peer);
+                if left == 0 {
                     self.peers.link(peer.node, false, turn.now);
                 }
                 self.node_went(peer.node, turn);
@@ -510,6 +554,25 @@ impl Coordinator {
     pub fn flush<S: Store, O: Outside>(&mut self, version: Version, turn: &mut Turn<'_, S, O>) {
         let _ = self.clock.observe(version, turn.now);
         turn.store.flush(version);
+        self.hot_keys.forget_all();
+        self.operations.keep_no_copies();
+    }
+
+    /// Tells every core that has a link with this one that everything of a version up to `version`
+    /// is gone. What this core asks them from now on comes after it, so that whoever knows of the
+    /// flush reads nothing older.
+    pub fn announce_flush<S: Store, O: Outside>(
+        &mut self,
+        version: Version,
+        turn: &mut Turn<'_, S, O>,
+    ) {
+        for (node, reach) in &self.reach {
+            for core in 0..reach.facts.core_count {
+                if let Some(out) = turn.outside.room(Peer { node: *node, core }) {
+                    NodeMessage::Flush { version }.write(out);
+                }
+            }
+        }
     }
 
     /// Does what is due; to be called when the deadline has come, harmless at any time.
@@ -558,7 +621,7 @@ impl Coordinator {
     /// What waits for `node` need not wait any longer.
     fn node_went<S: Store, O: Outside>(&mut self, node: NodeKey, turn: &mut Turn<'_, S, O>) {
         let asks = |operation: &Operation| {
-            operation.stage == Stage::Forwarded(node)
+            matches!(operation.stage, Stage::Forwarded(to) | Stage::Congested(to) if to.node == node)
                 || operation
                     .replicas
                     .iter()
@@ -584,7 +647,13 @@ impl Coordinator {
             return self.check_forwarded(id, operation, to, turn);
         }
         let stamp = self.view().map_or(0, |view| view.stamp());
-        if operation.stage == Stage::Waiting
+        if let Stage::Congested(to) = operation.stage
+            && operation.stamp == stamp
+            && self.peers.may_be_asked(to.node, turn.now)
+        {
+            return Some(operation);
+        }
+        if matches!(operation.stage, Stage::Waiting | Stage::Congested(_))
             || (operation.stamp != stamp && operation.stage != Stage::Writing)
         {
             return self.route(id, operation, turn);
@@ -592,17 +661,7 @@ impl Coordinator {
         if operation.stamp != stamp {
             return self.write_under_new_view(id, operation, turn);
         }
-        let now = turn.now;
-        for replica in &mut operation.replicas {
-            if let State::Asked(since) = replica.state {
-                let away = !self.peers.is_present(replica.node);
-                if away || now.since(since) >= SLOW_AFTER {
-                    self.peers.failed(replica.node, now);
-                    replica.state = State::Unasked;
-                    operation.asked_again = true;
-                }
-            }
-        }
+        self.look_at_replicas(&mut operation, turn);
         match operation.stage {
             Stage::Fetching => self.fetch(id, operation, turn),
             Stage::Reading => self.read(id, operation, true, turn),
@@ -610,23 +669,34 @@ impl Coordinator {
         }
     }
 
-    /// Sends `message` to the core of `node` that owns `key`. Whether it is on its way.
+    /// Sends a short `message` of the operation `id` to the core of `node` that owns `key`.
     fn send<S: Store, O: Outside>(
-        &self,
+        &mut self,
+        id: OperationId,
         node: NodeKey,
         key: &[u8],
         message: &Message<'_>,
         turn: &mut Turn<'_, S, O>,
-    ) -> bool {
-        let Some(reach) = self.reach.get(&node) else { return false };
-        let to = Peer { node, core: reach.facts.core_of(key) };
-        match turn.outside.room(to) {
-            Some(out) => {
+    ) -> Sent {
+        let Some(to) = self.peer(node, key) else { return Sent::No };
+        match turn.outside.room_for(to, 0) {
+            Room::Open(out) => {
                 message.write(out);
-                true
+                Sent::Yes
             }
-            None => false,
+            Room::Full => {
+                self.wait_for_room(to, id);
+                Sent::Later
+            }
+            Room::Unlinked => Sent::No,
         }
+    }
+
+    /// The core of `node` that owns `key`.
+    #[inline]
+    fn peer(&self, node: NodeKey, key: &[u8]) -> Option<Peer> {
+        let reach = self.reach.get(&node)?;
+        Some(Peer { node, core: reach.facts.core_of(key) })
     }
 
     /// Whether this life of a node could be asked, whatever its circuit breaker says.

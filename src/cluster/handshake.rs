@@ -40,7 +40,7 @@ use super::wire::{Malformed, Reader, Writer};
 mod tests;
 
 /// The version of this handshake, of frames and of all messages in them.
-pub const VERSION: u16 = 3;
+pub const VERSION: u16 = 4;
 
 /// Bytes of a message before its length is known.
 pub const HEAD_BYTES: usize = 7;

@@ -167,6 +167,12 @@ impl HotKeys {
         }
     }
 
+    /// Everything was changed: no copy is used any more.
+    pub fn forget_all(&mut self) {
+        self.copies.clear();
+        self.bytes = 0;
+    }
+
     /// The hot keys, the hottest first.
     pub fn list(&self) -> Vec<HotKey> {
         let mut hot: Vec<HotKey> = self
@@ -225,6 +231,16 @@ mod tests {
         keys.keep(b"k", b"answer", NOW);
         keys.forget(b"k");
         assert!(keys.copy(b"k", NOW).is_none());
+    }
+
+    #[test]
+    fn no_copy_serves_after_everything_was_forgotten() {
+        let mut keys = hot_keys(1);
+        keys.count(b"k", NOW);
+        keys.keep(b"k", b"answer", NOW);
+        keys.forget_all();
+        assert!(keys.copy(b"k", NOW).is_none() && keys.bytes == 0);
+        assert!(keys.count(b"k", NOW), "it is as hot as before");
     }
 
     #[test]

@@ -51,6 +51,27 @@ pub struct ClientEnd {
     pub shard_ports: Option<u16>,
 }
 
+/// Where a request for a peer is written, if it can be.
+#[derive(Debug)]
+pub enum Room<'r> {
+    /// Here.
+    Open(&'r mut Vec<u8>),
+    /// Nowhere yet: too much waits for that peer. Whoever was told so is called when that is over.
+    Full,
+    /// Nowhere: there is no link.
+    Unlinked,
+}
+
+impl<'r> Room<'r> {
+    /// Where it is written, for whoever does without otherwise.
+    pub fn open(self) -> Option<&'r mut Vec<u8>> {
+        match self {
+            Room::Open(out) => Some(out),
+            Room::Full | Room::Unlinked => None,
+        }
+    }
+}
+
 /// A link came or went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LinkEvent {

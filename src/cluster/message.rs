@@ -364,6 +364,13 @@ impl<'b> Message<'b> {
         }
     }
 
+    /// Whether the message that `bytes` are answers one of the receiver's.
+    #[inline]
+    pub fn is_answer(bytes: &[u8]) -> bool {
+        let answers = [tag::WRITE_REPLY, tag::READ_REPLY, tag::MERGED, tag::FORWARD_REPLY];
+        bytes.first().is_some_and(|tag| answers.contains(tag))
+    }
+
     /// The operation whose record the receiver will look at, if `bytes` are an answer to
     /// [`Message::Read`] or [`Message::Fetch`].
     #[inline]

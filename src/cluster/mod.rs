@@ -7,6 +7,7 @@ pub mod agreement;
 pub mod breaker;
 pub mod coordinator;
 pub mod dials;
+pub mod flow;
 pub mod frame;
 pub mod governor;
 pub mod handshake;

@@ -4,17 +4,51 @@
 //! circuit breaker's (answering or not). Any of them can be the first to know. The outcome only
 //! chooses whom to ask and for whom to keep hints; it never counts for a quorum.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 use super::breaker::{Breaker, BreakerSettings, BreakerState};
 use super::identity::{Boot, NodeKey};
+use super::link::Peer as PeerCore;
 use crate::time::Instant;
+
+/// Changes of breakers that are remembered until they are asked for; older ones are only counted.
+const CHANGES_MAX: usize = 64;
+
+/// A breaker opened, or closed again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BreakerChange {
+    /// The node that is not asked any more, or again.
+    pub node: NodeKey,
+    /// Whether it opened.
+    pub opened: bool,
+}
+
+/// How often breakers have opened and closed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BreakerCounters {
+    /// Opened.
+    pub opened: u64,
+    /// Closed.
+    pub closed: u64,
+}
 
 /// The other nodes, as one core sees them.
 #[derive(Debug, Default)]
 pub struct Peers {
     settings: BreakerSettings,
     peers: HashMap<NodeKey, Peer, ahash::RandomState>,
+    signs: HashMap<PeerCore, Signs, ahash::RandomState>,
+    changes: VecDeque<BreakerChange>,
+    counters: BreakerCounters,
+}
+
+/// When a core of another node last gave a sign of life.
+#[derive(Clone, Copy, Debug, Default)]
+struct Signs {
+    /// By anything.
+    heard: Instant,
+    /// By a part of something long, in either direction.
+    moved: Instant,
 }
 
 #[derive(Debug)]
@@ -30,28 +64,89 @@ struct Peer {
 impl Peers {
     /// Nobody is known yet.
     pub fn new(settings: BreakerSettings, hasher: ahash::RandomState) -> Self {
-        Self { settings, peers: HashMap::with_hasher(hasher) }
+        Self {
+            settings,
+            peers: HashMap::with_hasher(hasher.clone()),
+            signs: HashMap::with_hasher(hasher),
+            changes: VecDeque::new(),
+            counters: BreakerCounters::default(),
+        }
+    }
+
+    /// Something came from a core of another node; `in_part` when it says that something long is
+    /// on its way.
+    #[inline]
+    pub fn heard(&mut self, from: PeerCore, in_part: bool, now: Instant) {
+        let signs = self.signs.entry(from).or_default();
+        signs.heard = now;
+        if in_part {
+            signs.moved = now;
+        }
+    }
+
+    /// Whether nothing at all has come from that core after `since`.
+    pub fn is_silent(&self, peer: PeerCore, since: Instant) -> bool {
+        self.signs.get(&peer).is_none_or(|signs| signs.heard <= since)
+    }
+
+    /// Whether something long was on its way after `since`.
+    pub fn is_moving(&self, peer: PeerCore, since: Instant) -> bool {
+        self.signs.get(&peer).is_some_and(|signs| signs.moved > since)
+    }
+
+    /// A change of a breaker that has not been asked for, oldest first.
+    pub fn next_change(&mut self) -> Option<BreakerChange> {
+        self.changes.pop_front()
+    }
+
+    /// How often breakers have opened and closed.
+    pub fn counters(&self) -> BreakerCounters {
+        self.counters
+    }
+
+    fn changed(&mut self, node: NodeKey, opened: bool) {
+        *if opened { &mut self.counters.opened } else { &mut self.counters.closed } += 1;
+        if self.changes.len() == CHANGES_MAX {
+            self.changes.pop_front();
+        }
+        self.changes.push_back(BreakerChange { node, opened });
     }
 
     /// Gossip says that this life of a node is alive, or dead.
     pub fn liveness(&mut self, node: NodeKey, boot: Boot, alive: bool, now: Instant) {
         let peer = self.peer(node, now);
-        if alive && (!peer.alive || peer.boot != boot) {
-            peer.breaker.reset(now);
-        }
+        let closes = alive && (!peer.alive || peer.boot != boot) && peer.breaker.reset(now);
         if (peer.alive, peer.boot) != (alive, boot) {
             peer.since = now;
         }
         (peer.alive, peer.boot) = (alive, boot);
+        if closes {
+            self.changed(node, false);
+        }
     }
 
     /// The link to a node was made, or broke.
     pub fn link(&mut self, node: NodeKey, connected: bool, now: Instant) {
         let peer = self.peer(node, now);
-        if connected && !peer.connected {
-            peer.breaker.reset(now);
-        }
+        let closes = connected && !peer.connected && peer.breaker.reset(now);
         peer.connected = connected;
+        if closes {
+            self.changed(node, false);
+        }
+    }
+
+    /// What [`Peers::admits`] allowed was not sent after all, since there was no room.
+    pub fn not_asked(&mut self, node: NodeKey, now: Instant) {
+        if let Some(peer) = self.peers.get_mut(&node) {
+            peer.breaker.not_asked(now);
+        }
+    }
+
+    /// Whether a request to `node` might be sent now: as [`Peers::admits`], without having to be
+    /// followed by one.
+    pub fn may_be_asked(&self, node: NodeKey, now: Instant) -> bool {
+        let open = |peer: &Peer| peer.breaker.state(now) == BreakerState::Open;
+        self.peers.get(&node).is_some_and(|peer| peer.alive && peer.connected && !open(peer))
     }
 
     /// Whether a request to `node` may be sent now. If so, it must be sent, and its outcome told.
@@ -84,15 +179,19 @@ impl Peers {
     /// A request to `node` was answered.
     #[inline]
     pub fn succeeded(&mut self, node: NodeKey, now: Instant) {
-        if let Some(peer) = self.peers.get_mut(&node) {
-            peer.breaker.succeeded(now);
+        if let Some(peer) = self.peers.get_mut(&node)
+            && peer.breaker.succeeded(now)
+        {
+            self.changed(node, false);
         }
     }
 
-    /// A request to `node` was not answered in time.
+    /// A request to `node` met silence, or its link was lost.
     pub fn failed(&mut self, node: NodeKey, now: Instant) {
-        if let Some(peer) = self.peers.get_mut(&node) {
-            peer.breaker.failed(now);
+        if let Some(peer) = self.peers.get_mut(&node)
+            && peer.breaker.failed(now)
+        {
+            self.changed(node, true);
         }
     }
 

@@ -100,9 +100,12 @@ pub struct ClusterConfig {
     pub hint_bytes_max: u64,
     /// A hint older than this is dropped.
     pub hint_age_max: Duration,
-    /// Bytes that wait for or are on their way to one core of another node; with more, requests
-    /// that need it fail at once.
+    /// Bytes that wait for or are on their way to one core of another node, for short requests,
+    /// long ones and long answers each; beyond, they wait until there is room.
     pub link_queue_bytes_max: u64,
+    /// Bytes of requests for other nodes that are under way or wait, all cores together; a long one
+    /// beyond is refused.
+    pub operation_bytes_max: u64,
     /// Bytes per second that the node takes in when ranges become its own, all cores together.
     pub rebalance_bytes_per_second: u64,
     /// A node that is told to end waits no longer than this for others to copy what it holds.
@@ -167,6 +170,7 @@ impl ClusterConfig {
             hint_bytes_max: 64 * MIB,
             hint_age_max: Duration::from_secs(600),
             link_queue_bytes_max: 8 * MIB,
+            operation_bytes_max: 128 * MIB,
             rebalance_bytes_per_second: 32 * MIB,
             leave_timeout: Duration::from_secs(3),
             hot_keys: HotKeyConfig::default(),
@@ -231,6 +235,7 @@ impl ClusterConfig {
                 cache_age_max: self.hot_keys.cache_age_max,
             },
             forget_after: self.forget_after,
+            operation_bytes_max: (self.operation_bytes_max / cores) as usize,
             fill_bytes_per_second: (self.rebalance_bytes_per_second / cores).max(1),
             core: core as u16,
             ring_hash: self.ring_hash,
@@ -304,6 +309,10 @@ impl ClusterConfig {
         let queue = self.link_queue_bytes_max;
         require((LINK_QUEUE_BYTES_MIN..=LINK_QUEUE_BYTES_MAX).contains(&queue), || {
             format!("a link queue of {queue} bytes is not possible: choose 64KiB to 1GiB")
+        })?;
+        require(self.operation_bytes_max >= MIB, || {
+            "requests under way need room for values: choose an operation memory of 1MiB or more"
+                .into()
         })?;
         require(self.rebalance_bytes_per_second >= MIB, || {
             "rebalancing below 1MiB per second would never end: choose 1MiB or more".into()

@@ -14,7 +14,7 @@ use super::{
     Asked, BATCH, Batch, BoundedOutput, Engine, Finishing, Outbox, count_prefix, write_answer,
 };
 use crate::cluster::coordinator::{Asker, Coordinator, Outside, Turn};
-use crate::cluster::link::Peer;
+use crate::cluster::link::{Peer, Room};
 use crate::cluster::message::Messages;
 use crate::cluster::quorum::Consistency;
 use crate::cluster::record::Lifetimes;
@@ -28,10 +28,20 @@ use crate::time::Instant;
 /// Room that the collected answers may keep between uses.
 const ANSWER_BYTES_KEPT: usize = 256 << 10;
 
-/// Where messages for other nodes are collected.
+/// Where messages for other nodes are collected. See [`Outside`], which says what each means.
 pub trait Links {
-    /// Where messages for `to` are being collected; `None` when there is no link, or no room.
+    /// Where messages for `to` are being collected; `None` when there is no link.
     fn room(&mut self, to: Peer) -> Option<&mut Vec<u8>>;
+
+    /// Where a request of about `bytes` for `to` is collected, if it fits.
+    fn room_for(&mut self, to: Peer, _bytes: usize) -> Room<'_> {
+        self.room(to).map_or(Room::Unlinked, Room::Open)
+    }
+
+    /// Whether a long answer to `to` can be made now.
+    fn takes_long_answer(&mut self, _to: Peer) -> bool {
+        true
+    }
 }
 
 /// No links at all.
@@ -49,6 +59,11 @@ pub(super) struct Membership {
     answers: Answers,
     /// When everything is to be flushed on all nodes.
     flush_at: Option<Instant>,
+    /// Everything was flushed here up to this version, and other nodes' cores are to be told before
+    /// they are asked anything.
+    unannounced: Option<Version>,
+    /// The same, for the node's governor, who sees to it that every node hears of it.
+    unreported: Option<Version>,
 }
 
 /// Answers on their way out, as the relay writes them.
@@ -69,6 +84,16 @@ impl<L: Links + ?Sized> Outside for Hands<'_, L> {
     #[inline]
     fn room(&mut self, to: Peer) -> Option<&mut Vec<u8>> {
         self.links.room(to)
+    }
+
+    #[inline]
+    fn room_for(&mut self, to: Peer, bytes: usize) -> Room<'_> {
+        self.links.room_for(to, bytes)
+    }
+
+    #[inline]
+    fn takes_long_answer(&mut self, to: Peer) -> bool {
+        self.links.takes_long_answer(to)
     }
 
     fn answer(&mut self, asker: Asker, response: &Response<'_>) {
@@ -102,8 +127,13 @@ impl Engine {
     /// Makes this engine one of a cluster's. Its shard must be empty.
     pub fn join_cluster(&mut self, coordinator: Coordinator, lifetimes: &Lifetimes) {
         keep_records(&mut self.shard, lifetimes);
-        self.membership =
-            Some(Box::new(Membership { coordinator, answers: Answers::default(), flush_at: None }));
+        self.membership = Some(Box::new(Membership {
+            coordinator,
+            answers: Answers::default(),
+            flush_at: None,
+            unannounced: None,
+            unreported: None,
+        }));
     }
 
     /// The coordinator, for views.
@@ -134,7 +164,7 @@ impl Engine {
         links: &mut (impl Links + ?Sized),
     ) -> Taken<'_> {
         let membership = self.membership.as_mut().expect("one of a cluster's");
-        let Membership { coordinator, answers, .. } = &mut **membership;
+        let Membership { coordinator, answers, unannounced, .. } = &mut **membership;
         if coordinator.keeps_alone(place) {
             let version = match request.operation.may_change() {
                 true => coordinator.next_version(now),
@@ -154,6 +184,9 @@ impl Engine {
         let mut turn = Turn { now, store: &mut store, outside: &mut hands };
         // Other nodes do not know allowances.
         let request = &request.with_allowance(Allowance::FULL);
+        if let Some(version) = unannounced.take() {
+            coordinator.announce_flush(version, &mut turn);
+        }
         coordinator.request(asker(), consistency, place, request, &mut turn);
         Taken::Later
     }
@@ -164,30 +197,52 @@ impl Engine {
         self.membership.as_ref().is_some_and(|membership| membership.coordinator.is_full())
     }
 
-    /// A client wants everything gone at `at`, on all nodes. A later wish replaces the one before.
-    pub fn flush_everywhere_at(&mut self, at: Instant) {
+    /// A client wants everything gone at `at`, on all nodes: here at once when that is not in the
+    /// future. A later wish replaces the one before.
+    pub fn flush_everywhere_at(&mut self, at: Instant, now: Instant) {
         self.membership.as_mut().expect("one of a cluster's").flush_at = Some(at);
+        self.flush_if_due(now);
+    }
+
+    fn flush_if_due(&mut self, now: Instant) {
+        let Some(membership) = &mut self.membership else { return };
+        if membership.flush_at.take_if(|at| *at <= now).is_none() {
+            return;
+        }
+        let version = membership.coordinator.next_version(now);
+        (membership.unannounced, membership.unreported) = (Some(version), Some(version));
+        self.coordinate(now, &mut NoLinks, |coordinator, turn| coordinator.flush(version, turn));
     }
 
     /// The version up to which everything is to be flushed on all nodes, if that is due. It is
-    /// flushed here.
-    pub fn due_flush(&mut self, now: Instant) -> Option<Version> {
+    /// flushed here, and the cores that have links with this one are told.
+    pub fn due_flush(
+        &mut self,
+        now: Instant,
+        links: &mut (impl Links + ?Sized),
+    ) -> Option<Version> {
+        self.flush_if_due(now);
         let membership = self.membership.as_mut()?;
-        membership.flush_at.take_if(|at| *at <= now)?;
-        let version = membership.coordinator.next_version(now);
-        self.coordinate(now, &mut NoLinks, |coordinator, turn| coordinator.flush(version, turn));
-        Some(version)
+        let unreported = membership.unreported.take();
+        if let Some(version) = membership.unannounced.take() {
+            self.coordinate(now, links, |coordinator, turn| {
+                coordinator.announce_flush(version, turn);
+            });
+        }
+        unreported
     }
 
     /// When the coordinator has something to do next.
     pub fn next_deadline(&self) -> Option<Instant> {
         let membership = self.membership.as_ref()?;
-        let due = [membership.coordinator.next_deadline(), membership.flush_at];
+        let unreported = membership.unreported.map(|_| Instant::default());
+        let due = [membership.coordinator.next_deadline(), membership.flush_at, unreported];
         due.into_iter().flatten().min()
     }
 
-    /// Takes the body of a frame from another node's core. While one message is acted upon, what the
-    /// next ones will need is on its way from memory.
+    /// Takes the body of a frame from another node's core; an empty one when a part of a long message
+    /// has come or been taken there. While one message is acted upon, what the next ones will need is
+    /// on its way from memory.
     pub fn frame(
         &mut self,
         from: Peer,
@@ -195,6 +250,9 @@ impl Engine {
         now: Instant,
         links: &mut (impl Links + ?Sized),
     ) {
+        if let Some(membership) = &mut self.membership {
+            membership.coordinator.heard(from, body.is_empty(), now);
+        }
         let mut messages = Messages::new(body).flatten();
         loop {
             let batch: ArrayVec<_, BATCH> = messages.by_ref().take(BATCH).collect();

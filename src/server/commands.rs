@@ -272,7 +272,7 @@ impl Core {
                 if self.engine.coordinator().is_none() {
                     self.engine.shard.flush_all(at, self.now);
                 } else {
-                    self.engine.flush_everywhere_at(at.max(self.now));
+                    self.engine.flush_everywhere_at(at, self.now);
                 }
                 Tell::Done
             }
@@ -532,6 +532,9 @@ impl Core {
             hints: hints as u64,
             hint_bytes: hint_bytes as u64,
             operations: coordinator.operations() as u64,
+            operation_bytes: coordinator.operation_bytes() as u64,
+            link_bytes: self.link_bytes as u64,
+            breaker_counters: coordinator.breaker_counters(),
             arriving: coordinator.filling().0,
             hot_keys: coordinator.hot_keys(),
             breakers: coordinator.breakers(self.now),

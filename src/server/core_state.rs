@@ -26,7 +26,7 @@ use super::pace::Pace;
 use super::stalled::Watches;
 use super::uploads;
 use crate::cluster::coordinator::Asker;
-use crate::cluster::link::Peer;
+use crate::cluster::link::{Peer, Room};
 use crate::cluster::quorum::Consistency;
 use crate::engine::cluster as engine;
 use crate::engine::{Awaited, BoundedOutput, Engine, Outbox, Stop};
@@ -87,6 +87,8 @@ pub(super) struct Core {
     pub(super) starved: Vec<u32>,
     pub(super) spare_outputs: Vec<Vec<u8>>,
     pub(super) pace: Pace,
+    /// Bytes that its links with other nodes held at the last heartbeat.
+    pub(super) link_bytes: usize,
 }
 
 /// Room for a connection.
@@ -113,6 +115,7 @@ impl Core {
             free: Vec::new(),
             open: 0,
             now,
+            link_bytes: 0,
             counters: ConnectionCounters::default(),
             queries: Slab::new(),
             dumps_waiting: Vec::new(),
@@ -486,6 +489,19 @@ impl engine::Links for Ways<'_> {
     fn room(&mut self, to: Peer) -> Option<&mut Vec<u8>> {
         self.links.as_mut()?.room(to)
     }
+
+    #[inline]
+    fn room_for(&mut self, to: Peer, bytes: usize) -> Room<'_> {
+        match &mut self.links {
+            Some(links) => links.room_for(to, bytes),
+            None => Room::Unlinked,
+        }
+    }
+
+    #[inline]
+    fn takes_long_answer(&mut self, to: Peer) -> bool {
+        self.links.as_mut().is_none_or(|links| links.takes_long_answer(to))
+    }
 }
 
 /// Sends a connection's requests to other cores.
@@ -501,6 +517,16 @@ impl engine::Links for Sender<'_, '_> {
     #[inline]
     fn room(&mut self, to: Peer) -> Option<&mut Vec<u8>> {
         self.ways.room(to)
+    }
+
+    #[inline]
+    fn room_for(&mut self, to: Peer, bytes: usize) -> Room<'_> {
+        self.ways.room_for(to, bytes)
+    }
+
+    #[inline]
+    fn takes_long_answer(&mut self, to: Peer) -> bool {
+        self.ways.takes_long_answer(to)
     }
 }
 

@@ -30,6 +30,7 @@ use super::net_ring::{Event, NetRing, Output, Patience, Received, SendOutcome, T
 use super::node::Node;
 use super::process;
 use crate::engine::Engine;
+use crate::engine::cluster::NoLinks;
 use crate::log_limiter::LogKind;
 use crate::time::Instant;
 
@@ -262,11 +263,16 @@ impl Worker {
         let core = &mut self.core;
         let now = core.now;
         if core.engine.next_deadline().is_some_and(|at| at <= now) {
-            if let Some(version) = core.engine.due_flush(now) {
+            if let Some(version) = core.engine.due_flush(now, &mut cluster.links) {
                 cluster.flush_everywhere(version);
             }
             core.engine.coordinate(now, &mut cluster.links, |coordinator, turn| {
                 coordinator.tick(turn);
+            });
+        }
+        while let Some(peer) = cluster.links.next_roomy() {
+            core.engine.coordinate(now, &mut cluster.links, |coordinator, turn| {
+                coordinator.room_again(peer, turn);
             });
         }
         if !core.engine.has_answers() {
@@ -347,8 +353,21 @@ impl Worker {
                 }
                 let core = &mut self.core;
                 self.ahead.settle(core.engine.shard.untouched_mut(), core.now);
+                self.look_at_links();
             }
         }
+    }
+
+    /// Notes what links hold, and tells the operator whom this core does not ask any more.
+    fn look_at_links(&mut self) {
+        let Some(cluster) = &mut self.cluster else { return };
+        let core = &mut self.core;
+        core.link_bytes = cluster.links.held_bytes();
+        core.engine.coordinate(core.now, &mut NoLinks, |coordinator, _| {
+            while let Some(change) = coordinator.next_breaker_change() {
+                cluster.tell_of_breaker(change);
+            }
+        });
     }
 
     fn received(&mut self, token: Token, buffer: Received, ended: bool) {

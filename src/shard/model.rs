@@ -117,7 +117,7 @@ impl Answer {
             Response::TooLarge => Answer::TooLarge,
             Response::OutOfMemory => Answer::OutOfMemory,
             Response::NotCreated => Answer::NotCreated,
-            Response::QuorumNotReached { .. } | Response::Uncertain => {
+            Response::QuorumNotReached { .. } | Response::Uncertain | Response::Busy => {
                 unreachable!("a shard knows of no other replicas")
             }
             Response::OverAllowance { .. } => unreachable!("the model's reads are not limited"),

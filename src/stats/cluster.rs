@@ -11,6 +11,7 @@ use crate::cluster::hot_keys::HotKey;
 use crate::cluster::identity::{Boot, NodeKey};
 use crate::cluster::link::{ClientEnd, PeerFacts};
 use crate::cluster::membership::Health;
+use crate::cluster::peers::BreakerCounters;
 use crate::cluster::ring::RingHash;
 
 /// What one core tells of its part in the cluster.
@@ -26,6 +27,12 @@ pub struct CoreClusterStats {
     pub hint_bytes: u64,
     /// Operations under way.
     pub operations: u64,
+    /// Bytes of requests, responses and former values that they hold.
+    pub operation_bytes: u64,
+    /// Bytes that wait on links or have arrived in part.
+    pub link_bytes: u64,
+    /// How often circuit breakers have opened and closed.
+    pub breaker_counters: BreakerCounters,
     /// Share of the circle that is still arriving, 0 to 1.
     pub arriving: f64,
     /// Keys of other nodes that are hot here.
@@ -109,6 +116,12 @@ fn sums(snapshot: &Snapshot<'_>, emit: Emit<'_>) {
     figure("served", &|core| core.counters.served);
     figure("quorum_failures", &|core| core.counters.quorum_failures);
     figure("uncertain", &|core| core.counters.uncertain);
+    figure("busy", &|core| core.counters.busy);
+    figure("congested", &|core| core.counters.congested);
+    figure("operation_bytes", &|core| core.operation_bytes);
+    figure("link_bytes", &|core| core.link_bytes);
+    figure("breakers_opened", &|core| core.breaker_counters.opened);
+    figure("breakers_closed", &|core| core.breaker_counters.closed);
     figure("write_retries", &|core| core.counters.write_retries);
     figure("read_repairs", &|core| core.counters.read_repairs);
     figure("compared_records", &|core| core.counters.compared_records);

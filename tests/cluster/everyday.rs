@@ -225,6 +225,29 @@ fn flushing(clients: &mut [Client]) {
 }
 
 #[test]
+fn after_flush_all_nothing_old_is_read_on_the_connection_that_was_told() {
+    let Some(cluster) = Cluster::form(3, &["--hot-key-threshold", "5"]) else { return };
+    let keys: Vec<String> = (0..30).map(|number| format!("key{number}")).collect();
+    let mut client = cluster.nodes[0].client();
+    for _ in 0..20 {
+        for key in &keys {
+            assert_eq!(client.try_store(key, b"old"), "STORED");
+        }
+        // Often enough for copies of them to be kept here.
+        for key in keys.iter().cycle().take(300) {
+            assert_eq!(client.fetch(key).as_deref(), Some(&b"old"[..]));
+        }
+        // All in one packet, so that nothing is read before the command is performed.
+        let gets: String = keys.iter().map(|key| format!("get {key}\r\n")).collect();
+        client.send(format!("flush_all\r\n{gets}").as_bytes());
+        assert_eq!(client.line(), "OK");
+        for key in &keys {
+            assert_eq!(client.line(), "END", "{key} is still read");
+        }
+    }
+}
+
+#[test]
 fn every_command_works_through_every_node_with_one_copy() {
     every_command_works_through_every_node(&[]);
 }

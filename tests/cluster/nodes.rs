@@ -253,7 +253,9 @@ impl Cluster {
     /// Starts one more node, without waiting until it has its part.
     pub fn grow(&mut self) -> Option<()> {
         let mut flags: Vec<&str> = self.flags.iter().map(String::as_str).collect();
-        flags.extend(["-m", "64"]);
+        if !flags.contains(&"-m") {
+            flags.extend(["-m", "64"]);
+        }
         if !flags.contains(&"--cpus") {
             flags.extend(["-t", "1"]);
         }

@@ -28,6 +28,11 @@ pub enum Happening {
         boot: Boot,
         lost: bool,
     },
+    /// There is room again on the link of this core with that one.
+    Room {
+        core: u16,
+        peer: Peer,
+    },
     Refused {
         node: NodeKey,
         address: SocketAddr,

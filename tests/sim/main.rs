@@ -90,6 +90,7 @@ fn acknowledged_writes_survive_and_replicas_converge() {
         ("records filled", totals.filled),
         ("lost frames", totals.lost),
         ("duplicated frames", totals.duplicated),
+        ("waits for room on a link", totals.congested),
     ] {
         assert!(times > 0, "no {what} in {count} seeds");
     }

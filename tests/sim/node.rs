@@ -1,6 +1,6 @@
 //! One node of the simulated world: its governor, its cores, and what they want done.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use ringlane::cluster::coordinator::{Asker, Coordinator, CoordinatorSettings, Ou
 use ringlane::cluster::frame::{Opener, Sealer};
 use ringlane::cluster::governor::{self, Governor, GovernorSettings};
 use ringlane::cluster::identity::{Boot, Identity, NodeKey};
-use ringlane::cluster::link::{LinkEvent, NODE_CORE, Peer, PeerFacts};
+use ringlane::cluster::link::{LinkEvent, NODE_CORE, Peer, PeerFacts, Room};
 use ringlane::cluster::message::{Message, Messages};
 use ringlane::cluster::notice::Notice;
 use ringlane::cluster::store::Store;
@@ -48,7 +48,9 @@ impl Answer {
             Response::NotFound => Answer::NotFound,
             Response::Deleted => Answer::Deleted,
             Response::Number(number) => Answer::Number(number.value),
-            Response::QuorumNotReached { .. } | Response::Uncertain => Answer::Unclear,
+            Response::QuorumNotReached { .. } | Response::Uncertain | Response::Busy => {
+                Answer::Unclear
+            }
             _ => Answer::Other,
         }
     }
@@ -94,6 +96,8 @@ pub struct Node {
     pub handed_over: bool,
     /// Latest view, for checks.
     pub view: Option<Arc<View>>,
+    /// Links that have no room for requests and long answers at present: from which core to whom.
+    pub full: HashSet<(u16, Peer)>,
     /// Frames of one direction of a session: by own core, peer and its life.
     sealers: HashMap<(u16, Peer, Boot), Sealer>,
     openers: HashMap<(Peer, Boot, u16), Opener>,
@@ -119,6 +123,7 @@ pub struct Parts {
 pub struct Hands<'h> {
     core: u16,
     linked: &'h dyn Fn(Peer) -> bool,
+    full: &'h HashSet<(u16, Peer)>,
     frames: Vec<(Peer, Vec<u8>)>,
     answers: &'h mut Vec<(Asker, Answer)>,
     settled: Option<u64>,
@@ -135,6 +140,17 @@ impl Outside for Hands<'_> {
             self.frames.len() - 1
         });
         Some(&mut self.frames[at].1)
+    }
+
+    fn room_for(&mut self, to: Peer, _bytes: usize) -> Room<'_> {
+        if (self.linked)(to) && self.full.contains(&(self.core, to)) {
+            return Room::Full;
+        }
+        self.room(to).map_or(Room::Unlinked, Room::Open)
+    }
+
+    fn takes_long_answer(&mut self, to: Peer) -> bool {
+        !(self.linked)(to) || !self.full.contains(&(self.core, to))
     }
 
     fn answer(&mut self, asker: Asker, response: &Response<'_>) {
@@ -201,6 +217,7 @@ impl Node {
             told_to_leave: false,
             handed_over: false,
             view: None,
+            full: HashSet::new(),
             sealers: HashMap::new(),
             openers: HashMap::new(),
             sabotage,
@@ -244,6 +261,7 @@ impl Node {
         let mut hands = Hands {
             core,
             linked,
+            full: &self.full,
             frames: Vec::new(),
             answers: &mut wants.answers,
             settled: None,
@@ -285,6 +303,7 @@ impl Node {
                         Notice::Placed(view) => self.view = Some(view.clone()),
                         Notice::Reborn(boot) => {
                             (self.boot, self.view) = (*boot, None);
+                            self.full.clear();
                             self.cores.iter_mut().for_each(|core| core.store.clear());
                         }
                         _ => {}

@@ -25,6 +25,10 @@ pub struct Options {
     pub faults: bool,
     /// Whether the nodes keep their records in real shards.
     pub shards: bool,
+    /// Of a thousand frames, so many leave their link without room for a while.
+    pub congested_per_mille: u32,
+    /// Values longer than this count as long.
+    pub long_bytes: usize,
     pub sabotage: Option<Sabotage>,
     pub trace: bool,
 }
@@ -41,6 +45,8 @@ impl Options {
             skew_max: random.random_range(0..3) * 1500,
             faults: random.random_range(0..20) != 0,
             shards: random.random_range(0..3) == 0,
+            congested_per_mille: [0, 5, 50][random.random_range(0..3)],
+            long_bytes: [0, 1 << 14][random.random_range(0..2)],
             sabotage: None,
             trace: false,
         }
@@ -66,6 +72,7 @@ pub struct Figures {
     pub retries: u64,
     pub filled: u64,
     pub forwarded: u64,
+    pub congested: u64,
     pub events: u64,
 }
 
@@ -87,6 +94,7 @@ impl Figures {
         self.retries += other.retries;
         self.filled += other.filled;
         self.forwarded += other.forwarded;
+        self.congested += other.congested;
         self.events += other.events;
     }
 }

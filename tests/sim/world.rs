@@ -188,6 +188,7 @@ impl World {
             coordinator: CoordinatorSettings {
                 compare_every: Duration::from_secs(2),
                 ring_hash: ring.hash,
+                long_bytes: self.options.long_bytes,
                 ..CoordinatorSettings::new(replication, secret)
             },
             seed,
@@ -275,6 +276,16 @@ impl World {
                 let shown = format!("{:?}", Message::read(message));
                 self.trace(|| format!("n{at}.{core} -> n{target}.{}: {shown}", to.core));
             }
+        }
+        let congested = self.options.congested_per_mille;
+        if core != NODE_CORE
+            && congested > 0
+            && self.workload.active
+            && self.random.random_range(0..1000) < congested
+            && self.nodes[at].full.insert((core, to))
+        {
+            let delay = Duration::from_millis(self.random.random_range(1..500));
+            self.schedule(at, delay, Happening::Room { core, peer: to });
         }
         let bytes = self.nodes[at].seal(core, to, boot, body);
         let (from, from_boot) = (Peer { node: self.nodes[at].key(), core }, self.nodes[at].boot);
@@ -368,6 +379,7 @@ impl World {
                 }
                 self.on(at, |node, now, linked, wants| {
                     node.on_core(core, now, linked, wants, |coordinator, turn| {
+                        coordinator.heard(from, false, turn.now);
                         for message in Messages::new(&body).flatten() {
                             coordinator.message(from, message, turn);
                         }
@@ -397,6 +409,12 @@ impl World {
                         }
                     });
                 }
+            }
+            Happening::Room { core, peer } => {
+                self.nodes[at].full.remove(&(core, peer));
+                self.on(at, |this, now, linked, wants| {
+                    this.on_core(core, now, linked, wants, |c, turn| c.room_again(peer, turn));
+                });
             }
             Happening::Refused { node, address } => self.on(at, |this, now, linked, wants| {
                 this.on_governor(Told::Refused { node, address }, now, linked, wants);

@@ -11,9 +11,22 @@ impl Coordinator {
         turn: &mut Turn<'_, S, O>,
     ) -> Option<Box<Operation>> {
         match operation.stage {
-            Stage::Forwarded(node) => {
-                self.peers.failed(node, turn.now);
+            Stage::Forwarded(to) => {
+                let since = operation.sent_at;
+                let long_ago = turn.now.since(since) >= self.silent_after();
+                if long_ago && self.peers.is_silent(to, since) {
+                    self.peers.failed(to.node, turn.now);
+                }
                 self.finish_uncertain(id, operation, turn)
+            }
+            Stage::Congested(to) => {
+                // A link on which nothing moved in all that time is not merely congested.
+                let began = operation.until.before(self.settings.lifetimes.operation);
+                if matches!(operation.origin, Origin::Client(_)) && self.peers.is_silent(to, began)
+                {
+                    self.peers.failed(to.node, turn.now);
+                }
+                self.finish_busy(id, operation, turn)
             }
             Stage::Writing => {
                 for replica in &mut operation.replicas {
@@ -63,6 +76,27 @@ impl Coordinator {
             }
             Origin::Message(_) => {}
         }
+    }
+
+    /// There was no room for the request on its link in all its time: it has not been performed.
+    fn finish_busy<S: Store, O: Outside>(
+        &mut self,
+        id: OperationId,
+        mut operation: Box<Operation>,
+        turn: &mut Turn<'_, S, O>,
+    ) -> Option<Box<Operation>> {
+        let Origin::Client(asker) = operation.origin else {
+            return self.finish_short(id, operation, 0, turn);
+        };
+        if operation.version != Version::NONE {
+            // It was begun here before its link was found full, and some may hold it.
+            return self.finish_uncertain(id, operation, turn);
+        }
+        operation.answered = true;
+        self.counters.busy += 1;
+        self.tell(asker, &operation.key, &Response::Busy, turn);
+        self.operations.end(id, operation);
+        None
     }
 
     /// Too few replicas took part.

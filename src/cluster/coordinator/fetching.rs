@@ -83,8 +83,10 @@ impl Coordinator {
                 continue;
             }
             let message = Message::Fetch { operation: id, epoch, key: &operation.key };
-            if self.send(node, &operation.key, &message, turn) {
-                operation.replicas[at].state = State::Asked(turn.now);
+            match self.send(id, node, &operation.key, &message, turn) {
+                Sent::Yes => operation.replicas[at].state = State::Asked(turn.now),
+                Sent::Later => operation.replicas[at].state = State::Congested,
+                Sent::No => {}
             }
         }
         self.go_on_fetching(id, operation, turn)
@@ -97,7 +99,7 @@ impl Coordinator {
         mut operation: Box<Operation>,
         turn: &mut Turn<'_, S, O>,
     ) -> Option<Box<Operation>> {
-        let asked = operation.count(|state| matches!(state, State::Asked(_)));
+        let asked = operation.count(|state| matches!(state, State::Asked(_) | State::Congested));
         let enough = operation.taking_part() >= operation.needed as usize;
         // Without strictness whoever is away is done without.
         let all = asked == 0 && !self.settings.replication.is_strict();

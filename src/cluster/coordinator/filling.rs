@@ -202,7 +202,7 @@ impl Coordinator {
                 continue;
             }
             let to = Peer { node: pull.node, core: pull.core };
-            let Some(out) = turn.outside.room(to) else { continue };
+            let Some(out) = turn.outside.room_for(to, 0).open() else { continue };
             let (epoch, cursor) = (pull.epoch, pull.cursor);
             NodeMessage::Pull { epoch, cursor, bytes_max: PULL_BYTES }.write(out);
             pull.under_way = true;

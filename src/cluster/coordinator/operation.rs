@@ -74,8 +74,10 @@ pub(super) enum Stage {
     Reading,
     /// Has changed the key here and tells the replicas.
     Writing,
-    /// Another node works on it.
-    Forwarded(NodeKey),
+    /// Another node's core works on it.
+    Forwarded(Peer),
+    /// There is no room on the link with that core: for the request, or for the answer.
+    Congested(Peer),
 }
 
 /// What is known of one replica in the present stage.
@@ -85,6 +87,8 @@ pub(super) enum State {
     Unasked,
     /// Asked at this moment.
     Asked(Instant),
+    /// To be asked when there is room on its link.
+    Congested,
     /// Reading, fetching: it holds this version.
     Holds(Version),
     /// Writing: it holds the write, or something that came after it.
@@ -119,6 +123,8 @@ pub(super) struct Operation {
     pub place: Place,
     /// When it is given up: the operation timeout after it came, not after its turn came.
     pub until: Instant,
+    /// When it was forwarded.
+    pub sent_at: Instant,
     /// The view under which `replicas` are listed.
     pub stamp: u64,
     /// How many of them must take part.
@@ -148,6 +154,8 @@ pub(super) struct Operation {
     pub response: Vec<u8>,
     /// What a guarded write replaced here.
     pub prior: RecordBuf,
+    /// Bytes that it was last seen to hold.
+    held_bytes: usize,
 }
 
 impl Operation {
@@ -160,6 +168,7 @@ impl Operation {
             hot: false,
             place: Place(0),
             until: Instant::default(),
+            sent_at: Instant::default(),
             stamp: 0,
             needed: 0,
             replicas: ArrayVec::new(),
@@ -175,6 +184,7 @@ impl Operation {
             request: Vec::new(),
             response: Vec::new(),
             prior: RecordBuf::default(),
+            held_bytes: 0,
         }
     }
 
@@ -187,7 +197,13 @@ impl Operation {
         (self.asked_again, self.hot) = (false, false);
         self.kind = Kind::Change;
         self.fetched_epoch = 0;
-        for buffer in [&mut self.key, &mut self.request, &mut self.response] {
+        self.key.clear();
+        self.release();
+    }
+
+    /// Whoever waited has been answered: what was kept for that is not needed any more.
+    pub fn release(&mut self) {
+        for buffer in [&mut self.request, &mut self.response] {
             buffer.clear();
             buffer.shrink_to(BYTES_KEPT);
         }
@@ -219,6 +235,8 @@ pub(super) struct Operations {
     #[expect(clippy::vec_box, reason = "boxes move between here and the places as they are")]
     spare: Vec<Box<Operation>>,
     limit: usize,
+    /// Bytes of requests, responses and former values that they hold.
+    held_bytes: usize,
 }
 
 #[derive(Debug, Default)]
@@ -241,6 +259,11 @@ impl Operations {
     /// How many are under way.
     pub fn len(&self) -> usize {
         self.places.len() - self.free.len()
+    }
+
+    /// Bytes of requests, responses and former values that they hold.
+    pub fn held_bytes(&self) -> usize {
+        self.held_bytes
     }
 
     /// A cleared operation that is given up at `until`, and its id, to be kept with
@@ -277,15 +300,26 @@ impl Operations {
     }
 
     /// Puts it back.
-    pub fn keep(&mut self, id: OperationId, operation: Box<Operation>) {
+    pub fn keep(&mut self, id: OperationId, mut operation: Box<Operation>) {
+        let bytes =
+            operation.request.len() + operation.response.len() + operation.prior.value_bytes();
+        self.held_bytes = self.held_bytes - operation.held_bytes + bytes;
+        operation.held_bytes = bytes;
         self.places[id.0 as u32 as usize].operation = Some(operation);
     }
 
     /// It is over.
     pub fn end(&mut self, id: OperationId, mut operation: Box<Operation>) {
+        self.held_bytes -= std::mem::take(&mut operation.held_bytes);
         operation.clear();
         self.spare.push(operation);
         self.free.push(id.0 as u32);
+    }
+
+    /// What those under way read may be gone: no copy is kept of it.
+    pub fn keep_no_copies(&mut self) {
+        let operations = self.places.iter_mut().filter_map(|place| place.operation.as_deref_mut());
+        operations.for_each(|operation| operation.hot = false);
     }
 
     /// The ids of those that `wanted` picks.

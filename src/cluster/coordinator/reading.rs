@@ -63,11 +63,16 @@ impl Coordinator {
             let Operation { stamp, known, ref key, .. } = *operation;
             let promise = if operation.guarded { operation.version } else { Version::NONE };
             let message = Message::Read { operation: id, stamp, known, promise, key };
-            if self.send(node, &operation.key, &message, turn) {
-                operation.replicas[at].state = State::Asked(turn.now);
-                under_way += 1;
-            } else {
-                self.peers.failed(node, turn.now);
+            match self.send(id, node, &operation.key, &message, turn) {
+                Sent::Yes => {
+                    operation.replicas[at].state = State::Asked(turn.now);
+                    under_way += 1;
+                }
+                Sent::Later => {
+                    operation.replicas[at].state = State::Congested;
+                    self.peers.not_asked(node, turn.now);
+                }
+                Sent::No => self.peers.failed(node, turn.now),
             }
         }
         if operation.taking_part() >= needed {
@@ -186,10 +191,9 @@ impl Coordinator {
         turn: &mut Turn<'_, S, O>,
     ) -> bool {
         self.show(key);
-        let Some(reach) = self.reach.get(&node) else { return false };
-        let to = Peer { node, core: reach.facts.core_of(key) };
-        let (Some(record), Some(out)) = (turn.store.read(key, turn.now), turn.outside.room(to))
-        else {
+        let Some(to) = self.peer(node, key) else { return false };
+        let Some(record) = turn.store.read(key, turn.now) else { return false };
+        let Some(out) = turn.outside.room_for(to, record.value_bytes()).open() else {
             return false;
         };
         Message::Merge { ticket, key, record }.write(out);

@@ -18,6 +18,8 @@ impl Coordinator {
             Message::Write { stamp, key, .. } | Message::Read { stamp, key, .. } => {
                 if self.is_in_view(from, stamp, bytes, turn)
                     && !self.waits_for_fetch(from, key, bytes, turn)
+                    && (matches!(message, Message::Write { .. })
+                        || !self.waits_for_room(from, key, bytes, turn))
                 {
                     self.act(from, message, turn);
                 }
@@ -28,7 +30,9 @@ impl Coordinator {
                     if let Some(out) = turn.outside.room(from) {
                         Message::ReadReply { operation, outcome }.write(out);
                     }
-                } else if !self.waits_for_fetch(from, key, bytes, turn) {
+                } else if !self.waits_for_fetch(from, key, bytes, turn)
+                    && !self.waits_for_room(from, key, bytes, turn)
+                {
                     self.act(from, message, turn);
                 }
             }

@@ -149,6 +149,18 @@ impl Coordinator {
             if !self.peers.admits(*node, turn.now) {
                 continue;
             }
+            let Some(to) = self.peer(*node, &operation.key) else { continue };
+            let out = match turn.outside.room_for(to, operation.request.len()) {
+                Room::Open(out) => out,
+                Room::Full => {
+                    self.peers.not_asked(*node, turn.now);
+                    return self.congest(id, operation, to);
+                }
+                Room::Unlinked => {
+                    self.peers.failed(*node, turn.now);
+                    continue;
+                }
+            };
             let message = Message::Forward(Forward {
                 operation: id,
                 stamp: operation.stamp,
@@ -157,12 +169,11 @@ impl Coordinator {
                 after: operation.version,
                 request: &operation.request,
             });
-            if self.send(*node, &operation.key, &message, turn) {
-                self.counters.forwarded += 1;
-                operation.stage = Stage::Forwarded(*node);
-                return Some(operation);
-            }
-            self.peers.failed(*node, turn.now);
+            message.write(out);
+            self.counters.forwarded += 1;
+            operation.stage = Stage::Forwarded(to);
+            operation.sent_at = turn.now;
+            return Some(operation);
         }
         self.finish_short(id, operation, 0, turn)
     }
@@ -194,13 +205,13 @@ impl Coordinator {
         &mut self,
         id: OperationId,
         operation: Box<Operation>,
-        to: NodeKey,
+        to: Peer,
         turn: &mut Turn<'_, S, O>,
     ) -> Option<Box<Operation>> {
-        if self.peers.is_present(to) {
+        if self.peers.is_present(to.node) {
             return Some(operation);
         }
-        self.peers.failed(to, turn.now);
+        self.peers.failed(to.node, turn.now);
         if operation.kind.may_change() {
             return self.finish_uncertain(id, operation, turn);
         }
@@ -218,7 +229,7 @@ impl Coordinator {
         turn: &mut Turn<'_, S, O>,
     ) {
         let Some(mut operation) = self.operations.take(id) else { return };
-        if operation.stage != Stage::Forwarded(from.node) {
+        if !matches!(operation.stage, Stage::Forwarded(to) if to.node == from.node) {
             return self.operations.keep(id, operation);
         }
         self.peers.succeeded(from.node, turn.now);
@@ -295,21 +306,28 @@ impl Coordinator {
             Ok(request) if alone => {
                 // Another node hashes with another seed.
                 request.hash = self.hash(request.key);
+                if self.answer_must_wait(from, request.key, turn) {
+                    return self.begin_forwarded(from, forward, request, true, turn);
+                }
                 self.answer_alone(from, asked, request, turn);
             }
-            Ok(request) => self.begin_forwarded(from, forward, request, turn),
+            Ok(request) => self.begin_forwarded(from, forward, request, false, turn),
             Err(_) => self.reply_not_begun(from, asked, turn),
         }
     }
 
-    /// Begins the operation for another node's request.
+    /// Begins the operation for another node's request, or lets it wait for room for its answer.
     fn begin_forwarded<S: Store, O: Outside>(
         &mut self,
         from: Peer,
         forward: &Forward<'_>,
         request: &Request<'_>,
+        waits: bool,
         turn: &mut Turn<'_, S, O>,
     ) {
+        if self.holds_too_much(forward.request.len()) {
+            return self.reply_not_begun(from, forward.operation, turn);
+        }
         let Some((id, mut operation)) = self.operations.begin(self.until(turn.now)) else {
             return self.reply_not_begun(from, forward.operation, turn);
         };
@@ -319,7 +337,14 @@ impl Coordinator {
         operation.place = forward.place;
         operation.key.extend_from_slice(request.key);
         operation.request.extend_from_slice(forward.request);
-        self.begin(id, operation, turn);
+        if !waits {
+            return self.begin(id, operation, turn);
+        }
+        operation.stamp = forward.stamp;
+        if let Some(operation) = self.congest(id, operation, from) {
+            self.checks.push_back((turn.now.after(CHECK_EVERY), id));
+            self.operations.keep(id, operation);
+        }
     }
 
     /// Answers another node's request for a key that nobody else keeps: no operation is needed.
@@ -335,7 +360,7 @@ impl Coordinator {
             true => self.clock.next(turn.now),
             false => Version::NONE,
         };
-        // Without room for the answer the asker will not know, and nothing need happen here.
+        // Without a link for the answer the asker will not know, and nothing need happen here.
         if let Some(out) = turn.outside.room(from) {
             Message::write_answer(asked, version, out, |out| {
                 turn.store.execute(request, version, turn.now, out);

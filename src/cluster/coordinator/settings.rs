@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::super::breaker::BreakerSettings;
+use super::super::flow::LONG_BYTES;
 use super::super::hints::HintSettings;
 use super::super::hot_keys::HotKeySettings;
 use super::super::quorum::Replication;
@@ -20,6 +21,11 @@ pub struct CoordinatorSettings {
     pub lifetimes: Lifetimes,
     /// Most operations under way; a request beyond is answered as if no replica could be reached.
     pub operations_max: usize,
+    /// Bytes of requests under way, beyond which a long one is refused: what is held is at most
+    /// this and one value.
+    pub operation_bytes_max: usize,
+    /// Values longer than this leave in pieces, and wait for room where they are read.
+    pub long_bytes: usize,
     /// Bounds of the hints.
     pub hints: HintSettings,
     /// When a key of other nodes is hot. Nothing is copied where quorums promise more.
@@ -47,6 +53,8 @@ impl CoordinatorSettings {
             replication,
             lifetimes: Lifetimes::default(),
             operations_max: 1 << 16,
+            operation_bytes_max: 64 << 20,
+            long_bytes: LONG_BYTES,
             hints: HintSettings::default(),
             hot_keys: HotKeySettings::default(),
             breaker: BreakerSettings::default(),
@@ -77,6 +85,10 @@ pub struct CoordinatorCounters {
     pub quorum_failures: u64,
     /// Requests whose outcome is not known.
     pub uncertain: u64,
+    /// Times that an operation had to wait for room on a link.
+    pub congested: u64,
+    /// Requests refused since those under way held too much, or found no room in all their time.
+    pub busy: u64,
     /// Messages that made no sense.
     pub malformed: u64,
     /// Records that arrived because a range became this node's own.

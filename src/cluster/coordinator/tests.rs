@@ -14,6 +14,8 @@ use crate::request::{Arithmetic, Delete, Get, Operation as Command, Store as Sto
 use crate::time::Deadline;
 use std::rc::Rc;
 
+mod congested;
+
 const NOW: Instant = Instant::from_millis(1_700_000_000_000);
 
 /// Collects what is said to anybody.
@@ -21,11 +23,26 @@ const NOW: Instant = Instant::from_millis(1_700_000_000_000);
 struct Said {
     messages: Vec<u8>,
     answers: Vec<(Asker, String)>,
+    /// Whether there is no room on any link; else for so many requests.
+    full: bool,
+    room_for: Option<u32>,
 }
 
 impl Outside for Said {
     fn room(&mut self, _to: Peer) -> Option<&mut Vec<u8>> {
         Some(&mut self.messages)
+    }
+
+    fn room_for(&mut self, to: Peer, _bytes: usize) -> Room<'_> {
+        if self.full || self.room_for == Some(0) {
+            return Room::Full;
+        }
+        self.room_for = self.room_for.map(|left| left - 1);
+        self.room(to).map_or(Room::Unlinked, Room::Open)
+    }
+
+    fn takes_long_answer(&mut self, _to: Peer) -> bool {
+        !self.full
     }
 
     fn answer(&mut self, asker: Asker, response: &Response<'_>) {
@@ -49,6 +66,9 @@ struct Bench {
     /// What forwarded writes must be newer than.
     after: Version,
     now: Instant,
+    /// As in [`Said`].
+    full: bool,
+    room_for: Option<u32>,
 }
 
 impl Bench {
@@ -89,6 +109,8 @@ impl Bench {
             others,
             after: Version::NONE,
             now: NOW,
+            full: false,
+            room_for: None,
         };
         bench.with(|coordinator, turn| {
             coordinator.placed(view, turn);
@@ -103,7 +125,7 @@ impl Bench {
     }
 
     fn with(&mut self, call: impl FnOnce(&mut Coordinator, &mut Turn<'_, MapStore, Said>)) -> Said {
-        let mut said = Said::default();
+        let mut said = Said { full: self.full, room_for: self.room_for, ..Said::default() };
         let mut turn = Turn { now: self.now, store: &mut self.store, outside: &mut said };
         call(&mut self.coordinator, &mut turn);
         said

@@ -24,6 +24,13 @@ impl Coordinator {
         turn: &mut Turn<'_, S, O>,
     ) -> Option<Box<Operation>> {
         let replication = self.settings.replication;
+        if operation.kind != Kind::Change
+            && let Origin::Node(peer, _) = operation.origin
+            && self.answer_must_wait(peer, &operation.key, turn)
+            && !operation.kind.may_change()
+        {
+            return self.congest(id, operation, peer);
+        }
         // In its place: moved right after it was written it would wait for the processor's stores.
         let mut decoded = relay::decode_request(&operation.request);
         let request = decoded.as_mut().expect("checked at first");
@@ -84,11 +91,13 @@ impl Coordinator {
             }
             operation.replicas[at].state = match &record {
                 Some(record) if follows => {
-                    if self.send_write(id, &operation, (node, boot), record, *now, *outside) {
-                        State::Asked(*now)
-                    } else {
-                        unreached.push(node);
-                        State::Failed
+                    match self.send_write(id, &operation, (node, boot), record, *now, *outside) {
+                        Sent::Yes => State::Asked(*now),
+                        Sent::Later => State::Congested,
+                        Sent::No => {
+                            unreached.push(node);
+                            State::Failed
+                        }
                     }
                 }
                 // Something newer has come here meanwhile that does not know of ours, or ours is
@@ -112,25 +121,32 @@ impl Coordinator {
         record: &Record<'_>,
         now: Instant,
         outside: &mut impl Outside,
-    ) -> bool {
+    ) -> Sent {
         if !self.is_present(node, boot) || !self.peers.admits(node, now) {
-            return false;
+            return Sent::No;
         }
         let key = &operation.key[..];
-        let Some(reach) = self.reach.get(&node) else { return false };
-        let to = Peer { node, core: reach.facts.core_of(key) };
-        let Some(out) = outside.room(to) else {
-            self.peers.failed(node, now);
-            return false;
-        };
+        let Some(to) = self.peer(node, key) else { return Sent::No };
         let record = *record;
+        let out = match outside.room_for(to, record.value_bytes()) {
+            Room::Open(out) => out,
+            Room::Full => {
+                self.peers.not_asked(node, now);
+                self.wait_for_room(to, id);
+                return Sent::Later;
+            }
+            Room::Unlinked => {
+                self.peers.failed(node, now);
+                return Sent::No;
+            }
+        };
         let own = record.version == operation.version;
         let guard = operation.guarded.then_some(operation.base).filter(|_| own);
         if !own {
             self.show(key);
         }
         Message::Write { operation: id, stamp: operation.stamp, guard, key, record }.write(out);
-        true
+        Sent::Yes
     }
 
     /// Answers when enough replicas hold the write; begins again, or gives up, when they cannot.
@@ -142,10 +158,12 @@ impl Coordinator {
     ) -> Option<Box<Operation>> {
         let needed = operation.needed as usize;
         let applied = operation.count(|state| state == State::Applied);
-        let asked = operation.count(|state| matches!(state, State::Asked(_) | State::Unasked));
+        let asked = operation
+            .count(|state| matches!(state, State::Asked(_) | State::Unasked | State::Congested));
         if applied >= needed {
             self.end_attempt(&operation);
             self.answer(&mut operation, turn);
+            operation.release();
         }
         if asked > 0 && (operation.answered || applied + asked >= needed) {
             return Some(operation);
@@ -359,7 +377,7 @@ impl Coordinator {
         let outside = &mut *turn.outside;
         self.hints.hand_over(node, turn.now, |ticket, key, record| {
             let to = Peer { node, core: reach.facts.core_of(key) };
-            if let Some(out) = outside.room(to) {
+            if let Some(out) = outside.room_for(to, record.value_bytes()).open() {
                 Message::Merge { ticket, key, record: *record }.write(out);
             }
         });

@@ -136,6 +136,10 @@ fn encode_any(form: BinaryForm, response: &Response<'_>, now: Instant, out: &mut
             let value = Some(Value::Whole(b"the node that keeps the key went away"));
             (Status::Unavailable, Facts { value, ..Facts::default() })
         }
+        Response::Busy => {
+            let value = Some(Value::Whole(b"too much waits for other nodes, not performed"));
+            (Status::Unavailable, Facts { value, ..Facts::default() })
+        }
     };
     if !is_silent(form, status) {
         write(form, status, &facts, out);

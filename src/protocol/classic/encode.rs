@@ -33,7 +33,9 @@ pub fn encode(
         Response::Exists => Status::Exists,
         Response::NotFound => Status::NotFound,
         Response::NonNumeric => Status::NonNumeric,
-        Response::QuorumNotReached { .. } | Response::Uncertain => Status::Temporary,
+        Response::QuorumNotReached { .. } | Response::Uncertain | Response::Busy => {
+            Status::Temporary
+        }
         Response::OverAllowance { .. } => unreachable!("the pipeline asks again"),
         Response::TooLarge => Status::TooLarge,
         Response::OutOfMemory if matches!(verb, Some(Verb::Increment | Verb::Decrement)) => {

@@ -3,7 +3,8 @@
 use super::base64;
 use super::{MetaForm, flags};
 use crate::protocol::text::encode::{
-    LineBuffer, OUT_OF_MEMORY, OUT_OF_MEMORY_STORING, TOO_LARGE, UNCERTAIN, quorum_not_reached,
+    BUSY, LineBuffer, OUT_OF_MEMORY, OUT_OF_MEMORY_STORING, TOO_LARGE, UNCERTAIN,
+    quorum_not_reached,
 };
 use crate::protocol::text::line::Tokens;
 use crate::protocol::text::numbers::strict_u64;
@@ -28,6 +29,7 @@ pub fn encode(
         }
         Response::Uncertain => return out.bytes(UNCERTAIN),
         Response::OverAllowance { .. } => unreachable!("the pipeline asks again"),
+        Response::Busy => return out.bytes(BUSY),
         _ => {}
     }
     match form {

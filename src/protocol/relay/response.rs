@@ -25,6 +25,7 @@ pub(super) mod answer {
     pub const QUORUM_NOT_REACHED: u8 = 0x0d;
     pub const UNCERTAIN: u8 = 0x0e;
     pub const OVER_ALLOWANCE: u8 = 0x0f;
+    pub const BUSY: u8 = 0x00;
 
     pub const FLAGS: u8 = 0x10;
     pub const DEADLINE: u8 = 0x20;
@@ -106,6 +107,7 @@ pub fn encode_response(response: &Response<'_>, out: &mut [u8]) {
             writer.u32(*value_bytes);
             writer.bytes(request);
         }
+        Response::Busy => writer.array([answer::BUSY]),
     }
     writer.finish();
 }
@@ -189,6 +191,7 @@ pub fn decode_response(message: &[u8]) -> Result<Response<'_>, RelayError> {
             let value_bytes = reader.u32()?;
             Response::OverAllowance { value_bytes, request: reader.remainder() }
         }
+        answer::BUSY => Response::Busy,
         _ => return Err(RelayError::Unknown),
     };
     reader.finish()?;

@@ -298,6 +298,7 @@ fn answers_without_content_take_one_byte() {
         assert_response_survives(&response);
     }
     assert_response_survives(&Response::QuorumNotReached { needed: 2, reached: 1 });
+    assert_response_survives(&Response::Busy);
     assert_response_survives(&Response::Stored { cas: u64::MAX, value_bytes: u32::MAX });
     assert_response_survives(&Response::OverAllowance { value_bytes: 7, request: b"as it came" });
 }

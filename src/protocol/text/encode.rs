@@ -72,6 +72,7 @@ fn one_line(form: TextForm, response: &Response<'_>, out: &mut impl Output) {
         }
         Response::Uncertain => UNCERTAIN,
         Response::OverAllowance { .. } => unreachable!("the pipeline asks again"),
+        Response::Busy => BUSY,
         Response::Stored { .. } => b"STORED\r\n",
         Response::Hit(_) => b"TOUCHED\r\n",
         Response::Deleted => b"DELETED\r\n",
@@ -97,6 +98,8 @@ pub(in crate::protocol) fn quorum_not_reached(needed: u8, reached: u8, out: &mut
 }
 
 /// A request whose node went away.
+pub(in crate::protocol) const BUSY: &[u8] =
+    b"SERVER_ERROR too much waits for other nodes, not performed\r\n";
 pub(in crate::protocol) const UNCERTAIN: &[u8] =
     b"SERVER_ERROR outcome unknown: the node that keeps the key went away\r\n";
 

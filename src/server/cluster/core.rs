@@ -15,6 +15,7 @@ use crate::cluster::dials::Ends;
 use crate::cluster::frame::BODY_BYTES_MAX;
 use crate::cluster::link::{LinkEvent, Peer};
 use crate::cluster::notice::Notice;
+use crate::cluster::peers::BreakerChange;
 use crate::cluster::version::Version;
 use crate::config::{ClusterConfig, Config};
 use crate::log_limiter::LogKind;
@@ -48,7 +49,7 @@ impl CoreCluster {
         let cluster = node.config.cluster.as_ref()?;
         let links = Links::new(LinkSettings {
             queue_bytes_max: cluster.link_queue_bytes_max as usize,
-            frame_bytes_max: frame_bytes_max(&node.config, cluster) as usize,
+            message_bytes_max: frame_bytes_max(&node.config, cluster) as usize,
         });
         Some(Self { core, node: node.clone(), links, letters: VecDeque::new() })
     }
@@ -114,7 +115,20 @@ impl CoreCluster {
         if any {
             node.control_bell.ring();
         }
-        self.links.has_events()
+        self.links.has_events() || self.links.has_roomy()
+    }
+
+    /// Logs that a circuit breaker has opened or closed.
+    pub fn tell_of_breaker(&self, change: BreakerChange) {
+        let (core, of) = (self.core, change.node);
+        let (level, what) = match change.opened {
+            true => {
+                (Level::Warn, "does not ask for a while, since half of the requests met silence:")
+            }
+            false => (Level::Info, "asks again"),
+        };
+        let line = format_args!("core {core} {what} node {:016x}", of.0);
+        self.node.log(level, LogKind::Breaker, of, line);
     }
 
     /// Tells that all that became this core's own up to the roster of this epoch has arrived.
@@ -133,8 +147,7 @@ impl CoreCluster {
     }
 }
 
-/// Longest frame body that this node takes: what it may send itself, which is a full queue and the
-/// largest item.
+/// Longest message that this node takes: what is around the largest item, and more.
 pub fn frame_bytes_max(config: &Config, cluster: &ClusterConfig) -> u32 {
     let bytes = cluster.link_queue_bytes_max + u64::from(config.item_bytes_max) + AROUND_BYTES;
     bytes.min(BODY_BYTES_MAX as u64) as u32

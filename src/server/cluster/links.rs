@@ -1,23 +1,25 @@
 //! A core's links to the cores of other nodes, on its net ring beside the clients.
 //!
 //! What the core has for a peer is collected in one buffer a turn and leaves as one frame with one
-//! send; while that is on its way the next frame collects. Frames that arrive whole in a receive
-//! buffer are opened where they lie, others are gathered first. After warm-up nothing is allocated:
-//! two buffers change places, as long as messages stay below `BYTES_KEPT`.
+//! send; while that is on its way the next frame collects. Long messages leave in pieces beside it:
+//! see [`flow`](crate::cluster::flow), which decides what leaves when. Frames that arrive whole in a
+//! receive buffer are opened where they lie, others are gathered first. After warm-up nothing is
+//! allocated for short messages: two buffers change places.
 //!
-//! What waits for a peer is bounded: beyond it there is no room, and whoever has a message for that
-//! peer learns so at once instead of queueing behind a peer that does not read. A link that fails is
-//! reported and forgotten; making it again is the dialler's business.
+//! What waits for a peer is bounded: beyond it there is no room for requests, and whoever has one
+//! keeps it until [`Links::next_roomy`] names the peer. A link that fails is reported and forgotten;
+//! making it again is the dialler's business.
 
 use std::collections::{HashMap, VecDeque};
 use std::mem;
 use std::net::Shutdown;
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use crate::cluster::frame::{HEAD_BYTES, Opened, Opener, Sealer};
+use crate::cluster::flow::{Body, FRAME_BYTES_MAX, Gathering, Sending};
+use crate::cluster::frame::{HEAD_BYTES, Opened, Opener, TAG_BYTES};
 use crate::cluster::handshake::Session;
 use crate::cluster::identity::{Boot, NodeKey};
-use crate::cluster::link::{LinkEvent, Peer};
+use crate::cluster::link::{LinkEvent, Peer, Room};
 use crate::server::net_ring::{Event, NetRing, Output, SendOutcome, Token};
 
 #[cfg(test)]
@@ -33,10 +35,11 @@ const BYTES_KEPT: usize = 64 << 10;
 /// Bounds of a core's links.
 #[derive(Clone, Copy, Debug)]
 pub struct LinkSettings {
-    /// Bytes that wait for or are on their way to one peer, beyond which there is no room.
+    /// Bytes that wait for or are on their way to one peer, beyond which there is no room: for
+    /// short requests, long ones and long answers each.
     pub queue_bytes_max: usize,
-    /// Longest frame body that is taken; a longer one ends the link.
-    pub frame_bytes_max: usize,
+    /// Longest message that is taken; the beginning of a longer one ends the link.
+    pub message_bytes_max: usize,
 }
 
 /// A connection over which both sides have shaken hands.
@@ -74,8 +77,8 @@ pub struct LinkCounters {
     pub bytes_sent: u64,
     /// Bytes received, frames as a whole.
     pub bytes_received: u64,
-    /// Messages that no room was found for.
-    pub refused_full: u64,
+    /// Requests that had to wait for room.
+    pub waited: u64,
     /// Messages dropped since they are longer than what the peer takes.
     pub too_long: u64,
     /// Links ended since a frame was forged, replayed or too long.
@@ -95,6 +98,8 @@ pub struct Links {
     /// Links with something to do at the end of the turn.
     due: Vec<u32>,
     events: VecDeque<LinkEvent>,
+    /// Peers for whom there is room again.
+    roomy: VecDeque<Peer>,
     lost: Vec<LostLink>,
     /// Whose frames were forged, replayed or too long, to be told.
     bad: Vec<Peer>,
@@ -113,20 +118,15 @@ struct Link {
     peer: Peer,
     boot: Boot,
     serial: u64,
-    sealer: Sealer,
     opener: Opener,
-    /// Longest frame body that the peer takes.
-    peer_bytes_max: usize,
-    /// The frame being collected: nothing, or room for its head and messages.
-    out: Vec<u8>,
-    /// An empty buffer, for the frame after the one on its way.
-    spare: Vec<u8>,
-    /// Bytes on their way.
-    in_flight: usize,
+    sending: Sending,
+    gathering: Gathering,
     /// The beginning of a frame whose end has not arrived.
     gathered: Vec<u8>,
+    /// Somebody was told that there is no room.
+    refused: bool,
     receiving: bool,
-    sending: bool,
+    in_flight: bool,
     broken: bool,
     /// Listed in `due`.
     due: bool,
@@ -139,6 +139,16 @@ impl crate::engine::cluster::Links for Links {
     #[inline]
     fn room(&mut self, to: Peer) -> Option<&mut Vec<u8>> {
         Links::room(self, to)
+    }
+
+    #[inline]
+    fn room_for(&mut self, to: Peer, bytes: usize) -> Room<'_> {
+        Links::room_for(self, to, bytes)
+    }
+
+    #[inline]
+    fn takes_long_answer(&mut self, to: Peer) -> bool {
+        Links::takes_long_answer(self, to)
     }
 }
 
@@ -153,6 +163,7 @@ impl Links {
             last: None,
             due: Vec::new(),
             events: VecDeque::new(),
+            roomy: VecDeque::new(),
             lost: Vec::new(),
             bad: Vec::new(),
             counters: LinkCounters::default(),
@@ -193,15 +204,17 @@ impl Links {
             peer,
             boot: facts.boot,
             serial,
-            sealer: session.sealer,
             opener: session.opener,
-            peer_bytes_max: session.frame_bytes_max as usize,
-            out: Vec::new(),
-            spare: Vec::new(),
-            in_flight: 0,
+            sending: Sending::new(
+                session.sealer,
+                self.settings.queue_bytes_max,
+                session.frame_bytes_max as usize,
+            ),
+            gathering: Gathering::new(self.settings.message_bytes_max),
             gathered: Vec::new(),
+            refused: false,
             receiving: false,
-            sending: false,
+            in_flight: false,
             broken: false,
             due: false,
         }));
@@ -255,39 +268,78 @@ impl Links {
     }
 
     /// Where messages for `peer` are being collected; they leave at the end of the turn. `None`
-    /// when there is no link, or no room: the message is then not to be sent.
+    /// when there is no link.
     #[inline]
     pub fn room(&mut self, peer: Peer) -> Option<&mut Vec<u8>> {
-        let index = match self.last {
-            Some((last, index)) if last == peer => index,
-            _ => *self.by_peer.get(&peer)?,
-        };
-        self.last = Some((peer, index));
+        let index = self.find(peer)?;
         let link = self.slots[index as usize].link.as_deref_mut().expect("listed links exist");
-        if link.out.len() + link.in_flight >= self.settings.queue_bytes_max {
-            self.counters.refused_full += 1;
-            return None;
+        if !link.due {
+            link.due = true;
+            self.due.push(index);
         }
-        if link.out.is_empty() {
-            link.sealer.begin(&mut link.out);
+        Some(link.sending.room())
+    }
+
+    /// As [`Links::room`], for a request of about `bytes`, which has to wait when too much waits
+    /// before it.
+    #[inline]
+    pub fn room_for(&mut self, peer: Peer, bytes: usize) -> Room<'_> {
+        let Some(index) = self.find(peer) else { return Room::Unlinked };
+        let link = self.slots[index as usize].link.as_deref_mut().expect("listed links exist");
+        if link.sending.is_full(bytes) {
+            link.refused = true;
+            self.counters.waited += 1;
+            return Room::Full;
         }
         if !link.due {
             link.due = true;
             self.due.push(index);
         }
-        Some(&mut link.out)
+        Room::Open(link.sending.room())
     }
 
-    /// Whether there is no room for messages to `peer`, or no link.
-    pub fn is_full(&self, peer: Peer) -> bool {
-        self.by_peer.get(&peer).is_none_or(|&index| {
-            let link = self.slots[index as usize].link.as_deref().expect("listed links exist");
-            link.out.len() + link.in_flight >= self.settings.queue_bytes_max
-        })
+    /// Whether a long answer to `peer` can be made now. If not, the peer will be named by
+    /// [`Links::next_roomy`].
+    pub fn takes_long_answer(&mut self, peer: Peer) -> bool {
+        // Without a link it is lost, and need not wait.
+        let Some(index) = self.find(peer) else { return true };
+        let link = self.link(index);
+        let takes = link.sending.takes_long_answer();
+        link.refused |= !takes;
+        takes
     }
 
-    /// Takes what the net ring says about a link. Each frame's body goes to `deliver`, which may
-    /// collect messages for any peer meanwhile.
+    /// A peer for whom there is room again, after somebody was told that there was none.
+    pub fn next_roomy(&mut self) -> Option<Peer> {
+        self.roomy.pop_front()
+    }
+
+    /// Whether there is such a peer.
+    pub fn has_roomy(&self) -> bool {
+        !self.roomy.is_empty()
+    }
+
+    /// Bytes that wait for peers or have arrived from them in part.
+    pub fn held_bytes(&self) -> usize {
+        let links = self.slots.iter().filter_map(|slot| slot.link.as_deref());
+        let held = |link: &Link| {
+            link.sending.waiting_bytes() + link.gathering.held_bytes() + link.gathered.len()
+        };
+        links.map(held).sum()
+    }
+
+    #[inline]
+    fn find(&mut self, peer: Peer) -> Option<u32> {
+        let index = match self.last {
+            Some((last, index)) if last == peer => index,
+            _ => *self.by_peer.get(&peer)?,
+        };
+        self.last = Some((peer, index));
+        Some(index)
+    }
+
+    /// Takes what the net ring says about a link. Each frame's messages go to `deliver`, which may
+    /// collect messages for any peer meanwhile; none do when only a part of one has come.
     pub fn handle(
         &mut self,
         event: Event,
@@ -334,7 +386,7 @@ impl Links {
             let link = slot.link.as_deref_mut().expect("listed links exist");
             link.due = false;
             if link.broken {
-                if !link.receiving && !link.sending {
+                if !link.receiving && !link.in_flight {
                     slot.link = None;
                     self.free.push(index);
                 }
@@ -344,14 +396,18 @@ impl Links {
                 link.receiving = true;
                 net.receive(link.socket.as_raw_fd(), token);
             }
-            if !link.sending && link.out.len() > HEAD_BYTES {
-                let buffer = link.seal(&mut self.counters);
+            self.counters.too_long += link.sending.separate();
+            if !link.in_flight && link.sending.has_work() {
+                let buffer = link.sending.take();
                 if !buffer.is_empty() {
-                    link.sending = true;
-                    link.in_flight = buffer.len();
+                    link.in_flight = true;
                     let output = Output { buffer, ..Output::default() };
                     net.send(link.socket.as_raw_fd(), token, output, 0);
                 }
+            }
+            if link.refused && link.sending.is_roomy() {
+                link.refused = false;
+                self.roomy.push_back(link.peer);
             }
         }
     }
@@ -370,18 +426,16 @@ impl Links {
         bytes: &[u8],
         deliver: &mut impl FnMut(&mut Links, Peer, &[u8]),
     ) -> Result<(), BadFrame> {
-        let frame_bytes_max = self.settings.frame_bytes_max;
         let link = self.link(index);
         if link.broken {
             return Ok(());
         }
-        let peer = link.peer;
         let mut rest = bytes;
         let mut gathered = mem::take(&mut link.gathered);
         while !gathered.is_empty() {
             match self.link(index).opener.open(&gathered).map_err(|_| BadFrame)? {
                 Opened::Incomplete { bytes } => {
-                    check_length(bytes, frame_bytes_max)?;
+                    check_length(bytes)?;
                     let missing = bytes - gathered.len();
                     let (part, after) = rest.split_at(missing.min(rest.len()));
                     gathered.extend_from_slice(part);
@@ -392,8 +446,7 @@ impl Links {
                     }
                 }
                 Opened::Frame { body, .. } => {
-                    self.counters.frames_received += 1;
-                    deliver(self, peer, body);
+                    self.opened(index, body, deliver)?;
                     gathered.clear();
                 }
             }
@@ -402,18 +455,49 @@ impl Links {
         while !rest.is_empty() {
             match self.link(index).opener.open(rest).map_err(|_| BadFrame)? {
                 Opened::Incomplete { bytes } => {
-                    check_length(bytes, frame_bytes_max)?;
+                    check_length(bytes)?;
                     gathered.extend_from_slice(rest);
                     break;
                 }
                 Opened::Frame { consumed, body } => {
                     rest = &rest[consumed..];
-                    self.counters.frames_received += 1;
-                    deliver(self, peer, body);
+                    self.opened(index, body, deliver)?;
                 }
             }
         }
         self.link(index).gathered = gathered;
+        Ok(())
+    }
+
+    /// Takes the body of a frame.
+    fn opened(
+        &mut self,
+        index: u32,
+        body: &[u8],
+        deliver: &mut impl FnMut(&mut Links, Peer, &[u8]),
+    ) -> Result<(), BadFrame> {
+        self.counters.frames_received += 1;
+        let link = self.link(index);
+        let peer = link.peer;
+        match Body::read(body).map_err(|_| BadFrame)? {
+            Body::Messages(messages) => deliver(self, peer, messages),
+            Body::Credit { class, up_to } => {
+                link.sending.allow(class, up_to);
+                self.list(index);
+                deliver(self, peer, b"");
+            }
+            Body::Piece { class, total, bytes } => {
+                let whole = link.gathering.piece(class, total, bytes).map_err(|_| BadFrame)?;
+                if let Some(up_to) = link.gathering.due_credit(class) {
+                    link.sending.tell_credit(class, up_to);
+                    self.list(index);
+                }
+                deliver(self, peer, whole.as_deref().unwrap_or_default());
+                if let Some(buffer) = whole {
+                    self.link(index).gathering.give_back(class, buffer);
+                }
+            }
+        }
         Ok(())
     }
 
@@ -422,22 +506,15 @@ impl Links {
         let link = self.slots[index as usize].link.as_deref_mut().expect("looked up above");
         let fd = link.socket.as_raw_fd();
         match outcome {
-            SendOutcome::Rest(from) if !link.broken => {
-                link.in_flight = output.len() - from;
-                return net.send(fd, token, output, from);
-            }
+            SendOutcome::Rest(from) if !link.broken => return net.send(fd, token, output, from),
             SendOutcome::Rest(_) | SendOutcome::Whole => {}
             SendOutcome::Failed(_) => self.end(index),
         }
         self.counters.frames_sent += 1;
         self.counters.bytes_sent += output.len() as u64;
         let link = self.link(index);
-        link.sending = false;
-        link.in_flight = 0;
-        let mut buffer = output.buffer;
-        buffer.clear();
-        buffer.shrink_to(BYTES_KEPT);
-        link.spare = buffer;
+        link.in_flight = false;
+        link.sending.sent(output.buffer);
         self.list(index);
     }
 
@@ -448,7 +525,8 @@ impl Links {
             return;
         }
         let _ = socket2::SockRef::from(&link.socket).shutdown(Shutdown::Both);
-        link.out = Vec::new();
+        link.sending.clear();
+        link.gathering.clear();
         link.gathered = Vec::new();
         let (peer, boot, serial) = (link.peer, link.boot, link.serial);
         self.by_peer.remove(&peer);
@@ -477,53 +555,7 @@ impl Links {
     }
 }
 
-impl Link {
-    /// Seals what was collected and makes room for what follows.
-    fn seal(&mut self, counters: &mut LinkCounters) -> Vec<u8> {
-        let mut frame = mem::replace(&mut self.out, mem::take(&mut self.spare));
-        if frame.len() - HEAD_BYTES > self.peer_bytes_max {
-            return self.seal_parts(&frame[HEAD_BYTES..], counters);
-        }
-        self.sealer.end(0, &mut frame);
-        frame
-    }
-
-    /// Seals more than the peer takes at once as several frames, at the limits of messages. One
-    /// that is too long by itself is dropped: a node that takes no frame of its length does not
-    /// store items of it either.
-    #[cold]
-    fn seal_parts(&mut self, messages: &[u8], counters: &mut LinkCounters) -> Vec<u8> {
-        let mut frames = Vec::with_capacity(messages.len() + 4 * HEAD_BYTES);
-        let mut start = None;
-        let mut rest = messages;
-        while let Some(length) = rest.first_chunk::<4>() {
-            let bytes = (4 + u32::from_le_bytes(*length) as usize).min(rest.len());
-            let (message, after) = rest.split_at(bytes);
-            rest = after;
-            if bytes > self.peer_bytes_max {
-                counters.too_long += 1;
-                continue;
-            }
-            if let Some(begun) = start
-                && frames.len() - begun - HEAD_BYTES + bytes > self.peer_bytes_max
-            {
-                self.sealer.end(begun, &mut frames);
-                start = None;
-            }
-            if start.is_none() {
-                start = Some(self.sealer.begin(&mut frames));
-            }
-            frames.extend_from_slice(message);
-        }
-        if let Some(begun) = start {
-            self.sealer.end(begun, &mut frames);
-        }
-        frames
-    }
-}
-
 /// `bytes` is the whole frame's length: head, body and perhaps a tag.
-fn check_length(bytes: usize, body_bytes_max: usize) -> Result<(), BadFrame> {
-    const AROUND: usize = HEAD_BYTES + crate::cluster::frame::TAG_BYTES;
-    if bytes > body_bytes_max + AROUND { Err(BadFrame) } else { Ok(()) }
+fn check_length(bytes: usize) -> Result<(), BadFrame> {
+    if bytes > FRAME_BYTES_MAX + HEAD_BYTES + TAG_BYTES { Err(BadFrame) } else { Ok(()) }
 }

@@ -94,6 +94,7 @@ impl World {
             self.figures.retries += counters.write_retries;
             self.figures.filled += counters.filled_records;
             self.figures.forwarded += counters.forwarded;
+            self.figures.congested += counters.congested;
             self.figures.hints += core.coordinator.hints().0.handed_over;
         }
     }

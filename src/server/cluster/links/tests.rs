@@ -11,7 +11,7 @@ use crate::cluster::quorum::Replication;
 use crate::cluster::ring::RingParameters;
 use crate::server::net_ring::NetRingConfig;
 
-const SETTINGS: LinkSettings = LinkSettings { queue_bytes_max: 4096, frame_bytes_max: 1 << 20 };
+const SETTINGS: LinkSettings = LinkSettings { queue_bytes_max: 4096, message_bytes_max: 1 << 20 };
 
 fn ids() -> [&'static str; 2] {
     if NodeKey::of("a") < NodeKey::of("b") { ["a", "b"] } else { ["b", "a"] }
@@ -71,7 +71,11 @@ impl Side {
         net.reap(&mut events);
         for event in events {
             assert!(Links::own(&event), "{event:?}");
-            links.handle(event, net, |_, _, body| frames.push(body.to_vec()));
+            links.handle(event, net, |_, _, body| {
+                if !body.is_empty() {
+                    frames.push(body.to_vec());
+                }
+            });
         }
         links.flush(net);
         net.submit().expect("the ring works");
@@ -155,20 +159,48 @@ fn long_and_many_frames_arrive_in_order_through_small_buffers() {
     assert_eq!(sides[1].messages(), expected);
 }
 
-#[test]
-fn there_is_no_room_for_a_peer_that_does_not_read() {
-    let (mut sides, peers) = linked(SETTINGS, 1 << 20);
+/// Says requests of `bytes` until there is no room, and counts them. Nobody turns the other side;
+/// the kernel's buffers fill up.
+fn say_until_full(side: &mut Side, peer: Peer, bytes: usize) -> usize {
     let mut said = 0;
-    while sides[0].say(peers[0], &[7; 1000]) {
+    while let Room::Open(room) = side.links.room_for(peer, bytes) {
+        room.extend_from_slice(&(bytes as u32).to_le_bytes());
+        room.resize(room.len() + bytes, 7);
         said += 1;
-        // Nobody turns the other side; the kernel's buffers fill up.
-        sides[0].turn();
-        assert!(said < 10_000, "no bound");
+        side.turn();
+        assert!(said < 100_000, "no bound");
     }
-    assert!(sides[0].links.is_full(peers[0]));
-    assert_eq!(sides[0].links.counters().refused_full, 1);
-    until(&mut sides, |sides| sides[1].messages().len() == said);
-    assert!(!sides[0].links.is_full(peers[0]), "it reads again");
+    said
+}
+
+#[test]
+fn there_is_no_room_for_a_peer_that_does_not_read_until_it_reads_again() {
+    let (mut sides, peers) = linked(SETTINGS, 1 << 20);
+    let short = say_until_full(&mut sides[0], peers[0], 1000);
+    let long = say_until_full(&mut sides[0], peers[0], 100_000);
+    assert!(long > 0, "they have a queue of their own");
+    assert_eq!(sides[0].links.counters().waited, 2);
+    assert!(sides[0].links.held_bytes() < 2 * (4096 + 200_000), "what waits is bounded");
+    assert!(sides[0].links.next_roomy().is_none());
+    assert!(sides[0].say(peers[0], b"an answer is always taken"));
+    until(&mut sides, |sides| sides[1].messages().len() == short + long + 1);
+    assert_eq!(sides[0].links.next_roomy(), Some(peers[0]), "told once");
+    assert!(sides[0].links.next_roomy().is_none());
+    assert_eq!(sides[0].links.held_bytes() + sides[1].links.held_bytes(), 0);
+}
+
+#[test]
+fn a_long_message_leaves_in_pieces_and_short_ones_pass_it() {
+    let settings = LinkSettings { message_bytes_max: 8 << 20, ..SETTINGS };
+    let (mut sides, peers) = linked(settings, 8 << 20);
+    let long = vec![1; 4 << 20];
+    assert!(sides[0].say(peers[0], &long));
+    sides[0].turn();
+    assert!(sides[0].say(peers[0], b"short"));
+    until(&mut sides, |sides| !sides[1].messages().is_empty());
+    assert_eq!(sides[1].messages(), [b"short"]);
+    until(&mut sides, |sides| sides[1].messages().len() == 2);
+    assert!(sides[1].messages()[1] == long);
 }
 
 #[test]
@@ -186,7 +218,8 @@ fn a_link_whose_peer_is_gone_is_reported_and_forgotten() {
     assert_eq!(ours.events(), [LinkEvent::Down { peer: peers[0], boot: Boot(1) }]);
     let lost: Vec<LostLink> = ours.links.take_lost().collect();
     assert_eq!(lost, [LostLink { peer: peers[0], serial: 5 }]);
-    assert!(ours.links.room(peers[0]).is_none() && ours.links.is_full(peers[0]));
+    assert!(ours.links.room(peers[0]).is_none());
+    assert!(matches!(ours.links.room_for(peers[0], 1), Room::Unlinked));
     ours.turn();
     assert!(ours.links.slots[0].link.is_none(), "its descriptor is closed");
 }
@@ -245,16 +278,12 @@ fn a_peer_that_breaks_the_rules_of_frames_is_cut_off() {
 }
 
 #[test]
-fn what_the_peer_does_not_take_at_once_leaves_in_parts() {
-    let (mut sides, peers) = linked(SETTINGS, 300);
-    for byte in 0..5 {
-        assert!(sides[0].say(peers[0], &[byte; 100]));
-    }
-    assert!(sides[0].say(peers[0], &[9; 400]), "too long for the peer, and dropped");
+fn what_is_too_long_for_the_peer_is_dropped() {
+    let (mut sides, peers) = linked(SETTINGS, 20_000);
+    assert!(sides[0].say(peers[0], &[9; 30_000]), "too long for the peer, and dropped");
     assert!(sides[0].say(peers[0], b"last"));
-    until(&mut sides, |sides| sides[1].messages().len() == 6);
-    assert_eq!(sides[1].messages()[5], b"last");
-    assert!(sides[1].frames.iter().all(|frame| frame.len() <= 300));
+    until(&mut sides, |sides| sides[1].messages().len() == 1);
+    assert_eq!(sides[1].messages(), [b"last"]);
     assert_eq!(sides[0].links.counters().too_long, 1);
 }
 

@@ -1,0 +1,234 @@
+//! Operations that wait for room on a link, and what silence of a peer means.
+//!
+//! A link whose queue is full says so, and again when there is room. Until then an operation keeps
+//! what it has to say and its deadline; those that wait for one peer go on in the order in which
+//! they came. That a link is congested is this node's own affair and says nothing about the peer:
+//! its circuit breaker hears only of requests that were sent and met silence, and of lost links.
+//!
+//! What the requests under way hold is bounded ([`CoordinatorSettings::operation_bytes_max`]): a
+//! long one beyond that is refused as busy.
+
+use super::*;
+
+/// Who waits for which peer's link.
+#[derive(Debug)]
+pub(super) struct Congested {
+    waiting: HashMap<Peer, VecDeque<OperationId>, ahash::RandomState>,
+}
+
+impl Congested {
+    /// Nobody waits.
+    pub fn new(hasher: ahash::RandomState) -> Self {
+        Self { waiting: HashMap::with_hasher(hasher) }
+    }
+}
+
+/// What became of something to send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sent {
+    /// It is on its way.
+    Yes,
+    /// It is to be tried again when there is room, and the operation waits for that.
+    Later,
+    /// There is no way.
+    No,
+}
+
+impl Coordinator {
+    /// Something came from a core of another node; `in_part` when it was a part of a long message,
+    /// or when that core has taken one.
+    #[inline]
+    pub fn heard(&mut self, from: Peer, in_part: bool, now: Instant) {
+        self.peers.heard(from, in_part, now);
+    }
+
+    /// There is room on the link with `peer` again.
+    pub fn room_again<S: Store, O: Outside>(&mut self, peer: Peer, turn: &mut Turn<'_, S, O>) {
+        let Some(mut waiting) = self.congested.waiting.remove(&peer) else { return };
+        while let Some(id) = waiting.pop_front() {
+            let Some(operation) = self.operations.take(id) else { continue };
+            if let Some(operation) = self.try_again(id, operation, peer, turn) {
+                self.operations.keep(id, operation);
+            }
+            if self.congested.waiting.contains_key(&peer) {
+                // No room once more. Those behind keep their places.
+                break;
+            }
+        }
+        if !waiting.is_empty() {
+            self.congested.waiting.entry(peer).or_default().extend(waiting);
+        }
+        self.begin_queued(turn);
+    }
+
+    fn try_again<S: Store, O: Outside>(
+        &mut self,
+        id: OperationId,
+        mut operation: Box<Operation>,
+        peer: Peer,
+        turn: &mut Turn<'_, S, O>,
+    ) -> Option<Box<Operation>> {
+        if operation.stage == Stage::Congested(peer) {
+            let answers = matches!(operation.origin, Origin::Node(..) | Origin::Message(_));
+            if answers && !turn.outside.takes_long_answer(peer) {
+                self.wait_for_room(peer, id);
+                return Some(operation);
+            }
+            return self.route(id, operation, turn);
+        }
+        let replica = operation.replica(peer.node);
+        let Some(replica) = replica.filter(|replica| replica.state == State::Congested) else {
+            return Some(operation);
+        };
+        replica.state = State::Unasked;
+        match operation.stage {
+            Stage::Fetching => self.fetch(id, operation, turn),
+            Stage::Reading => self.read(id, operation, true, turn),
+            Stage::Writing => self.write(id, operation, turn),
+            _ => Some(operation),
+        }
+    }
+
+    /// The operation `id` is tried again when there is room on the link with `peer`.
+    pub(super) fn wait_for_room(&mut self, peer: Peer, id: OperationId) {
+        self.counters.congested += 1;
+        let waiting = self.congested.waiting.entry(peer).or_default();
+        if waiting.len() > 64 + 2 * self.operations.len() {
+            // Those that are over.
+            waiting.retain(|id| self.operations.get(*id).is_some());
+        }
+        waiting.push_back(id);
+    }
+
+    /// Links are gone for which operations wait: they look for another way at their next check.
+    pub(super) fn no_room_any_more(&mut self, gone: impl Fn(Peer) -> bool) {
+        let Self { congested, operations, .. } = self;
+        for (peer, waiting) in congested.waiting.extract_if(|peer, _| gone(*peer)) {
+            for id in waiting {
+                let Some(mut operation) = operations.take(id) else { continue };
+                if operation.stage == Stage::Congested(peer) {
+                    operation.stage = Stage::Waiting;
+                } else if let Some(replica) = operation.replica(peer.node)
+                    && replica.state == State::Congested
+                {
+                    replica.state = State::Unasked;
+                }
+                operations.keep(id, operation);
+            }
+        }
+    }
+
+    /// Whether a request of `bytes` is too much besides what is under way. Short ones are bounded
+    /// by the number of operations.
+    pub(super) fn holds_too_much(&self, bytes: usize) -> bool {
+        bytes > operation::BYTES_KEPT
+            && self.operations.held_bytes() >= self.settings.operation_bytes_max
+    }
+
+    /// Whether an answer with what is held of `key` has to wait for room on the link with `peer`.
+    pub(super) fn answer_must_wait<S: Store, O: Outside>(
+        &self,
+        peer: Peer,
+        key: &[u8],
+        turn: &mut Turn<'_, S, O>,
+    ) -> bool {
+        !turn.outside.takes_long_answer(peer) && self.is_long_here(key, turn)
+    }
+
+    /// Lets the answer to `peer` wait for room.
+    pub(super) fn congest(
+        &mut self,
+        id: OperationId,
+        mut operation: Box<Operation>,
+        peer: Peer,
+    ) -> Option<Box<Operation>> {
+        operation.stage = Stage::Congested(peer);
+        self.wait_for_room(peer, id);
+        Some(operation)
+    }
+
+    /// Lets a message that asks for what is held of `key` wait until the answer has room. True if
+    /// it waits, or was answered otherwise.
+    pub(super) fn waits_for_room<S: Store, O: Outside>(
+        &mut self,
+        from: Peer,
+        key: &[u8],
+        bytes: &[u8],
+        turn: &mut Turn<'_, S, O>,
+    ) -> bool {
+        if !self.answer_must_wait(from, key, turn) {
+            return false;
+        }
+        let Some((id, mut operation)) = self.operations.begin(self.until(turn.now)) else {
+            self.reply_not_ready(from, bytes, turn);
+            return true;
+        };
+        operation.origin = Origin::Message(from);
+        operation.place = self.place(key);
+        operation.stamp = self.view().map_or(0, |view| view.stamp());
+        operation.key.extend_from_slice(key);
+        operation.request.extend_from_slice(bytes);
+        if let Some(operation) = self.congest(id, operation, from) {
+            self.checks.push_back((turn.now.after(CHECK_EVERY), id));
+            self.operations.keep(id, operation);
+        }
+        true
+    }
+
+    fn is_long_here<S: Store, O: Outside>(&self, key: &[u8], turn: &mut Turn<'_, S, O>) -> bool {
+        let record = turn.store.read(key, turn.now);
+        record.is_some_and(|record| record.value_bytes() > self.settings.long_bytes)
+    }
+
+    /// For how long a peer must have said nothing.
+    pub(super) fn silent_after(&self) -> Duration {
+        SILENT_AFTER.max(self.settings.lifetimes.operation / SILENT_PART)
+    }
+
+    /// Looks at the replicas that an operation waits for. Who is away is done without. Who is slow
+    /// is waited for until the operation timeout; it is asked again in case the message was lost,
+    /// but not for what is long, which would make it slower.
+    pub(super) fn look_at_replicas<S: Store, O: Outside>(
+        &mut self,
+        operation: &mut Operation,
+        turn: &mut Turn<'_, S, O>,
+    ) {
+        let (now, silent_after) = (turn.now, self.silent_after());
+        let mut long = None;
+        for at in 0..operation.replicas.len() {
+            let Replica { node, state, .. } = operation.replicas[at];
+            let away = !self.peers.is_present(node);
+            let next = match state {
+                State::Congested if away => State::Unasked,
+                State::Asked(_) if away => {
+                    self.peers.failed(node, now);
+                    operation.asked_again = true;
+                    State::Unasked
+                }
+                State::Asked(since) if now.since(since) >= silent_after => {
+                    let Some(to) = self.peer(node, &operation.key) else { continue };
+                    if self.peers.is_silent(to, since) {
+                        self.peers.failed(node, now);
+                    }
+                    let writing = operation.stage == Stage::Writing;
+                    let long = writing
+                        && *long.get_or_insert_with(|| self.is_long_here(&operation.key, turn));
+                    let moving = self.peers.is_moving(to, now.before(silent_after));
+                    let shut = !self.peers.may_be_asked(node, now);
+                    if shut && operation.answered {
+                        // Nobody waits any more: a hint does as well.
+                        self.keep_hint(node, &operation.key, turn);
+                        State::Failed
+                    } else if long || moving || shut {
+                        State::Asked(now)
+                    } else {
+                        operation.asked_again = true;
+                        State::Unasked
+                    }
+                }
+                _ => continue,
+            };
+            operation.replicas[at].state = next;
+        }
+    }
+}
