@@ -125,6 +125,8 @@ fn every_invalid_value_ends_with_one_sentence_that_names_it() {
         ("--cluster-listen 0.0.0.0:7000", "--cluster-advertise"),
         ("--cluster-listen 203.0.113.77:7000", "203.0.113.77"),
         ("--cluster-listen 127.0.0.2:7000 --replicas 3 --write-quorum 4", "quorum of 4"),
+        ("--cluster-listen 192.0.2.1:7000", "--cluster-key-file FILE, or --cluster-insecure"),
+        ("--cluster-insecure", "--cluster-listen"),
         ("--cluster-listen 127.0.0.2:7000 --weight 1000", "weight of 1000"),
         ("--cluster-listen 127.0.0.2:7000 --ring-hash crc", "--ring-hash crc"),
         ("--cluster-listen 127.0.0.2:7000 --members a=127.0.0.3:7000", "this node"),

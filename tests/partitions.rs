@@ -23,7 +23,7 @@ use network::Network;
 use nodes::{Cluster, Node, wait_for};
 
 const FLAGS: &str = "--replicas 3 --write-quorum 2 --read-quorum 2 --probe-period 300ms \
-                     --dead-after 1s --operation-timeout 1s -m 64 -t 1";
+                     --dead-after 1s --operation-timeout 1s --cluster-insecure -m 64 -t 1";
 const PLAN: Plan = Plan { clients: 3, keys: 40, may_miss: false };
 /// Longest time without service on the side that has a quorum, and after healing on the other.
 const GAP_MAX: Duration = Duration::from_secs(3);

@@ -55,6 +55,7 @@ pub fn resolve(settings: &Settings) -> Result<Option<ClusterConfig>, CliError> {
     if let Some(name) = &settings.cluster_name {
         cluster.name = name.clone();
     }
+    cluster.insecure = settings.cluster_insecure.unwrap_or(false);
     cluster.key = settings.cluster_key_file.as_ref().map(|file| file.0.clone());
     cluster.join = settings.join.iter().flatten().map(|address| address.0).collect();
     cluster.members = settings
@@ -62,6 +63,17 @@ pub fn resolve(settings: &Settings) -> Result<Option<ClusterConfig>, CliError> {
         .as_ref()
         .map(|members| members.iter().map(|member| member.0.clone()).collect());
     Ok(Some(cluster))
+}
+
+/// What is to be said of a cluster without a key, which `ClusterConfig::check` has let pass.
+pub fn note(cluster: &ClusterConfig) -> Option<String> {
+    cluster.key.is_none().then(|| {
+        format!(
+            "without --cluster-key-file whoever reaches {} can join the cluster, and read and \
+             change what it holds",
+            cluster.listen
+        )
+    })
 }
 
 /// The first setting that only a cluster can heed.
@@ -74,6 +86,7 @@ fn given(settings: &Settings) -> Option<&'static str> {
     first! {
         cluster_advertise "--cluster-advertise" node_id "--node-id" join "--join"
         members "--members" cluster_name "--cluster-name" cluster_key_file "--cluster-key-file"
+        cluster_insecure "--cluster-insecure"
         replicas "--replicas" write_quorum "--write-quorum" read_quorum "--read-quorum"
         vnodes "--vnodes" ring_hash "--ring-hash" weight "--weight"
         probe_period "--probe-period" dead_after "--dead-after" forget_after "--forget-after"

@@ -87,7 +87,8 @@ fn describe_cluster(cluster: &ClusterConfig, line: &mut impl FnMut(&str, String)
         let members = members.iter().map(|member| format!("{}={}", member.id, member.address));
         line("members", members.collect::<Vec<_>>().join(", "));
     }
-    let key = if cluster.key.is_some() { "given" } else { "none: every node is believed" };
+    let key =
+        if cluster.key.is_some() { "given" } else { "none: whoever reaches the port is believed" };
     line("cluster key", key.into());
     let replication = cluster.replication;
     line(

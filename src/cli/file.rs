@@ -92,6 +92,7 @@ mod tests {
             members = ["a=127.0.0.2:7000", "b=127.0.0.3:7000"]
             cluster-name = "test"
             cluster-key-file = "KEY"
+            cluster-insecure = true
             replicas = 3
             write-quorum = 2
             read-quorum = 2

@@ -78,6 +78,7 @@ pub fn resolve(settings: Settings, host: &HostFacts) -> Result<Resolution, CliEr
         fit_connections(&mut config, host, &mut notes);
     }
     config.check().map_err(|error| CliError(error.to_string()))?;
+    notes.extend(config.cluster.as_ref().and_then(cluster::note));
     Ok(Resolution { config, notes })
 }
 

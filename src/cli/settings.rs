@@ -139,6 +139,9 @@ pub struct Settings {
     #[arg(long, value_name = "FILE", help_heading = CLUSTER)]
     #[serde(deserialize_with = "text")]
     pub cluster_key_file: Option<KeyFile>,
+    /// Listen for nodes beyond loopback without a key: whoever reaches the port is believed
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true, help_heading = CLUSTER)]
+    pub cluster_insecure: Option<bool>,
     /// Copies of each key, 1 to 8 [default: 1]
     #[arg(long, value_name = "COUNT", help_heading = CLUSTER)]
     #[serde(deserialize_with = "text")]
@@ -253,7 +256,7 @@ impl Settings {
             admin cores cpus busy_poll memory lock_memory max_item_size eviction
             disable_evictions default_ttl disable_cas disable_flush_all enable_shutdown
             disable_dumping prefix_delimiter pid_file cluster_listen cluster_advertise node_id join members cluster_name
-            cluster_key_file replicas write_quorum read_quorum vnodes ring_hash weight probe_period
+            cluster_key_file cluster_insecure replicas write_quorum read_quorum vnodes ring_hash weight probe_period
             dead_after forget_after operation_timeout hint_memory hint_age link_queue operation_memory
             rebalance_rate leave_timeout hot_key_window hot_key_threshold hot_key_memory hot_key_age log
         }

@@ -82,6 +82,8 @@ pub struct ClusterConfig {
     pub members: Option<Vec<ListedMember>>,
     /// The key that all nodes share; `None` believes everybody who can reach the port.
     pub key: Option<Key>,
+    /// Listen beyond loopback although there is no key.
+    pub insecure: bool,
     /// How keys are placed on the ring. The same on all nodes.
     pub ring_hash: RingHash,
     /// Points of a node of weight 1. The same on all nodes.
@@ -160,6 +162,7 @@ impl ClusterConfig {
             join: Vec::new(),
             members: None,
             key: None,
+            insecure: false,
             ring_hash: RingHash::default(),
             points_per_weight: POINTS_PER_WEIGHT,
             replication: Replication::default(),
@@ -301,6 +304,13 @@ impl ClusterConfig {
                 self.advertise
             )
         })?;
+        require(self.key.is_some() || self.insecure || is_loopback(self.listen), || {
+            format!(
+                "without a key whoever reaches {} could join the cluster and change what it holds: \
+                 give --cluster-key-file FILE, or --cluster-insecure where the network is trusted",
+                self.listen
+            )
+        })?;
         require(self.join.len() <= NODES_MAX, || {
             format!("{} addresses to join are too many: a few suffice", self.join.len())
         })?;
@@ -379,6 +389,11 @@ impl ClusterConfig {
     }
 }
 
+/// Whether only this host reaches `address`.
+fn is_loopback(address: SocketAddr) -> bool {
+    address.ip().to_canonical().is_loopback()
+}
+
 /// Whether `text` can be a node's id: it is written in lists and log lines.
 pub fn is_node_id(text: &str) -> bool {
     (1..=NODE_ID_BYTES_MAX).contains(&text.len())
@@ -418,6 +433,22 @@ mod tests {
     }
 
     #[test]
+    fn beyond_loopback_a_key_is_needed_or_its_lack_confessed() {
+        for far in ["10.0.0.1:7000", "[::]:7000", "[2001:db8::1]:7000", "[::ffff:10.0.0.1]:7000"] {
+            let mut open = ClusterConfig::new(address(far));
+            open.advertise = address("10.0.0.1:7000");
+            let sentence = complaint(open.clone());
+            assert!(sentence.contains("--cluster-key-file FILE, or --cluster-insecure"));
+            let keyed = ClusterConfig { key: Some(Key::from_file_contents(b"k")), ..open.clone() };
+            assert_eq!(keyed.check(), Ok(()));
+            assert_eq!(ClusterConfig { insecure: true, ..open }.check(), Ok(()));
+        }
+        for near in ["127.0.0.1:7000", "127.9.9.9:7000", "[::1]:7000", "[::ffff:127.0.0.1]:7000"] {
+            assert_eq!(ClusterConfig::new(address(near)).check(), Ok(()), "{near}");
+        }
+    }
+
+    #[test]
     fn quorums_lie_between_one_and_the_replicas() {
         let refused = |n, w, r| ClusterConfig::replication(n, w, r).expect_err("refused").0;
         assert!(ClusterConfig::replication(3, 2, 2).is_ok());
@@ -431,7 +462,8 @@ mod tests {
     fn an_address_that_nobody_can_reach_must_be_replaced() {
         let everywhere = ClusterConfig::new(address("0.0.0.0:7000"));
         assert!(complaint(everywhere.clone()).contains("--cluster-advertise"));
-        let told = ClusterConfig { advertise: address("10.0.0.1:7000"), ..everywhere };
+        let told =
+            ClusterConfig { advertise: address("10.0.0.1:7000"), insecure: true, ..everywhere };
         assert_eq!(told.check(), Ok(()));
     }
 
