@@ -27,7 +27,9 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("ringlane: {}", chain(error.as_ref()));
-            ExitCode::FAILURE
+            error
+                .downcast_ref::<ServerError>()
+                .map_or(ExitCode::FAILURE, |error| error.exit_code().into())
         }
     }
 }

@@ -1,8 +1,12 @@
 //! What somebody who belongs to no cluster can do to nodes that he reaches: nothing that lasts, and
 //! nothing that costs them much. Real nodes, attacked over real sockets.
 
+#[path = "strangers/forgers.rs"]
+mod forgers;
 #[path = "strangers/logs.rs"]
 mod logs;
+#[path = "strangers/namesakes.rs"]
+mod namesakes;
 
 mod live;
 #[path = "cluster/nodes.rs"]

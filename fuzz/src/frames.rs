@@ -1,6 +1,7 @@
 //! What nodes send each other, as bytes from a network that may change them: handshakes, frames,
 //! the messages in them, and gossip.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use ringlane::cluster::frame::{FrameError, Key, Opened};
@@ -66,7 +67,7 @@ fn meet(choices: &mut Choices<'_>) {
     let peer = Peer { node: NodeKey::of(&acceptor.id), core: choices.pick(&[0, 1, core, 2]) };
     let mut wire = Vec::new();
     let mut sides = [
-        Handshake::dial(dialler, core, peer, [1; 16], &mut wire),
+        Handshake::dial(dialler, core, peer, 0, [1; 16], &mut wire),
         Handshake::accept(acceptor, [2; 16]),
     ];
     let mut sessions: [Option<Box<Session>>; 2] = [None, None];
@@ -77,7 +78,7 @@ fn meet(choices: &mut Choices<'_>) {
         tampered |= choices.tamper(&mut wire);
         let message = std::mem::take(&mut wire);
         match sides[to].handle(&message, &mut wire) {
-            Ok(Step::Await) => {}
+            Ok(Step::Await | Step::Called(_)) => {}
             Ok(Step::Done(session)) => sessions[to] = Some(session),
             Err(_) => return,
         }
@@ -133,7 +134,7 @@ fn overhear(choices: &mut Choices<'_>) {
     let mut out = Vec::new();
     let mut side = if choice & 2 == 0 {
         let peer = Peer { node: NodeKey::of(&acceptor.id), core: 0 };
-        Handshake::dial(dialler, 0, peer, [1; 16], &mut out)
+        Handshake::dial(dialler, 0, peer, 0, [1; 16], &mut out)
     } else {
         Handshake::accept(acceptor, [2; 16])
     };
@@ -147,7 +148,7 @@ fn overhear(choices: &mut Choices<'_>) {
         assert_eq!(Handshake::message_bytes(head), Ok(message.len()));
         out.clear();
         match side.handle(&message, &mut out) {
-            Ok(Step::Await) => {}
+            Ok(Step::Await | Step::Called(_)) => {}
             Ok(Step::Done(_)) => assert!(choice & 1 == 0, "nobody has proved anything"),
             Err(Failure::Refused(_)) => {
                 return assert!(!out.is_empty(), "whoever is refused is told");
@@ -189,9 +190,25 @@ fn gossip(choices: &mut Choices<'_>) {
     let mut member = Membership::new(identity(1, 5), &settings, 3);
     let mut now = NOW;
     let mut effects = Vec::new();
+    // What it wants to see from whom, and the nonces of its knocks, as those learn who receive them.
+    let (mut cookies, mut nonces) = ([0u64; 5], vec![0u64]);
     member.handle(Event::Start, now, &mut effects);
     while !choices.is_empty() {
-        effects.clear();
+        for effect in effects.drain(..) {
+            let Effect::Send { to, bytes } = effect else { continue };
+            let number = |at: usize| {
+                let number = bytes[at..].first_chunk().expect("a head and a nonce");
+                u64::from_le_bytes(*number)
+            };
+            if let SocketAddr::V4(to) = to
+                && let Some(cookie) = cookies.get_mut(to.ip().octets()[3] as usize)
+            {
+                *cookie = number(53);
+            }
+            if bytes[4] == 1 {
+                nonces.push(number(61));
+            }
+        }
         let choice = choices.byte();
         match choice % 8 {
             0 => {
@@ -200,13 +217,20 @@ fn gossip(choices: &mut Choices<'_>) {
             }
             1 if choices.byte() < 8 => member.handle(Event::Leave, now, &mut effects),
             _ => {
-                let mut bytes = b"RLg1".to_vec();
-                bytes.put_u8(choices.byte() % 5);
+                let mut bytes = b"RLg2".to_vec();
+                let kind = choices.byte() % 6;
+                bytes.put_u8(kind);
                 terms().write(&mut bytes);
                 let sender = 1 + choices.byte() % 4;
                 bytes.put_u64(identity(sender, 0).key.0);
                 bytes.put_u64(choices.byte() as u64);
                 bytes.put_u64(now.as_millis() << 20);
+                let shown = cookies[sender as usize];
+                bytes.put_u64(if choices.byte() < 240 { shown } else { choices.number() });
+                bytes.put_u64(choices.byte() as u64);
+                if (1..=3).contains(&kind) {
+                    bytes.put_u64(nonces[choices.below(nonces.len())]);
+                }
                 // What foca's datagrams and knocks begin with.
                 for _ in 0..choice >> 6 {
                     identity(1 + choices.byte() % 4, 4 + choices.byte() as u64 % 3)

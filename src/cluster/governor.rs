@@ -46,6 +46,9 @@ const FOUND_LATE_AFTER: Duration = Duration::from_secs(10);
 /// A decision is not held back longer than this for those who are still copying.
 const HOLD_MAX: Duration = Duration::from_secs(600);
 
+/// Other nodes that are remembered, dead ones included.
+const KNOWN_MAX: usize = 4096;
+
 /// What a governor is told about its node.
 #[derive(Clone, Debug)]
 pub struct GovernorSettings {
@@ -211,6 +214,16 @@ impl Governor {
             self.doubts.next_deadline(),
         ];
         inner.into_iter().flatten().chain([self.round_at]).min()
+    }
+
+    /// What a link with the member at `address` must show there.
+    pub fn pass_to(&self, address: SocketAddr) -> u64 {
+        self.membership.pass_to(address)
+    }
+
+    /// Whether somebody who calls itself this life of `node` and shows `pass` may be linked with.
+    pub fn admits_link(&self, node: NodeKey, boot: Boot, pass: u64) -> bool {
+        self.membership.admits_link(node, boot, pass)
     }
 
     /// All members and former members that are remembered, this node included, by id.
@@ -512,10 +525,8 @@ impl Governor {
                     log_datagram(effects, LogKind::RefusedBy, from, text);
                 }
                 membership::Effect::Superseded { by } => {
-                    let text = format!("another process runs as node {}: this one ends", by.id);
-                    log(effects, true, by.key.0, text);
                     self.over = true;
-                    effects.push(Effect::Superseded);
+                    effects.push(Effect::Superseded { by });
                 }
             }
         }
@@ -559,7 +570,7 @@ impl Governor {
             self.statuses.remove(&node);
         }
         log(effects, false, node.0, format!("node {} is alive at {address}", identity.id));
-        self.known.insert(node, Known { identity, alive: true, since: now });
+        self.note(node, Known { identity, alive: true, since: now });
         effects.push(Effect::Notice(Notice::Liveness { node, boot, alive: true }));
         effects.push(Effect::Link { node, boot, address, wanted: true });
         self.round_at = now;
@@ -569,10 +580,23 @@ impl Governor {
         let Identity { key: node, boot, link: address, .. } = identity;
         self.doubts.end(node);
         log(effects, true, node.0, format!("node {} is dead", identity.id));
-        self.known.insert(node, Known { identity, alive: false, since: now });
+        self.note(node, Known { identity, alive: false, since: now });
         effects.push(Effect::Notice(Notice::Liveness { node, boot, alive: false }));
         effects.push(Effect::Link { node, boot, address, wanted: false });
         self.round_at = now;
+    }
+
+    /// Remembers how a node is, in place of one that is dead and has no seat if there are too many.
+    fn note(&mut self, node: NodeKey, known: Known) {
+        if self.known.len() >= KNOWN_MAX && !self.known.contains_key(&node) {
+            let seated = |key| self.agreement.roster().is_some_and(|r| r.seat(key).is_some());
+            let mut others = self.known.iter();
+            let gone = others.find(|(key, other)| !other.alive && !seated(**key));
+            let Some(forgotten) = gone.map(|(key, _)| *key) else { return };
+            self.known.remove(&forgotten);
+            self.statuses.remove(&forgotten);
+        }
+        self.known.insert(node, known);
     }
 
     fn agree(&mut self, event: agreement::Event, now: Instant, effects: &mut Vec<Effect>) {

@@ -16,8 +16,12 @@
 //! | magic u32 | kind u8 | length u16 | that many bytes |                  little-endian
 //! facts    version u16 | cluster u64 | parameters u64 | keyed u8 | id, short | boot u64
 //!          | core u16 | core count u16 | hash seed u64 | frame bytes max u32
-//!          | client address | shard port base u16 | to u64 | to core u16
+//!          | client address | shard port base u16 | to u64 | to core u16 | pass u64
 //! ```
+//!
+//! Without a key nobody proves who it is. But gossip tells each member a cookie, at the address where
+//! it was seen to answer, and the dialler shows it as its *pass*: so who answers a hello can refuse
+//! whoever is no member, or calls itself one whose datagrams it does not receive.
 //!
 //! The hello's own tag proves nothing that a recording could not; it is there so that a node with
 //! the wrong key is told so, instead of a silent end. Whoever is refused is told why, so that the
@@ -50,6 +54,9 @@ pub const MESSAGE_BYTES_MAX: usize = 512;
 
 /// Bytes that no two handshakes have in common, from a source nobody can predict.
 pub type Nonce = [u8; 16];
+
+/// Cores of a node beyond which it is not believed: there is a link with each.
+const CORES_MAX: u16 = 1024;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"RLh1");
 
@@ -98,10 +105,12 @@ pub enum Refusal {
     Core = 8,
     /// It has the same id, or a greater key and should wait to be dialled.
     Order = 9,
+    /// It is no living member, as far as gossip tells, or does not show what that member was told.
+    Unknown = 10,
 }
 
 impl Refusal {
-    const ALL: [Refusal; 9] = [
+    const ALL: [Refusal; 10] = [
         Refusal::Cluster,
         Refusal::Parameters,
         Refusal::Key,
@@ -111,6 +120,7 @@ impl Refusal {
         Refusal::Node,
         Refusal::Core,
         Refusal::Order,
+        Refusal::Unknown,
     ];
 
     /// The sentence for the log, as said about the refused.
@@ -121,10 +131,11 @@ impl Refusal {
             Refusal::Key => membership::Refusal::Key.sentence(),
             Refusal::Replay => "its proof is a recording",
             Refusal::NotListed => membership::Refusal::NotListed.sentence(),
-            Refusal::Version => "it speaks another version",
+            Refusal::Version => membership::Refusal::Version.sentence(),
             Refusal::Node => "it is not the node that was called",
             Refusal::Core => "it wants a core that does not exist",
             Refusal::Order => "its id is this node's, or it should have waited to be dialled",
+            Refusal::Unknown => "gossip does not know it as a living member",
         }
     }
 }
@@ -161,11 +172,25 @@ pub struct Session {
     pub opener: Opener,
 }
 
+/// Who asks for a link, as it says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// The node.
+    pub node: NodeKey,
+    /// In which life.
+    pub boot: Boot,
+    /// What it was told by gossip; 0 for nothing.
+    pub pass: u64,
+}
+
 /// Where a handshake stands after a message.
 #[derive(Debug)]
 pub enum Step {
     /// Another message is due.
     Await,
+    /// The hello of this caller was in order. If it may be linked with, another message is due; else
+    /// [`Handshake::refuse`] it.
+    Called(Caller),
     /// Done.
     Done(Box<Session>),
 }
@@ -204,6 +229,7 @@ struct Other {
     clients: ClientEnd,
     to: NodeKey,
     to_core: u16,
+    pass: u64,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -216,12 +242,19 @@ enum Kind {
 }
 
 impl Handshake {
-    /// Begins the handshake of `party`'s core `core` with `peer`, which was dialled. The first
-    /// message is appended to `out`.
-    pub fn dial(party: Arc<Party>, core: u16, peer: Peer, nonce: Nonce, out: &mut Vec<u8>) -> Self {
+    /// Begins the handshake of `party`'s core `core` with `peer`, which was dialled and by gossip
+    /// told this node `pass`. The first message is appended to `out`.
+    pub fn dial(
+        party: Arc<Party>,
+        core: u16,
+        peer: Peer,
+        pass: u64,
+        nonce: Nonce,
+        out: &mut Vec<u8>,
+    ) -> Self {
         let start = out.len();
         message(out, Kind::Hello, |out| {
-            write_facts(&party, core, peer, &nonce, out);
+            write_facts(&party, core, peer, pass, &nonce, out);
         });
         append_tag(&party, "hello", start, &[], out);
         let hello = out[start..].to_vec();
@@ -256,6 +289,14 @@ impl Handshake {
             message(out, Kind::Refused, |out| out.put_u8(reason as u8));
         }
         outcome
+    }
+
+    /// Refuses a caller after its hello; `out` gets what is to be sent, in place of what it had.
+    pub fn refuse(&mut self, reason: Refusal, out: &mut Vec<u8>) -> Failure {
+        self.state = State::Over;
+        out.clear();
+        message(out, Kind::Refused, |out| out.put_u8(reason as u8));
+        Failure::Refused(reason)
     }
 
     fn message(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<Step, Failure> {
@@ -302,12 +343,13 @@ impl Handshake {
         let start = out.len();
         let peer = Peer { node: NodeKey::of(&other.id), core: other.core };
         message(out, Kind::Welcome, |out| {
-            write_facts(&self.party, other.to_core, peer, &self.nonce, out);
+            write_facts(&self.party, other.to_core, peer, 0, &self.nonce, out);
         });
         append_tag(&self.party, "welcome", start, bytes, out);
         let said = [bytes, &out[start..]].concat();
+        let caller = Caller { node: peer.node, boot: other.boot, pass: other.pass };
         self.state = State::Welcomed { other, said };
-        Ok(Step::Await)
+        Ok(Step::Called(caller))
     }
 
     fn welcome(
@@ -453,7 +495,7 @@ fn append_tag(party: &Party, purpose: &str, start: usize, said: &[u8], out: &mut
     out[end..].copy_from_slice(&tag);
 }
 
-fn write_facts(party: &Party, core: u16, to: Peer, nonce: &Nonce, out: &mut Vec<u8>) {
+fn write_facts(party: &Party, core: u16, to: Peer, pass: u64, nonce: &Nonce, out: &mut Vec<u8>) {
     out.put_u16(VERSION);
     party.terms.write(out);
     out.put_u8(party.key.is_some() as u8);
@@ -469,6 +511,7 @@ fn write_facts(party: &Party, core: u16, to: Peer, nonce: &Nonce, out: &mut Vec<
     out.put_u16(shard_ports.unwrap_or(0));
     out.put_u64(to.node.0);
     out.put_u16(to.core);
+    out.put_u64(pass);
     out.put(nonce);
 }
 
@@ -495,9 +538,12 @@ fn read_facts(reader: &mut Reader<'_>) -> Result<Other, Malformed> {
         clients: read_client_end(reader)?,
         to: NodeKey(reader.u64()?),
         to_core: reader.u16()?,
+        pass: reader.u64()?,
     };
     reader.take(size_of::<Nonce>())?;
-    if other.core_count == 0 || (other.core != NODE_CORE && other.core >= other.core_count) {
+    if !(1..=CORES_MAX).contains(&other.core_count)
+        || (other.core != NODE_CORE && other.core >= other.core_count)
+    {
         return Err(Malformed);
     }
     Ok(other)

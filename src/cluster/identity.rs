@@ -30,6 +30,10 @@ impl NodeKey {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Boot(pub u64);
 
+/// Longest identity in a message, in bytes: the id behind its length, boot, renewal, two addresses
+/// of IPv6.
+pub const IDENTITY_BYTES_MAX: usize = 1 + super::ring::NODE_ID_BYTES_MAX + 8 + 4 + 2 * 19;
+
 /// A node as gossip knows it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Identity {

@@ -6,8 +6,22 @@
 //!
 //! ```text
 //! | magic u32 | kind u8 | cluster u64 | parameters u64 | sender u64 | boot u64 | sequence u64 |
-//! | body: gossip, an identity or a reason | tag, 16 bytes, only with a key |      little-endian
+//! | cookie shown u64 | cookie wanted u64 | body | tag, 16 bytes, only with a key |  little-endian
+//!
+//! kind      body                          what makes it believable     what it may do
+//! gossip    foca's, from the sender's     the cookie that we told      everything in SWIM, see
+//!           identity on                   that identity's address      `sieve`
+//! knock     nonce, identity, padding      nothing                      an answer no longer than it
+//! welcome   nonce, identity, perhaps a    the nonce of a knock of      its identity has answered;
+//!           later life of the asker       ours at that address         a later life ends this one
+//! refused   nonce, reason; with `Taken`   the nonce; `Taken` with a    a line in the log; see
+//!           address and boot              key also the tag             `taken`
+//! cookie    the sender's address          the cookie that we told      what we send there shows the
+//!                                         that address                 new one
 //! ```
+//!
+//! With a key all but a refusal must carry its tag, too. A cluster without one cannot know who
+//! somebody is, but it can know that he is where he says: see `contacts`.
 //!
 //! With a cluster key a datagram must carry its tag and a sequence number that this sender did not
 //! use before; the number holds the time, so that a recording is no use after our own restart
@@ -28,21 +42,30 @@ use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 
 use super::frame::{Key, TAG_BYTES};
-use super::identity::{Boot, Identity, IdentityCodec, NodeKey};
-use super::wire::{Reader, Writer};
+use super::identity::{Boot, IDENTITY_BYTES_MAX, Identity, IdentityCodec, NodeKey};
+use super::wire::{Malformed, Reader, Writer};
 use crate::time::Instant;
 
+mod contacts;
 mod envelope;
+mod sieve;
 mod suspicion;
 #[cfg(test)]
 mod tests;
 
-use envelope::{Envelope, Kind, Opened};
+use contacts::{Contacts, Knock, Secret};
+use envelope::{Envelope, Head, Kind, Opened, Other};
 pub use envelope::{Refusal, Terms};
+use sieve::Gossip;
 use suspicion::Suspicions;
 
-/// Most addresses that are remembered for finding the cluster again.
-const KNOWN_MAX: usize = 1024;
+/// Most members, dead ones included, that are remembered for finding the cluster again.
+const KNOWN_MAX: usize = 2048;
+/// Longest body of a welcome. Knocks are padded to it, so that nobody is sent more than was asked
+/// with in his name.
+const WELCOME_BYTES_MAX: usize = 8 + 2 * IDENTITY_BYTES_MAX;
+/// A node without members that only hears that its place is taken gives up after this.
+const TAKEN_PATIENCE: Duration = Duration::from_secs(30);
 /// How often a node without any living member looks for one.
 const KNOCK_LONELY: Duration = Duration::from_secs(1);
 /// How often a node with members looks for those of `--join` that are not among them.
@@ -143,11 +166,12 @@ pub enum Effect {
         /// Why.
         reason: Refusal,
     },
-    /// The cluster knows a later boot of this node's id: another process was started under it, or
-    /// this one was started with a clock set back. The later boot counts; this membership is over.
+    /// This node's place is taken: another process runs under its id, which answered there itself,
+    /// or the cluster knows a later life of it, since this one was started with a clock set back or
+    /// was away while another one was there. This membership is over.
     Superseded {
-        /// The other one, or our own earlier life.
-        by: Identity,
+        /// Where the other one is, or was.
+        by: SocketAddr,
     },
 }
 
@@ -174,6 +198,11 @@ pub struct Membership {
     timers_made: u64,
     knock_at: Option<Instant>,
     suspicions: Suspicions,
+    contacts: Contacts,
+    /// When members were last asked whether another process has this node's place.
+    doubted_at: Option<Instant>,
+    /// Since when this node has only heard that its place is taken.
+    taken_since: Option<Instant>,
     probe_period: Duration,
     /// A suspicion is ended after this.
     suspect_max: Duration,
@@ -204,7 +233,8 @@ impl Membership {
     pub fn new(identity: Identity, settings: &MembershipSettings, seed: u64) -> Self {
         let mut random = Xoshiro256PlusPlus::seed_from_u64(seed);
         let gossip_random = Xoshiro256PlusPlus::seed_from_u64(random.random());
-        let envelope = Envelope::new(settings, identity.key, identity.boot);
+        let secret = Secret::new(std::array::from_fn(|_| random.random()));
+        let envelope = Envelope::new(settings, identity.key, identity.boot, secret);
         Self {
             foca: Foca::new(identity, swim(settings), gossip_random, IdentityCodec),
             swim: swim(settings),
@@ -216,6 +246,9 @@ impl Membership {
             timers_made: 0,
             knock_at: None,
             suspicions: Suspicions::default(),
+            contacts: Contacts::default(),
+            doubted_at: None,
+            taken_since: None,
             probe_period: settings.probe_period,
             suspect_max: settings.probe_period * (settings.missed_max + 1),
             known: HashMap::new(),
@@ -321,11 +354,27 @@ impl Membership {
         }
         let identity = accused.id().clone();
         let to = identity.gossip;
+        let (hinted, hearsay) = (false, false);
         let suspect = foca::Member::new(identity, incarnation, foca::State::Suspect);
         self.with_foca(now, effects, |foca, runtime| {
             foca.apply_many(std::iter::once(suspect), true, runtime)
         });
-        self.send_knock(to, now, effects);
+        self.send_knock(to, hinted, hearsay, now, effects);
+    }
+
+    /// What a link with the member at `address` must show there: the cookie that it told us. 0 when
+    /// it told none.
+    pub fn pass_to(&self, address: SocketAddr) -> u64 {
+        self.contacts.cookie_of(address).unwrap_or(0)
+    }
+
+    /// Whether somebody who calls itself this life of `node` and shows `pass` may be linked with: it
+    /// is alive, and what is sent to its address reaches it.
+    pub fn admits_link(&self, node: NodeKey, boot: Boot, pass: u64) -> bool {
+        self.known.get(&node).is_some_and(|known| {
+            let cookie = self.envelope.secret.cookie(known.identity.gossip);
+            known.alive && known.identity.boot == boot && pass == cookie
+        })
     }
 
     fn datagram(
@@ -340,12 +389,89 @@ impl Membership {
             Opened::Refused { reason, tell } => {
                 effects.push(Effect::Refused { from, reason });
                 if tell {
-                    let bytes = self.envelope.seal(Kind::Refused, &[reason as u8], now);
-                    effects.push(Effect::Send { to: from, bytes });
+                    // The nonce of a knock: nothing else is told.
+                    let nonce = Reader::new(&bytes[envelope::HEAD_BYTES..]).u64().unwrap_or(0);
+                    self.refuse(from, nonce, reason, None, bytes.len(), now, effects);
                 }
             }
-            Opened::RefusedUs(reason) => effects.push(Effect::RefusedBy { from, reason }),
-            Opened::Accepted { kind, body } => self.accepted(from, kind, body, now, effects),
+            Opened::RefusedUs { reason, nonce, other } => {
+                let Some(knock) = self.contacts.answered(nonce, now) else { return };
+                effects.push(Effect::RefusedBy { from, reason });
+                if let Some(other) = other {
+                    self.taken(knock, other, now, effects);
+                }
+            }
+            Opened::Accepted { kind, head, body } => {
+                let asked_with = bytes.len();
+                self.accepted(from, kind, head, (body, asked_with), now, effects);
+            }
+        }
+    }
+
+    /// Says that and why somebody is not let in, in no more bytes than he asked with.
+    #[allow(clippy::too_many_arguments)]
+    fn refuse(
+        &mut self,
+        to: SocketAddr,
+        nonce: u64,
+        reason: Refusal,
+        other: Option<Other>,
+        asked_with: usize,
+        now: Instant,
+        effects: &mut Vec<Effect>,
+    ) {
+        let mut body = Vec::new();
+        body.put_u64(nonce);
+        body.put_u8(reason as u8);
+        if let Some(Other { address, boot }) = other {
+            body.put_address(address);
+            body.put_u64(boot.0);
+        }
+        self.answer(Kind::Refused, to, 0, &body, asked_with, now, effects);
+    }
+
+    /// Answers somebody who has proved nothing, with no more bytes than it took to ask.
+    #[allow(clippy::too_many_arguments)]
+    fn answer(
+        &mut self,
+        kind: Kind,
+        to: SocketAddr,
+        shown: u64,
+        body: &[u8],
+        asked_with: usize,
+        now: Instant,
+        effects: &mut Vec<Effect>,
+    ) {
+        let bytes = self.envelope.seal(kind, to, shown, body, now);
+        if bytes.len() <= asked_with {
+            effects.push(Effect::Send { to, bytes });
+        }
+    }
+
+    /// A member says that our id belongs to a living process at `other`, or that process itself.
+    /// Only itself is believed, and only where a member has named it or it was there first: who
+    /// comes later must not end who is there.
+    fn taken(&mut self, knock: Knock, other: Other, now: Instant, effects: &mut Vec<Effect>) {
+        let lonely = self.foca.num_members() == 0;
+        if knock.to == other.address {
+            if knock.hinted || (lonely && other.boot < self.identity().boot) {
+                self.supersede(other.address, effects);
+            }
+            return;
+        }
+        if other.address != self.identity().gossip {
+            self.send_knock(other.address, true, true, now, effects);
+        }
+        // It may have gone a moment ago, which members take a while to notice.
+        let since = *self.taken_since.get_or_insert(now);
+        if lonely && now.since(since) >= TAKEN_PATIENCE {
+            self.supersede(other.address, effects);
+        }
+    }
+
+    fn supersede(&mut self, by: SocketAddr, effects: &mut Vec<Effect>) {
+        if !std::mem::replace(&mut self.superseded, true) {
+            effects.push(Effect::Superseded { by });
         }
     }
 
@@ -353,68 +479,143 @@ impl Membership {
         &mut self,
         from: SocketAddr,
         kind: Kind,
-        body: &[u8],
+        head: Head,
+        (body, asked_with): (&[u8], usize),
         now: Instant,
         effects: &mut Vec<Effect>,
     ) {
-        match kind {
-            Kind::Gossip if self.is_from_doubtful(body) => self.send_knock(from, now, effects),
-            Kind::Gossip => {
-                self.with_foca(now, effects, |foca, runtime| foca.handle_data(body, runtime));
-            }
-            Kind::Knock | Kind::Welcome => {
-                let mut reader = Reader::new(body);
-                let Ok(identity) = Identity::read(&mut reader) else {
-                    self.malformed += 1;
-                    return;
-                };
-                if !self.admits(&identity) {
-                    let reason = Refusal::NotListed;
-                    effects.push(Effect::Refused { from, reason });
-                    let bytes = self.envelope.seal(Kind::Refused, &[reason as u8], now);
-                    effects.push(Effect::Send { to: from, bytes });
-                } else if kind == Kind::Knock {
-                    self.welcome(from, &identity, now, effects);
-                } else {
-                    self.welcomed(identity, reader, now, effects);
-                }
-            }
-            Kind::Refused => {}
+        let mut reader = Reader::new(body);
+        let understood = match kind {
+            Kind::Gossip => self.gossip(head, body, asked_with, now, effects),
+            Kind::Knock => self.knocked(from, head, &mut reader, asked_with, now, effects),
+            Kind::Welcome => self.welcome(from, head, &mut reader, now, effects),
+            Kind::Cookie => self.cookie(head, &mut reader, now, effects),
+            Kind::Refused => Ok(()),
+        };
+        if understood.is_err() {
+            self.malformed += 1;
         }
+    }
+
+    fn gossip(
+        &mut self,
+        head: Head,
+        body: &[u8],
+        asked_with: usize,
+        now: Instant,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), Malformed> {
+        let source = Identity::read(&mut Reader::new(body))?;
+        if source.key != head.sender || source.boot != head.boot {
+            return Err(Malformed);
+        }
+        if head.shown != self.envelope.secret.cookie(source.gossip) {
+            // Perhaps this node was restarted since it told its cookie.
+            let mut own = Vec::new();
+            own.put_address(self.identity().gossip);
+            let (to, shown) = (source.gossip, head.cookie);
+            self.answer(Kind::Cookie, to, shown, &own, asked_with, now, effects);
+            return Ok(());
+        }
+        if !self.admits(&source) || !self.may_speak(&source) {
+            return Ok(());
+        }
+        self.contacts.proved(&source, head.cookie, now);
+        if self.is_doubtful(source.key, source.boot) {
+            // Telling him that he is dead would make him renew himself and others lose sight of
+            // him; whether he hears us is asked first.
+            self.send_knock(source.gossip, false, true, now, effects);
+            return Ok(());
+        }
+        let mut gossip = Gossip::read(body).ok_or(Malformed)?;
+        let mut ask = Vec::new();
+        if self.sift(&mut gossip, &mut ask) {
+            self.doubt_own_place(now);
+        }
+        let sifted = gossip.write();
+        self.with_foca(now, effects, |foca, runtime| foca.handle_data(&sifted, runtime));
+        for identity in ask {
+            self.send_knock(identity.gossip, false, true, now, effects);
+        }
+        Ok(())
     }
 
     /// Tells who knocked who we are, and which later boot of its id is known here, if any.
+    fn knocked(
+        &mut self,
+        from: SocketAddr,
+        head: Head,
+        reader: &mut Reader<'_>,
+        asked_with: usize,
+        now: Instant,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), Malformed> {
+        let (nonce, guest) = (reader.u64()?, Identity::read(reader)?);
+        let known = self.known.get(&guest.key);
+        let later = known.filter(|known| known.identity.boot > guest.boot);
+        let later = later.map(|known| known.identity.clone());
+        let other = if guest.key == self.identity().key {
+            Some(self.identity())
+        } else {
+            let elsewhere = known.filter(|known| {
+                let Identity { boot, gossip, .. } = &known.identity;
+                known.alive && *boot != guest.boot && *gossip != guest.gossip
+            });
+            elsewhere.map(|known| &known.identity)
+        };
+        let other = other.map(|other| Other { address: other.gossip, boot: other.boot });
+        let reason = match other {
+            _ if !self.admits(&guest) => Some(Refusal::NotListed),
+            Some(_) => Some(Refusal::Taken),
+            None => None,
+        };
+        if let Some(reason) = reason {
+            effects.push(Effect::Refused { from, reason });
+            let other = other.filter(|_| reason == Refusal::Taken);
+            self.refuse(from, nonce, reason, other, asked_with, now, effects);
+            return Ok(());
+        }
+        let mut body = Vec::new();
+        body.put_u64(nonce);
+        self.identity().write(&mut body);
+        if let Some(later) = later {
+            later.write(&mut body);
+        }
+        self.answer(Kind::Welcome, from, head.cookie, &body, asked_with, now, effects);
+        Ok(())
+    }
+
     fn welcome(
         &mut self,
         from: SocketAddr,
-        guest: &Identity,
+        head: Head,
+        reader: &mut Reader<'_>,
         now: Instant,
         effects: &mut Vec<Effect>,
-    ) {
-        let mut body = Vec::new();
-        self.identity().write(&mut body);
-        let known = self.known.get(&guest.key).map(|known| &known.identity);
-        if let Some(later) = known.filter(|known| known.boot > guest.boot) {
-            later.write(&mut body);
+    ) -> Result<(), Malformed> {
+        let (nonce, host) = (reader.u64()?, Identity::read(reader)?);
+        let Some(knock) = self.contacts.answered(nonce, now) else { return Ok(()) };
+        if !self.admits(&host) {
+            effects.push(Effect::Refused { from, reason: Refusal::NotListed });
+            return Ok(());
         }
-        let bytes = self.envelope.seal(Kind::Welcome, &body, now);
-        effects.push(Effect::Send { to: from, bytes });
-    }
-
-    fn welcomed(
-        &mut self,
-        host: Identity,
-        mut rest: Reader<'_>,
-        now: Instant,
-        effects: &mut Vec<Effect>,
-    ) {
+        if host.gossip != knock.to {
+            // It goes by another address, where it has not answered yet.
+            self.send_knock(host.gossip, false, true, now, effects);
+            return Ok(());
+        }
+        if !self.may_speak(&host) {
+            return Ok(());
+        }
+        self.contacts.proved(&host, head.cookie, now);
+        self.taken_since = None;
+        if let Some(gossip) = self.contacts.release(host.gossip) {
+            self.send_gossip(host.gossip, gossip, now, effects);
+        }
         self.suspicions.acquit(host.key);
-        match Identity::read(&mut rest) {
+        match Identity::read(reader) {
             Ok(by) if by.key == self.identity().key && by.boot > self.identity().boot => {
-                if !self.superseded {
-                    effects.push(Effect::Superseded { by });
-                }
-                self.superseded = true;
+                self.supersede(by.gossip, effects);
             }
             _ => {
                 if self.is_doubtful(host.key, host.boot) {
@@ -423,6 +624,25 @@ impl Membership {
                 self.with_foca(now, effects, |foca, runtime| foca.announce(host, runtime));
             }
         }
+        Ok(())
+    }
+
+    /// What is sent to an address from now on shows what it wants to see.
+    fn cookie(
+        &mut self,
+        head: Head,
+        reader: &mut Reader<'_>,
+        now: Instant,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), Malformed> {
+        let address = reader.address()?;
+        if head.shown == self.envelope.secret.cookie(address) {
+            self.contacts.renewed(address, head.cookie);
+            if let Some(gossip) = self.contacts.release(address) {
+                self.send_gossip(address, gossip, now, effects);
+            }
+        }
+        Ok(())
     }
 
     /// Whether this node holds everybody for dead, `node` too: most likely it was itself cut off.
@@ -432,14 +652,6 @@ impl Membership {
                 let Identity { key, boot: life, .. } = member.id();
                 (*key, *life) == (node, boot) && member.state() == foca::State::Down
             })
-    }
-
-    /// Whether gossip comes from somebody whom this node, alone, has wrongly held for dead. Telling
-    /// him so would make him renew himself and others lose sight of him; whether he hears us is
-    /// asked first.
-    fn is_from_doubtful(&self, gossip: &[u8]) -> bool {
-        let source = Identity::read(&mut Reader::new(gossip));
-        source.is_ok_and(|source| self.is_doubtful(source.key, source.boot))
     }
 
     /// Comes back from being cut off from all: as a renewed member that has forgotten whom it held
@@ -477,18 +689,49 @@ impl Membership {
         for to in places {
             let alive = |known: &Known| known.alive && known.identity.gossip == to;
             if to != ours && (doubtful || !self.known.values().any(alive)) {
-                self.send_knock(to, now, effects);
+                self.send_knock(to, false, false, now, effects);
             }
         }
         self.knock_at = Some(now.after(if lonely { KNOCK_LONELY } else { KNOCK_IDLE }));
     }
 
-    /// Asks whoever is there to say who he is.
-    fn send_knock(&mut self, to: SocketAddr, now: Instant, effects: &mut Vec<Effect>) {
-        let mut body = Vec::new();
+    /// Asks whoever is there to say who he is. `hearsay`: only others have named the address, so it
+    /// is not asked too often.
+    fn send_knock(
+        &mut self,
+        to: SocketAddr,
+        hinted: bool,
+        hearsay: bool,
+        now: Instant,
+        effects: &mut Vec<Effect>,
+    ) {
+        let secret = &mut self.envelope.secret;
+        let Some(nonce) = self.contacts.knock(to, hinted, hearsay, secret, now) else { return };
+        let mut body = Vec::with_capacity(WELCOME_BYTES_MAX);
+        body.put_u64(nonce);
         self.identity().write(&mut body);
-        let bytes = self.envelope.seal(Kind::Knock, &body, now);
+        body.resize(WELCOME_BYTES_MAX, 0);
+        let shown = self.pass_to(to);
+        let bytes = self.envelope.seal(Kind::Knock, to, shown, &body, now);
         effects.push(Effect::Send { to, bytes });
+    }
+
+    /// Sends foca's datagram, once it is known that what is sent there reaches somebody who wants
+    /// it.
+    fn send_gossip(
+        &mut self,
+        to: SocketAddr,
+        gossip: Vec<u8>,
+        now: Instant,
+        effects: &mut Vec<Effect>,
+    ) {
+        if let Some(shown) = self.contacts.cookie_of(to) {
+            let bytes = self.envelope.seal(Kind::Gossip, to, shown, &gossip, now);
+            effects.push(Effect::Send { to, bytes });
+        } else {
+            self.contacts.hold(to, gossip, now);
+            self.send_knock(to, false, true, now, effects);
+        }
     }
 
     /// Runs foca and turns what it wants into effects and timers.
@@ -511,8 +754,7 @@ impl Membership {
             self.timers.push(Reverse(Scheduled { at, number: self.timers_made, timer }));
         }
         while let Some((to, gossip)) = runtime.to_send() {
-            let bytes = self.envelope.seal(Kind::Gossip, &gossip, now);
-            effects.push(Effect::Send { to: to.gossip, bytes });
+            self.send_gossip(to.gossip, gossip.to_vec(), now, effects);
         }
         while let Some(notification) = runtime.to_notify() {
             self.notified(notification, now, effects);
@@ -550,9 +792,12 @@ impl Membership {
             (known.alive, boot, link, gossip)
                 == (alive, &identity.boot, &identity.link, &identity.gossip)
         });
-        if self.known.len() < KNOWN_MAX || self.known.contains_key(&identity.key) {
-            self.known.insert(identity.key, Known { identity: identity.clone(), alive });
+        if self.known.len() >= KNOWN_MAX && !self.known.contains_key(&identity.key) {
+            let dead = self.known.iter().filter(|(_, known)| !known.alive).map(|(key, _)| *key);
+            let Some(forgotten) = dead.min() else { return };
+            self.known.remove(&forgotten);
         }
+        self.known.insert(identity.key, Known { identity: identity.clone(), alive });
         if !unchanged {
             effects.push(if alive { Effect::Alive(identity) } else { Effect::Dead(identity) });
         }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -95,6 +96,24 @@ pub enum ServerError {
     Populator(io::Error),
     /// The process id cannot be written.
     PidFile(PidFileError),
+    /// Another process has this node's place in its cluster.
+    Superseded {
+        /// The id that both were given.
+        node_id: String,
+        /// Where the other one is.
+        by: SocketAddr,
+    },
+}
+
+impl ServerError {
+    /// The exit code of the process. A place that is taken may be free later, so that differs from
+    /// what starting again does not cure.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            ServerError::Superseded { .. } => 3,
+            _ => 1,
+        }
+    }
 }
 
 impl fmt::Display for ServerError {
@@ -120,6 +139,11 @@ impl fmt::Display for ServerError {
                  `ulimit -u` or TasksMax of the systemd unit"
             ),
             ServerError::PidFile(error) => write!(f, "{error}"),
+            ServerError::Superseded { node_id, by } => write!(
+                f,
+                "another process runs as node {node_id} at {by}: give one of the two another \
+                 --node-id, or stop that one"
+            ),
         }
     }
 }
@@ -190,7 +214,12 @@ pub fn run(config: Config, signals: Signals, log: &LogWriter) -> Result<(), Serv
     listening.end();
     drop(pid_file);
     log::info!("stopped after {:.1} s", node.clock.uptime().as_secs_f64());
-    Ok(())
+    match (node.superseded_by(), &node.config.cluster) {
+        (Some(by), Some(cluster)) => {
+            Err(ServerError::Superseded { node_id: cluster.node_id.clone(), by })
+        }
+        _ => Ok(()),
+    }
 }
 
 struct CoreParts {

@@ -5,8 +5,9 @@
 
 use std::fmt;
 use std::hash::Hash;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
 use super::clock::Clock;
@@ -49,6 +50,7 @@ pub struct Node {
     stopping: AtomicBool,
     stopping_since_millis: AtomicU64,
     ended: AtomicBool,
+    superseded_by: OnceLock<SocketAddr>,
 }
 
 /// Figures of one core, on cache lines of their own.
@@ -88,6 +90,7 @@ impl Node {
             stopping: AtomicBool::new(false),
             stopping_since_millis: AtomicU64::new(0),
             ended: AtomicBool::new(false),
+            superseded_by: OnceLock::new(),
         }
     }
 
@@ -218,6 +221,17 @@ impl Node {
     /// Whether the node is shutting down.
     pub fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Relaxed)
+    }
+
+    /// Stops the node, since another process at `by` has its place in the cluster.
+    pub fn superseded(&self, by: SocketAddr) {
+        let _ = self.superseded_by.set(by);
+        self.stop();
+    }
+
+    /// Where the process is that has this node's place, if that is why it stops.
+    pub fn superseded_by(&self) -> Option<SocketAddr> {
+        self.superseded_by.get().copied()
     }
 
     /// Tells the control executor that all cores are gone.

@@ -154,6 +154,18 @@ impl Node {
         self.log.lock().expect("no panic while it is held").join("\n")
     }
 
+    /// The code with which it has ended by itself, once it has.
+    pub fn exit_code(&mut self) -> Option<i32> {
+        let status = self.running().try_wait().expect("a child can be waited for")?;
+        self.child = None;
+        status.code()
+    }
+
+    /// Where it takes other nodes.
+    pub fn cluster_address(&self) -> SocketAddr {
+        (self.ip, CLUSTER_PORT).into()
+    }
+
     /// Its process id.
     pub fn pid(&mut self) -> u32 {
         self.running().id()

@@ -313,7 +313,7 @@ impl Node {
                         self.on_core(core, now, linked, wants, |c, turn| c.notice(notice, turn));
                     }
                 }
-                governor::Effect::Superseded => self.running = false,
+                governor::Effect::Superseded { .. } => self.running = false,
                 governor::Effect::HandedOver => self.handed_over = true,
                 governor::Effect::Log(line) => wants.log.push(line.text),
             }

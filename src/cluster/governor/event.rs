@@ -97,8 +97,11 @@ pub enum Effect {
     },
     /// Tell all cores of this node.
     Notice(Notice),
-    /// Another process was started under this node's id: this one must end.
-    Superseded,
+    /// This node's place is taken by another process, or by a later life: it must end.
+    Superseded {
+        /// Where the other one is, or was.
+        by: SocketAddr,
+    },
     /// The seat is given up and what was held here has been copied, or no other node has a seat.
     HandedOver,
     /// Worth a line in the log.

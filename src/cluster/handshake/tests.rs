@@ -67,7 +67,7 @@ fn meet_with(
     let [dialler, acceptor] = parties.clone().map(Arc::new);
     let peer = Peer { node: NodeKey::of(&acceptor.id), core: cores[1] };
     let mut out = Vec::new();
-    let dialling = Handshake::dial(dialler, cores[0], peer, nonces[0], &mut out);
+    let dialling = Handshake::dial(dialler, cores[0], peer, 0, nonces[0], &mut out);
     let mut sides = [dialling, Handshake::accept(acceptor, nonces[1])];
     let mut met = Met::default();
     let mut queue: Vec<(usize, Vec<u8>)> = split(&out).into_iter().map(|m| (0, m)).collect();
@@ -77,7 +77,7 @@ fn meet_with(
         met.said[from].push(bytes.clone());
         let mut out = Vec::new();
         match sides[1 - from].handle(&bytes, &mut out) {
-            Ok(Step::Await) => {}
+            Ok(Step::Await | Step::Called(_)) => {}
             Ok(Step::Done(session)) => met.sessions[1 - from] = Some(session),
             Err(failure) => met.failures[1 - from] = Some(failure),
         }
@@ -172,7 +172,7 @@ fn a_node_that_took_over_an_address_is_not_taken_for_the_one_before() {
     let (dialler, stranger) = (Arc::new(dialler), Arc::new(party("c", None)));
     let peer = Peer { node: NodeKey::of(&acceptor.id), core: 0 };
     let mut hello = Vec::new();
-    Handshake::dial(dialler, 0, peer, NONCES[0], &mut hello);
+    Handshake::dial(dialler, 0, peer, 0, NONCES[0], &mut hello);
     let mut out = Vec::new();
     let outcome = Handshake::accept(stranger, NONCES[1]).handle(&hello, &mut out);
     assert!(matches!(outcome, Err(Failure::Refused(Refusal::Node))));
@@ -195,7 +195,7 @@ fn a_recorded_handshake_opens_nothing() {
     assert!(met.sessions[1].is_none(), "{met:?}");
     let mut acceptor = Handshake::accept(Arc::new(parties[1].clone()), [8; 16]);
     let mut out = Vec::new();
-    assert!(matches!(acceptor.handle(&recorded.said[0][0], &mut out), Ok(Step::Await)));
+    assert!(matches!(acceptor.handle(&recorded.said[0][0], &mut out), Ok(Step::Called(_))));
     let outcome = acceptor.handle(&recorded.said[0][1], &mut out);
     assert!(matches!(outcome, Err(Failure::Refused(Refusal::Replay))));
 
@@ -252,7 +252,7 @@ fn messages_are_short() {
     let mut out = Vec::new();
     let peer = Peer { node: NodeKey(1), core: 0 };
     let party = Arc::new(party(&longest, Some(b"secret")));
-    Handshake::dial(party, 0, peer, NONCES[0], &mut out);
+    Handshake::dial(party, 0, peer, 0, NONCES[0], &mut out);
     assert!(out.len() <= MESSAGE_BYTES_MAX, "{}", out.len());
 }
 
@@ -269,7 +269,7 @@ proptest! {
         let mut out = Vec::new();
         let peer = Peer { node: NodeKey::of(&acceptor.id), core: 0 };
         let mut side = match dialled {
-            true => Handshake::dial(dialler, 0, peer, NONCES[0], &mut out),
+            true => Handshake::dial(dialler, 0, peer, 0, NONCES[0], &mut out),
             false => Handshake::accept(acceptor, NONCES[1]),
         };
         let _ = side.handle(&bytes, &mut out);
@@ -281,4 +281,28 @@ proptest! {
         let established = matches!(side.handle(&message, &mut out), Ok(Step::Done(_)));
         prop_assert!(!established);
     }
+}
+
+#[test]
+fn whoever_is_asked_learns_what_the_caller_shows_and_may_refuse_it() {
+    let [dialler, acceptor] = ["a", "b"].map(|id| Arc::new(party(id, None)));
+    let (dialler, acceptor) = match NodeKey::of("a") < NodeKey::of("b") {
+        true => (dialler, acceptor),
+        false => (acceptor, dialler),
+    };
+    let peer = Peer { node: NodeKey::of(&acceptor.id), core: 0 };
+    let expected = Caller { node: NodeKey::of(&dialler.id), boot: dialler.boot, pass: 77 };
+    let (mut hello, mut out) = (Vec::new(), Vec::new());
+    let mut dialling = Handshake::dial(dialler, 0, peer, 77, NONCES[0], &mut hello);
+    let mut asked = Handshake::accept(acceptor, NONCES[1]);
+    let Ok(Step::Called(caller)) = asked.handle(&hello, &mut out) else { panic!("no caller") };
+    assert_eq!(caller, expected);
+    assert_eq!(asked.refuse(Refusal::Unknown, &mut out), Failure::Refused(Refusal::Unknown));
+    let mut none = Vec::new();
+    let learnt = dialling.handle(&out, &mut none);
+    assert_eq!(learnt.unwrap_err(), Failure::RefusedBy(Refusal::Unknown));
+    // It is over: a proof comes too late.
+    let mut proof = Vec::new();
+    message(&mut proof, Kind::Proof, |_| {});
+    assert_eq!(asked.handle(&proof, &mut none).unwrap_err(), Failure::Malformed);
 }

@@ -9,10 +9,12 @@ use super::super::quorum::Replication;
 use super::super::ring::RingParameters;
 use super::*;
 
-const MAGIC: u32 = u32::from_le_bytes(*b"RLg1");
+const MAGIC: u32 = u32::from_le_bytes(*b"RLg2");
+/// What datagrams of versions before this one begin with.
+const MAGICS_BEFORE: [[u8; 4]; 1] = [*b"RLg1"];
 /// Set in the kind when a tag follows the body.
 const TAGGED: u8 = 0x80;
-const HEAD_BYTES: usize = 45;
+pub(super) const HEAD_BYTES: usize = 61;
 /// Numbers of one sender that are told apart; older ones are refused.
 const RECENT_MAX: usize = 64;
 /// Senders whose numbers are remembered. Only holders of the key get that far.
@@ -73,6 +75,10 @@ pub enum Refusal {
     Replay = 4,
     /// Its id is not on the static list.
     NotListed = 5,
+    /// Another process runs under its id, and is alive.
+    Taken = 6,
+    /// It speaks another version.
+    Version = 7,
 }
 
 impl Refusal {
@@ -86,13 +92,16 @@ impl Refusal {
             Refusal::Key => "its cluster key is missing or differs",
             Refusal::Replay => "its message is a recording, or its clock is far off",
             Refusal::NotListed => "its node id is not on the static list",
+            Refusal::Taken => "another process runs under its node id",
+            Refusal::Version => "it speaks another version",
         }
     }
 
     /// The reason with this number on the wire.
     pub fn from_wire(number: u8) -> Option<Self> {
         use Refusal::*;
-        [Cluster, Parameters, Key, Replay, NotListed].into_iter().find(|r| *r as u8 == number)
+        let all = [Cluster, Parameters, Key, Replay, NotListed, Taken, Version];
+        all.into_iter().find(|reason| *reason as u8 == number)
     }
 }
 
@@ -101,12 +110,26 @@ impl Refusal {
 pub(super) enum Kind {
     /// foca's own.
     Gossip = 0,
-    /// Who are you? With the asker's identity.
+    /// Who are you? With a nonce and the asker's identity, and as long as the longest answer.
     Knock = 1,
-    /// The identity of a member that was knocked at.
+    /// The nonce of a knock and the identity of who was knocked at.
     Welcome = 2,
-    /// The reason why a knock was refused.
+    /// The nonce of a knock and the reason why it was refused.
     Refused = 3,
+    /// Gossip came without the cookie that its sender's address was told: here it is, and the
+    /// address that wants to see it.
+    Cookie = 4,
+}
+
+/// What the head of a datagram says, apart from what all have in common.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Head {
+    pub sender: NodeKey,
+    pub boot: Boot,
+    /// What its sender was told to show, 0 for nothing.
+    pub shown: u64,
+    /// What its sender wants to see.
+    pub cookie: u64,
 }
 
 /// What a datagram turned out to be.
@@ -115,10 +138,17 @@ pub(super) enum Opened<'b> {
     Noise,
     /// Not to be believed. `tell`: its sender asked to be let in and deserves an answer.
     Refused { reason: Refusal, tell: bool },
-    /// Its sender does not believe us.
-    RefusedUs(Refusal),
-    /// To be believed.
-    Accepted { kind: Kind, body: &'b [u8] },
+    /// Its sender does not believe us, it says; whether it was asked tells the nonce.
+    RefusedUs { reason: Refusal, nonce: u64, other: Option<Other> },
+    /// Of the right cluster. What it proves beyond that tell its nonce, or the cookie it shows.
+    Accepted { kind: Kind, head: Head, body: &'b [u8] },
+}
+
+/// The process that runs under our id, as somebody says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Other {
+    pub address: SocketAddr,
+    pub boot: Boot,
 }
 
 /// Wraps and unwraps this node's datagrams.
@@ -130,19 +160,21 @@ pub(super) struct Envelope {
     /// The last number used.
     sequence: u64,
     clocks_differ_max: Duration,
-    senders: HashMap<NodeKey, Sender>,
+    /// By sender and life: two processes that share an id by mistake must not silence each other.
+    senders: HashMap<(NodeKey, Boot), Sender>,
+    /// What cookies are made of.
+    pub secret: Secret,
 }
 
 /// The numbers an authenticated sender has used.
 struct Sender {
-    boot: Boot,
     /// Numbers up to this one are refused.
     floor: u64,
     recent: Vec<u64>,
 }
 
 impl Envelope {
-    pub fn new(settings: &MembershipSettings, sender: NodeKey, boot: Boot) -> Self {
+    pub fn new(settings: &MembershipSettings, sender: NodeKey, boot: Boot, secret: Secret) -> Self {
         Self {
             terms: settings.terms,
             key: settings.key.as_ref().map(|key| key.child(&[b"gossip"])),
@@ -151,10 +183,19 @@ impl Envelope {
             sequence: 0,
             clocks_differ_max: settings.clocks_differ_max,
             senders: HashMap::new(),
+            secret,
         }
     }
 
-    pub fn seal(&mut self, kind: Kind, body: &[u8], now: Instant) -> Vec<u8> {
+    /// The datagram to `to`, which wants to see `shown`.
+    pub fn seal(
+        &mut self,
+        kind: Kind,
+        to: SocketAddr,
+        shown: u64,
+        body: &[u8],
+        now: Instant,
+    ) -> Vec<u8> {
         self.sequence = (now.as_millis() << COUNTER_BITS).max(self.sequence + 1);
         let mut bytes = Vec::with_capacity(HEAD_BYTES + body.len() + TAG_BYTES);
         bytes.put_u32(MAGIC);
@@ -163,6 +204,8 @@ impl Envelope {
         bytes.put_u64(self.sender.0);
         bytes.put_u64(self.boot.0);
         bytes.put_u64(self.sequence);
+        bytes.put_u64(shown);
+        bytes.put_u64(self.secret.cookie(to));
         bytes.extend_from_slice(body);
         if let Some(key) = &self.key {
             let tag = key.tag(&[&bytes]);
@@ -172,6 +215,10 @@ impl Envelope {
     }
 
     pub fn open<'b>(&mut self, bytes: &'b [u8], now: Instant) -> Opened<'b> {
+        if bytes.first_chunk::<4>().is_some_and(|magic| MAGICS_BEFORE.contains(magic)) {
+            // Its sender would not understand why.
+            return Opened::Refused { reason: Refusal::Version, tell: false };
+        }
         if bytes.len() < HEAD_BYTES || bytes[..4] != MAGIC.to_le_bytes() {
             return Opened::Noise;
         }
@@ -181,8 +228,13 @@ impl Envelope {
         else {
             return Opened::Noise;
         };
+        let (Ok(shown), Ok(cookie)) = (reader.u64(), reader.u64()) else {
+            return Opened::Noise;
+        };
+        let (sender, boot) = (NodeKey(sender), Boot(boot));
+        let head = Head { sender, boot, shown, cookie };
         let (tagged, kind) = (kind & TAGGED != 0, kind & !TAGGED);
-        let kinds = [Kind::Gossip, Kind::Knock, Kind::Welcome, Kind::Refused];
+        let kinds = [Kind::Gossip, Kind::Knock, Kind::Welcome, Kind::Refused, Kind::Cookie];
         let Some(&kind) = kinds.iter().find(|known| **known as u8 == kind) else {
             return Opened::Noise;
         };
@@ -190,34 +242,30 @@ impl Envelope {
         let Some(body) = bytes.get(HEAD_BYTES..end) else {
             return Opened::Noise;
         };
-        if kind == Kind::Refused {
-            // Believed from anybody: who has another key cannot prove it, and nothing but a line
-            // in the log follows.
-            return match body {
-                [number] => Refusal::from_wire(*number).map_or(Opened::Noise, Opened::RefusedUs),
-                _ => Opened::Noise,
-            };
-        }
         // Only a knock is answered: an answer to every forged datagram would multiply traffic.
         let refused = |reason| Opened::Refused { reason, tell: kind == Kind::Knock };
         let authentic = match &self.key {
             Some(key) => tagged && key.verifies(&[&bytes[..end]], &bytes[end..]),
             None => !tagged,
         };
+        if kind == Kind::Refused {
+            return refusal(body, authentic).unwrap_or(Opened::Noise);
+        }
         if let Some(reason) = self.terms.refuse(&terms) {
             return refused(reason);
         }
         if !authentic {
             return refused(Refusal::Key);
         }
-        let (sender, boot) = (NodeKey(sender), Boot(boot));
-        if sender == self.sender {
+        // Our own, by another of our addresses; or of another process that runs under our id, and
+        // is to be told so.
+        if sender == self.sender && (boot == self.boot || kind != Kind::Knock) {
             return Opened::Noise;
         }
         if self.key.is_some() && !self.first_time(sender, boot, sequence, now) {
             return Opened::Refused { reason: Refusal::Replay, tell: false };
         }
-        Opened::Accepted { kind, body }
+        Opened::Accepted { kind, head, body }
     }
 
     fn first_time(&mut self, sender: NodeKey, boot: Boot, sequence: u64, now: Instant) -> bool {
@@ -225,17 +273,20 @@ impl Envelope {
         if sent.since(now).max(now.since(sent)) > self.clocks_differ_max {
             return false;
         }
-        if self.senders.len() >= SENDERS_MAX && !self.senders.contains_key(&sender) {
-            return false;
+        let whose = (sender, boot);
+        if self.senders.len() >= SENDERS_MAX && !self.senders.contains_key(&whose) {
+            // Whoever sent nothing for so long: all its numbers are refused for their time.
+            let span = self.clocks_differ_max;
+            self.senders.retain(|_, sender| {
+                let last = sender.recent.last().map_or(0, |number| number >> COUNTER_BITS);
+                now.since(Instant::from_millis(last)) <= span
+            });
+            if self.senders.len() >= SENDERS_MAX {
+                return false;
+            }
         }
-        let unused = Sender { boot, floor: 0, recent: Vec::new() };
-        let numbers = self.senders.entry(sender).or_insert(unused);
-        if boot < numbers.boot {
-            return false;
-        }
-        if boot > numbers.boot {
-            *numbers = Sender { boot, floor: 0, recent: Vec::new() };
-        }
+        let unused = Sender { floor: 0, recent: Vec::new() };
+        let numbers = self.senders.entry(whose).or_insert(unused);
         let Err(place) = numbers.recent.binary_search(&sequence) else {
             return false;
         };
@@ -248,4 +299,21 @@ impl Envelope {
         }
         true
     }
+}
+
+/// What a refusal says. Its reason is believed from whoever was asked, also without the key: who
+/// has another one cannot prove that it does, and nothing but a line in the log follows. That our
+/// id is taken ends the process, so that must be `authentic`.
+fn refusal(body: &[u8], authentic: bool) -> Option<Opened<'static>> {
+    let mut reader = Reader::new(body);
+    let nonce = reader.u64().ok()?;
+    let reason = Refusal::from_wire(reader.u8().ok()?)?;
+    let other = match reason {
+        Refusal::Taken if !authentic => return None,
+        Refusal::Taken => {
+            Some(Other { address: reader.address().ok()?, boot: Boot(reader.u64().ok()?) })
+        }
+        _ => None,
+    };
+    Some(Opened::RefusedUs { reason, nonce, other })
 }

@@ -352,20 +352,324 @@ fn a_keyed_cluster_forms_and_believes_no_recording() {
     assert!(world.events(1).iter().all(replay));
 }
 
+fn superseded(events: &[Effect]) -> bool {
+    events.iter().any(|effect| matches!(effect, Effect::Superseded { .. }))
+}
+
 #[test]
-fn of_two_processes_with_one_id_the_earlier_learns_that_it_is_superseded() {
+fn of_two_processes_with_one_id_the_one_that_is_there_stays() {
+    for keyed in [false, true] {
+        let settings = |mut settings: MembershipSettings| {
+            settings.key = keyed.then(|| Key::from_file_contents(b"secret"));
+            settings
+        };
+        let mut world = cluster(3, |number| settings(chain(number)));
+        world.crash(2);
+        world.start(2, settings(joining(&[1, 3])));
+        world.run(Duration::from_secs(30));
+        assert!(!superseded(&world.events(2)), "a restart is no second process");
+        (1..=3).for_each(|number| drop(world.events(number)));
+        // Again and again, as a supervisor does.
+        for _ in 0..5 {
+            world.start_at(2, 9, settings(joining(&[1, 2])));
+            world.run(Duration::from_secs(3));
+            assert!(superseded(&world.events(9)), "the newcomer gives way");
+            world.crash(9);
+        }
+        world.run(Duration::from_secs(10));
+        world.assert_complete(&[1, 2, 3]);
+        for number in 1..=3 {
+            let events = world.events(number);
+            assert!(!superseded(&events) && deaths(&events).is_empty(), "{number}: {events:?}");
+        }
+    }
+}
+
+#[test]
+fn who_is_there_alone_stays_too() {
+    let mut world = World::new();
+    // It looks for a member at the newcomer's address.
+    world.start(2, joining(&[9]));
+    world.run(Duration::from_secs(30));
+    world.start_at(2, 9, joining(&[2]));
+    world.run(Duration::from_secs(30));
+    assert!(superseded(&world.events(9)) && !superseded(&world.events(2)));
+}
+
+#[test]
+fn a_return_at_another_address_waits_until_the_former_life_is_dead() {
     let mut world = cluster(3, chain);
-    let superseded = |events: Vec<Effect>| {
-        events.iter().any(|effect| matches!(effect, Effect::Superseded { .. }))
-    };
     world.crash(2);
-    world.start(2, joining(&[1, 3]));
-    world.run(Duration::from_secs(30));
-    assert!(!superseded(world.events(2)), "a restart is no second process");
     world.start_at(2, 9, joining(&[1]));
+    world.run(Duration::from_secs(15));
+    assert!(!superseded(&world.events(9)));
+    for number in [1, 3] {
+        let members = world.nodes[&address(number)].membership.members();
+        let back = members.iter().find(|(identity, _)| &*identity.id == "n2").expect("it is back");
+        assert_eq!((back.0.gossip, back.1), (address(9), Health::Alive));
+    }
+}
+
+#[test]
+fn who_was_replaced_while_it_was_away_ends_when_it_returns() {
+    for stays in [true, false] {
+        let mut world = cluster(3, chain);
+        let away = world.nodes.remove(&address(2)).expect("it runs");
+        world.run(Duration::from_secs(15));
+        world.start_at(2, 9, joining(&[1]));
+        world.run(Duration::from_secs(15));
+        if !stays {
+            world.crash(9);
+            world.run(Duration::from_secs(15));
+        }
+        world.nodes.insert(address(2), away);
+        world.run(Duration::from_secs(30));
+        assert!(superseded(&world.events(2)), "its replacement lives: {stays}");
+        if stays {
+            assert!(!superseded(&world.events(9)));
+        }
+    }
+}
+
+/// What a stranger without the key, or without need of one, can write.
+struct Forger {
+    head: Vec<u8>,
+}
+
+impl Forger {
+    /// Knows what any datagram of the cluster shows, but not what is sent to others.
+    fn new(world: &World) -> Self {
+        let (_, _, bytes) = world.recorded.first().expect("members have spoken");
+        Self { head: bytes[..21].to_vec() }
+    }
+
+    fn datagram(
+        &self,
+        kind: u8,
+        as_whom: &Identity,
+        shown: u64,
+        body: impl Fn(&mut Vec<u8>),
+    ) -> Vec<u8> {
+        let mut bytes = self.head.clone();
+        bytes[4] = kind;
+        bytes.put_u64(as_whom.key.0);
+        bytes.put_u64(as_whom.boot.0);
+        bytes.put_u64(u64::MAX);
+        bytes.put_u64(shown);
+        bytes.put_u64(0);
+        body(&mut bytes);
+        bytes
+    }
+}
+
+/// What the node at `to` sends because of a datagram.
+fn reaction(world: &mut World, from: SocketAddr, to: u8, bytes: &[u8]) -> Vec<Effect> {
+    let node = world.nodes.get_mut(&address(to)).unwrap();
+    let mut effects = Vec::new();
+    node.membership.handle(Event::Datagram { from, bytes }, world.now, &mut effects);
+    effects
+}
+
+fn sent_bytes(effects: &[Effect]) -> usize {
+    let sent = effects.iter().map(|effect| match effect {
+        Effect::Send { bytes, .. } => bytes.len(),
+        _ => 0,
+    });
+    sent.sum()
+}
+
+#[test]
+fn answers_that_nobody_asked_for_change_nothing() {
+    let mut world = cluster(3, chain);
+    let forger = Forger::new(&world);
+    let victim = world.nodes[&address(1)].membership.identity().clone();
+    let host = world.nodes[&address(2)].membership.identity().clone();
+    let later = Identity { boot: Boot(u64::MAX / 2), ..victim.clone() };
+    let before = world.nodes[&address(1)].membership.members();
+    for nonce in [0, 1, u64::MAX] {
+        let welcome = forger.datagram(2, &host, nonce, |out| {
+            out.put_u64(nonce);
+            host.write(out);
+            later.write(out);
+        });
+        let taken = forger.datagram(3, &victim, nonce, |out| {
+            out.put_u64(nonce);
+            out.put_u8(Refusal::Taken as u8);
+            out.put_address(address(2));
+            out.put_u64(u64::MAX);
+        });
+        let refused = forger.datagram(3, &host, nonce, |out| {
+            out.put_u64(nonce);
+            out.put_u8(Refusal::Key as u8);
+        });
+        let cookie = forger.datagram(4, &host, nonce, |out| out.put_address(address(2)));
+        for bytes in [welcome, taken, refused, cookie] {
+            for from in [address(2), address(9)] {
+                assert_eq!(reaction(&mut world, from, 1, &bytes), []);
+            }
+        }
+    }
+    world.run(Duration::from_secs(20));
+    assert_eq!(world.nodes[&address(1)].membership.members(), before);
+    world.assert_complete(&[1, 2, 3]);
+}
+
+#[test]
+fn gossip_in_a_members_name_is_not_believed_without_what_the_member_was_told() {
+    let mut world = cluster(3, chain);
+    (1..=3).for_each(|number| drop(world.events(number)));
+    let forger = Forger::new(&world);
+    let member = world.nodes[&address(2)].membership.identity().clone();
+    let victim = world.nodes[&address(3)].membership.identity().clone();
+    let listener = world.nodes[&address(1)].membership.identity().clone();
+    for shown in [0, 1, u64::MAX] {
+        let bytes = forger.datagram(0, &member, shown, |out| {
+            let header = foca::Header {
+                src: member.clone(),
+                src_incarnation: 5,
+                dst: listener.clone(),
+                message: foca::Message::Gossip,
+            };
+            let down = foca::Member::new(victim.clone(), 9, foca::State::Down);
+            out.extend(Gossip { header, updates: vec![down] }.write());
+        });
+        let effects = reaction(&mut world, address(2), 1, &bytes);
+        assert!(sent_bytes(&effects) <= bytes.len(), "{effects:?}");
+    }
+    world.run(Duration::from_secs(5));
+    for number in 1..=3 {
+        assert!(deaths(&world.events(number)).is_empty());
+    }
+}
+
+#[test]
+fn nobody_is_sent_more_than_was_asked_with_in_his_name() {
+    let mut world = cluster(8, chain);
+    let forger = Forger::new(&world);
+    let long = "x".repeat(64);
+    let listener = world.nodes[&address(1)].membership.identity().clone();
+    let six: SocketAddr = "[2001:db8::1]:7946".parse().unwrap();
+    for guest in [
+        Identity::new("a", Boot(1), address(9), address(9)),
+        Identity::new(&long, Boot(u64::MAX), six, six),
+        Identity { boot: Boot(0), ..world.nodes[&address(3)].membership.identity().clone() },
+        Identity { boot: Boot(0), ..listener.clone() },
+        Identity { boot: Boot(0), gossip: six, ..listener.clone() },
+    ] {
+        for padding in (0..400).step_by(20) {
+            for kind in 0..8 {
+                let bytes = forger.datagram(kind, &guest, 0, |out| {
+                    if kind != 0 {
+                        out.put_u64(7);
+                    }
+                    guest.write(out);
+                    if kind == 0 {
+                        out.put_u16(1);
+                        listener.write(out);
+                        // An announcement, which is answered with all members.
+                        out.extend([6, 0]);
+                    }
+                    out.resize(out.len() + padding, 0);
+                });
+                let effects = reaction(&mut world, address(9), 1, &bytes);
+                let answered = sent_bytes(&effects);
+                assert!(answered <= bytes.len(), "{answered} for {}: {effects:?}", bytes.len());
+            }
+        }
+    }
+}
+
+/// A member that lies, among three that do not: what it says reaches node 1 as its own gossip.
+fn liar_says(world: &mut World, updates: Vec<foca::Member<Identity>>) -> Vec<Effect> {
+    let listener = world.nodes[&address(1)].membership.identity().clone();
+    let liar = world.nodes.get_mut(&address(4)).expect("the liar is a member");
+    let source = liar.membership.identity().clone();
+    let header = foca::Header {
+        src: source,
+        src_incarnation: 9,
+        dst: listener,
+        message: foca::Message::Gossip,
+    };
+    let mut effects = Vec::new();
+    let gossip = Gossip { header, updates }.write();
+    liar.membership.send_gossip(address(1), gossip, world.now, &mut effects);
+    let Some(Effect::Send { bytes, .. }) = effects.pop() else { panic!("it knows node 1") };
+    reaction(world, address(4), 1, &bytes)
+}
+
+#[test]
+fn third_parties_are_not_called_because_a_member_names_them() {
+    let mut world = cluster(4, chain);
+    let (mut sent, mut knocks) = (0, 0);
+    for round in 0..100u8 {
+        let updates = (0..10u8)
+            .map(|number| {
+                let at = SocketAddr::new([192, 0, round, number].into(), 80);
+                let identity = Identity::new(&format!("f{round}.{number}"), Boot(1), at, at);
+                foca::Member::alive(identity)
+            })
+            .collect();
+        let effects = liar_says(&mut world, updates);
+        assert!(!effects.iter().any(|effect| matches!(effect, Effect::Alive(_))), "{effects:?}");
+        knocks += effects.len();
+        sent += sent_bytes(&effects);
+    }
+    assert!(knocks <= 64 && sent < 64 * 400, "{knocks} knocks, {sent} bytes in a moment");
+    world.recorded.clear();
+    world.run(Duration::from_secs(15));
+    let strangers = world.recorded.iter().filter(|(_, to, _)| to.port() == 80).count();
+    assert_eq!(strangers, 0, "and nothing later");
+    assert!(world.nodes[&address(1)].membership.members().len() < 10);
+}
+
+#[test]
+fn a_member_cannot_replace_a_living_node_by_a_later_life() {
+    let mut world = cluster(4, chain);
+    (1..=4).for_each(|number| drop(world.events(number)));
+    for state in [foca::State::Alive, foca::State::Suspect, foca::State::Down] {
+        for victim in [1, 2] {
+            for at in [victim, 4] {
+                let victim = world.nodes[&address(victim)].membership.identity().clone();
+                let boot = Boot(u64::MAX / 2);
+                let later = Identity { boot, gossip: address(at), link: address(at), ..victim };
+                liar_says(&mut world, vec![foca::Member::new(later, 0, state)]);
+            }
+        }
+    }
     world.run(Duration::from_secs(30));
-    assert!(superseded(world.events(2)));
-    assert!(!superseded(world.events(9)));
+    world.assert_complete(&[1, 2, 3, 4]);
+    for number in 1..=4 {
+        let events = world.events(number);
+        assert!(!superseded(&events) && deaths(&events).is_empty(), "{number}: {events:?}");
+    }
+}
+
+#[test]
+fn links_are_for_living_members_that_receive_at_their_address() {
+    let mut world = cluster(3, chain);
+    let two = world.nodes[&address(2)].membership.identity().clone();
+    let pass = world.nodes[&address(2)].membership.pass_to(address(1));
+    let admits = |world: &World, boot, pass| {
+        world.nodes[&address(1)].membership.admits_link(two.key, boot, pass)
+    };
+    assert!(admits(&world, two.boot, pass));
+    assert!(!admits(&world, two.boot, 0) && !admits(&world, two.boot, pass ^ 1));
+    assert!(!admits(&world, Boot(two.boot.0 + 1), pass));
+    let three = world.nodes[&address(3)].membership.pass_to(address(1));
+    assert!(!admits(&world, two.boot, three), "another member's");
+    let stranger = NodeKey::of("stranger");
+    assert!(!world.nodes[&address(1)].membership.admits_link(stranger, Boot(1), pass));
+    world.crash(2);
+    world.run(Duration::from_secs(15));
+    assert!(!admits(&world, two.boot, pass), "it is dead");
+}
+
+#[test]
+fn nodes_of_an_earlier_version_are_refused_with_the_reason() {
+    let mut world = cluster(2, chain);
+    let bytes = [b"RLg1", &[0u8; 60][..]].concat();
+    let refused = Effect::Refused { from: address(9), reason: Refusal::Version };
+    assert_eq!(reaction(&mut world, address(9), 1, &bytes), [refused]);
 }
 
 #[test]

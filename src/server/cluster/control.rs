@@ -6,6 +6,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fmt;
 use std::io;
 use std::mem;
@@ -16,7 +17,7 @@ use std::time::Duration;
 
 use futures_lite::future::or;
 use glommio::channels::local_channel::{self, LocalReceiver, LocalSender};
-use glommio::net::TcpListener;
+use glommio::net::{TcpListener, TcpStream};
 use log::Level;
 use socket2::Socket;
 
@@ -30,7 +31,7 @@ use super::sockets::ClusterSockets;
 use super::{Letter, Report};
 use crate::cluster::dials::{Dial, Dials, Ends};
 use crate::cluster::governor::{Effect, Event, Governor, GovernorSettings, LogLine};
-use crate::cluster::handshake::Party;
+use crate::cluster::handshake::{Caller, Failure, Party, Refusal};
 use crate::cluster::identity::{Identity, NodeKey};
 use crate::cluster::link::{ClientEnd, NODE_CORE, Peer, PeerFacts};
 use crate::cluster::notice::Notice;
@@ -47,6 +48,8 @@ const DATAGRAM_BYTES_MAX: usize = 2048;
 const DIALS_MAX: u32 = 64;
 /// Connections of others being shaken hands over at once; further ones are closed.
 const ANSWERS_MAX: u32 = 256;
+/// Those of one host, so that it cannot have them all.
+const ANSWERS_PER_HOST_MAX: u32 = 128;
 /// Pause after a socket has failed.
 const PAUSE: Duration = Duration::from_millis(200);
 /// Longest time between two looks at the deadlines.
@@ -62,7 +65,8 @@ pub struct Control {
     /// Wakes the task that waits for the nearest deadline.
     sooner: LocalSender<()>,
     dialling: Cell<u32>,
-    answering: Cell<u32>,
+    /// Connections being shaken hands over, by the host they come from.
+    answering: RefCell<HashMap<IpAddr, u32>>,
     queue_bytes_max: usize,
     /// What was held here has been copied.
     pub(super) handed_over: Cell<bool>,
@@ -129,7 +133,7 @@ impl Control {
             }),
             sooner,
             dialling: Cell::new(0),
-            answering: Cell::new(0),
+            answering: RefCell::new(HashMap::new()),
             queue_bytes_max: config.link_queue_bytes_max as usize,
             handed_over: Cell::new(false),
         });
@@ -243,10 +247,7 @@ impl Control {
                 let level = if warning { Level::Warn } else { Level::Info };
                 self.node.log(level, kind, source, format_args!("{text}"));
             }
-            Effect::Superseded => {
-                log::error!("this node's place in the cluster is taken: it stops");
-                self.node.stop();
-            }
+            Effect::Superseded { by } => self.node.superseded(by),
         }
     }
 
@@ -293,29 +294,13 @@ impl Control {
     async fn take_connections(self: Rc<Self>, listener: TcpListener) {
         loop {
             match listener.accept().await {
-                Ok(stream) if self.answering.get() < ANSWERS_MAX => {
-                    let control = self.clone();
-                    self.answering.set(self.answering.get() + 1);
-                    let task = async move {
-                        let from = stream.peer_addr();
-                        let party = control.party();
-                        let outcome = meet::answer(party.clone(), stream).await;
-                        control.answering.set(control.answering.get() - 1);
-                        match (outcome, from) {
-                            (Ok(met), _) if control.is_current(&party) => control.met(met, 0),
-                            (Ok(_), _) => {}
-                            (Err(error), Ok(from)) => {
-                                // Ports change from try to try; the trouble is with the host.
-                                let host = from.ip();
-                                let text = format_args!("no link with {host}: {error}");
-                                control.meet_trouble(host, &error, text);
-                            }
-                            (Err(_), Err(_)) => {}
-                        }
-                    };
-                    glommio::spawn_local(task).detach();
+                Ok(stream) => {
+                    // One that is gone already has no address any more.
+                    let Ok(from) = stream.peer_addr() else { continue };
+                    if self.begin_answer(from.ip()) {
+                        glommio::spawn_local(self.clone().answer(stream, from.ip())).detach();
+                    }
                 }
-                Ok(stream) => drop(stream),
                 Err(error) => {
                     self.node.log(
                         Level::Warn,
@@ -325,6 +310,41 @@ impl Control {
                     );
                     glommio::timer::sleep(PAUSE).await;
                 }
+            }
+        }
+    }
+
+    /// Counts a connection of `host` that is to be answered; false when there are too many.
+    fn begin_answer(&self, host: IpAddr) -> bool {
+        let mut answering = self.answering.borrow_mut();
+        let all: u32 = answering.values().sum();
+        let of_host = answering.get(&host).copied().unwrap_or(0);
+        if all >= ANSWERS_MAX || of_host >= ANSWERS_PER_HOST_MAX {
+            return false;
+        }
+        answering.insert(host, of_host + 1);
+        true
+    }
+
+    /// Shakes hands with whoever has connected from `host`.
+    async fn answer(self: Rc<Self>, stream: TcpStream, host: IpAddr) {
+        let party = self.party();
+        // Whoever has the key has proved enough. Without one, membership is what can be known.
+        let admits = |caller: Caller| {
+            let Caller { node, boot, pass } = caller;
+            party.key.is_some() || self.state.borrow().governor.admits_link(node, boot, pass)
+        };
+        let outcome = meet::answer(party.clone(), stream, admits).await;
+        match self.answering.borrow_mut().entry(host) {
+            Entry::Occupied(last) if *last.get() <= 1 => drop(last.remove()),
+            entry => drop(entry.and_modify(|count| *count -= 1)),
+        }
+        match outcome {
+            Ok(met) if self.is_current(&party) => self.met(met, 0),
+            Ok(_) => {}
+            Err(error) => {
+                // Ports change from try to try; the trouble is with the host.
+                self.meet_trouble(host, &error, format_args!("no link with {host}: {error}"));
             }
         }
     }
@@ -385,7 +405,8 @@ impl Control {
             let control = self.clone();
             let task = async move {
                 let party = control.party();
-                let outcome = meet::dial(party.clone(), &dial).await;
+                let pass = control.state.borrow().governor.pass_to(dial.address);
+                let outcome = meet::dial(party.clone(), &dial, pass).await;
                 control.dialling.set(control.dialling.get() - 1);
                 control.dialled(&dial, &party, outcome);
             };
@@ -487,6 +508,10 @@ impl Control {
     /// Logs why a node is not linked with: refusals as what an operator should look at.
     fn meet_trouble(&self, with: IpAddr, error: &MeetError, text: fmt::Arguments<'_>) {
         let level = match error {
+            // It passes as soon as gossip has got there, and else is nobody's business.
+            MeetError::Handshake(
+                Failure::RefusedBy(Refusal::Unknown) | Failure::Refused(Refusal::Unknown),
+            ) => Level::Debug,
             MeetError::Handshake(_) => Level::Warn,
             _ => Level::Debug,
         };

@@ -12,8 +12,10 @@ use futures_lite::{AsyncReadExt, AsyncWriteExt};
 use glommio::net::TcpStream;
 
 use super::sockets;
-use crate::cluster::dials::Dial;
-use crate::cluster::handshake::{Failure, HEAD_BYTES, Handshake, Nonce, Party, Session, Step};
+use crate::cluster::dials::{Dial, Ends};
+use crate::cluster::handshake::{
+    Caller, Failure, HEAD_BYTES, Handshake, Nonce, Party, Refusal, Session, Step,
+};
 use crate::server::adopt;
 
 #[cfg(test)]
@@ -66,17 +68,18 @@ impl MeetError {
 /// A connection whose two sides believe each other.
 pub type Met = (OwnedFd, Box<Session>);
 
-/// Makes the connection `dial`.
+/// Makes the connection `dial`, and shows `pass` there.
 ///
 /// # Errors
 /// When the other side cannot be reached, is slow, or one side refuses the other.
-pub async fn dial(party: Arc<Party>, dial: &Dial) -> Result<Met, MeetError> {
+pub async fn dial(party: Arc<Party>, dial: &Dial, pass: u64) -> Result<Met, MeetError> {
     let mut opening = Vec::new();
-    let handshake = Handshake::dial(party, dial.ends.core, dial.ends.peer, nonce()?, &mut opening);
+    let Ends { core, peer } = dial.ends;
+    let handshake = Handshake::dial(party, core, peer, pass, nonce()?, &mut opening);
     in_time(async {
         let connected = TcpStream::connect_timeout(dial.address, PATIENCE).await;
         let mut stream = connected.map_err(io::Error::from)?;
-        shake(&mut stream, handshake, opening).await
+        shake(&mut stream, handshake, opening, |_| true).await
     })
     .await
 }
@@ -87,13 +90,18 @@ pub async fn is_refused(address: SocketAddr) -> bool {
     connected.is_err_and(|error| MeetError::Connection(error.into()).is_refusal())
 }
 
-/// The other side of [`dial`], for a connection that was accepted.
+/// The other side of [`dial`], for a connection that was accepted. Callers that `admits` does not
+/// are refused.
 ///
 /// # Errors
 /// When the other side is slow or gone, or one side refuses the other.
-pub async fn answer(party: Arc<Party>, mut stream: TcpStream) -> Result<Met, MeetError> {
+pub async fn answer(
+    party: Arc<Party>,
+    mut stream: TcpStream,
+    admits: impl Fn(Caller) -> bool,
+) -> Result<Met, MeetError> {
     let handshake = Handshake::accept(party, nonce()?);
-    in_time(shake(&mut stream, handshake, Vec::new())).await
+    in_time(shake(&mut stream, handshake, Vec::new(), admits)).await
 }
 
 async fn in_time(meeting: impl Future<Output = Result<Met, MeetError>>) -> Result<Met, MeetError> {
@@ -108,6 +116,7 @@ async fn shake(
     stream: &mut TcpStream,
     mut handshake: Handshake,
     mut out: Vec<u8>,
+    admits: impl Fn(Caller) -> bool,
 ) -> Result<Met, MeetError> {
     loop {
         stream.write_all(&out).await?;
@@ -119,8 +128,14 @@ async fn shake(
         let length = Handshake::message_bytes(head).map_err(MeetError::Handshake)?;
         message.resize(length, 0);
         stream.read_exact(&mut message[HEAD_BYTES..]).await?;
-        match handshake.handle(&message, &mut out) {
-            Ok(Step::Await) => {}
+        let step = match handshake.handle(&message, &mut out) {
+            Ok(Step::Called(caller)) if !admits(caller) => {
+                Err(handshake.refuse(Refusal::Unknown, &mut out))
+            }
+            step => step,
+        };
+        match step {
+            Ok(Step::Await | Step::Called(_)) => {}
             Ok(Step::Done(session)) => {
                 stream.write_all(&out).await?;
                 let socket = adopt::descriptor(stream)?;

@@ -35,7 +35,7 @@ fn sessions(boot: u64, frame_bytes_max: u32) -> [Box<Session>; 2] {
     let [dialler, acceptor] = ids().map(party);
     let peer = Peer { node: NodeKey::of(&acceptor.id), core: 1 };
     let [mut hello, mut welcome, mut proof] = [vec![], vec![], vec![]];
-    let mut dialling = Handshake::dial(dialler, 0, peer, [1; 16], &mut hello);
+    let mut dialling = Handshake::dial(dialler, 0, peer, 0, [1; 16], &mut hello);
     let mut accepting = Handshake::accept(acceptor, [2; 16]);
     accepting.handle(&hello, &mut welcome).expect("a hello");
     let Ok(Step::Done(ours)) = dialling.handle(&welcome, &mut proof) else { panic!("no session") };

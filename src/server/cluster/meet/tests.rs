@@ -5,9 +5,7 @@ use glommio::LocalExecutorBuilder;
 use glommio::net::TcpListener;
 
 use super::*;
-use crate::cluster::dials::Ends;
 use crate::cluster::frame::Key;
-use crate::cluster::handshake::{Failure, Refusal};
 use crate::cluster::identity::{Boot, NodeKey};
 use crate::cluster::link::{ClientEnd, Peer};
 use crate::cluster::membership::Terms;
@@ -54,8 +52,8 @@ async fn meet(
 ) -> (Result<Met, MeetError>, Result<Met, MeetError>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("its address");
-    zip(dial(dialler, &a_dial(address)), async {
-        answer(acceptor, listener.accept().await.expect("a connection")).await
+    zip(dial(dialler, &a_dial(address), 0), async {
+        answer(acceptor, listener.accept().await.expect("a connection"), |_| true).await
     })
     .await
 }
@@ -132,10 +130,10 @@ fn a_recorded_dialler_gets_nowhere() {
         };
         let accepting = async {
             let stream = back.accept().await.expect("a connection");
-            answer(b.clone(), stream).await
+            answer(b.clone(), stream, |_| true).await
         };
         let to_front = a_dial(fronted);
-        let dialling = zip(dial(a.clone(), &to_front), between);
+        let dialling = zip(dial(a.clone(), &to_front, 0), between);
         let ((dialled, recorded), answered) = zip(dialling, accepting).await;
         assert!(dialled.is_ok() && answered.is_ok(), "the recorded handshake was a good one");
 
@@ -149,7 +147,7 @@ fn a_recorded_dialler_gets_nowhere() {
         };
         let accepting = async {
             let stream = back.accept().await.expect("a connection");
-            answer(b.clone(), stream).await
+            answer(b.clone(), stream, |_| true).await
         };
         let ((), answered) = zip(replaying, accepting).await;
         assert!(
@@ -165,7 +163,7 @@ fn a_silent_or_foreign_peer_is_given_up() {
         let [a, b] = ids().map(|id| party(id, "test", None));
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("its address");
-        let silent = zip(dial(a, &a_dial(address)), listener.accept()).await;
+        let silent = zip(dial(a, &a_dial(address), 0), listener.accept()).await;
         assert!(matches!(silent.0, Err(MeetError::Slow)), "{silent:?}");
         let foreign = async {
             let mut stream = TcpStream::connect(address).await.expect("connected");
@@ -175,7 +173,7 @@ fn a_silent_or_foreign_peer_is_given_up() {
         };
         let answering = async {
             let stream = listener.accept().await.expect("a connection");
-            answer(b, stream).await
+            answer(b, stream, |_| true).await
         };
         let ((), answered) = zip(foreign, answering).await;
         assert!(matches!(answered, Err(MeetError::Handshake(Failure::Malformed))), "{answered:?}");
