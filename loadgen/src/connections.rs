@@ -162,6 +162,13 @@ impl<'a> Connections<'a> {
         self.slots.iter().filter(|entry| wanted(entry.state)).count()
     }
 
+    /// Whether no connection is open and none could be made again.
+    pub fn are_gone(&self) -> bool {
+        // A loss alone doubles the pause once; each attempt that fails does so again.
+        let is_gone = |slot: &Slot| slot.state != State::Open && slot.backoff > BACKOFF_FIRST * 2;
+        self.slots.iter().all(is_gone)
+    }
+
     /// Whether some connection is not open.
     pub fn any_down(&self) -> bool {
         self.down > 0

@@ -9,6 +9,8 @@ use crate::wire::WrongAnswer;
 pub enum Error {
     /// It could not be run; a sentence for the user.
     Setup(String),
+    /// The server died in the middle of it; a sentence for the user.
+    ServerGone(String),
     /// The server answered wrongly.
     WrongAnswer(WrongAnswer),
 }
@@ -16,7 +18,7 @@ pub enum Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Error::Setup(words) => f.write_str(words),
+            Error::Setup(words) | Error::ServerGone(words) => f.write_str(words),
             Error::WrongAnswer(wrong) => write!(
                 f,
                 "wrong answer for key {}: {}\n  expected \"{}\"\n  received \"{}\"",

@@ -38,6 +38,8 @@ pub struct Outcome {
     pub server_busiest: Option<f64>,
     /// Requests due that were never sent.
     pub unsent: u64,
+    /// Whether nobody was left to answer in the end: no connection was open nor could be made again.
+    pub gone: bool,
     /// The phase second by second.
     pub timeline: Vec<Moment>,
 }
@@ -147,6 +149,19 @@ pub fn run(
     Ok(outcome)
 }
 
+impl Outcome {
+    /// Why the figures are not those of the whole phase: the server died in it.
+    pub fn failure(&self) -> Option<Error> {
+        self.gone.then(|| {
+            let words = self.faults.telling().unwrap_or("no connection");
+            Error::ServerGone(format!(
+                "the server was gone before the end, and the figures are what it answered until \
+                 then: {words}"
+            ))
+        })
+    }
+}
+
 /// Ends the watching when it goes.
 struct EndWatch<'d>(&'d Directory);
 
@@ -168,6 +183,7 @@ fn gather(results: Vec<ThreadResult>, timeline: Vec<Moment>) -> Outcome {
         server_cpu: None,
         server_busiest: None,
         unsent: 0,
+        gone: true,
         timeline,
     };
     for result in results {
@@ -180,6 +196,7 @@ fn gather(results: Vec<ThreadResult>, timeline: Vec<Moment>) -> Outcome {
         outcome.generator_waited = outcome.generator_waited.max(result.waited);
         outcome.server_cpu = outcome.server_cpu.or(result.server_cpu);
         outcome.unsent += result.unsent;
+        outcome.gone &= result.gone;
     }
     outcome.server_busiest =
         outcome.server_cpu.map(|cpu| cpu.busiest_ns / outcome.window.as_nanos().max(1) as f64);

@@ -113,6 +113,8 @@ pub struct ThreadResult {
     pub waited: f64,
     /// CPU time of the server in the window, measured by the first thread.
     pub server_cpu: Option<CpuUse>,
+    /// Whether in the end none of its connections was open nor could be made again.
+    pub gone: bool,
     /// Requests due in the window that were never sent, for want of room in the pipelines.
     pub unsent: u64,
 }

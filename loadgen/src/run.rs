@@ -42,11 +42,12 @@ pub fn run(run: &args::Common) -> Result<(), Error> {
     prepare(&plan, &workload, run.load.populate)?;
     let plan = paced(plan, &workload, &run.load)?;
     let name = plan.address.to_string();
-    let summary = measure(&name, &plan, &workload, run.output.quiet)?;
+    let Measured { summary, failure } = measure(&name, &plan, &workload, run.output.quiet)?;
     print!("{}", text::summary(&summary));
     println!("host           {}", document.host.sentence());
     document.runs.push(summary);
-    report::write(&run.output, &document)
+    report::write(&run.output, &document)?;
+    failure.map_or(Ok(()), Err)
 }
 
 /// The command `populate`.
@@ -83,11 +84,30 @@ fn whole(
     workload: &Workload,
 ) -> Result<Summary, Error> {
     let mut document = Document::new(kind);
-    let summary = measure(&plan.address.to_string(), plan, workload, common.output.quiet)?;
+    let name = plan.address.to_string();
+    let Measured { summary, failure } = measure(&name, plan, workload, common.output.quiet)?;
     print!("{}", text::summary(&summary));
     document.runs.push(summary.clone());
     report::write(&common.output, &document)?;
-    Ok(summary)
+    failure.map_or(Ok(summary), Err)
+}
+
+/// What a phase came to, and what is wrong with it.
+pub struct Measured {
+    /// The figures.
+    pub summary: Summary,
+    /// Why they are not those of the whole phase.
+    pub failure: Option<Error>,
+}
+
+impl Measured {
+    /// The figures of the whole phase.
+    ///
+    /// # Errors
+    /// When the server died in it.
+    pub fn whole(self) -> Result<Summary, Error> {
+        self.failure.map_or(Ok(self.summary), Err)
+    }
 }
 
 /// Measures one phase.
@@ -96,12 +116,13 @@ pub fn measure(
     plan: &Plan,
     workload: &Workload,
     quiet: bool,
-) -> Result<Summary, Error> {
+) -> Result<Measured, Error> {
     let mut live = Live::new(plan, !quiet, std::io::stderr().is_terminal());
     let show = |moment: &Moment| live.show(moment);
     let mut outcome = phase::run(plan.clone(), workload.clone(), show)?;
     live.finish();
-    Ok(Summary::of(name, plan, workload, &mut outcome))
+    let failure = outcome.failure();
+    Ok(Measured { summary: Summary::of(name, plan, workload, &mut outcome), failure })
 }
 
 /// Writes all keys if that is wanted, and says so.
@@ -165,6 +186,9 @@ pub fn peak(plan: &Plan, workload: &Workload) -> Result<f64, Error> {
         ..plan.clone()
     };
     let outcome = phase::run(plan, workload.clone(), |_| {})?;
+    if let Some(failure) = outcome.failure() {
+        return Err(failure);
+    }
     Ok(outcome.totals.answers as f64 / outcome.window.as_secs_f64())
 }
 

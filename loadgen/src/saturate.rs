@@ -20,7 +20,7 @@ pub fn run(saturate: &args::Saturate) -> Result<(), Error> {
     let mut search = Search::new(peak / 16.0, saturate.precision / 100.0);
     let mut broken_by = None;
     while let Some(rate) = search.next() {
-        let summary = trial(common, &plan, &workload, rate)?;
+        let summary = trial(common, &plan, &workload, rate)?.whole()?;
         let held = objective::broken(&summary, &saturate.slo);
         println!("{}  {}", text::sweep_line(&summary), held.as_deref().unwrap_or("held"));
         search.tell(held.is_none());

@@ -5,8 +5,7 @@ use crate::error::Error;
 use crate::plan::{LoadMode, Plan};
 use crate::report::{self, text};
 use crate::results::document::Document;
-use crate::results::summary::Summary;
-use crate::run;
+use crate::run::{self, Measured};
 use crate::workload::Workload;
 
 /// Runs `sweep`: a list of rates, or tenths of the peak.
@@ -25,10 +24,11 @@ pub fn run(sweep: &args::Sweep) -> Result<(), Error> {
     };
     println!("{}", text::sweep_header());
     for rate in rates {
-        let summary = trial(common, &plan, &workload, rate)?;
+        let Measured { summary, failure } = trial(common, &plan, &workload, rate)?;
         println!("{}", text::sweep_line(&summary));
         document.runs.push(summary);
         report::write(&common.output, &document)?;
+        failure.map_or(Ok(()), Err)?;
     }
     Ok(())
 }
@@ -47,7 +47,7 @@ pub fn trial(
     plan: &Plan,
     workload: &Workload,
     rate: f64,
-) -> Result<Summary, Error> {
+) -> Result<Measured, Error> {
     let pace = LoadMode::Open { rate, arrival: common.load.arrival };
     let name = format!("{rate:.0}/s");
     run::measure(&name, &Plan { pace, ..plan.clone() }, workload, true)

@@ -136,6 +136,7 @@ fn load(
     let worked_ns = if plan.spin { window_ns.saturating_sub(idle_ns) as f64 } else { cpu.total_ns };
     Ok(ThreadResult {
         unsent: connections.unsent(),
+        gone: connections.are_gone(),
         recorder: connections.recorder,
         totals: connections.totals,
         faults: connections.faults,

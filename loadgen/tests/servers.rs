@@ -127,6 +127,31 @@ fn nobody_at_the_address_is_one_sentence() {
 }
 
 #[test]
+fn a_server_that_dies_in_the_middle_fails_the_run_which_shows_what_it_had() {
+    let json = temporary("dies.json");
+    let json = json.to_str().expect("plain");
+    for (command, pace, shown) in
+        [("run", "--rate", "connection refused"), ("sweep", "--rates", "\n        2000  ")]
+    {
+        // Enough for the keys to be written and for about half of the run.
+        let address = start(Manner::DiesAfter(4000));
+        let load = ["--connections", "4", "--keys", "500", "--warmup", "0.1", "--seconds", "3"];
+        let flags = [command, "--address", &address, pace, "2000", "--json", json];
+        let output = ringload(&[&flags[..], &load].concat());
+        let words = words(&output);
+        assert_eq!(output.status.code(), Some(1), "{command}: {words}");
+        assert!(words.contains("the server was gone before the end"), "{command}: {words}");
+        assert!(words.contains(shown), "{command}: {words}");
+        if command == "run" {
+            let written = std::fs::read_to_string(json).expect("it was written");
+            let document: Value = serde_json::from_str(&written).expect("valid JSON");
+            assert!(document["runs"][0]["requests"].as_u64() > Some(100), "{document}");
+        }
+    }
+    let _ = std::fs::remove_file(json);
+}
+
+#[test]
 fn a_rate_far_beyond_the_server_is_said_to_be_and_not_taken_for_silence() {
     let address = start(Manner::Honest);
     let flags = ["run", "--address", &address, "--rate", "50M", "--seconds", "1", "--warmup", "1"];

@@ -100,7 +100,7 @@ fn compare_row(
             contender.server.resume();
             let name = contender.name(row);
             let mut summary =
-                run::measure(&name, &contender.plan(&plan), &contender.workload, true)?;
+                run::measure(&name, &contender.plan(&plan), &contender.workload, true)?.whole()?;
             contender.server.pause();
             eprintln!(
                 "   round {} {name}: {:.0} requests/s, p99 {}{}",

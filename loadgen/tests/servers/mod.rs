@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,8 @@ pub enum Manner {
     Mute,
     /// It closes every connection after so many requests.
     Closes(u32),
+    /// It dies, connections and all, after so many requests.
+    DiesAfter(u32),
     /// Every set is refused.
     Full,
     /// An increment does not count.
@@ -37,16 +40,36 @@ pub fn start(manner: Manner) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("bound").to_string();
     let store = Store::default();
+    let requests = Arc::new(AtomicU32::new(0));
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
-            let store = store.clone();
-            std::thread::spawn(move || _ = serve(stream, manner, &store));
+            if is_dead(manner, &requests) {
+                return;
+            }
+            let (store, requests) = (store.clone(), requests.clone());
+            std::thread::spawn(move || {
+                let own = stream.local_addr();
+                let _ = serve(stream, manner, &store, &requests);
+                if is_dead(manner, &requests) {
+                    // Lets the listener see it, which nobody may be left to do.
+                    let _ = own.map(TcpStream::connect);
+                }
+            });
         }
     });
     address
 }
 
-fn serve(stream: TcpStream, manner: Manner, store: &Store) -> std::io::Result<()> {
+fn is_dead(manner: Manner, requests: &AtomicU32) -> bool {
+    matches!(manner, Manner::DiesAfter(count) if requests.load(Ordering::SeqCst) >= count)
+}
+
+fn serve(
+    stream: TcpStream,
+    manner: Manner,
+    store: &Store,
+    requests: &AtomicU32,
+) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     let mut out = stream.try_clone()?;
     let mut input = BufReader::new(stream);
@@ -56,6 +79,10 @@ fn serve(stream: TcpStream, manner: Manner, store: &Store) -> std::io::Result<()
         }
         let mut line = Vec::new();
         if input.read_until(b'\n', &mut line)? == 0 {
+            return Ok(());
+        }
+        requests.fetch_add(1, Ordering::SeqCst);
+        if is_dead(manner, requests) {
             return Ok(());
         }
         let words: Vec<&[u8]> = line.trim_ascii_end().split(|&byte| byte == b' ').collect();
