@@ -163,15 +163,29 @@ fn a_connection_serves_one_request_after_the_other() {
     assert_eq!(answers.matches("\r\n\r\nok\n").count(), 2, "HEAD has no body: {answers}");
 }
 
+/// Who holds all the connections, silent or slow, does not keep a health check out.
 #[test]
-fn too_many_connections_are_turned_away_and_room_comes_back() {
+fn a_newcomer_takes_the_place_of_the_connection_that_was_idle_for_longest() {
     let node = Node::start();
-    let mut open: Vec<TcpStream> = (0..32).map(|_| node.connect()).collect();
-    for stream in &mut open {
+    let mut idle: Vec<TcpStream> = (0..32).map(|_| node.connect()).collect();
+    // The last one's answer tells that all have been accepted.
+    for place in std::iter::once(31).chain(0..8) {
+        let stream = &mut idle[place];
         stream.write_all(b"GET /health HTTP/1.1\r\n\r\n").expect("it takes requests");
         assert!(stream.read(&mut [0; 1024]).expect("an answer") > 0);
     }
-    assert!(node.raw(b"").starts_with("HTTP/1.1 503 "));
-    drop(open);
-    node.server.wait_for("room", |_| node.page("/health").0 == "HTTP/1.1 200 OK");
+    for stream in &mut idle[8..] {
+        stream.write_all(b"GET /hea").expect("it takes a part of a request");
+    }
+    for number in 0..100 {
+        let page = node.page("/health");
+        assert_eq!(page, ("HTTP/1.1 200 OK".into(), "ok\n".into()), "number {number}");
+    }
+    // One had to go, of those that never got on.
+    let mut last = idle.pop().expect("32 of them");
+    last.write_all(b"lth HTTP/1.1\r\nConnection: close\r\n\r\n").expect("the slow one goes on");
+    let mut answer = String::new();
+    last.read_to_string(&mut answer).expect("an answer and a close");
+    assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+    assert_eq!(idle[8].read(&mut [0; 16]).ok(), Some(0), "the slowest is closed");
 }

@@ -4,8 +4,10 @@
 //! the way of a client; what the cores know is asked of them (see [`super::inquiry`]). Everything is
 //! bounded: connections, the size of a request, and the time for each step.
 
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::io;
+use std::net::Shutdown;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,8 +16,9 @@ use futures_lite::future::or;
 use futures_lite::{AsyncReadExt, AsyncWriteExt};
 use glommio::net::{TcpListener, TcpStream};
 use log::Level;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
+use super::adopt;
 use super::http::{self, Answer, Method, Request, Status};
 use super::inquiry::{Inquirer, Told, Wish};
 use super::node::Node;
@@ -24,8 +27,12 @@ use crate::config::Config;
 use crate::log_limiter::LogKind;
 use crate::stats::{Snapshot, json, prometheus};
 
-/// Connections served at once; a further one is told 503.
-const CONNECTIONS_MAX: u32 = 32;
+/// Connections served at once. A further one takes the place of the one that has been idle or slow
+/// for longest, so that those who hold connections cannot keep a health check out.
+const CONNECTIONS_MAX: usize = 32;
+/// Descriptors that they take: each has a second one, by which others end it, and one more may just be
+/// ending.
+pub const FILES_MAX: u64 = 3 * CONNECTIONS_MAX as u64;
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 64;
 /// Longest wait for a request's head, and for a client to take its answer.
@@ -54,7 +61,7 @@ pub fn open(config: &Config) -> Result<Option<Socket>, (String, io::Error)> {
 
 /// Serves the pages for ever.
 pub async fn serve(listener: TcpListener, node: Arc<Node>, inquirer: Rc<Inquirer>) {
-    let admin = Rc::new(Admin { node, inquirer, open: Cell::new(0) });
+    let admin = Rc::new(Admin { node, inquirer, served: RefCell::default() });
     loop {
         match listener.accept().await {
             Ok(stream) => {
@@ -77,31 +84,59 @@ pub async fn serve(listener: TcpListener, node: Arc<Node>, inquirer: Rc<Inquirer
 struct Admin {
     node: Arc<Node>,
     inquirer: Rc<Inquirer>,
-    /// Connections being served.
-    open: Cell<u32>,
+    /// Connections being served, in the order they came; at most [`CONNECTIONS_MAX`].
+    served: RefCell<Vec<Served>>,
+}
+
+/// A connection, as the others see it.
+struct Served {
+    /// Its own socket, for others to end it.
+    socket: Rc<OwnedFd>,
+    /// When it last sent a whole request or took a whole answer; bytes between do not count.
+    since: Instant,
 }
 
 impl Admin {
     async fn connection(self: Rc<Self>, mut stream: TcpStream) {
-        self.open.set(self.open.get() + 1);
-        if self.open.get() > CONNECTIONS_MAX {
-            let answer = Answer::text(Status::Unavailable, "too many connections");
-            send(&mut stream, &answer.bytes(false, false)).await;
-        } else {
-            let _ = stream.set_nodelay(true);
-            self.requests(&mut stream).await;
+        // Without a descriptor for others to end it by, it is not served.
+        let Ok(socket) = adopt::descriptor(&stream).map(Rc::new) else { return };
+        self.admit(socket.clone());
+        let _ = stream.set_nodelay(true);
+        self.requests(&mut stream, &socket).await;
+        // Before the client can see the end: its next connection finds the place free.
+        self.served.borrow_mut().retain(|served| !Rc::ptr_eq(&served.socket, &socket));
+        let _ = stream.shutdown(Shutdown::Write).await;
+    }
+
+    /// Makes room for a connection, at the cost of the one that has been idle for longest.
+    fn admit(&self, socket: Rc<OwnedFd>) {
+        let mut served = self.served.borrow_mut();
+        if served.len() >= CONNECTIONS_MAX
+            && let Some(idle) = (0..served.len()).min_by_key(|&place| served[place].since)
+        {
+            // Its reads and writes end at once, and so does its task.
+            let _ = SockRef::from(&*served.remove(idle).socket).shutdown(Shutdown::Both);
         }
-        let _ = stream.shutdown(std::net::Shutdown::Write).await;
-        self.open.set(self.open.get() - 1);
+        served.push(Served { socket, since: Instant::now() });
+        assert!(served.len() <= CONNECTIONS_MAX, "{} admin connections", served.len());
+    }
+
+    /// Notes that a connection has got on.
+    fn note_progress(&self, socket: &Rc<OwnedFd>) {
+        let mut all = self.served.borrow_mut();
+        if let Some(served) = all.iter_mut().find(|served| Rc::ptr_eq(&served.socket, socket)) {
+            served.since = Instant::now();
+        }
     }
 
     /// Answers requests until the client or an error ends the connection.
-    async fn requests(&self, stream: &mut TcpStream) {
+    async fn requests(&self, stream: &mut TcpStream, socket: &Rc<OwnedFd>) {
         let mut input = Vec::new();
         loop {
             let (bytes, used, keep_alive) = match read_head(stream, &mut input).await {
                 Ok(None) => return,
                 Ok(Some(request)) => {
+                    self.note_progress(socket);
                     let answer = self.answer(&request).await;
                     let keep_alive = request.keep_alive && !self.node.is_stopping();
                     let bytes = answer.bytes(request.method == Method::Head, keep_alive);
@@ -115,6 +150,7 @@ impl Admin {
             if !send(stream, &bytes).await || !keep_alive {
                 return;
             }
+            self.note_progress(socket);
             input.drain(..used);
         }
     }

@@ -14,6 +14,7 @@ use io_uring::{IoUring, Probe, opcode};
 use rustix::io::Errno;
 use socket2::{Domain, Socket, Type};
 
+use super::admin;
 use super::host::{self, HostFacts};
 use super::pid_file::{self, PidFileError};
 use super::unix_socket::{Occupant, occupant};
@@ -66,8 +67,9 @@ pub fn files_needed(config: &Config) -> u64 {
 /// The part of [`files_needed`] that does not depend on the number of connections.
 pub fn files_besides_connections(core_count: usize, config: &Config) -> u64 {
     let listeners = config.listen.len() as u64 * 2 + 1;
+    let admin = config.admin.map_or(0, |_| admin::FILES_MAX);
     let links = config.cluster.as_ref().map_or(0, |_| LINKS_PER_CORE);
-    64 + core_count as u64 * (24 + listeners + links)
+    64 + admin + core_count as u64 * (24 + listeners + links)
 }
 
 /// Links to cores of other nodes that each core has files for: 32 nodes of eight cores.
