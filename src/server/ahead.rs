@@ -13,6 +13,7 @@ use std::sync::mpsc::{self, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use super::net_ring::loans;
 use crate::time::Instant;
 
 /// Size of a huge page, in which memory is made ready: on x86-64, and on aarch64 with small pages.
@@ -113,6 +114,8 @@ impl Ahead {
         }
         let needed = start.next_multiple_of(HUGE_BYTES);
         if needed < self.ready {
+            let bytes = self.ready - needed;
+            loans::assert_free(std::ptr::without_provenance(needed), bytes, "memory is given back");
             zero(&mut untouched[needed - start..self.ready - start]);
             self.ready = needed;
         }

@@ -20,7 +20,7 @@ use super::connection::{Connection, DEFERRALS_MAX, Place};
 use super::connection_memory::{Charge, ConnectionMemory};
 use super::listener::Listener;
 use super::mesh::{self, Mesh, Return};
-use super::net_ring::{Output, Token};
+use super::net_ring::{Output, Token, loans};
 use super::node::Node;
 use super::pace::Pace;
 use super::stalled::Watches;
@@ -32,7 +32,7 @@ use crate::engine::cluster as engine;
 use crate::engine::{Awaited, BoundedOutput, Engine, Outbox, Stop};
 use crate::protocol::pipeline::{Claim, Completion};
 use crate::protocol::{Context, Limits};
-use crate::request::{Request, Response};
+use crate::request::{Request, Response, Span};
 use crate::stats::{ConnectionCounters, ConnectionStats};
 use crate::time::Instant;
 
@@ -163,8 +163,12 @@ impl Core {
         if !pinned.is_empty() {
             self.memory.note_freed();
         }
+        loans::assert_free(buffer.as_ptr(), buffer.capacity(), "a buffer is used again");
         for part in pinned {
             self.engine.shard.unpin(part.item);
+            if cfg!(debug_assertions) && !self.engine.shard.is_pinned(part.item) {
+                part.assert_free();
+            }
         }
         if buffer.capacity() > 0 && self.spare_outputs.len() < OUTPUT_BUFFERS_KEPT {
             buffer.clear();
@@ -463,9 +467,14 @@ impl Core {
     pub(super) fn remove(&mut self, index: u32) {
         let slot = &mut self.connections[index as usize];
         let connection = slot.connection.take().expect("removed once");
+        assert!(
+            !connection.receiving && !connection.sending && !connection.filling,
+            "the kernel has let go of a connection that is removed"
+        );
         if let Some(arriving) = connection.arriving
-            && let Place::Item(staged, _) = arriving.place
+            && let Place::Item(staged, spans) = arriving.place
         {
+            assert_spans_free(&self.engine, &spans);
             self.engine.shard.discard(staged);
         }
         let mut charge = connection.charge;
@@ -571,6 +580,17 @@ impl Outbox for Sender<'_, '_> {
 pub(super) fn asker(core: u32, to: Return) -> Asker {
     let Token { index, generation } = to.token;
     Asker { core, connection: index, generation, sequence: to.sequence }
+}
+
+/// Checks, in builds with debug assertions, that no receive into a staged value is under way.
+#[inline(always)]
+pub(super) fn assert_spans_free(engine: &Engine, spans: &[Span]) {
+    if cfg!(debug_assertions) {
+        for span in spans {
+            let start = engine.shard.memory()[span.offset as usize..].as_ptr();
+            loans::assert_free(start, span.bytes as usize, "a staged value is stored or discarded");
+        }
+    }
 }
 
 /// An empty buffer's room, if it has any.

@@ -34,11 +34,13 @@ use crate::request::ItemRef;
 
 mod buffers;
 mod in_flight;
+pub(super) mod loans;
 mod user_data;
 
 use buffers::BufferRing;
 pub use in_flight::SendOutcome;
 use in_flight::{InFlight, Key, Lone, Message, Sends};
+use loans::Access;
 use user_data::{Kind, UserData};
 
 /// Group number of the provided buffers; a ring has one group.
@@ -199,6 +201,13 @@ impl Pinned {
     }
 }
 
+impl Pinned {
+    /// Checks, in builds with debug assertions, that no send has this memory any more.
+    pub(super) fn assert_free(&self) {
+        loans::assert_free(self.memory.as_ptr(), self.bytes, "a pinned value goes");
+    }
+}
+
 impl Output {
     /// Length of everything in bytes.
     pub fn len(&self) -> usize {
@@ -249,10 +258,11 @@ impl NetRing {
             .setup_cqsize(config.entries * 4)
             .build(config.entries)?;
         let buffers = BufferRing::new(&ring, config.buffer_count, config.buffer_bytes)?;
+        let sends = Sends::of(ring.as_raw_fd());
         let mut net_ring = Self {
             ring,
             buffers,
-            sends: Sends::default(),
+            sends,
             accepts: Vec::new(),
             bell: Lone::default(),
             heartbeats: Lone::default(),
@@ -372,6 +382,7 @@ impl NetRing {
             .flags(libc::MSG_WAITALL)
             .build()
             .user_data(UserData::new(Kind::Fill, token.index, token.generation).encode());
+        loans::lend(self.fd(), entry.get_user_data(), place.as_ptr(), place.len(), Access::Sole);
         self.fills += 1;
         // SAFETY: the caller vouches for the place.
         unsafe { self.push(&entry) }
@@ -626,6 +637,7 @@ impl NetRing {
             }
             Kind::Fill => {
                 let own = self.fills > 0;
+                loans::end(self.fd(), name.encode());
                 self.fills -= u32::from(own);
                 let outcome = if result >= 0 { Ok(result as usize) } else { Err(-result) };
                 events.extend(own.then_some(Event::Filled { token, outcome }));
@@ -662,6 +674,7 @@ impl NetRing {
         let more = cqueue::more(flags);
         if let Some(id) = cqueue::buffer_select(flags) {
             let buffer = Received { id, bytes: result.max(0) as u32 };
+            self.buffers.filled(id);
             if result > 0 {
                 events.push(Event::Received { token, buffer, ended: !more });
                 return;
@@ -736,16 +749,17 @@ impl Drop for NetRing {
             }
             let _ = self.wait(Patience::Until(CANCEL_ROUND));
         }
+        loans::end_all(self.fd());
         let pinned = self.sends.iter().any(|send| !send.output.pinned.is_empty());
         if self.fills > 0 || pinned {
             // The ring may not outlive the items that its caller frees next.
-            eprintln!("the kernel does not let go of items in flight; the process ends");
+            log::error!("the kernel does not let go of items in flight; the process ends");
             std::process::abort();
         }
         let _ = self.ring.submitter().unregister_buf_ring(BUFFER_GROUP);
         if self.armed > 0 {
             // What the kernel may still touch is leaked.
-            std::mem::forget(std::mem::take(&mut self.sends));
+            std::mem::forget(std::mem::replace(&mut self.sends, Sends::of(-1)));
             std::mem::forget(std::mem::take(&mut self.rung));
             return;
         }

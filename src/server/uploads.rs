@@ -8,7 +8,7 @@
 
 use super::connection::{Arriving, Connection, Place};
 use super::connection_memory::UNCOUNTED_BYTES;
-use super::core_state::Ways;
+use super::core_state::{Ways, assert_spans_free};
 use super::mesh::{self, Return};
 use crate::cluster::quorum::Consistency;
 use crate::engine::Engine;
@@ -75,14 +75,16 @@ pub fn finish(
     let Connection { session, out, .. } = connection;
     let Arriving { sequence, trailer, place, .. } = &arrived;
     if !session.decoder.trailer_is_valid(trailer) {
-        if let Place::Item(staged, _) = place {
+        if let Place::Item(staged, spans) = place {
+            assert_spans_free(engine, spans);
             engine.shard.discard(*staged);
         }
         session.pipeline.complete(*sequence, Completion::BadDataChunk, now, out);
         return;
     }
     match &arrived.place {
-        Place::Item(staged, _) => {
+        Place::Item(staged, spans) => {
+            assert_spans_free(engine, spans);
             let mut request = relay::decode_request(&arrived.request).expect(OWN);
             let Operation::Store(store) = &mut request.operation else { unreachable!("{OWN}") };
             store.value = Body::Staged(*staged);

@@ -661,6 +661,7 @@ impl NetRing {
                 self.cancel_receive(connection.token);
             }
         } else if let Some(place) = place {
+            assert!(connection.pending.is_empty(), "what came before it is in its place");
             connection.filling = true;
             connection.bulk = BULK_TURNS;
             // SAFETY: the place is inside an item that is staged, so the shard neither reads,

@@ -300,8 +300,9 @@ impl Shard {
         class.item_bytes -= item_bytes as u64;
     }
 
+    /// Whether a [`Shard::pin`] keeps the memory of `item`.
     #[inline]
-    pub(super) fn is_pinned(&self, item: ItemRef) -> bool {
+    pub fn is_pinned(&self, item: ItemRef) -> bool {
         self.slab.page(self.slab.page_of(item)).held > 0 && self.pins.is_pinned(item)
     }
 

@@ -20,7 +20,7 @@ use crate::cluster::frame::{HEAD_BYTES, Opened, Opener, TAG_BYTES};
 use crate::cluster::handshake::Session;
 use crate::cluster::identity::{Boot, NodeKey};
 use crate::cluster::link::{LinkEvent, Peer, Room};
-use crate::server::net_ring::{Event, NetRing, Output, SendOutcome, Token};
+use crate::server::net_ring::{Event, NetRing, Output, SendOutcome, Token, loans};
 
 #[cfg(test)]
 mod tests;
@@ -514,7 +514,9 @@ impl Links {
         self.counters.bytes_sent += output.len() as u64;
         let link = self.link(index);
         link.in_flight = false;
-        link.sending.sent(output.buffer);
+        let buffer = output.buffer;
+        loans::assert_free(buffer.as_ptr(), buffer.capacity(), "a link's buffer is used again");
+        link.sending.sent(buffer);
         self.list(index);
     }
 

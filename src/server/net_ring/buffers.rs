@@ -22,6 +22,9 @@ pub(super) struct BufferRing {
     count: u16,
     bytes: u32,
     tail: u16,
+    /// Whether the kernel has each.
+    #[cfg(debug_assertions)]
+    lent: Vec<bool>,
 }
 
 impl BufferRing {
@@ -48,7 +51,17 @@ impl BufferRing {
                 0,
             )?;
         }
-        let mut buffers = Self { entries, layout, memory, memory_layout, count, bytes, tail: 0 };
+        let mut buffers = Self {
+            entries,
+            layout,
+            memory,
+            memory_layout,
+            count,
+            bytes,
+            tail: 0,
+            #[cfg(debug_assertions)]
+            lent: vec![false; count as usize],
+        };
         for id in 0..count {
             buffers.recycle(id);
         }
@@ -65,7 +78,17 @@ impl BufferRing {
         }
     }
 
+    /// Notes, in builds with debug assertions, that the kernel has filled a buffer.
+    #[inline]
+    pub(super) fn filled(&mut self, id: u16) {
+        let _ = id;
+        #[cfg(debug_assertions)]
+        assert!(std::mem::take(&mut self.lent[id as usize]), "buffer {id} is filled twice");
+    }
+
     pub(super) fn recycle(&mut self, id: u16) {
+        #[cfg(debug_assertions)]
+        assert!(!std::mem::replace(&mut self.lent[id as usize], true), "buffer {id} is lent twice");
         let slot = (self.tail & (self.count - 1)) as usize;
         // SAFETY: `slot` is below `count`. The kernel reads an entry only after the tail has
         // passed it, and this one is beyond the tail.

@@ -1,5 +1,9 @@
 //! Operations under way: what the kernel has of each, and which completion ends it.
 
+use std::os::fd::RawFd;
+
+use super::loans::{self, Access};
+use super::user_data::{INDEX_MAX, Kind, UserData};
 use super::{Output, Token};
 
 /// A send that the kernel may be reading from.
@@ -26,9 +30,27 @@ pub(super) struct Key {
     pub(super) generation: u32,
 }
 
+/// Notes what a send has.
+#[inline(always)]
+fn lend(ring: RawFd, key: Key, output: &Output) {
+    let Output { buffer, pinned } = output;
+    loans::lend(ring, key.tag(), buffer.as_ptr(), buffer.len(), Access::Sole);
+    for part in pinned {
+        loans::lend(ring, key.tag(), part.memory.as_ptr(), part.bytes, Access::Read);
+    }
+}
+
+impl Key {
+    /// The send's name among the owners of memory, whatever kind of send it is.
+    fn tag(self) -> u64 {
+        UserData::new(Kind::Send, self.index, self.generation).encode()
+    }
+}
+
 /// Sends under way. A key is good for one removal: whoever uses the slot next has another one.
-#[derive(Default)]
 pub(super) struct Sends {
+    /// Whose they are.
+    ring: RawFd,
     slots: Vec<Slot>,
     free: Vec<u32>,
 }
@@ -40,18 +62,25 @@ struct Slot {
 }
 
 impl Sends {
+    /// None yet, of the ring of this descriptor.
+    pub(super) fn of(ring: RawFd) -> Self {
+        Self { ring, slots: Vec::new(), free: Vec::new() }
+    }
+
     #[inline]
     pub(super) fn insert(&mut self, send: InFlight) -> Key {
         let index = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot::default());
             self.slots.len() as u32 - 1
         });
-        assert!(index <= super::user_data::INDEX_MAX, "fewer sends than connections are under way");
+        assert!(index <= INDEX_MAX, "fewer sends than connections are under way");
         let slot = &mut self.slots[index as usize];
         debug_assert!(slot.send.is_none(), "a free slot is empty");
         slot.generation = slot.generation.wrapping_add(1);
+        let key = Key { index, generation: slot.generation };
+        lend(self.ring, key, &send.output);
         slot.send = Some(send);
-        Key { index, generation: slot.generation }
+        key
     }
 
     /// Ends a send. `None` when this one has ended before.
@@ -63,6 +92,7 @@ impl Sends {
         }
         let send = slot.send.take()?;
         self.free.push(key.index);
+        loans::end(self.ring, key.tag());
         Some(send)
     }
 
@@ -138,7 +168,7 @@ mod tests {
 
     #[test]
     fn a_key_ends_its_own_send_and_once() {
-        let mut sends = Sends::default();
+        let mut sends = Sends::of(-1);
         let keys: Vec<Key> = (0..3).map(|number| sends.insert(send(number))).collect();
         assert_eq!(sends.remove(keys[1]).map(|send| send.token.index), Some(1));
         assert!(sends.remove(keys[1]).is_none(), "ended before");
