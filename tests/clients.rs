@@ -2,6 +2,7 @@
 //!
 //! A script whose client is not installed says so and counts as skipped, except where the
 //! environment says `RINGLANE_CLIENTS=required`, as the CI does after it has installed them all.
+//! `RINGLANE_BINARY` names another server to try.
 
 use std::path::Path;
 use std::process::Command;
@@ -11,7 +12,9 @@ const SKIPPED: i32 = 77;
 
 fn run(script: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(script);
-    let status = Command::new("python3").arg(path).arg(env!("CARGO_BIN_EXE_ringlane")).status();
+    let built = env!("CARGO_BIN_EXE_ringlane");
+    let server = std::env::var("RINGLANE_BINARY").unwrap_or_else(|_| built.to_owned());
+    let status = Command::new("python3").arg(path).arg(server).status();
     let required = std::env::var("RINGLANE_CLIENTS").is_ok_and(|value| value == "required");
     match status {
         Err(error) if !required => println!("SKIPPED: {script}: no python3 ({error})"),
