@@ -100,13 +100,15 @@ fn start_log(level: LogLevel) -> Result<LogWriter, String> {
     let style =
         if coloured { env_logger::WriteStyle::Always } else { env_logger::WriteStyle::Never };
     env_logger::Builder::new()
-        .filter_module("ringlane", filter)
+        // What is shown is up to `log::max_level`, which the `verbosity` command changes.
+        .filter_module("ringlane", log::LevelFilter::Trace)
         // The executor's own notes matter only when something is being looked for.
         .filter_module("glommio", filter.min(log::LevelFilter::Error))
         .format_target(false)
         .target(env_logger::Target::Pipe(Box::new(writer.clone())))
         .write_style(style)
         .init();
+    log::set_max_level(filter);
     Ok(writer)
 }
 

@@ -158,7 +158,7 @@ impl Worker {
 
     /// One turn, whose CPU time is measured where that is worth a system call or two.
     fn measured_turn(&mut self) -> Outlook {
-        if !log::log_enabled!(log::Level::Debug) {
+        if log::max_level() < log::LevelFilter::Debug {
             return self.turn();
         }
         let begun = process::thread_cpu_time();
