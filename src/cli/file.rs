@@ -68,6 +68,7 @@ mod tests {
             unix-mode = "770"
             backlog = 64
             max-connections = 100
+            connection-memory = "32MiB"
             idle-timeout = 60
             admin = "127.0.0.1:9000"
             cores = 2
