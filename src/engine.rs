@@ -398,9 +398,9 @@ impl Engine {
         mut answer: impl FnMut(T, &Response<'_>),
     ) {
         self.prefetch(requests.iter().map(|(_, request)| request.hash));
-        self.traffic.served += requests.len() as u64;
         for (token, request) in requests {
             let mut response = self.shard.execute(request, now);
+            self.traffic.served += u64::from(response.is_performed());
             self.finishing.finish(request, &mut response);
             answer(*token, &response);
         }

@@ -339,6 +339,12 @@ pub enum Response<'s> {
 }
 
 impl Response<'_> {
+    /// Whether the request was performed: one over its allowance was not, and comes again.
+    #[inline]
+    pub fn is_performed(&self) -> bool {
+        !matches!(self, Response::OverAllowance { .. })
+    }
+
     /// Makes every CAS token 0, for clients that are not to see any.
     pub fn hide_cas(&mut self) {
         match self {

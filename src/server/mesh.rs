@@ -242,12 +242,14 @@ impl Mesh {
                     let (to, consistency) = without_consistency(to);
                     let asker = || asker(core, to);
                     let taken = engine.request(asker, consistency, (place, request), now, links);
+                    let mut performed = true;
                     if let Taken::Answered(response) = taken {
+                        performed = response.is_performed();
                         stage_answer(answers_out, to, &response, || body);
                     }
                     at = end;
                     served += 1;
-                    engine.traffic.served += 1;
+                    engine.traffic.served += u64::from(performed);
                 }
                 requests_in.handled(at);
             }
