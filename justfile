@@ -26,6 +26,10 @@ test:
 clients:
     cargo test --test clients -- --nocapture
 
+# Writes that are remembered, on the release build.
+conservation seconds="1800":
+    RINGLANE_CONSERVATION_SECONDS={{seconds}} .ci/run conservation
+
 fuzz seconds="60":
     FUZZ_SECONDS={{seconds}} .ci/run fuzz
 
