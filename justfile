@@ -26,6 +26,10 @@ test:
 clients:
     cargo test --test clients -- --nocapture
 
+# All attacks in random order on the release build, with the bystander's latency for each.
+attacks seconds="3600":
+    RINGLANE_ATTACK_SECONDS={{seconds}} .ci/run attacks
+
 # Writes that are remembered, on the release build.
 conservation seconds="1800":
     RINGLANE_CONSERVATION_SECONDS={{seconds}} .ci/run conservation

@@ -159,7 +159,7 @@ impl Drop for OverIfItPanics<'_> {
 #[derive(Clone, Copy, Debug)]
 enum Pause {
     Plain,
-    /// A line of eight megabytes is completed, which keeps a core busy while the others write.
+    /// A line of a megabyte is completed, which keeps a core busy while the others write.
     LongLine,
     /// The process stands still while the others write, so that it meets everything at once.
     Standstill,
@@ -231,7 +231,7 @@ impl<'s> Leader<'s> {
         self.slow.send(format!("set leader 0 0 {}\r\n", value.len()).as_bytes());
         self.slow.send(&value[..value.len() / 2]);
         if matches!(pause, Pause::LongLine) {
-            let line = [&b"get "[..], &b"a ".repeat((4 << 20) - 100), b"a"].concat();
+            let line = [&b"get "[..], &b"a ".repeat(500_000), b"a"].concat();
             self.stalled.send(&line);
         }
         std::thread::sleep(Duration::from_millis(500 + self.noise.below(450)));

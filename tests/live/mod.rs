@@ -10,7 +10,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 #[path = "../support/ports.rs"]
-mod ports;
+pub mod ports;
 
 pub use ports::free_port;
 
@@ -27,20 +27,29 @@ pub struct Server {
 impl Server {
     /// Starts it with `flags` and waits until it listens.
     pub fn start(flags: &[&str]) -> Self {
+        Self::start_by(&[], flags, Stdio::inherit)
+    }
+
+    /// The same by a command that executes it, and with its log somewhere.
+    pub fn start_by(prefix: &[&str], flags: &[&str], log: impl Fn() -> Stdio) -> Self {
         // Between the look-up of a free port and its use another process may take it.
         for _ in 0..5 {
-            if let Some(server) = Self::try_start(flags, free_port()) {
+            if let Some(server) = Self::try_start(prefix, flags, free_port(), log()) {
                 return server;
             }
         }
         panic!("the server does not start with {flags:?}");
     }
 
-    fn try_start(flags: &[&str], port: u16) -> Option<Self> {
-        let child = Command::new(binary())
+    fn try_start(prefix: &[&str], flags: &[&str], port: u16, log: Stdio) -> Option<Self> {
+        let binary = binary();
+        let words = [prefix, &[&binary]].concat();
+        let child = Command::new(words[0])
+            .args(&words[1..])
             .args(["-l", "127.0.0.1", "-p", &port.to_string(), "--log", "warn"])
             .args(flags)
             .stdin(Stdio::null())
+            .stderr(log)
             .spawn()
             .expect("the binary is built by cargo");
         // From here on, whatever happens, dropping it kills the child and waits for it.
@@ -84,10 +93,40 @@ impl Server {
 
     /// Resident memory of the process in bytes.
     pub fn rss_bytes(&self) -> u64 {
+        self.status_bytes("VmRSS:")
+    }
+
+    /// The most it has had since [`Self::forget_peak`].
+    pub fn peak_rss_bytes(&self) -> u64 {
+        self.status_bytes("VmHWM:")
+    }
+
+    /// From here on the peak counts.
+    pub fn forget_peak(&self) {
+        std::fs::write(format!("/proc/{}/clear_refs", self.pid()), "5").expect("it is our child");
+    }
+
+    fn status_bytes(&self, name: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()))
             .expect("the process is alive");
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("a VmRSS line");
+        let line = status.lines().find(|line| line.starts_with(name)).expect("such a line");
         line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).expect("KiB") << 10
+    }
+
+    /// How many files it has open.
+    pub fn descriptors(&self) -> usize {
+        let files = std::fs::read_dir(format!("/proc/{}/fd", self.pid()));
+        files.expect("the process is alive").count()
+    }
+
+    /// CPU time of all its threads, to a hundredth of a second.
+    pub fn cpu_time(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid()))
+            .expect("the process is alive");
+        // As proc(5) counts them, utime and stime are the 14th and 15th, after the name.
+        let (_, fields) = stat.rsplit_once(')').expect("a name in brackets");
+        let ticks = fields.split_whitespace().skip(11).take(2).map(|n| n.parse::<u64>());
+        Duration::from_millis(10 * ticks.map(|n| n.expect("a number")).sum::<u64>())
     }
 
     /// Waits until `holds`, looking again and again; fails when it does not come true.
@@ -169,6 +208,7 @@ impl Client {
     }
 
     /// The next line without its end; fails at the end of the stream.
+    #[track_caller]
     pub fn line(&mut self) -> String {
         let mut line = Vec::new();
         self.stream.read_until(b'\n', &mut line).expect("an answer");
@@ -189,6 +229,7 @@ impl Client {
     }
 
     /// Exactly `count` bytes.
+    #[track_caller]
     pub fn take(&mut self, count: usize) -> Vec<u8> {
         let mut bytes = vec![0; count];
         self.stream.read_exact(&mut bytes).expect("so many bytes");
@@ -206,6 +247,7 @@ impl Client {
     }
 
     /// Sends a line and reads one.
+    #[track_caller]
     pub fn ask(&mut self, line: &str) -> String {
         self.send(line.as_bytes());
         self.send(b"\r\n");
@@ -213,12 +255,14 @@ impl Client {
     }
 
     /// Stores a value and demands STORED.
+    #[track_caller]
     pub fn store(&mut self, key: &str, value: &[u8]) {
         let answer = self.try_store(key, value);
         assert_eq!(answer, "STORED", "{key}, {} bytes", value.len());
     }
 
     /// Stores a value; what the server says.
+    #[track_caller]
     pub fn try_store(&mut self, key: &str, value: &[u8]) -> String {
         self.send(format!("set {key} 0 0 {}\r\n", value.len()).as_bytes());
         self.send(value);
@@ -227,6 +271,7 @@ impl Client {
     }
 
     /// Reads a value; `None` for a miss.
+    #[track_caller]
     pub fn fetch(&mut self, key: &str) -> Option<Vec<u8>> {
         let header = self.ask(&format!("get {key}"));
         if header == "END" {
