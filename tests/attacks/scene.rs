@@ -166,7 +166,7 @@ impl Scene {
             }
             Setup::Plain | Setup::FewFiles | Setup::DeafLog => {}
         }
-        let few = ["sh", "-c", "ulimit -n 128; exec \"$0\" \"$@\""];
+        let few = ["sh", "-c", "ulimit -n 240; exec \"$0\" \"$@\""];
         let prefix = match setup {
             Setup::FewFiles | Setup::DeafLog => &few[..],
             _ => &[],
