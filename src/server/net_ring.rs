@@ -10,7 +10,7 @@
 //! Most sends find room in the socket and are done before that call goes to sleep. They are told not
 //! to wait for room and to complete only when they fail. So they neither end the sleep they were
 //! submitted with nor need a turn of their own. What has no completion has been sent, as soon as it
-//! is certain that there is none to come, see [`NetRing::all_told`].
+//! is certain that there is none to come, see `NetRing::all_told`.
 //!
 //! A completion counts for the operation that it names, generation and all. One that names none
 //! under way is ignored and counted. When the kernel has no room for completions it keeps them and
