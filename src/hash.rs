@@ -18,8 +18,9 @@
 //! `sum >> 72` is strongly universal: over the choice of the secret, the values of any two keys are
 //! independent and uniform, because keys differ by less than 2^72 in some factor. So no set of keys,
 //! however it was chosen, meets in one bucket more often than random keys do, unless whoever chose it
-//! knows the secret. `mix` is a bijection and takes nothing away from that; it is there so that sequences, which a linear function maps to sequences,
-//! spread like random keys within one secret as well. What is left to an attacker is to measure the
+//! knows the secret. `mix` is a bijection and takes nothing away from that; it is there so that
+//! sequences, which a linear function maps to sequences, spread like random keys within one secret
+//! as well. What is left to an attacker is to measure the
 //! time of single requests to a nanosecond and to learn from it; against that chains are bounded
 //! (see `shard/index`).
 //!

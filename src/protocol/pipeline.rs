@@ -1,4 +1,4 @@
-//! Answers leave a connection in request order, even when the requests of one connection finish out of order.
+//! Keeps answers in request order when requests of one connection finish out of order.
 //!
 //! Most requests are answered in place and never come here. Once one is on its way to another
 //! core, everything behind it has to wait its turn: later answers that are already known are kept
