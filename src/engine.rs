@@ -17,13 +17,12 @@ use cluster::Links;
 
 use crate::cluster::coordinator::Asker;
 use crate::cluster::quorum::Consistency;
-use crate::config::ShardConfig;
 use crate::hash::{HashSecret, KeyHash, core_of};
 use crate::protocol::pipeline::{Claim, Pipeline};
 use crate::protocol::{Answer, Context, Decoder, NodeCommand, Output, Reply, Step, encode};
 use crate::request::{ItemRef, Operation, Request, Response};
+use crate::shard::ShardConfig;
 use crate::shard::{Shard, StageRefusal};
-use crate::stats::PrefixCounters;
 use crate::time::{Deadline, Instant};
 
 /// Requests parsed and prefetched together. Enough to hide memory latency, few enough that the
@@ -32,9 +31,11 @@ const BATCH: usize = 24;
 
 pub mod cluster;
 mod defer;
+mod prefixes;
 pub mod store;
 
 pub use defer::Awaited;
+pub use prefixes::{PREFIX_DELIMITER, PREFIXES_MAX, PrefixCounters};
 
 /// Takes requests for other cores.
 pub trait Outbox: Links {

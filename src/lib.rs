@@ -4,6 +4,7 @@
 //! `server` is a state machine over bytes, events and a given time: it owns no socket, clock,
 //! thread or task. `ARCHITECTURE.md` is the map. Modules are declared in dependency order.
 
+pub mod codec;
 pub mod config;
 pub mod hash;
 pub mod log_limiter;

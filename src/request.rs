@@ -293,7 +293,7 @@ pub enum Response<'s> {
     OverAllowance {
         /// Length of the value as it is now, in bytes.
         value_bytes: u32,
-        /// The request as the relay writes it, so that whoever asked need not have kept it. Empty
+        /// The request as the codec writes it, so that whoever asked need not have kept it. Empty
         /// where whoever asked still has it at hand.
         request: &'s [u8],
     },

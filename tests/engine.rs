@@ -7,11 +7,12 @@ use std::rc::Rc;
 
 use bumpalo::Bump;
 use proptest::prelude::*;
-use ringlane::config::ShardConfig;
+use ringlane::codec;
 use ringlane::engine::{BoundedOutput, Engine, EngineConfig, Outbox, Session, Stop};
 use ringlane::protocol::pipeline::Completion;
-use ringlane::protocol::{Context, Limits, Output, relay};
+use ringlane::protocol::{Context, Limits, Output};
 use ringlane::request::{ItemRef, Request, Response, Value};
+use ringlane::shard::ShardConfig;
 use ringlane::time::Instant;
 
 const NOW: Instant = Instant::from_millis(1_800_000_000_000);
@@ -52,8 +53,8 @@ impl ringlane::engine::cluster::Links for InTransit {
 
 impl Outbox for InTransit {
     fn send(&mut self, core: u32, sequence: u32, request: &Request<'_>) {
-        let mut bytes = vec![0; relay::encoded_request_bytes(request)];
-        relay::encode_request(request, &mut bytes);
+        let mut bytes = vec![0; codec::encoded_request_bytes(request)];
+        codec::encode_request(request, &mut bytes);
         self.0.push_back((core, sequence, bytes));
     }
 
@@ -133,7 +134,7 @@ impl Node {
         let core = self.in_transit.0[choice % self.in_transit.0.len()].0;
         let position = self.in_transit.0.iter().position(|(to, ..)| *to == core).expect("one is");
         let (core, sequence, bytes) = self.in_transit.0.remove(position).expect("found");
-        let request = relay::decode_request(&bytes).expect("well-formed");
+        let request = codec::decode_request(&bytes).expect("well-formed");
         let mut answer = Vec::new();
         self.engines[core as usize].serve(&[((), request)], NOW, |(), response| {
             let response = match *response {
@@ -142,10 +143,10 @@ impl Node {
                 }
                 response => response,
             };
-            answer = vec![0; relay::encoded_response_bytes(&response)];
-            relay::encode_response(&response, &mut answer);
+            answer = vec![0; codec::encoded_response_bytes(&response)];
+            codec::encode_response(&response, &mut answer);
         });
-        let response = relay::decode_response(&answer).expect("well-formed");
+        let response = codec::decode_response(&answer).expect("well-formed");
         let completion = Completion::Response(&response);
         self.session.pipeline.complete(sequence, completion, NOW, &mut self.out);
         self.engines[0].resume(&mut self.session, NOW, &mut self.out, &mut self.in_transit);

@@ -4,12 +4,12 @@
 #![allow(dead_code, reason = "each benchmark uses its part")]
 
 use bumpalo::Bump;
-use ringlane::config::ShardConfig;
 use ringlane::engine::{BoundedOutput, Engine, EngineConfig, Outbox, Session, Stop};
 use ringlane::hash::{HashSecret, KeyHash};
 use ringlane::protocol::binary::client::Frame;
 use ringlane::protocol::{Context, Limits, Output};
 use ringlane::request::{Get, ItemRef, Operation, Request, Store, Value};
+use ringlane::shard::ShardConfig;
 use ringlane::time::Instant;
 use std::rc::Rc;
 use std::sync::LazyLock;

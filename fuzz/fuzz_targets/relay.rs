@@ -3,7 +3,7 @@
 //! on.
 
 use libfuzzer_sys::fuzz_target;
-use ringlane::protocol::relay::{
+use ringlane::codec::{
     decode_request, decode_response, encode_request, encode_response, encoded_request_bytes,
     encoded_response_bytes,
 };

@@ -15,7 +15,7 @@ use ringlane::cluster::message::{Forward, Message, Messages, NodeMessage};
 use ringlane::cluster::quorum::Replication;
 use ringlane::cluster::ring::RingParameters;
 use ringlane::cluster::wire::{Reader, Writer};
-use ringlane::protocol::relay::decode_request;
+use ringlane::codec::decode_request;
 
 use crate::NOW;
 use crate::choices::Choices;

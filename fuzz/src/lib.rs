@@ -157,7 +157,7 @@ impl Connection {
 }
 
 fn relay_request(request: &Request<'_>) -> String {
-    use ringlane::protocol::relay::{decode_request, encode_request, encoded_request_bytes};
+    use ringlane::codec::{decode_request, encode_request, encoded_request_bytes};
     let mut message = vec![0; encoded_request_bytes(request)];
     encode_request(request, &mut message);
     format!("{:?}", decode_request(&message).expect("own encoding"))

@@ -2,11 +2,11 @@
 //! its bytes are split, although batches, hops to the other core and waiting answers do.
 
 use bumpalo::Bump;
-use ringlane::config::{Eviction, ShardConfig};
+use ringlane::shard::{Eviction, ShardConfig};
 use ringlane::engine::{BoundedOutput, Engine, EngineConfig, Outbox, Session, Stop};
 use ringlane::hash::HashSecret;
 use ringlane::protocol::pipeline::Completion;
-use ringlane::protocol::relay::{
+use ringlane::codec::{
     decode_request, decode_response, encode_request, encode_response, encoded_request_bytes,
     encoded_response_bytes,
 };

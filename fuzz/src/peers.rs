@@ -19,11 +19,11 @@ use ringlane::cluster::ring::{Place, RingHash, RingParameters};
 use ringlane::cluster::roster::{Change, Roster, Seat};
 use ringlane::cluster::version::Version;
 use ringlane::cluster::view::View;
-use ringlane::config::ShardConfig;
+use ringlane::shard::ShardConfig;
 use ringlane::engine::cluster::{Links, Taken};
 use ringlane::engine::{Engine, EngineConfig};
 use ringlane::hash::{HashSecret, KeyHash};
-use ringlane::protocol::relay::{
+use ringlane::codec::{
     encode_request, encode_response, encoded_request_bytes, encoded_response_bytes,
 };
 use ringlane::request::{

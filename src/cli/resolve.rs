@@ -4,11 +4,12 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use ringlane::config::{
     CONNECTION_MEMORY_BYTES, CONNECTIONS_MAX, CORE_CONNECTION_MEMORY_BYTES_MIN,
-    CORE_MEMORY_BYTES_MIN, Config, Eviction, LogLevel, MEMORY_BYTES, PORT, Permissions, Queues,
-    UnixSocket, size::Size,
+    CORE_MEMORY_BYTES_MIN, Config, LogLevel, MEMORY_BYTES, PORT, Permissions, Queues, UnixSocket,
+    size::Size,
 };
 use ringlane::server::host::HostFacts;
 use ringlane::server::preflight;
+use ringlane::shard::Eviction;
 
 use super::settings::Settings;
 use super::{CliError, cluster};

@@ -12,7 +12,8 @@ use std::time::Duration;
 use ringlane::cluster::ring::RingHash;
 use ringlane::config::cluster::{ListedMember, is_node_id};
 use ringlane::config::size::Size;
-use ringlane::config::{CORES_MAX, Eviction, LogLevel};
+use ringlane::config::{CORES_MAX, LogLevel};
+use ringlane::shard::Eviction;
 use serde::de::{Deserializer, Error, SeqAccess, Visitor};
 
 /// The sentence that refuses `value` for `setting`.

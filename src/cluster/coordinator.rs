@@ -54,8 +54,8 @@ use super::store::Store;
 use super::version::{Tie, Version, VersionClock};
 use super::view::{Fill, Placement, Source, View};
 use super::wire::Malformed;
+use crate::codec;
 use crate::hash::KeyHash;
-use crate::protocol::relay;
 use crate::request::{Request, Response};
 use crate::time::Instant;
 
@@ -127,9 +127,9 @@ pub trait Outside {
     /// Answers a client's request.
     fn answer(&mut self, asker: Asker, response: &Response<'_>);
 
-    /// Answers a client's request with a response as the relay writes it, which must be whole.
+    /// Answers a client's request with a response as the codec writes it, which must be whole.
     fn pass_on(&mut self, asker: Asker, response: &[u8]) {
-        self.answer(asker, &relay::decode_response(response).expect("whole"));
+        self.answer(asker, &codec::decode_response(response).expect("whole"));
     }
 
     /// All that became this core's own up to the roster of this epoch has arrived.
@@ -321,7 +321,7 @@ impl Coordinator {
         request: &Request<'_>,
         turn: &mut Turn<'_, S, O>,
     ) {
-        let bytes = relay::encoded_request_bytes(request);
+        let bytes = codec::encoded_request_bytes(request);
         if self.holds_too_much(bytes) {
             self.counters.busy += 1;
             return turn.outside.answer(asker, &Response::Busy);
@@ -339,7 +339,7 @@ impl Coordinator {
         operation.request.resize(bytes, 0);
         // Other nodes hash under secrets of their own, and this one's is none of their business.
         let untold = Request { hash: KeyHash::default(), ..*request };
-        relay::encode_request(&untold, &mut operation.request);
+        codec::encode_request(&untold, &mut operation.request);
         if self.settings.replication.replicas() > 1
             && !self.in_order.enter(Line::of(asker, self.hash(request.key)), id)
         {

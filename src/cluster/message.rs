@@ -17,7 +17,7 @@ use super::record::{Content, Live, Record};
 use super::ring::Place;
 use super::version::Version;
 use super::wire::{Malformed, Reader, Writer};
-use crate::protocol::relay;
+use crate::codec;
 use crate::request::{KEY_BYTES_MAX, Value};
 use crate::time::Deadline;
 
@@ -104,7 +104,7 @@ pub struct Forward<'b> {
     /// What the write must be newer than: a version under which the sender has begun it, and
     /// which some replicas may hold.
     pub after: Version,
-    /// The request, as the relay writes it.
+    /// The request, as the codec writes it.
     pub request: &'b [u8],
 }
 
@@ -185,7 +185,7 @@ pub enum Message<'b> {
         outcome: ForwardOutcome,
         /// The version it left behind or found.
         version: Version,
-        /// The response, as the relay writes it.
+        /// The response, as the codec writes it.
         response: &'b [u8],
     },
 }
@@ -348,7 +348,7 @@ impl<'b> Message<'b> {
     pub fn key_of(bytes: &'b [u8]) -> Option<&'b [u8]> {
         match *bytes.first()? {
             tag::FORWARD => {
-                let (key, _) = relay::decode_key(bytes.get(FORWARD_HEAD_BYTES..)?).ok()?;
+                let (key, _) = codec::decode_key(bytes.get(FORWARD_HEAD_BYTES..)?).ok()?;
                 Some(key)
             }
             tag::WRITE | tag::WRITE_GUARDED | tag::READ | tag::FETCH | tag::MERGE => {

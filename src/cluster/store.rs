@@ -64,7 +64,7 @@ pub trait Store {
     );
 
     /// Performs a client's request, whose hash is this node's, on the key's record and appends the
-    /// response as the relay writes it. If the request changes the record, it gets `version`, which
+    /// response as the codec writes it. If the request changes the record, it gets `version`, which
     /// is newer than the one there and than every flush, whatever token the client asks for; a
     /// deletion leaves a tombstone, also one that a refused store or a deadline in the past brings.
     fn execute(

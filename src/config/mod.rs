@@ -14,6 +14,8 @@ use std::time::Duration;
 pub mod cluster;
 pub mod size;
 
+use crate::protocol::Limits;
+use crate::shard::{Eviction, ShardConfig};
 pub use cluster::ClusterConfig;
 use size::Size;
 
@@ -163,6 +165,7 @@ pub struct Queues {
 
 impl Default for Queues {
     fn default() -> Self {
+        let limits = Limits::default();
         Self {
             mesh_ring_bytes: 256 << 10,
             receive_buffers: 256,
@@ -170,9 +173,9 @@ impl Default for Queues {
             output_bytes_max: 256 << 10,
             pipeline_bytes_max: 1 << 20,
             pipeline_depth_max: 1024,
-            line_bytes_max: 2048,
-            multiget_line_bytes_max: 8 << 20,
-            body_bytes_streamed: 16 << 10,
+            line_bytes_max: limits.line_bytes_max as u32,
+            multiget_line_bytes_max: limits.multiget_line_bytes_max as u32,
+            body_bytes_streamed: limits.body_bytes_streamed,
         }
     }
 }
@@ -200,7 +203,7 @@ impl Default for Config {
             cpus: vec![0],
             memory_bytes: MEMORY_BYTES,
             lock_memory: false,
-            item_bytes_max: MIB as u32,
+            item_bytes_max: Limits::default().item_bytes_max,
             eviction: Eviction::Lru,
             default_ttl: None,
             connections_max: CONNECTIONS_MAX,
@@ -252,6 +255,16 @@ impl Config {
             memory_bytes: self.memory_bytes / self.core_count() as u64,
             item_bytes_max: self.item_bytes_max,
             eviction: self.eviction,
+        }
+    }
+
+    /// What decoders accept.
+    pub fn limits(&self) -> Limits {
+        Limits {
+            item_bytes_max: self.item_bytes_max,
+            line_bytes_max: self.queues.line_bytes_max as usize,
+            multiget_line_bytes_max: self.queues.multiget_line_bytes_max as usize,
+            body_bytes_streamed: self.queues.body_bytes_streamed,
         }
     }
 
@@ -464,63 +477,6 @@ impl LogLevel {
     /// Its name.
     pub fn name(self) -> &'static str {
         Self::NAMES[self as usize].0
-    }
-}
-
-/// Which item makes room when memory is full.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Eviction {
-    /// The least recently used of its slab class.
-    #[default]
-    Lru,
-    /// Nothing is evicted; writes that need memory are answered with out-of-memory errors.
-    None,
-    /// The one stored longest ago, used or not.
-    Fifo,
-    /// Any.
-    Random,
-    /// The one with the nearest deadline; those without one last.
-    Ttl,
-    /// The least frequently used, uses of long ago counting less.
-    Lfu,
-    /// One nobody asked for again soon after it was stored, and otherwise one not used lately
-    /// (S3-FIFO).
-    S3Fifo,
-}
-
-impl Eviction {
-    /// Every policy that exists, with its name.
-    pub const NAMES: [(&str, Eviction); 7] = [
-        ("lru", Eviction::Lru),
-        ("none", Eviction::None),
-        ("fifo", Eviction::Fifo),
-        ("random", Eviction::Random),
-        ("ttl", Eviction::Ttl),
-        ("lfu", Eviction::Lfu),
-        ("s3fifo", Eviction::S3Fifo),
-    ];
-
-    /// Its name.
-    pub fn name(self) -> &'static str {
-        Self::NAMES[self as usize].0
-    }
-}
-
-/// Settings of one shard.
-#[derive(Clone, Debug)]
-pub struct ShardConfig {
-    /// Memory for items and index together, in bytes. The shard never uses more.
-    pub memory_bytes: u64,
-    /// Size limit of one item as memcached counts it: key, value and about 50 bytes.
-    pub item_bytes_max: u32,
-    /// Which item makes room when memory is full.
-    pub eviction: Eviction,
-}
-
-impl ShardConfig {
-    /// The smallest sensible shard: a few pages, so that tests meet every limit soon.
-    pub fn tiny() -> Self {
-        Self { memory_bytes: 1 << 20, item_bytes_max: 64 << 10, eviction: Eviction::Lru }
     }
 }
 

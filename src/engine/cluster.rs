@@ -20,8 +20,9 @@ use crate::cluster::quorum::Consistency;
 use crate::cluster::record::Lifetimes;
 use crate::cluster::ring::Place;
 use crate::cluster::version::Version;
+use crate::codec;
+use crate::protocol::binary;
 use crate::protocol::pipeline::Pipeline;
-use crate::protocol::{binary, relay};
 use crate::request::{Allowance, Request, Response};
 use crate::time::Instant;
 
@@ -98,9 +99,9 @@ impl<L: Links + ?Sized> Outside for Hands<'_, L> {
 
     fn answer(&mut self, asker: Asker, response: &Response<'_>) {
         let start = self.answers.bytes.len();
-        let bytes = relay::encoded_response_bytes(response);
+        let bytes = codec::encoded_response_bytes(response);
         self.answers.bytes.resize(start + bytes, 0);
-        relay::encode_response(response, &mut self.answers.bytes[start..]);
+        codec::encode_response(response, &mut self.answers.bytes[start..]);
         self.answers.list.push((asker, bytes));
     }
 
@@ -348,7 +349,7 @@ impl Engine {
         for (asker, bytes) in answers.list.drain(..) {
             let (response, after) = rest.split_at(bytes);
             rest = after;
-            match &mut relay::decode_response(response) {
+            match &mut codec::decode_response(response) {
                 Ok(response) => {
                     if *hides_cas {
                         response.hide_cas();

@@ -3,10 +3,11 @@
 
 use super::cluster::Taken;
 use super::{BoundedOutput, Engine, Outbox, Session, write_answer};
+use crate::codec;
+use crate::protocol::Reply;
 use crate::protocol::pipeline::{
     ALLOWANCE_BYTES_MIN, Allowed, Claim, Completion, Deferred, Pipeline,
 };
-use crate::protocol::{Reply, relay};
 use crate::request::{Allowance, Operation, Request, Response};
 use crate::time::Instant;
 
@@ -96,7 +97,7 @@ impl Engine {
                 break;
             }
             let deferred = pipeline.deferred(position);
-            let request = relay::decode_request(&deferred.request).expect("encoded by a core");
+            let request = codec::decode_request(&deferred.request).expect("encoded by a core");
             let owner = self.owner(&request);
             let is_read = matches!(request.operation, Operation::Get(_));
             let is_due = position == 0 || deferred.form().may_overtake();
@@ -135,7 +136,7 @@ impl Engine {
             }
             let limited = is_read && allowed.bytes < self.config.shard.item_bytes_max;
             let (sequence, deferred) = pipeline.undefer(position, allowed, limited);
-            let request = relay::decode_request(&deferred.request).expect("decoded above");
+            let request = codec::decode_request(&deferred.request).expect("decoded above");
             let allowance = if limited { Allowance(allowed.bytes) } else { Allowance::FULL };
             let consistency = deferred.form().consistency().into();
             outbox.send_with(owner, sequence, consistency, &request.with_allowance(allowance));
@@ -154,7 +155,7 @@ impl Engine {
         out: &mut impl BoundedOutput,
         outbox: &mut impl Outbox,
     ) {
-        let request = relay::decode_request(&deferred.request).expect("encoded by this core");
+        let request = codec::decode_request(&deferred.request).expect("encoded by this core");
         let request = &request.with_allowance(Allowance::FULL);
         let response = if self.membership.is_none() {
             let mut response = self.shard.execute(request, now);
@@ -182,8 +183,8 @@ pub(super) fn defer(
     value_bytes: Option<u32>,
     pipeline: &mut Pipeline,
 ) {
-    let mut message = vec![0; relay::encoded_request_bytes(request)];
-    relay::encode_request(request, &mut message);
+    let mut message = vec![0; codec::encoded_request_bytes(request)];
+    codec::encode_request(request, &mut message);
     let changes = request.operation.may_change();
     pipeline.defer(reply, (request.hash, changes), value_bytes, message);
 }

@@ -3,8 +3,8 @@
 use crate::cluster::record::{Content, Lifetimes, Live, Record};
 use crate::cluster::store::{Merged, Scanned, Store};
 use crate::cluster::version::Version;
+use crate::codec;
 use crate::hash::KeyHash;
-use crate::protocol::relay;
 use crate::request::{Request, Response};
 use crate::shard::{Keeping, Kept, KeptItem, NotKept, Shard};
 use crate::time::Instant;
@@ -126,8 +126,8 @@ impl Store for ShardStore<'_> {
         debug_assert_eq!(request.hash, self.hash(request.key), "another node has another seed");
         let answer = self.shard.execute_as(request, version.0, now);
         let start = response.len();
-        response.resize(start + relay::encoded_response_bytes(&answer), 0);
-        relay::encode_response(&answer, &mut response[start..]);
+        response.resize(start + codec::encoded_response_bytes(&answer), 0);
+        codec::encode_response(&answer, &mut response[start..]);
     }
 
     fn scan(

@@ -10,7 +10,6 @@
 
 use bumpalo::Bump;
 
-use crate::config::Config;
 use crate::hash::HashSecret;
 use crate::request::{ItemRef, Request, Response, Value};
 use crate::time::Instant;
@@ -20,7 +19,6 @@ pub mod classic;
 pub mod meta;
 pub mod node;
 pub mod pipeline;
-pub mod relay;
 pub mod text;
 
 #[cfg(test)]
@@ -76,17 +74,11 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self::from(&Config::default())
-    }
-}
-
-impl From<&Config> for Limits {
-    fn from(config: &Config) -> Self {
         Self {
-            item_bytes_max: config.item_bytes_max,
-            line_bytes_max: config.queues.line_bytes_max as usize,
-            multiget_line_bytes_max: config.queues.multiget_line_bytes_max as usize,
-            body_bytes_streamed: config.queues.body_bytes_streamed,
+            item_bytes_max: 1 << 20,
+            line_bytes_max: 2048,
+            multiget_line_bytes_max: 8 << 20,
+            body_bytes_streamed: 16 << 10,
         }
     }
 }

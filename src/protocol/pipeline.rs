@@ -176,7 +176,7 @@ enum State {
 pub struct Deferred {
     form: ReplyForm,
     key_bytes: u8,
-    /// The request as the relay writes it.
+    /// The request as the codec writes it.
     pub request: Vec<u8>,
     /// Length of the value that it asks for, in bytes; `None` if that is not known.
     pub value_bytes: Option<u32>,
@@ -369,7 +369,7 @@ impl Pipeline {
     }
 
     /// Adds a request that is to be made later: a read whose value has `value_bytes` bytes, or one
-    /// that must not overtake one before it. `write` appends it as the relay writes it.
+    /// that must not overtake one before it. `write` appends it as the codec writes it.
     #[cold]
     pub fn defer(
         &mut self,

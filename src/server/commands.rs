@@ -11,6 +11,7 @@ use super::listener::Listener;
 use super::mesh::Mesh;
 use super::net_ring::Token;
 use super::{process, topology};
+use crate::engine::PrefixCounters;
 use crate::protocol::binary::encode_topology;
 use crate::protocol::node::{Classes, NodeAnswer, NodeCommand};
 use crate::protocol::pipeline::Completion;
@@ -21,8 +22,7 @@ use crate::protocol::{
 use crate::request::Hit;
 use crate::shard::{ReassignOutcome, ScanCursor};
 use crate::stats::{
-    Address, ConnectionState, ConnectionStats, CoreClusterStats, CoreStats, PrefixCounters,
-    Snapshot, Topic,
+    Address, ConnectionState, ConnectionStats, CoreClusterStats, CoreStats, Snapshot, Topic,
 };
 
 /// Items that a core lists before it goes on serving.

@@ -335,7 +335,7 @@ const BUFFER_STEP_BYTES: usize = 32 << 10;
 /// A store whose long value is arriving piece by piece.
 #[derive(Debug)]
 pub struct Arriving {
-    /// The request in the relay's form, with an empty value.
+    /// The request in the codec's form, with an empty value.
     pub request: Vec<u8>,
     /// Its place in the pipeline.
     pub sequence: u32,

@@ -6,10 +6,11 @@
 
 use std::os::fd::OwnedFd;
 
+use crate::engine::PrefixCounters;
 use crate::protocol::node::Classes;
 use crate::protocol::text::Dump;
 use crate::shard::{ReassignOutcome, ScanCursor};
-use crate::stats::{ConnectionStats, CoreStats, PrefixCounters};
+use crate::stats::{ConnectionStats, CoreStats};
 use crate::time::Instant;
 
 /// A message from one core to another.

@@ -104,7 +104,7 @@ impl Core {
         let now = node.clock.now();
         Self {
             engine,
-            limits: Rc::new(Limits::from(&node.config)),
+            limits: Rc::new(node.config.limits()),
             memory: ConnectionMemory::new(
                 (node.config.connection_memory_bytes / node.config.core_count() as u64) as usize,
                 node.config.queues.output_bytes_max as usize,

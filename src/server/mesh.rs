@@ -23,9 +23,9 @@ use rtrb::{Consumer, Producer, RingBuffer};
 use super::control::Control;
 use super::core_state::asker;
 use crate::cluster::quorum::Consistency;
+use crate::codec;
 use crate::engine::Engine;
 use crate::engine::cluster::{Links, Taken};
-use crate::protocol::relay;
 use crate::request::{Get, Operation, Request, Response};
 use crate::time::Instant;
 
@@ -127,10 +127,10 @@ impl Mesh {
     /// Collects a request for the core that owns its key.
     #[inline]
     pub fn request(&mut self, core: u32, to: Return, request: &Request<'_>) {
-        let bytes = relay::encoded_request_bytes(request);
+        let bytes = codec::encoded_request_bytes(request);
         let limit = self.staged_bytes_max;
         let sender = &mut self.peer(core).requests_out;
-        sender.stage(to, bytes, |place| relay::encode_request(request, place));
+        sender.stage(to, bytes, |place| codec::encode_request(request, place));
         self.full |= sender.staged_bytes() > limit;
     }
 
@@ -227,7 +227,7 @@ impl Mesh {
                 while !hashes.is_full()
                     && let Some((_, body, end)) = message(bytes, at)
                 {
-                    let (key, hash) = relay::decode_key(body).expect(MALFORMED);
+                    let (key, hash) = codec::decode_key(body).expect(MALFORMED);
                     keys.push(key);
                     hashes.push(hash);
                     at = end;
@@ -238,7 +238,7 @@ impl Mesh {
                 let mut at = start;
                 for place in places {
                     let (to, body, end) = message(bytes, at).expect(MALFORMED);
-                    let request = &relay::decode_request(body).expect(MALFORMED);
+                    let request = &codec::decode_request(body).expect(MALFORMED);
                     let (to, consistency) = without_consistency(to);
                     let asker = || asker(core, to);
                     let taken = engine.request(asker, consistency, (place, request), now, links);
@@ -271,7 +271,7 @@ impl Mesh {
                 let (bytes, mut at) = peer.answers_in.in_hand();
                 while let Some((to, body, end)) = message(bytes, at) {
                     taken += 1;
-                    match &relay::decode_response(body) {
+                    match &codec::decode_response(body) {
                         Ok(response) => take(to, response),
                         Err(error) => panic!("{MALFORMED}: {error:?}"),
                     }
@@ -324,11 +324,11 @@ fn serve_batch(peer: &mut Peer, engine: &mut Engine, now: Instant) -> usize {
     while !batch.is_full()
         && let Some((to, body, end)) = message(bytes, at)
     {
-        if let Some((key, hash, allowance)) = relay::decode_plain_get(body) {
+        if let Some((key, hash, allowance)) = codec::decode_plain_get(body) {
             let operation = Operation::Get(Get { allowance, ..Get::default() });
             batch.push((to, Request { key, hash, operation }));
         } else {
-            batch.push((to, relay::decode_request(body).expect(MALFORMED)));
+            batch.push((to, codec::decode_request(body).expect(MALFORMED)));
         }
         at = end;
     }
@@ -359,8 +359,8 @@ fn stage_answer<'b>(
         }
         _ => response,
     };
-    let bytes = relay::encoded_response_bytes(response);
-    answers_out.stage(to, bytes, |place| relay::encode_response(response, place));
+    let bytes = codec::encoded_response_bytes(response);
+    answers_out.stage(to, bytes, |place| codec::encode_response(response, place));
 }
 
 /// The body of the message that comes `count` messages behind the one at `start`.

@@ -13,9 +13,9 @@ use glommio::{GlommioError, LocalExecutorBuilder, Placement};
 use crate::cluster::coordinator::Coordinator;
 use crate::cluster::identity::NodeKey;
 use crate::config::Config;
+use crate::engine::PrefixCounters;
 use crate::engine::{Engine, EngineConfig};
 use crate::hash::HashSecret;
-use crate::stats::PrefixCounters;
 
 mod admin;
 mod adopt;

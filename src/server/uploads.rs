@@ -11,10 +11,11 @@ use super::connection_memory::UNCOUNTED_BYTES;
 use super::core_state::{Ways, assert_spans_free};
 use super::mesh::{self, Return};
 use crate::cluster::quorum::Consistency;
+use crate::codec;
 use crate::engine::Engine;
 use crate::engine::cluster::Taken;
+use crate::protocol::Reply;
 use crate::protocol::pipeline::Completion;
-use crate::protocol::{Reply, relay};
 use crate::request::{Body, Operation, Request};
 use crate::server::core_state::asker;
 use crate::time::Instant;
@@ -50,8 +51,8 @@ pub fn begin(
     } else {
         Place::Buffer(Vec::new())
     };
-    let mut head = vec![0; relay::encoded_request_bytes(request)];
-    relay::encode_request(request, &mut head);
+    let mut head = vec![0; codec::encoded_request_bytes(request)];
+    codec::encode_request(request, &mut head);
     connection.arriving = Some(Box::new(Arriving {
         request: head,
         sequence,
@@ -85,7 +86,7 @@ pub fn finish(
     match &arrived.place {
         Place::Item(staged, spans) => {
             assert_spans_free(engine, spans);
-            let mut request = relay::decode_request(&arrived.request).expect(OWN);
+            let mut request = codec::decode_request(&arrived.request).expect(OWN);
             let Operation::Store(store) = &mut request.operation else { unreachable!("{OWN}") };
             store.value = Body::Staged(*staged);
             let response = engine.store_staged(&request, now);
@@ -135,7 +136,7 @@ fn hand_over(
 ) {
     let Connection { session, out, token, .. } = connection;
     let Arriving { request, sequence, consistency, .. } = arrived;
-    let mut request = relay::decode_request(request).expect(OWN);
+    let mut request = codec::decode_request(request).expect(OWN);
     let Operation::Store(store) = &mut request.operation else { unreachable!("{OWN}") };
     store.value = value;
     let (owner, core) = (engine.owner(&request), engine.config().core);

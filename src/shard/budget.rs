@@ -1,9 +1,9 @@
 //! Promises about bytes and time, checked: memory per item, prompt expiry, bounded steps.
 
 use super::*;
-use crate::config::Eviction;
 use crate::hash::HashSecret;
 use crate::request::{Get, Store};
+use crate::shard::Eviction;
 use std::rc::Rc;
 use std::time::Duration;
 

@@ -92,9 +92,9 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::config::{Eviction, ShardConfig};
     use crate::hash::HashSecret;
     use crate::request::{Body, Get, Operation, Request, Response, Store};
+    use crate::shard::{Eviction, ShardConfig};
     use crate::time::{Deadline, Instant};
 
     const NOW: Instant = Instant::from_millis(1_700_000_000_000);

@@ -14,6 +14,7 @@ pub mod counters;
 mod arithmetic;
 mod classes;
 mod clear;
+mod config;
 mod deadline;
 mod delete;
 mod eviction;
@@ -36,6 +37,7 @@ mod tombstone;
 mod ttl_wheel;
 mod value;
 
+pub use config::{Eviction, ShardConfig};
 pub use pages::ReassignOutcome;
 pub use record::{Kept, KeptItem, NotKept};
 pub use staging::StageRefusal;
@@ -44,7 +46,6 @@ pub use tombstone::Keeping;
 
 use std::rc::Rc;
 
-use crate::config::ShardConfig;
 use crate::hash::{HashSecret, KeyHash};
 use crate::prefetch::prefetch;
 use crate::request::{Chained, Hit, ItemRef, Marks, Operation, Request, Response, Span, Value};

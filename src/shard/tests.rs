@@ -240,7 +240,7 @@ fn keys_of_one_hash_take_each_others_places_in_a_chain_of_bounded_length() {
 
 #[test]
 fn where_nothing_may_be_evicted_a_full_chain_refuses() {
-    let config = ShardConfig { eviction: crate::config::Eviction::None, ..ShardConfig::tiny() };
+    let config = ShardConfig { eviction: crate::shard::Eviction::None, ..ShardConfig::tiny() };
     let mut bench = Bench::of(&config, colliding());
     for i in 0..80 {
         bench.set(&format!("key:{i:03}"), "v");

@@ -22,13 +22,11 @@ mod connections;
 mod cores;
 mod general;
 pub mod json;
-mod prefixes;
 pub mod prometheus;
 mod settings;
 
 pub use cluster::{ClusterView, CoreClusterStats, SeatView};
 pub use connections::{Address, ConnectionState, ConnectionStats};
-pub use prefixes::{PREFIX_DELIMITER, PREFIXES_MAX, PrefixCounters};
 
 counters! {
     /// What has happened to one core's connections since the start or since `stats reset`.

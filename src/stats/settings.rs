@@ -2,8 +2,9 @@
 
 use std::fmt::{self, Write};
 
-use super::{Emit, PREFIX_DELIMITER, Snapshot, emit};
-use crate::config::Eviction;
+use super::{Emit, Snapshot, emit};
+use crate::engine::PREFIX_DELIMITER;
+use crate::shard::Eviction;
 
 /// Renders all settings. What has no meaning here has the value that says it is off.
 pub fn render(snapshot: &Snapshot<'_>, emit: Emit<'_>) {

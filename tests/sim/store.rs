@@ -4,10 +4,10 @@
 use ringlane::cluster::record::{Content, Lifetimes, Live, Record};
 use ringlane::cluster::store::{MapStore, Merged, Scanned, Store};
 use ringlane::cluster::version::Version;
-use ringlane::config::ShardConfig;
 use ringlane::engine::store::{ShardStore, keep_records};
 use ringlane::hash::HashSecret;
 use ringlane::request::Request;
+use ringlane::shard::ShardConfig;
 use ringlane::shard::{Kept, KeptItem, Shard};
 use ringlane::time::Instant;
 use std::rc::Rc;

@@ -164,7 +164,7 @@ impl Coordinator {
         self.leave_line(asker, key);
     }
 
-    /// As [`Coordinator::tell`], with a response as the relay writes it.
+    /// As [`Coordinator::tell`], with a response as the codec writes it.
     pub(super) fn pass_on<S: Store, O: Outside>(
         &mut self,
         asker: Asker,

@@ -148,9 +148,9 @@ pub(super) struct Operation {
     /// Fetching: fillings up to this epoch are dealt with.
     pub fetched_epoch: u64,
     pub key: Vec<u8>,
-    /// The request as the relay writes it, or the message that waits.
+    /// The request as the codec writes it, or the message that waits.
     pub request: Vec<u8>,
-    /// The response as the relay writes it.
+    /// The response as the codec writes it.
     pub response: Vec<u8>,
     /// What a guarded write replaced here.
     pub prior: RecordBuf,

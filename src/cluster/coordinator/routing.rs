@@ -239,7 +239,7 @@ impl Coordinator {
             self.hot_keys.forget(&operation.key);
         }
         match outcome {
-            ForwardOutcome::Answered => match relay::decode_response(bytes) {
+            ForwardOutcome::Answered => match codec::decode_response(bytes) {
                 // No allowance was given.
                 Ok(Response::OverAllowance { .. }) | Err(_) => {
                     self.counters.malformed += 1;
@@ -299,7 +299,7 @@ impl Coordinator {
             return self.reply_not_begun(from, asked, turn);
         }
         let alone = self.keeps_alone(forward.place);
-        match &mut relay::decode_request(forward.request) {
+        match &mut codec::decode_request(forward.request) {
             Ok(request) if !is_sendable(&request.operation) => {
                 self.reply_not_begun(from, asked, turn);
             }

@@ -161,8 +161,8 @@ impl Bench {
             hash: KeyHash::of(b"k", &HashSecret::of_seed(7)),
             operation: command,
         };
-        let mut bytes = vec![0; relay::encoded_request_bytes(&request)];
-        relay::encode_request(&request, &mut bytes);
+        let mut bytes = vec![0; codec::encoded_request_bytes(&request)];
+        codec::encode_request(&request, &mut bytes);
         let said = self.hear(&Message::Forward(Forward {
             operation: OperationId(9),
             stamp,
@@ -270,11 +270,11 @@ fn what_a_node_keeps_alone_is_answered_to_others_at_once_and_only_in_the_same_vi
     assert_eq!(bench.forwarded(stamp ^ 1, set(b"v")).0, ForwardOutcome::NotBegun);
     let (outcome, response) = bench.forwarded(stamp, get());
     assert_eq!(outcome, ForwardOutcome::Answered);
-    assert!(matches!(relay::decode_response(&response), Ok(Response::Miss)));
+    assert!(matches!(codec::decode_response(&response), Ok(Response::Miss)));
     let (_, response) = bench.forwarded(stamp, set(b"v"));
-    assert!(matches!(relay::decode_response(&response), Ok(Response::Stored { .. })));
+    assert!(matches!(codec::decode_response(&response), Ok(Response::Stored { .. })));
     let (_, response) = bench.forwarded(stamp, get());
-    let Ok(Response::Hit(hit)) = relay::decode_response(&response) else { panic!("no hit") };
+    let Ok(Response::Hit(hit)) = codec::decode_response(&response) else { panic!("no hit") };
     assert_eq!(hit.value.to_vec(), b"v");
     assert_eq!(Version(hit.cas).instant(), NOW, "it has a version of the cluster");
     assert_eq!(bench.coordinator.operations(), 0);
@@ -300,7 +300,7 @@ fn a_forwarded_request_says_nothing_of_the_secret_hash() {
     for command in [get(), set(b"v")] {
         let said = bench.ask(1, 0, &key, command);
         let Message::Forward(forward) = said.first() else { panic!("{:?}", said.first()) };
-        let told = relay::decode_request(forward.request).expect("whole");
+        let told = codec::decode_request(forward.request).expect("whole");
         assert_eq!((told.key, told.hash), (key.as_bytes(), KeyHash::default()));
     }
 }
@@ -314,8 +314,8 @@ fn no_copy_of_a_hot_key_outlives_a_write_that_was_acknowledged_here() {
         other => panic!("{other:?}"),
     };
     let answer = |bench: &mut Bench, operation, response: &Response<'_>| {
-        let mut bytes = vec![0; relay::encoded_response_bytes(response)];
-        relay::encode_response(response, &mut bytes);
+        let mut bytes = vec![0; codec::encoded_response_bytes(response)];
+        codec::encode_response(response, &mut bytes);
         let (outcome, version) = (ForwardOutcome::Answered, Version::NONE);
         let response = &bytes[..];
         bench.hear(&Message::ForwardReply { operation, outcome, version, response })

@@ -32,7 +32,7 @@ impl Coordinator {
             return self.congest(id, operation, peer);
         }
         // In its place: moved right after it was written it would wait for the processor's stores.
-        let mut decoded = relay::decode_request(&operation.request);
+        let mut decoded = codec::decode_request(&operation.request);
         let request = decoded.as_mut().expect("checked at first");
         request.hash = self.hash(request.key);
         self.show(request.key);
@@ -400,6 +400,6 @@ impl Coordinator {
 fn is_refused_set(command: &Command<'_>, response: &[u8]) -> bool {
     let removes = matches!(command, Command::Store(store) if store.refusal_removes);
     let refused =
-        matches!(relay::decode_response(response), Ok(Response::TooLarge | Response::OutOfMemory));
+        matches!(codec::decode_response(response), Ok(Response::TooLarge | Response::OutOfMemory));
     removes && refused
 }

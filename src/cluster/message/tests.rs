@@ -133,8 +133,8 @@ fn the_key_to_fetch_from_memory_is_that_of_the_message() {
     };
     let delete = Request { operation: Operation::Delete(Delete::default()), ..get };
     let forward = |request: &Request<'_>| {
-        let mut bytes = vec![0; relay::encoded_request_bytes(request)];
-        relay::encode_request(request, &mut bytes);
+        let mut bytes = vec![0; codec::encoded_request_bytes(request)];
+        codec::encode_request(request, &mut bytes);
         let mut message = Vec::new();
         Message::Forward(Forward {
             operation: OperationId(1),

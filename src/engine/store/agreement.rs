@@ -13,13 +13,13 @@ use super::{ShardStore, keep_records};
 use crate::cluster::record::{Content, Lifetimes, Live, Record, RecordBuf};
 use crate::cluster::store::{MapStore, Store};
 use crate::cluster::version::Version;
-use crate::config::{Eviction, ShardConfig};
-use crate::protocol::relay;
+use crate::codec;
 use crate::request::{
     Arithmetic, Body, Delete, Get, Marks, Operation, Request, Response, Store as Write, StoreMode,
     Value, Vivify,
 };
 use crate::shard::Shard;
+use crate::shard::{Eviction, ShardConfig};
 use crate::time::{Deadline, Instant};
 
 const START: u64 = 1_700_000_000_000;
@@ -416,7 +416,7 @@ fn assert_same(key: &[u8], here: Option<RecordBuf>, there: Option<RecordBuf>) {
 
 /// A response without what the naive store does not know.
 fn shown(response: &[u8]) -> String {
-    let mut response = relay::decode_response(response).expect("it was encoded just now");
+    let mut response = codec::decode_response(response).expect("it was encoded just now");
     if let Response::Hit(hit) = &mut response {
         hit.idle_seconds = 0;
         hit.class = 0;

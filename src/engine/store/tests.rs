@@ -8,12 +8,12 @@ use super::{ShardStore, keep_records};
 use crate::cluster::record::{Content, Lifetimes, Live, Record, RecordBuf};
 use crate::cluster::store::{Merged, Store};
 use crate::cluster::version::Version;
-use crate::config::{Eviction, ShardConfig};
 use crate::request::{
     Arithmetic, Body, Delete, Get, Operation, Purpose, Request, Response, Store as Write,
     StoreMode, Value, Vivify,
 };
 use crate::shard::Shard;
+use crate::shard::{Eviction, ShardConfig};
 use crate::time::{Deadline, Instant};
 
 const START: Instant = Instant::from_millis(1_700_000_000_000);
@@ -592,7 +592,7 @@ fn a_response_is_appended_to_what_is_there() {
     let (now, mut response) = (bench.now, b"before".to_vec());
     bench.store().execute(&request, v(2), now, &mut response);
     assert!(response.starts_with(b"before"));
-    let answer = crate::protocol::relay::decode_response(&response[6..]);
+    let answer = crate::codec::decode_response(&response[6..]);
     assert!(matches!(answer, Ok(Response::Hit(hit)) if hit.value.to_vec() == b"x"));
 }
 

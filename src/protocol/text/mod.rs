@@ -17,21 +17,21 @@ use super::{Answer, Context, Reply, ReplyForm, Step, meta};
 use crate::request::{Get, KEY_BYTES_MAX};
 
 mod admin;
+mod dump;
 pub(super) mod encode;
 mod error;
 mod keyed;
 pub(super) mod line;
 pub(super) mod numbers;
 mod retrieval;
-mod stats;
 pub(super) mod storage;
 
 pub use admin::encode_node;
+pub use dump::Dump;
 pub use encode::encode;
 pub use error::TextError;
 use line::{Line, Tokens};
 use retrieval::{Checked, Multiget};
-pub use stats::{Dump, encode_stats, stat_line};
 
 /// How the answer to a classic text command is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,10 +4,10 @@
 //! `docs/performance.md` says.
 
 use super::quality::Zipf;
-use crate::config::{Eviction, ShardConfig};
 use crate::hash::{HashSecret, KeyHash};
 use crate::request::{Get, Operation, Request, Response, Store};
 use crate::shard::Shard;
+use crate::shard::{Eviction, ShardConfig};
 use crate::time::Instant;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::rc::Rc;

@@ -26,9 +26,9 @@ use super::item::{self, Head, Kind};
 use super::slab::Slab;
 use super::staging::Pins;
 use super::ttl_wheel::TtlWheel;
-use crate::config::Eviction;
 use crate::hash::HashSecret;
 use crate::request::ItemRef;
+use crate::shard::Eviction;
 use crate::time::Instant;
 
 /// The chosen policy.

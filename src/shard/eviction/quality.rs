@@ -3,10 +3,10 @@
 //! The exact cache gets the capacity that the shard turned out to have, in items; both then serve
 //! the same trace (read, and store on a miss), and hit ratios are taken over its second half.
 
-use crate::config::{Eviction, ShardConfig};
 use crate::hash::{HashSecret, KeyHash};
 use crate::request::{Get, Operation, Request, Response, Store};
 use crate::shard::Shard;
+use crate::shard::{Eviction, ShardConfig};
 use crate::time::{Deadline, Instant};
 use std::rc::Rc;
 

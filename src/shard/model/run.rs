@@ -1,13 +1,13 @@
 //! Drives a shard and the model with the same operations, read from arbitrary bytes.
 
 use super::{Answer, Cas, Model};
-use crate::config::{Eviction, ShardConfig};
 use crate::hash::{HashSecret, KeyHash};
 use crate::request::{
     Arithmetic, Body, Delete, Get, ItemRef, Operation, Purpose, Request, Response, Store,
     StoreMode, Vivify,
 };
 use crate::shard::counters::Counters;
+use crate::shard::{Eviction, ShardConfig};
 use crate::shard::{ScanCursor, Shard, StageRefusal};
 use crate::time::{Deadline, Instant};
 use std::collections::HashMap;

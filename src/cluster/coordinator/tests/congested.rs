@@ -128,8 +128,8 @@ fn a_long_answer_waits_for_room_and_a_short_one_does_not() {
         let key = key.as_bytes();
         let hash = KeyHash::of(key, &HashSecret::of_seed(7));
         let request = Request { key, hash, operation: get() };
-        let mut bytes = vec![0; relay::encoded_request_bytes(&request)];
-        relay::encode_request(&request, &mut bytes);
+        let mut bytes = vec![0; codec::encoded_request_bytes(&request)];
+        codec::encode_request(&request, &mut bytes);
         bench.hear(&Message::Forward(Forward {
             operation: OperationId(9),
             stamp,

@@ -2,7 +2,7 @@
 
 use super::super::super::record::{Content, Live, Record, RecordBuf};
 use super::super::super::version::Version;
-use crate::protocol::relay;
+use crate::codec;
 use crate::request::{
     Arithmetic, Body, Delete, Get, Hit, Marks, Number, Operation, Request, Response, Store,
     StoreMode, Value,
@@ -49,8 +49,8 @@ fn binary_key(set: bool) -> u8 {
 impl Act<'_> {
     fn answer(&mut self, response: &Response<'_>) {
         let start = self.response.len();
-        self.response.resize(start + relay::encoded_response_bytes(response), 0);
-        relay::encode_response(response, &mut self.response[start..]);
+        self.response.resize(start + codec::encoded_response_bytes(response), 0);
+        codec::encode_response(response, &mut self.response[start..]);
     }
 
     fn change(&mut self, live: Live<'_>) {

@@ -1,6 +1,6 @@
 //! The answer of the core that owned the key.
 
-use super::RelayError;
+use super::CodecError;
 use super::bytes::{Reader, Writer, bit8, optional};
 use crate::request::{Hit, KEY_BYTES_MAX, Marks, Number, Response, Value};
 
@@ -159,7 +159,7 @@ fn write_number(number: &Number<'_>, writer: &mut Writer<'_>) {
 
 /// Reads the response that [`encode_response`] wrote; `message` is the whole of it and no more.
 #[inline]
-pub fn decode_response(message: &[u8]) -> Result<Response<'_>, RelayError> {
+pub fn decode_response(message: &[u8]) -> Result<Response<'_>, CodecError> {
     let mut reader = Reader { rest: message };
     let [tag] = reader.array()?;
     let kind = tag & answer::KIND;
@@ -192,14 +192,14 @@ pub fn decode_response(message: &[u8]) -> Result<Response<'_>, RelayError> {
             Response::OverAllowance { value_bytes, request: reader.remainder() }
         }
         answer::BUSY => Response::Busy,
-        _ => return Err(RelayError::Unknown),
+        _ => return Err(CodecError::Unknown),
     };
     reader.finish()?;
     Ok(response)
 }
 
 #[inline(always)]
-fn read_hit<'b>(tag: u8, reader: &mut Reader<'b>) -> Result<Hit<'b>, RelayError> {
+fn read_hit<'b>(tag: u8, reader: &mut Reader<'b>) -> Result<Hit<'b>, CodecError> {
     let [marks, key_bytes, class] = reader.array()?;
     let item_bytes = reader.u32()?;
     let cas = reader.u64()?;
@@ -207,10 +207,10 @@ fn read_hit<'b>(tag: u8, reader: &mut Reader<'b>) -> Result<Hit<'b>, RelayError>
     let (deadline, deadline_before) = reader.deadlines(tag)?;
     let idle_seconds = reader.optional_u32(tag & answer::IDLE != 0)?.unwrap_or(0);
     if marks & !mark::HIT_KNOWN != 0 {
-        return Err(RelayError::Unknown);
+        return Err(CodecError::Unknown);
     }
     if key_bytes as usize > KEY_BYTES_MAX {
-        return Err(RelayError::Key);
+        return Err(CodecError::Key);
     }
     let key = reader.bytes(key_bytes.into())?;
     Ok(Hit {
@@ -234,16 +234,16 @@ fn read_hit<'b>(tag: u8, reader: &mut Reader<'b>) -> Result<Hit<'b>, RelayError>
     })
 }
 
-fn read_number<'b>(tag: u8, reader: &mut Reader<'b>) -> Result<Number<'b>, RelayError> {
+fn read_number<'b>(tag: u8, reader: &mut Reader<'b>) -> Result<Number<'b>, CodecError> {
     let [marks, key_bytes] = reader.array()?;
     let value = reader.u64()?;
     let cas = reader.u64()?;
     let (deadline, deadline_before) = reader.deadlines(tag)?;
     if marks & !mark::NUMBER_KNOWN != 0 || tag & (answer::FLAGS | answer::IDLE) != 0 {
-        return Err(RelayError::Unknown);
+        return Err(CodecError::Unknown);
     }
     if key_bytes as usize > KEY_BYTES_MAX {
-        return Err(RelayError::Key);
+        return Err(CodecError::Key);
     }
     Ok(Number {
         value,

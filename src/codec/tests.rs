@@ -374,27 +374,27 @@ fn a_chained_value_arrives_in_one_piece() {
 fn bytes_behind_a_message_without_a_value_are_an_error() {
     let mut message = request_bytes(&plain_get(b"key"));
     message.push(0);
-    assert_eq!(decode_request(&message).unwrap_err(), RelayError::Trailing);
-    assert_eq!(decode_response(&[answer::MISS, 0]).unwrap_err(), RelayError::Trailing);
+    assert_eq!(decode_request(&message).unwrap_err(), CodecError::Trailing);
+    assert_eq!(decode_response(&[answer::MISS, 0]).unwrap_err(), CodecError::Trailing);
 }
 
 #[test]
 fn keys_out_of_bounds_are_an_error() {
     let mut message = vec![0; PLAIN_GET_HEAD_BYTES];
     message[0] = ask::PLAIN_GET;
-    assert_eq!(decode_request(&message).unwrap_err(), RelayError::Key);
+    assert_eq!(decode_request(&message).unwrap_err(), CodecError::Key);
     message[1] = KEY_BYTES_MAX as u8 + 1;
     message.resize(PLAIN_GET_HEAD_BYTES + KEY_BYTES_MAX + 1, b'k');
-    assert_eq!(decode_request(&message).unwrap_err(), RelayError::Key);
+    assert_eq!(decode_request(&message).unwrap_err(), CodecError::Key);
 }
 
 #[test]
 fn unknown_tags_and_options_are_errors() {
     let mut message = request_bytes(&plain_get(b"key"));
     message[0] = 0x77;
-    assert_eq!(decode_request(&message).unwrap_err(), RelayError::Unknown);
+    assert_eq!(decode_request(&message).unwrap_err(), CodecError::Unknown);
     message[0] = ask::DELETE;
     message[11] = 0x80;
-    assert_eq!(decode_request(&message).unwrap_err(), RelayError::Unknown);
-    assert_eq!(decode_response(&[0xf0 | answer::MISS]).unwrap_err(), RelayError::Unknown);
+    assert_eq!(decode_request(&message).unwrap_err(), CodecError::Unknown);
+    assert_eq!(decode_response(&[0xf0 | answer::MISS]).unwrap_err(), CodecError::Unknown);
 }

@@ -1,25 +1,9 @@
-//! Statistics and dumps as text: a line for each figure or item, and a closing line.
-
-use std::fmt::{self, Write};
+//! Dumps as text: a line for each item, and a closing line.
 
 use crate::protocol::Output;
 use crate::protocol::meta::base64;
 use crate::request::Hit;
-use crate::stats::{self, Snapshot, Topic};
 use crate::time::{Deadline, Instant};
-
-/// Writes the answer to a `stats` command that renders something, `END` included.
-pub fn encode_stats(topic: Topic, snapshot: &Snapshot<'_>, out: &mut impl Output) {
-    stats::render(topic, snapshot, &mut |name, value| stat_line(name, value, out));
-    out.bytes(b"END\r\n");
-}
-
-/// Writes one `STAT` line.
-pub fn stat_line(name: fmt::Arguments<'_>, value: fmt::Arguments<'_>, out: &mut impl Output) {
-    let mut line = String::with_capacity(64);
-    write!(line, "STAT {name} {value}\r\n").expect("a string takes everything");
-    out.bytes(line.as_bytes());
-}
 
 /// The ways to list items.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

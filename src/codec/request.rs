@@ -1,6 +1,6 @@
 //! A request to the core that owns its key.
 
-use super::RelayError;
+use super::CodecError;
 use super::bytes::{Reader, Writer, bit, optional};
 use crate::hash::KeyHash;
 use crate::request::{
@@ -274,7 +274,7 @@ pub fn decode_plain_get(message: &[u8]) -> Option<(&[u8], KeyHash, Allowance)> {
 
 /// The key and hash of a request, which is all that it takes to fetch its item from memory.
 #[inline]
-pub fn decode_key(message: &[u8]) -> Result<(&[u8], KeyHash), RelayError> {
+pub fn decode_key(message: &[u8]) -> Result<(&[u8], KeyHash), CodecError> {
     match decode_plain_get(message) {
         Some((key, hash, _)) => Ok((key, hash)),
         None => decode_request(message).map(|request| (request.key, request.hash)),
@@ -283,12 +283,12 @@ pub fn decode_key(message: &[u8]) -> Result<(&[u8], KeyHash), RelayError> {
 
 /// Reads the request that [`encode_request`] wrote; `message` is the whole of it and no more.
 #[inline]
-pub fn decode_request(message: &[u8]) -> Result<Request<'_>, RelayError> {
+pub fn decode_request(message: &[u8]) -> Result<Request<'_>, CodecError> {
     let mut reader = Reader { rest: message };
     let head: [u8; PLAIN_GET_HEAD_BYTES] = reader.array()?;
     let key_bytes = head[1] as usize;
     if key_bytes == 0 || key_bytes > KEY_BYTES_MAX {
-        return Err(RelayError::Key);
+        return Err(CodecError::Key);
     }
     let hash = u64::from_le_bytes(*head[2..].first_chunk().expect("the head has eight more bytes"));
     let hash = KeyHash::from_bits(hash);
@@ -309,7 +309,7 @@ fn read_operation<'b>(
     tag: u8,
     key_bytes: usize,
     reader: &mut Reader<'b>,
-) -> Result<(&'b [u8], Operation<'b>), RelayError> {
+) -> Result<(&'b [u8], Operation<'b>), CodecError> {
     let options = reader.u16()?;
     let has = |bit: u16| options & bit != 0;
     let known = match tag {
@@ -317,10 +317,10 @@ fn read_operation<'b>(
         ask::STORE => store::KNOWN,
         ask::DELETE => delete::KNOWN,
         ask::ARITHMETIC => arithmetic::KNOWN,
-        _ => return Err(RelayError::Unknown),
+        _ => return Err(CodecError::Unknown),
     };
     if options & !known != 0 {
-        return Err(RelayError::Unknown);
+        return Err(CodecError::Unknown);
     }
     let operation = match tag {
         ask::GET => {
@@ -330,7 +330,7 @@ fn read_operation<'b>(
             let binary_key = has(get::VIVIFY_BINARY_KEY);
             let vivify = vivify_deadline.map(|deadline| Vivify { deadline, cas, binary_key });
             if vivify.is_none() && (cas.is_some() || binary_key) {
-                return Err(RelayError::Unknown);
+                return Err(CodecError::Unknown);
             }
             Operation::Get(Get {
                 purpose: match options & get::PURPOSE {
@@ -338,7 +338,7 @@ fn read_operation<'b>(
                     1 => Purpose::Touch,
                     2 => Purpose::Inspect,
                     3 => Purpose::Describe,
-                    _ => return Err(RelayError::Unknown),
+                    _ => return Err(CodecError::Unknown),
                 },
                 touch,
                 no_use: has(get::NO_USE),
@@ -358,7 +358,7 @@ fn read_operation<'b>(
                 2 => StoreMode::Replace,
                 3 => StoreMode::Append,
                 4 => StoreMode::Prepend,
-                _ => return Err(RelayError::Unknown),
+                _ => return Err(CodecError::Unknown),
             };
             let refused = reader.optional_u64(has(store::REFUSED))?;
             let flags = reader.optional_u32(has(store::FLAGS))?.unwrap_or(0);

@@ -19,7 +19,7 @@
 //!
 //! Numbers are little-endian. What most requests leave at its default (client flags, deadlines,
 //! compare tokens) is not sent: a bit announces each field that is. Decoders accept any bytes and
-//! say [`RelayError`] instead of guessing, because the same messages will cross between nodes.
+//! say [`CodecError`] instead of guessing, because the same messages will cross between nodes.
 //! Refused: a general serializer, which would copy every field of every plain get.
 mod bytes;
 mod request;
@@ -36,7 +36,7 @@ pub use response::{decode_response, encode_response, encoded_response_bytes};
 
 /// Why bytes are no message of this form. None of them was acted upon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RelayError {
+pub enum CodecError {
     /// The message ends inside a field.
     Truncated,
     /// Bytes follow a message that has no value.

@@ -1,6 +1,6 @@
 //! Filling a slot from its front, and taking fields from the front of a message.
 
-use super::RelayError;
+use super::CodecError;
 use super::response::answer;
 use crate::time::Deadline;
 
@@ -79,44 +79,44 @@ pub struct Reader<'b> {
 
 impl<'b> Reader<'b> {
     #[inline]
-    pub fn bytes(&mut self, count: usize) -> Result<&'b [u8], RelayError> {
-        let (front, rest) = self.rest.split_at_checked(count).ok_or(RelayError::Truncated)?;
+    pub fn bytes(&mut self, count: usize) -> Result<&'b [u8], CodecError> {
+        let (front, rest) = self.rest.split_at_checked(count).ok_or(CodecError::Truncated)?;
         self.rest = rest;
         Ok(front)
     }
 
     #[inline]
-    pub fn array<const N: usize>(&mut self) -> Result<[u8; N], RelayError> {
-        let (front, rest) = self.rest.split_first_chunk().ok_or(RelayError::Truncated)?;
+    pub fn array<const N: usize>(&mut self) -> Result<[u8; N], CodecError> {
+        let (front, rest) = self.rest.split_first_chunk().ok_or(CodecError::Truncated)?;
         self.rest = rest;
         Ok(*front)
     }
 
-    pub fn u16(&mut self) -> Result<u16, RelayError> {
+    pub fn u16(&mut self) -> Result<u16, CodecError> {
         Ok(u16::from_le_bytes(self.array()?))
     }
 
-    pub fn u32(&mut self) -> Result<u32, RelayError> {
+    pub fn u32(&mut self) -> Result<u32, CodecError> {
         Ok(u32::from_le_bytes(self.array()?))
     }
 
-    pub fn u64(&mut self) -> Result<u64, RelayError> {
+    pub fn u64(&mut self) -> Result<u64, CodecError> {
         Ok(u64::from_le_bytes(self.array()?))
     }
 
-    pub fn optional_u32(&mut self, present: bool) -> Result<Option<u32>, RelayError> {
+    pub fn optional_u32(&mut self, present: bool) -> Result<Option<u32>, CodecError> {
         present.then(|| self.u32()).transpose()
     }
 
-    pub fn optional_u64(&mut self, present: bool) -> Result<Option<u64>, RelayError> {
+    pub fn optional_u64(&mut self, present: bool) -> Result<Option<u64>, CodecError> {
         present.then(|| self.u64()).transpose()
     }
 
-    pub fn optional_deadline(&mut self, present: bool) -> Result<Option<Deadline>, RelayError> {
+    pub fn optional_deadline(&mut self, present: bool) -> Result<Option<Deadline>, CodecError> {
         Ok(self.optional_u64(present)?.map(Deadline::from_millis))
     }
 
-    pub fn deadlines(&mut self, tag: u8) -> Result<(Deadline, Deadline), RelayError> {
+    pub fn deadlines(&mut self, tag: u8) -> Result<(Deadline, Deadline), CodecError> {
         let after = self.optional_deadline(tag & answer::DEADLINE != 0)?;
         let after = after.unwrap_or(Deadline::NEVER);
         let before = self.optional_deadline(tag & answer::DEADLINE_BEFORE != 0)?;
@@ -127,7 +127,7 @@ impl<'b> Reader<'b> {
         std::mem::take(&mut self.rest)
     }
 
-    pub fn finish(self) -> Result<(), RelayError> {
-        if self.rest.is_empty() { Ok(()) } else { Err(RelayError::Trailing) }
+    pub fn finish(self) -> Result<(), CodecError> {
+        if self.rest.is_empty() { Ok(()) } else { Err(CodecError::Trailing) }
     }
 }
