@@ -17,7 +17,7 @@ lint:
 # The pure core alone: no executor, sockets or clock. Fast to build and test.
 pure:
     .ci/run pure
-    cargo test -p ringlane --lib --no-default-features
+    cargo test -p ringlane-types -p ringlane-ring -p ringlane-protocol -p ringlane-shard -p ringlane-cluster -p ringlane-engine
 
 test:
     .ci/run test

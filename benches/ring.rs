@@ -3,7 +3,7 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use ringlane::cluster::ring::{Ring, RingHash, RingNode, RingParameters};
+use ringlane::ring::{Ring, RingHash, RingNode, RingParameters};
 
 mod support;
 

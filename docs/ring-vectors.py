@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Computes docs/ring-vectors.txt: the placement of src/cluster/ring.rs, written a second time.
+"""Computes docs/ring-vectors.txt: the placement of crates/ring/src/lib.rs, written a second time.
 
     pip install xxhash && python3 docs/ring-vectors.py > docs/ring-vectors.txt
 

@@ -4,20 +4,15 @@
 //! `server` is a state machine over bytes, events and a given time: it owns no socket, clock,
 //! thread or task. `ARCHITECTURE.md` is the map. Modules are declared in dependency order.
 
-pub mod codec;
 pub mod config;
-pub mod hash;
-pub mod log_limiter;
-pub mod prefetch;
-pub mod request;
-pub mod time;
-
-pub mod cluster;
-pub mod protocol;
-pub mod shard;
 pub mod stats;
 
-pub mod engine;
+pub use ringlane_cluster as cluster;
+pub use ringlane_engine as engine;
+pub use ringlane_protocol as protocol;
+pub use ringlane_ring as ring;
+pub use ringlane_shard as shard;
+pub use ringlane_types::{codec, hash, log_limiter, request, time};
 
 #[cfg(feature = "server")]
 pub mod server;

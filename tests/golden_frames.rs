@@ -8,13 +8,14 @@ use ringlane::protocol::binary::client::{EntryWriter, Frame, Response as Receive
 use ringlane::protocol::binary::opcode::{NODE_TO_NODE, request_flags};
 use ringlane::protocol::binary::topology::TAGS;
 use ringlane::protocol::binary::{
-    Consistency, NodeState, OPCODES, Opcode, RingFacts, STATUSES, Spec, Status, Topology,
-    TopologyNode, encode_topology,
+    NodeState, OPCODES, Opcode, RingFacts, STATUSES, Spec, Status, Topology, TopologyNode,
+    encode_topology,
 };
 use ringlane::protocol::{
     Answer, Context, Decoder, Limits, NodeAnswer, NodeCommand, Reply, ReplyForm, Step, encode,
     encode_node, encode_stat, encode_stats_end,
 };
+use ringlane::request::Consistency;
 use ringlane::request::{
     Allowance, Arithmetic, Delete, Get, Hit, Marks, Number, Operation, Purpose, Response, Store,
     StoreMode, Value,

@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
-use ringlane::cluster::ring::{RingHash, RingParameters};
-use ringlane::protocol::binary::{NodeState, RingFacts, Topology, TopologyNode};
+use ringlane_protocol::binary::{NodeState, RingFacts, Topology, TopologyNode};
+use ringlane_ring::{RingHash, RingParameters};
 use socket2::SockAddr;
 
 use crate::address::Address;

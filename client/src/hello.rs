@@ -3,8 +3,8 @@
 use std::io::{Read, Write};
 use std::time::Duration;
 
-use ringlane::protocol::binary::client::{Frame, Response};
-use ringlane::protocol::binary::{Opcode, Status};
+use ringlane_protocol::binary::client::{Frame, Response};
+use ringlane_protocol::binary::{Opcode, Status};
 use socket2::{Domain, Socket, Type};
 
 use crate::address::Address;

@@ -5,8 +5,8 @@
 //! own keys alone. What the nodes tell (see `discovery`) or the command line names is first laid out
 //! as a [`Layout`], which can be compared with the one before; the ring is only built from a new one.
 
-use ringlane::cluster::ring::{Ring, RingNode, RingParameters};
-use ringlane::hash::core_of;
+use ringlane_ring::{Ring, RingNode, RingParameters};
+use ringlane_types::hash::core_of;
 
 use crate::address::{Address, NodeAddress};
 

@@ -13,7 +13,7 @@ use ringlane::cluster::link::{ClientEnd, NODE_CORE, Peer};
 use ringlane::cluster::membership::{Effect, Event, Membership, MembershipSettings, Terms};
 use ringlane::cluster::message::{Forward, Message, Messages, NodeMessage};
 use ringlane::cluster::quorum::Replication;
-use ringlane::cluster::ring::RingParameters;
+use ringlane::ring::RingParameters;
 use ringlane::cluster::wire::{Reader, Writer};
 use ringlane::codec::decode_request;
 

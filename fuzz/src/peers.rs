@@ -13,9 +13,10 @@ use ringlane::cluster::message::{
     Forward, ForwardOutcome, Message, Messages, NodeMessage, OperationId, ReadOutcome, WriteOutcome,
 };
 use ringlane::cluster::notice::Notice;
-use ringlane::cluster::quorum::{Consistency, Replication};
+use ringlane::cluster::quorum::Replication;
+use ringlane::request::Consistency;
 use ringlane::cluster::record::{Content, Lifetimes, Live, Record};
-use ringlane::cluster::ring::{Place, RingHash, RingParameters};
+use ringlane::ring::{Place, RingHash, RingParameters};
 use ringlane::cluster::roster::{Change, Roster, Seat};
 use ringlane::cluster::version::Version;
 use ringlane::cluster::view::View;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use ringlane::cluster::ring::RingHash;
+use ringlane_ring::RingHash;
 
 use crate::objective::Objective;
 use crate::plan::Refill;

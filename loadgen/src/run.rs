@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ringlane::cluster::ring::RingParameters;
+use ringlane_ring::RingParameters;
 
 use crate::args::{self, Populate, Rate};
 use crate::error::Error;

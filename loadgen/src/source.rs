@@ -244,8 +244,8 @@ pub fn endpoint_of(workload: &Workload, routes: &Routes, (command, key): Draft) 
 mod tests {
     use super::*;
     use crate::workload::tests::workload;
-    use ringlane::cluster::ring::RingParameters;
     use ringlane_client::routes::Layout;
+    use ringlane_ring::RingParameters;
 
     fn two_nodes() -> Routes {
         let nodes = ["a=127.0.0.1:1", "b=127.0.0.1:2"].map(|text| text.parse().expect("a node"));

@@ -4,9 +4,9 @@ use std::fmt::Write;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use ringlane::cluster::ring::RingHash;
 use ringlane::config::size::Size;
 use ringlane::config::{ClusterConfig, Config};
+use ringlane::ring::RingHash;
 use ringlane::server::preflight::ranges;
 
 /// The configuration, one line per setting, each ended.

@@ -10,8 +10,8 @@ use std::net::{TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use ringlane::cluster::ring::{Ring, RingHash, RingNode, RingParameters};
 use ringlane::request::KEY_BYTES_MAX;
+use ringlane::ring::{Ring, RingHash, RingNode, RingParameters};
 
 use super::CliError;
 use super::values::complaint;

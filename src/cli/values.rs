@@ -9,10 +9,10 @@ use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::str::FromStr;
 use std::time::Duration;
 
-use ringlane::cluster::ring::RingHash;
 use ringlane::config::cluster::{ListedMember, is_node_id};
 use ringlane::config::size::Size;
 use ringlane::config::{CORES_MAX, LogLevel};
+use ringlane::ring::RingHash;
 use ringlane::shard::Eviction;
 use serde::de::{Deserializer, Error, SeqAccess, Visitor};
 

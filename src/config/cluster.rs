@@ -18,7 +18,7 @@ use crate::cluster::link::ClientEnd;
 use crate::cluster::membership::{MembershipSettings, Terms};
 use crate::cluster::quorum::Replication;
 use crate::cluster::record::Lifetimes;
-use crate::cluster::ring::{
+use crate::ring::{
     NODE_ID_BYTES_MAX, NODES_MAX, POINTS_PER_WEIGHT, REPLICAS_MAX, RingHash, RingParameters,
     WEIGHT_MAX,
 };

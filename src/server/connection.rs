@@ -10,9 +10,9 @@ use super::connection_memory::{Charge, ConnectionMemory};
 use super::net_ring::{self, Token};
 use super::pending::Pending;
 use super::process;
-use crate::cluster::quorum::Consistency;
 use crate::engine::{BoundedOutput, Session};
 use crate::protocol::Output;
+use crate::request::Consistency;
 use crate::request::{ItemRef, Span, Staged, Value};
 use crate::time::Instant;
 

@@ -22,10 +22,10 @@ use rtrb::{Consumer, Producer, RingBuffer};
 
 use super::control::Control;
 use super::core_state::asker;
-use crate::cluster::quorum::Consistency;
 use crate::codec;
 use crate::engine::Engine;
 use crate::engine::cluster::{Links, Taken};
+use crate::request::Consistency;
 use crate::request::{Get, Operation, Request, Response};
 use crate::time::Instant;
 

@@ -3,9 +3,9 @@
 use super::node::Node;
 use crate::cluster::link::ClientEnd;
 use crate::cluster::membership::Health;
-use crate::cluster::ring::{self, RingHash};
 use crate::config::{ClusterConfig, Config};
 use crate::protocol::binary::topology::{self, NodeState, RingFacts, Topology, TopologyNode};
+use crate::ring::{self, RingHash};
 use crate::stats::{ClusterView, SeatView};
 
 const _: () = assert!(topology::NODES_MAX >= ring::NODES_MAX, "all nodes fit into the answer");

@@ -10,12 +10,12 @@ use super::connection::{Arriving, Connection, Place};
 use super::connection_memory::UNCOUNTED_BYTES;
 use super::core_state::{Ways, assert_spans_free};
 use super::mesh::{self, Return};
-use crate::cluster::quorum::Consistency;
 use crate::codec;
 use crate::engine::Engine;
 use crate::engine::cluster::Taken;
 use crate::protocol::Reply;
 use crate::protocol::pipeline::Completion;
+use crate::request::Consistency;
 use crate::request::{Body, Operation, Request};
 use crate::server::core_state::asker;
 use crate::time::Instant;
@@ -61,7 +61,7 @@ pub fn begin(
         value_bytes: value_bytes as usize,
         trailer: Vec::new(),
         trailer_bytes: trailer_bytes as usize,
-        consistency: reply.form.consistency().into(),
+        consistency: reply.form.consistency(),
     }));
 }
 

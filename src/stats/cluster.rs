@@ -12,7 +12,7 @@ use crate::cluster::identity::{Boot, NodeKey};
 use crate::cluster::link::{ClientEnd, PeerFacts};
 use crate::cluster::membership::Health;
 use crate::cluster::peers::BreakerCounters;
-use crate::cluster::ring::RingHash;
+use crate::ring::RingHash;
 
 /// What one core tells of its part in the cluster.
 #[derive(Clone, Debug, Default)]

@@ -12,9 +12,10 @@ use std::time::Duration;
 
 use crate::config::Config;
 use crate::protocol::node::Tuning;
-use crate::shard::counters::{Counters, counters};
+use crate::shard::counters::Counters;
 use crate::shard::{ClassStats, Gauges};
 use crate::time::Instant;
+use ringlane_types::counters;
 
 mod classes;
 mod cluster;
@@ -172,7 +173,7 @@ pub enum Topic {
     Reset,
     /// `detail on`, `detail off`: nothing to render; counting by prefix starts or stops.
     Detail(bool),
-    /// `detail dump`: see [`PrefixCounters::dump`].
+    /// `detail dump`: see [`PrefixCounters::dump`](crate::engine::PrefixCounters::dump).
     DetailDump,
     /// `detail` with anything else: an error.
     DetailUsage,

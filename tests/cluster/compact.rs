@@ -5,7 +5,8 @@ use std::net::TcpStream;
 
 use ringlane::protocol::binary::client::{EntryWriter, Frame, Response};
 use ringlane::protocol::binary::opcode::request_flags::DETAILS;
-use ringlane::protocol::binary::{Consistency, Opcode, Status};
+use ringlane::protocol::binary::{Opcode, Status};
+use ringlane::request::Consistency;
 
 use crate::THREE_COPIES;
 use crate::nodes::{Cluster, Node, PATIENCE};

@@ -3,9 +3,9 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
-use ringlane::cluster::ring::{Ring, RingHash, RingNode, RingParameters};
 use ringlane::protocol::binary::client::{Frame, Response};
 use ringlane::protocol::binary::{NodeState, Opcode, Status, Topology};
+use ringlane::ring::{Ring, RingHash, RingNode, RingParameters};
 
 use crate::nodes::{Cluster, Node, wait_for};
 

@@ -14,9 +14,9 @@ use ringlane::cluster::identity::{Boot, NodeKey};
 use ringlane::cluster::link::{LinkEvent, NODE_CORE, Peer};
 use ringlane::cluster::membership::{MembershipSettings, Terms};
 use ringlane::cluster::message::{Message, Messages};
-use ringlane::cluster::quorum::Consistency;
-use ringlane::cluster::ring::{RingHash, RingParameters};
 use ringlane::hash::HashSecret;
+use ringlane::request::Consistency;
+use ringlane::ring::{RingHash, RingParameters};
 use ringlane::time::Instant;
 
 use crate::agenda::{Due, Happening};

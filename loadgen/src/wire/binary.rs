@@ -4,9 +4,9 @@
 //! belongs to another request shows. Multigets are quiet: keys that are missing are not answered,
 //! as in the text protocol.
 
-use ringlane::protocol::binary::client::{EntryWriter, Frame, Response};
-use ringlane::protocol::binary::opcode::request_flags;
-use ringlane::protocol::binary::{Opcode, Status};
+use ringlane_protocol::binary::client::{EntryWriter, Frame, Response};
+use ringlane_protocol::binary::opcode::request_flags;
+use ringlane_protocol::binary::{Opcode, Status};
 
 use super::{
     Asked, Decoded, Decoder, Outcome, Request, Stage, Trouble, WrongAnswer, shrunk, unspoken,

@@ -11,8 +11,8 @@ use crate::cluster::handshake::Party;
 use crate::cluster::identity::{Boot, NodeKey};
 use crate::cluster::link::{ClientEnd, PeerFacts};
 use crate::cluster::membership::Health;
-use crate::cluster::ring::NODES_MAX;
 use crate::cluster::roster::Seat;
+use crate::ring::NODES_MAX;
 use crate::stats::{ClusterView, SeatView};
 
 /// The members as the governor of the node `me` sees them. A node may be met before gossip tells of

@@ -8,7 +8,7 @@ use crate::cluster::handshake::{Handshake, Party, Step};
 use crate::cluster::link::ClientEnd;
 use crate::cluster::membership::Terms;
 use crate::cluster::quorum::Replication;
-use crate::cluster::ring::RingParameters;
+use crate::ring::RingParameters;
 use crate::server::net_ring::NetRingConfig;
 
 const SETTINGS: LinkSettings = LinkSettings { queue_bytes_max: 4096, message_bytes_max: 1 << 20 };

@@ -10,7 +10,7 @@ use crate::cluster::identity::{Boot, NodeKey};
 use crate::cluster::link::{ClientEnd, Peer};
 use crate::cluster::membership::Terms;
 use crate::cluster::quorum::Replication;
-use crate::cluster::ring::RingParameters;
+use crate::ring::RingParameters;
 
 fn party(id: &str, cluster: &str, key: Option<&[u8]>) -> Arc<Party> {
     Arc::new(Party {

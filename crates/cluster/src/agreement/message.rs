@@ -1,0 +1,200 @@
+//! What members say to each other while they decide on the next roster.
+
+use std::sync::Arc;
+
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use super::super::identity::{Boot, NodeKey};
+use super::super::roster::{Change, Roster};
+use super::super::wire::{Malformed, Reader, Writer};
+
+/// Most rosters of one [`Message::Chain`].
+pub const CHAIN_MAX: usize = 64;
+/// Most seats a decision may be taken without.
+const WITHOUT_MAX: usize = ringlane_ring::NODES_MAX;
+
+/// A try to get one decision taken. A greater one overrides.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ballot {
+    /// Counts tries.
+    pub round: u32,
+    /// Who tries.
+    pub proposer: NodeKey,
+}
+
+/// Which decision is being taken: what follows a roster, among its members except some.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Instance {
+    /// Digest of the roster that is to be followed.
+    pub parent: u64,
+    /// Its members that do not count, because most of the members are gone for good. Empty unless
+    /// the members lost their majority.
+    pub without: Vec<(NodeKey, Boot)>,
+}
+
+impl Instance {
+    /// A number that only this decision has.
+    pub fn id(&self) -> u64 {
+        let mut id = self.parent;
+        for (key, boot) in &self.without {
+            let mut bytes = [0; 16];
+            bytes[..8].copy_from_slice(&key.0.to_le_bytes());
+            bytes[8..].copy_from_slice(&boot.0.to_le_bytes());
+            id = xxh3_64_with_seed(&bytes, id);
+        }
+        id
+    }
+}
+
+/// One message between members, or from a node that wants to become one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// Promise to follow no lesser ballot, and say what you have accepted.
+    Prepare(Instance, Ballot),
+    /// Promised.
+    Promise {
+        /// Which decision.
+        instance: u64,
+        /// Under which ballot.
+        ballot: Ballot,
+        /// What was accepted before, and under which ballot.
+        accepted: Option<(Ballot, Arc<Roster>)>,
+    },
+    /// Accept this roster.
+    Accept(Instance, Ballot, Arc<Roster>),
+    /// Accepted.
+    Accepted {
+        /// Which decision.
+        instance: u64,
+        /// Under which ballot.
+        ballot: Ballot,
+    },
+    /// Neither promised nor accepted, because of a promise to this ballot.
+    Refuse {
+        /// Which decision.
+        instance: u64,
+        /// The ballot that was promised to.
+        promised: Ballot,
+    },
+    /// Rosters that were decided on, each the parent of the next, oldest first.
+    Chain(Vec<Arc<Roster>>),
+    /// Send the chain from this roster on, or what you have.
+    Ask {
+        /// Digest of the roster known last; 0 for none.
+        digest: u64,
+    },
+    /// Please have this decided.
+    Wish(Change),
+}
+
+impl Message {
+    /// Appends the message.
+    pub fn write(&self, out: &mut impl Writer) {
+        match self {
+            Message::Prepare(instance, ballot) => {
+                out.put_u8(1);
+                write_instance(instance, out);
+                write_ballot(ballot, out);
+            }
+            Message::Promise { instance, ballot, accepted } => {
+                out.put_u8(2);
+                out.put_u64(*instance);
+                write_ballot(ballot, out);
+                out.put_u8(accepted.is_some() as u8);
+                if let Some((ballot, roster)) = accepted {
+                    write_ballot(ballot, out);
+                    roster.write(out);
+                }
+            }
+            Message::Accept(instance, ballot, roster) => {
+                out.put_u8(3);
+                write_instance(instance, out);
+                write_ballot(ballot, out);
+                roster.write(out);
+            }
+            Message::Accepted { instance, ballot } => {
+                out.put_u8(4);
+                out.put_u64(*instance);
+                write_ballot(ballot, out);
+            }
+            Message::Refuse { instance, promised } => {
+                out.put_u8(5);
+                out.put_u64(*instance);
+                write_ballot(promised, out);
+            }
+            Message::Chain(rosters) => {
+                out.put_u8(6);
+                out.put_u8(rosters.len() as u8);
+                rosters.iter().for_each(|roster| roster.write(out));
+            }
+            Message::Ask { digest } => {
+                out.put_u8(7);
+                out.put_u64(*digest);
+            }
+            Message::Wish(change) => {
+                out.put_u8(8);
+                change.write(out);
+            }
+        }
+    }
+
+    /// Reads one message.
+    pub fn read(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+        Ok(match reader.u8()? {
+            1 => Message::Prepare(read_instance(reader)?, read_ballot(reader)?),
+            2 => {
+                let (instance, ballot) = (reader.u64()?, read_ballot(reader)?);
+                let accepted = match reader.u8()? {
+                    0 => None,
+                    1 => Some((read_ballot(reader)?, Arc::new(Roster::read(reader)?))),
+                    _ => return Err(Malformed),
+                };
+                Message::Promise { instance, ballot, accepted }
+            }
+            3 => {
+                let (instance, ballot) = (read_instance(reader)?, read_ballot(reader)?);
+                Message::Accept(instance, ballot, Arc::new(Roster::read(reader)?))
+            }
+            4 => Message::Accepted { instance: reader.u64()?, ballot: read_ballot(reader)? },
+            5 => Message::Refuse { instance: reader.u64()?, promised: read_ballot(reader)? },
+            6 => {
+                let count = reader.u8()? as usize;
+                if count > CHAIN_MAX {
+                    return Err(Malformed);
+                }
+                let rosters = (0..count).map(|_| Roster::read(reader).map(Arc::new));
+                Message::Chain(rosters.collect::<Result<_, _>>()?)
+            }
+            7 => Message::Ask { digest: reader.u64()? },
+            8 => Message::Wish(Change::read(reader)?),
+            _ => return Err(Malformed),
+        })
+    }
+}
+
+fn write_ballot(ballot: &Ballot, out: &mut impl Writer) {
+    out.put_u32(ballot.round);
+    out.put_u64(ballot.proposer.0);
+}
+
+fn read_ballot(reader: &mut Reader<'_>) -> Result<Ballot, Malformed> {
+    Ok(Ballot { round: reader.u32()?, proposer: NodeKey(reader.u64()?) })
+}
+
+fn write_instance(instance: &Instance, out: &mut impl Writer) {
+    out.put_u64(instance.parent);
+    out.put_u16(instance.without.len() as u16);
+    for (key, boot) in &instance.without {
+        out.put_u64(key.0);
+        out.put_u64(boot.0);
+    }
+}
+
+fn read_instance(reader: &mut Reader<'_>) -> Result<Instance, Malformed> {
+    let (parent, count) = (reader.u64()?, reader.u16()? as usize);
+    if count > WITHOUT_MAX {
+        return Err(Malformed);
+    }
+    let without = (0..count).map(|_| Ok((NodeKey(reader.u64()?), Boot(reader.u64()?))));
+    Ok(Instance { parent, without: without.collect::<Result<_, _>>()? })
+}

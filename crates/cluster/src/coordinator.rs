@@ -1,0 +1,712 @@
+//! One core's part in the cluster: it answers requests whose key other nodes keep, or keep too.
+//!
+//! A request comes here from the core's engine, from a client of this node, or forwarded by
+//! another node. A node that is no replica of the key forwards the request to one that is, and that
+//! is the only hop. A replica coordinates: it brings its own record up to date by a read quorum
+//! where the request depends on what is there, performs the request on its own store, and hands the
+//! outcome to the other replicas until a write quorum holds it.
+//!
+//! ```text
+//!            no replica -> Forwarded ------------------------------------------> answer
+//! request -> replica, range still arriving -> Fetching --.
+//!            replica ------------------------------------+-> Reading -> Writing -> answer
+//! ```
+//!
+//! What makes this safe, in the order of the arguments:
+//! - Replicas act only on messages stamped with the view they are in themselves, so both sides
+//!   agree on who the replicas are.
+//! - A replica that has become one by a new view takes part for a key only after it has copied it
+//!   from enough of the former holders, all of which have left the old view for good by then
+//!   ([`Fill`]).
+//! - A write is acknowledged by a replica only if it is the newest there. A write that meets a newer
+//!   one is given a newer version and tried again; so an acknowledged write is newer than every one
+//!   acknowledged before it, whatever the clocks say.
+//! - A write computed from what was there (`incr`, `cas`, `append`, `delete`) is *guarded*: replicas
+//!   refuse it when they hold something its coordinator had not seen.
+//!
+//! Requests of one connection for one key are performed one after the other (`InOrder`).
+//!
+//! Where a link is congested, an operation keeps its request until there is room (`congested`): that
+//! is nobody's failure.
+//!
+//! Nothing here waits: operations under way lie in a table, replies find them by their id, and a
+//! check every [`CHECK_EVERY`] sends again what was lost, asks further replicas or gives up.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrayvec::ArrayVec;
+
+use super::breaker::BreakerState;
+use super::hints::{HintCounters, Hints};
+use super::hot_keys::{HotKey, HotKeys};
+use super::identity::{Boot, NodeKey};
+use super::link::{LinkEvent, Peer, PeerFacts, Room};
+use super::message::{Forward, ForwardOutcome, Message, NodeMessage, OperationId};
+use super::notice::Notice;
+use super::peers::{BreakerChange, BreakerCounters, Peers};
+use super::promises::Promises;
+use super::roster::Seat;
+use super::store::Store;
+use super::version::{Tie, Version, VersionClock};
+use super::view::{Fill, Placement, Source, View};
+use super::wire::Malformed;
+use ringlane_ring::{Place, REPLICAS_MAX};
+use ringlane_types::codec;
+use ringlane_types::hash::KeyHash;
+use ringlane_types::request::Consistency;
+use ringlane_types::request::{Request, Response};
+use ringlane_types::time::Instant;
+
+mod comparing;
+mod congested;
+mod ending;
+mod fetching;
+mod filling;
+mod in_order;
+mod newest;
+mod operation;
+mod reading;
+mod replica;
+mod routing;
+mod settings;
+#[cfg(test)]
+mod tests;
+mod writing;
+
+use comparing::Comparing;
+use congested::{Congested, Sent};
+use filling::Filling;
+use in_order::{InOrder, Line};
+use operation::{Kind, Operation, Operations, Origin, Replica, Stage, State};
+pub use settings::{CoordinatorCounters, CoordinatorSettings};
+
+/// How often an operation under way is looked at.
+pub const CHECK_EVERY: Duration = Duration::from_millis(50);
+/// A peer that says nothing for this long, or for this part of the operation timeout if that is
+/// more, while it has something to answer counts as a failure for its circuit breaker.
+const SILENT_AFTER: Duration = Duration::from_secs(1);
+const SILENT_PART: u32 = 5;
+/// Views remembered, for those who still copy what became theirs with one of them.
+const HISTORY_MAX: usize = 16;
+/// Keys remembered as fetched while a range is arriving; beyond, they are fetched again.
+const FETCHED_MAX: usize = 1 << 16;
+
+/// Where a client's request came from, for the way back. Means nothing to the coordinator.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Asker {
+    /// The core that has the connection.
+    pub core: u32,
+    /// The connection.
+    pub connection: u32,
+    /// Which of those that had this number.
+    pub generation: u32,
+    /// The request's place in its pipeline.
+    pub sequence: u32,
+}
+
+/// What the coordinator wants done outside.
+pub trait Outside {
+    /// Where messages for `to` are being collected; `None` when there is no link. What is written
+    /// here leaves, however much waits: it is for answers, which somebody waits for.
+    fn room(&mut self, to: Peer) -> Option<&mut Vec<u8>>;
+
+    /// Where a request of about `bytes` for `to` is collected. When it does not fit,
+    /// [`Coordinator::room_again`] is called as soon as something does.
+    fn room_for(&mut self, to: Peer, _bytes: usize) -> Room<'_> {
+        self.room(to).map_or(Room::Unlinked, Room::Open)
+    }
+
+    /// Whether a long answer to `to` should be made now. If not, [`Coordinator::room_again`] is
+    /// called when it should.
+    fn takes_long_answer(&mut self, _to: Peer) -> bool {
+        true
+    }
+
+    /// Answers a client's request.
+    fn answer(&mut self, asker: Asker, response: &Response<'_>);
+
+    /// Answers a client's request with a response as the codec writes it, which must be whole.
+    fn pass_on(&mut self, asker: Asker, response: &[u8]) {
+        self.answer(asker, &codec::decode_response(response).expect("whole"));
+    }
+
+    /// All that became this core's own up to the roster of this epoch has arrived.
+    fn settled(&mut self, epoch: u64);
+}
+
+/// What a call works with.
+pub struct Turn<'t, S, O> {
+    /// The time.
+    pub now: Instant,
+    /// The core's store.
+    pub store: &'t mut S,
+    /// The world outside.
+    pub outside: &'t mut O,
+}
+
+/// One core's part in the cluster.
+#[derive(Debug)]
+pub struct Coordinator {
+    me: NodeKey,
+    boot: Boot,
+    settings: CoordinatorSettings,
+    placement: Option<Placement>,
+    /// The latest views, the one in effect last.
+    history: VecDeque<Arc<View>>,
+    clock: VersionClock,
+    peers: Peers,
+    reach: HashMap<NodeKey, Reach, ahash::RandomState>,
+    operations: Operations,
+    in_order: InOrder,
+    congested: Congested,
+    /// When operations are looked at, in order.
+    checks: VecDeque<(Instant, OperationId)>,
+    hints: Hints,
+    /// Keys, by their hash, that were copied from enough former holders although their range is
+    /// still arriving.
+    fetched: HashSet<u64, ahash::RandomState>,
+    /// Guarded writes that no other replica has confirmed, by the hash of their key. One that
+    /// nobody has seen can be taken back.
+    attempts: HashMap<u64, Attempt, ahash::RandomState>,
+    promises: Promises,
+    hot_keys: HotKeys,
+    filling: Filling,
+    comparing: Comparing,
+    counters: CoordinatorCounters,
+}
+
+/// How another node is reached.
+#[derive(Clone, Copy, Debug)]
+struct Reach {
+    facts: PeerFacts,
+    /// Cores of it that have a link with this one.
+    links: u16,
+}
+
+/// A guarded write that only this core holds for certain.
+#[derive(Clone, Copy, Debug)]
+struct Attempt {
+    version: Version,
+    /// The first of the writes under way from which it was computed, one from the other.
+    since: Version,
+    /// Somebody else has been shown it, or has computed from it.
+    seen: bool,
+}
+
+type Members = ArrayVec<(NodeKey, Boot), REPLICAS_MAX>;
+
+impl Coordinator {
+    /// The part of core `settings.core` of this life of the node `me`.
+    pub fn new(me: NodeKey, boot: Boot, settings: CoordinatorSettings) -> Self {
+        let hasher = || settings.hash_secret.table_hasher();
+        Self {
+            me,
+            boot,
+            placement: None,
+            history: VecDeque::new(),
+            clock: VersionClock::new(Tie::of_slot(0), settings.lifetimes.drift),
+            peers: Peers::new(settings.breaker, hasher()),
+            reach: HashMap::with_hasher(hasher()),
+            operations: Operations::new(settings.operations_max),
+            in_order: InOrder::new(hasher()),
+            congested: Congested::new(hasher()),
+            checks: VecDeque::new(),
+            hints: Hints::new(settings.hints),
+            fetched: HashSet::with_hasher(hasher()),
+            attempts: HashMap::with_hasher(hasher()),
+            promises: Promises::default(),
+            hot_keys: HotKeys::new(settings.hot_keys, hasher()),
+            filling: Filling::default(),
+            comparing: Comparing::default(),
+            counters: CoordinatorCounters::default(),
+            settings,
+        }
+    }
+
+    /// What became of operations since the start.
+    pub fn counters(&self) -> CoordinatorCounters {
+        self.counters
+    }
+
+    /// What became of hints since the start, how many there are, and their bytes.
+    pub fn hints(&self) -> (HintCounters, usize, usize) {
+        let (count, bytes) = self.hints.size();
+        (self.hints.counters(), count, bytes)
+    }
+
+    /// The keys of other nodes that are hot here, the hottest first.
+    pub fn hot_keys(&self) -> Vec<HotKey> {
+        self.hot_keys.list()
+    }
+
+    /// Operations under way.
+    pub fn operations(&self) -> usize {
+        self.operations.len()
+    }
+
+    /// Bytes of requests, responses and former values that operations under way hold.
+    pub fn operation_bytes(&self) -> usize {
+        self.operations.held_bytes()
+    }
+
+    /// How often circuit breakers have opened and closed.
+    pub fn breaker_counters(&self) -> BreakerCounters {
+        self.peers.counters()
+    }
+
+    /// A circuit breaker that has opened or closed, oldest first.
+    pub fn next_breaker_change(&mut self) -> Option<BreakerChange> {
+        self.peers.next_change()
+    }
+
+    /// Whether a request should not be begun now, because the table of operations is full.
+    #[inline]
+    pub fn is_full(&self) -> bool {
+        self.operations.is_full()
+    }
+
+    /// The states of the circuit breakers of the other members, as this core sees them.
+    pub fn breakers(&self, now: Instant) -> Vec<(NodeKey, BreakerState)> {
+        let seats = self.view().map_or(&[][..], |view| view.roster().seats());
+        let state = |seat: &Seat| Some((seat.key, self.peers.breaker(seat.key, now)?));
+        seats.iter().filter_map(state).collect()
+    }
+
+    /// The view in effect.
+    pub fn view(&self) -> Option<&Arc<View>> {
+        self.placement.as_ref().map(|placement| &placement.view)
+    }
+
+    /// Where `key` lies on the ring. With MD5 a tenth of what a request costs here: computed once
+    /// and handed on.
+    #[inline]
+    pub fn place(&self, key: &[u8]) -> Place {
+        self.settings.ring_hash.place(key)
+    }
+
+    /// Where each of `keys` lies, as [`Coordinator::place`], and cheaper.
+    #[inline]
+    pub fn places<const N: usize>(&self, keys: &[&[u8]]) -> ArrayVec<Place, N> {
+        self.settings.ring_hash.places(keys)
+    }
+
+    /// Whether this node alone keeps what lies at `place`, all of it has arrived and no other
+    /// replica need hear of a change: the request can be answered from the store at once.
+    #[inline]
+    pub fn keeps_alone(&self, place: Place) -> bool {
+        let Some(placement) = &self.placement else { return false };
+        if self.settings.replication.replicas() != 1 || !placement.fills.is_empty() {
+            return false;
+        }
+        let view = &placement.view;
+        let seat = view.seat(view.ring().owner(place));
+        seat.key == self.me && seat.boot == self.boot
+    }
+
+    /// A version newer than any this core has heard of, for a write answered from the store.
+    #[inline]
+    pub fn next_version(&mut self, now: Instant) -> Version {
+        self.clock.next(now)
+    }
+
+    /// Takes a client's request, whose key lies at `place`. It is answered through `turn.outside`,
+    /// now or later.
+    pub fn request<S: Store, O: Outside>(
+        &mut self,
+        asker: Asker,
+        consistency: Consistency,
+        place: Place,
+        request: &Request<'_>,
+        turn: &mut Turn<'_, S, O>,
+    ) {
+        let bytes = codec::encoded_request_bytes(request);
+        if self.holds_too_much(bytes) {
+            self.counters.busy += 1;
+            return turn.outside.answer(asker, &Response::Busy);
+        }
+        let Some((id, mut operation)) = self.operations.begin(self.until(turn.now)) else {
+            self.counters.quorum_failures += 1;
+            let needed = self.needed(Kind::of(&request.operation), consistency);
+            return turn.outside.answer(asker, &Response::QuorumNotReached { needed, reached: 0 });
+        };
+        operation.origin = Origin::Client(asker);
+        operation.consistency = consistency;
+        operation.place = place;
+        operation.kind = Kind::of(&request.operation);
+        operation.key.extend_from_slice(request.key);
+        operation.request.resize(bytes, 0);
+        // Other nodes hash under secrets of their own, and this one's is none of their business.
+        let untold = Request { hash: KeyHash::default(), ..*request };
+        codec::encode_request(&untold, &mut operation.request);
+        if self.settings.replication.replicas() > 1
+            && !self.in_order.enter(Line::of(asker, self.hash(request.key)), id)
+        {
+            operation.stage = Stage::Queued;
+            return self.operations.keep(id, operation);
+        }
+        self.begin(id, operation, turn);
+        self.begin_queued(turn);
+    }
+
+    /// When an operation that comes now is given up.
+    fn until(&self, now: Instant) -> Instant {
+        now.after(self.settings.lifetimes.operation)
+    }
+
+    /// How many replicas must take part in a request.
+    fn needed(&self, kind: Kind, consistency: Consistency) -> u8 {
+        let replication = self.settings.replication;
+        match kind.may_change() {
+            true => replication.writes_for(consistency),
+            false => replication.reads_for(consistency),
+        }
+    }
+
+    /// Begins what waited for an answer that has been given. What has waited for all of its time is
+    /// ended without having been tried: else each of many requests for one silent replica would
+    /// make the next one wait for a whole timeout.
+    fn begin_queued<S: Store, O: Outside>(&mut self, turn: &mut Turn<'_, S, O>) {
+        while let Some(id) = self.in_order.take_ready() {
+            let mut operation = self.operations.take(id).expect("kept until it is its turn");
+            if operation.until > turn.now {
+                self.begin(id, operation, turn);
+            } else {
+                operation.needed = self.needed(operation.kind, operation.consistency);
+                self.finish_short(id, operation, 0, turn);
+            }
+        }
+    }
+
+    fn begin<S: Store, O: Outside>(
+        &mut self,
+        id: OperationId,
+        operation: Box<Operation>,
+        turn: &mut Turn<'_, S, O>,
+    ) {
+        if let Some(operation) = self.route(id, operation, turn) {
+            self.checks.push_back((turn.now.after(CHECK_EVERY), id));
+            self.operations.keep(id, operation);
+        }
+    }
+
+    /// The key whose record will be looked at when the message that `bytes` are is taken, as far as
+    /// that is quickly told.
+    #[inline]
+    pub fn key_of<'b>(&'b self, bytes: &'b [u8]) -> Option<&'b [u8]> {
+        match Message::answered_read(bytes) {
+            Some(id) => Some(&self.operations.get(id)?.key),
+            None => Message::key_of(bytes),
+        }
+    }
+
+    /// Takes a message of another node's core. Anything may come.
+    pub fn message<S: Store, O: Outside>(
+        &mut self,
+        from: Peer,
+        bytes: &[u8],
+        turn: &mut Turn<'_, S, O>,
+    ) {
+        // By reference: moved right after it was written field by field, a message would wait for
+        // the processor's stores.
+        if NodeMessage::is_one(bytes) {
+            match &NodeMessage::read(bytes) {
+                Ok(message) => self.node_message(from, message, turn),
+                Err(Malformed) => self.counters.malformed += 1,
+            }
+        } else {
+            match &Message::read(bytes) {
+                Ok(message) => self.data_message(from, bytes, message, turn),
+                Err(Malformed) => self.counters.malformed += 1,
+            }
+        }
+        self.begin_queued(turn);
+    }
+
+    /// Takes what the governor tells all cores of the node.
+    pub fn notice<S: Store, O: Outside>(&mut self, notice: Notice, turn: &mut Turn<'_, S, O>) {
+        match notice {
+            Notice::Placed(view) => self.placed(view, turn),
+            Notice::Liveness { node, boot, alive } => self.liveness(node, boot, alive, turn),
+            Notice::Digested(epoch) => self.digested(epoch),
+            Notice::Flushed(version) => self.flush(version, turn),
+            Notice::Reborn(boot) => self.reborn(boot, turn),
+        }
+    }
+
+    /// A new view is in effect. They come in order; all of this node's former ones too, but those
+    /// from before its time.
+    fn placed<S: Store, O: Outside>(&mut self, view: Arc<View>, turn: &mut Turn<'_, S, O>) {
+        debug_assert_eq!(view.ring().parameters().hash, self.settings.ring_hash);
+        if let Some(seat) = view.roster().seat(self.me).filter(|seat| seat.boot == self.boot) {
+            self.clock.set_tie(Tie::of_slot(seat.slot));
+        }
+        self.history.push_back(view.clone());
+        if self.history.len() > HISTORY_MAX {
+            self.history.pop_front();
+        }
+        let before = self.placement.take();
+        let mut fills = Vec::new();
+        if let Some(Placement { view: before, fills: former }) = before {
+            fills = former;
+            let sources = vec![Source::Missing; before.roster().seats().len()];
+            let fill = Fill { before, after: view.clone(), sources };
+            if fill.share(self.me, self.boot) > 0.0 {
+                fills.push(Arc::new(fill));
+            }
+        }
+        self.placement = Some(Placement { view, fills });
+        // Others copy from here now what is not this node's own any more.
+        self.filling.stop_sweeping();
+        self.comparing.stop();
+        self.fetched.clear();
+        self.note_gone_sources(turn.now);
+        self.finish_fills(turn);
+        self.recheck(|operation| !matches!(operation.stage, Stage::Forwarded(_)), turn);
+        self.begin_queued(turn);
+    }
+
+    /// Gossip says that this life of a node is alive, or dead.
+    fn liveness<S: Store, O: Outside>(
+        &mut self,
+        node: NodeKey,
+        boot: Boot,
+        alive: bool,
+        turn: &mut Turn<'_, S, O>,
+    ) {
+        self.peers.liveness(node, boot, alive, turn.now);
+        self.note_gone_sources(turn.now);
+        self.finish_fills(turn);
+        if !alive {
+            self.node_went(node, turn);
+            self.begin_queued(turn);
+        }
+    }
+
+    /// A link came or went.
+    pub fn link<S: Store, O: Outside>(&mut self, event: LinkEvent, turn: &mut Turn<'_, S, O>) {
+        match event {
+            LinkEvent::Up { peer, facts } => {
+                let known = self.reach.get(&peer.node).map(|reach| reach.facts);
+                if known != Some(facts) {
+                    self.reach.insert(peer.node, Reach { facts, links: 0 });
+                    if known.is_some() {
+                        // What its former life was asked is not answered any more.
+                        self.no_room_any_more(|waited_for| waited_for.node == peer.node);
+                        self.peers.link(peer.node, false, turn.now);
+                        self.node_went(peer.node, turn);
+                        self.begin_queued(turn);
+                    }
+                }
+                let reach = self.reach.get_mut(&peer.node).expect("it is there now");
+                reach.links += 1;
+                self.peers.link(peer.node, true, turn.now);
+            }
+            LinkEvent::Down { peer, boot } => {
+                // Links of a former life may go after the first of the next has come.
+                let reach = self.reach.get_mut(&peer.node);
+                let Some(reach) = reach.filter(|reach| reach.facts.boot == boot) else { return };
+                reach.links = reach.links.saturating_sub(1);
+                let left = reach.links;
+                self.no_room_any_more(|waited_for| waited_for == peer);
+                if left == 0 {
+                    self.peers.link(peer.node, false, turn.now);
+                }
+                self.node_went(peer.node, turn);
+                self.begin_queued(turn);
+            }
+        }
+    }
+
+    /// Everybody who is alive has what became his own up to the roster of `epoch`: what is not this
+    /// node's own any more may be forgotten.
+    fn digested(&mut self, epoch: u64) {
+        if self.view().is_some_and(|view| view.epoch() == epoch) {
+            self.filling.sweep_from_the_beginning();
+        }
+    }
+
+    /// This node begins a new life: its store is empty, its seat and all that was under way are
+    /// gone.
+    fn reborn<S: Store, O: Outside>(&mut self, boot: Boot, turn: &mut Turn<'_, S, O>) {
+        turn.store.clear();
+        for id in self.operations.ids(|_| true) {
+            if let Some(operation) = self.operations.take(id) {
+                self.finish_uncertain(id, operation, turn);
+            }
+        }
+        let settings = self.settings.clone();
+        let (peers, reach) = (std::mem::take(&mut self.peers), std::mem::take(&mut self.reach));
+        let (clock, counters) = (self.clock.clone(), self.counters);
+        let operations = std::mem::take(&mut self.operations);
+        *self = Self {
+            peers,
+            reach,
+            clock,
+            counters,
+            operations,
+            ..Self::new(self.me, boot, settings)
+        };
+    }
+
+    /// Everything of a version up to `version` is gone.
+    pub fn flush<S: Store, O: Outside>(&mut self, version: Version, turn: &mut Turn<'_, S, O>) {
+        let _ = self.clock.observe(version, turn.now);
+        turn.store.flush(version);
+        self.hot_keys.forget_all();
+        self.operations.keep_no_copies();
+    }
+
+    /// Tells every core that has a link with this one that everything of a version up to `version`
+    /// is gone. What this core asks them from now on comes after it, so that whoever knows of the
+    /// flush reads nothing older.
+    pub fn announce_flush<S: Store, O: Outside>(
+        &mut self,
+        version: Version,
+        turn: &mut Turn<'_, S, O>,
+    ) {
+        for (node, reach) in &self.reach {
+            for core in 0..reach.facts.core_count {
+                if let Some(out) = turn.outside.room(Peer { node: *node, core }) {
+                    NodeMessage::Flush { version }.write(out);
+                }
+            }
+        }
+    }
+
+    /// Does what is due; to be called when the deadline has come, harmless at any time.
+    pub fn tick<S: Store, O: Outside>(&mut self, turn: &mut Turn<'_, S, O>) {
+        let mut left = self.checks.len();
+        while left > 0 && self.checks.front().is_some_and(|(at, _)| *at <= turn.now) {
+            left -= 1;
+            let (_, id) = self.checks.pop_front().expect("just looked at");
+            let Some(operation) = self.operations.take(id) else { continue };
+            if let Some(operation) = self.check(id, operation, turn) {
+                self.checks.push_back((turn.now.after(CHECK_EVERY), id));
+                self.operations.keep(id, operation);
+            }
+        }
+        self.begin_queued(turn);
+        self.give_up_sources(turn);
+        self.fill(turn);
+        self.sweep(turn);
+        self.compare(turn);
+        self.hand_over_hints(turn);
+    }
+
+    /// When the next [`Coordinator::tick`] is due.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let check = self.checks.front().map(|(at, _)| *at);
+        let comparing = self.comparing.next_deadline();
+        let comparing = comparing.filter(|_| self.settings.replication.replicas() > 1);
+        let hints = self.hints.next_deadline(|node| self.peers.is_present(node));
+        [check, comparing, self.filling.next_deadline(), hints].into_iter().flatten().min()
+    }
+
+    /// Looks at all operations that `concerned` picks.
+    fn recheck<S: Store, O: Outside>(
+        &mut self,
+        concerned: impl Fn(&Operation) -> bool,
+        turn: &mut Turn<'_, S, O>,
+    ) {
+        for id in self.operations.ids(concerned) {
+            let Some(operation) = self.operations.take(id) else { continue };
+            if let Some(operation) = self.check(id, operation, turn) {
+                self.operations.keep(id, operation);
+            }
+        }
+    }
+
+    /// What waits for `node` need not wait any longer.
+    fn node_went<S: Store, O: Outside>(&mut self, node: NodeKey, turn: &mut Turn<'_, S, O>) {
+        let asks = |operation: &Operation| {
+            matches!(operation.stage, Stage::Forwarded(to) | Stage::Congested(to) if to.node == node)
+                || operation
+                    .replicas
+                    .iter()
+                    .any(|replica| replica.node == node && matches!(replica.state, State::Asked(_)))
+        };
+        self.recheck(asks, turn);
+    }
+
+    /// Looks at an operation under way. `None` when that ended it.
+    fn check<S: Store, O: Outside>(
+        &mut self,
+        id: OperationId,
+        mut operation: Box<Operation>,
+        turn: &mut Turn<'_, S, O>,
+    ) -> Option<Box<Operation>> {
+        if operation.stage == Stage::Queued {
+            return Some(operation);
+        }
+        if operation.until <= turn.now {
+            return self.give_up(id, operation, turn);
+        }
+        if let Stage::Forwarded(to) = operation.stage {
+            return self.check_forwarded(id, operation, to, turn);
+        }
+        let stamp = self.view().map_or(0, |view| view.stamp());
+        if let Stage::Congested(to) = operation.stage
+            && operation.stamp == stamp
+            && self.peers.may_be_asked(to.node, turn.now)
+        {
+            return Some(operation);
+        }
+        if matches!(operation.stage, Stage::Waiting | Stage::Congested(_))
+            || (operation.stamp != stamp && operation.stage != Stage::Writing)
+        {
+            return self.route(id, operation, turn);
+        }
+        if operation.stamp != stamp {
+            return self.write_under_new_view(id, operation, turn);
+        }
+        self.look_at_replicas(&mut operation, turn);
+        match operation.stage {
+            Stage::Fetching => self.fetch(id, operation, turn),
+            Stage::Reading => self.read(id, operation, true, turn),
+            _ => self.write(id, operation, turn),
+        }
+    }
+
+    /// Sends a short `message` of the operation `id` to the core of `node` that owns `key`.
+    fn send<S: Store, O: Outside>(
+        &mut self,
+        id: OperationId,
+        node: NodeKey,
+        key: &[u8],
+        message: &Message<'_>,
+        turn: &mut Turn<'_, S, O>,
+    ) -> Sent {
+        let Some(to) = self.peer(node, key) else { return Sent::No };
+        match turn.outside.room_for(to, 0) {
+            Room::Open(out) => {
+                message.write(out);
+                Sent::Yes
+            }
+            Room::Full => {
+                self.wait_for_room(to, id);
+                Sent::Later
+            }
+            Room::Unlinked => Sent::No,
+        }
+    }
+
+    /// The core of `node` that owns `key`.
+    #[inline]
+    fn peer(&self, node: NodeKey, key: &[u8]) -> Option<Peer> {
+        let reach = self.reach.get(&node)?;
+        Some(Peer { node, core: reach.facts.core_of(key) })
+    }
+
+    /// Whether this life of a node could be asked, whatever its circuit breaker says.
+    fn is_present(&self, node: NodeKey, boot: Boot) -> bool {
+        self.peers.is_present(node)
+            && self.reach.get(&node).is_some_and(|reach| reach.facts.boot == boot)
+    }
+
+    /// The hash of `key` as this node's shards know it.
+    fn hash(&self, key: &[u8]) -> KeyHash {
+        KeyHash::of(key, &self.settings.hash_secret)
+    }
+}

@@ -1,0 +1,151 @@
+//! Fetching: a key whose range is still arriving is copied from its former holders first.
+//!
+//! A node that a new view made a replica takes part for a key only when enough of those who held it
+//! under the view before have been copied from. All of them are in the new view when they answer,
+//! so no quorum of the old one can act behind the new one's back any more. What is fetched once is
+//! remembered, so that a busy key is not fetched for every request.
+//!
+//! Where availability comes before strictness, former holders that are away are not waited for, and
+//! what is here already is answered without asking anybody.
+
+use std::sync::Arc;
+
+use super::*;
+use crate::message::ReadOutcome;
+
+impl Coordinator {
+    /// Whether the operation's key has to be fetched before this core may act on it.
+    pub(super) fn must_fetch<S: Store, O: Outside>(
+        &mut self,
+        operation: &Operation,
+        turn: &mut Turn<'_, S, O>,
+    ) -> bool {
+        let Some(fill) = self.unfilled(operation.place, operation.fetched_epoch) else {
+            return false;
+        };
+        // Another node that fetches from us asks about what was before its own time.
+        if let Origin::Message(_) = operation.origin
+            && let Ok(Message::Fetch { epoch, .. }) = Message::read(&operation.request)
+            && fill.epoch() >= epoch
+        {
+            return false;
+        }
+        if self.fetched.contains(&self.hash(&operation.key).to_bits()) {
+            return false;
+        }
+        self.settings.replication.is_strict() || turn.store.read(&operation.key, turn.now).is_none()
+    }
+
+    /// The oldest filling after `epoch` that `place` waits for.
+    pub(super) fn unfilled(&self, place: Place, epoch: u64) -> Option<&Arc<Fill>> {
+        let replication = self.settings.replication;
+        self.placement.as_ref()?.unfilled(self.me, self.boot, place, epoch, replication)
+    }
+
+    /// Asks the former holders, of the oldest view that has not been dealt with.
+    pub(super) fn begin_fetch<S: Store, O: Outside>(
+        &mut self,
+        id: OperationId,
+        mut operation: Box<Operation>,
+        turn: &mut Turn<'_, S, O>,
+    ) -> Option<Box<Operation>> {
+        let place = operation.place;
+        let Some(fill) = self.unfilled(place, operation.fetched_epoch) else {
+            return self.end_fetch(id, operation, turn);
+        };
+        let holders = fill.holders(place, self.settings.replication);
+        operation.stage = Stage::Fetching;
+        operation.needed = holders.needed as u8;
+        operation.replicas.clear();
+        for node in holders.nodes.iter() {
+            let seat = fill.before.seat(*node);
+            let copied = fill.sources[node.0 as usize] == Source::Copied;
+            let state = if copied { State::Holds(Version::NONE) } else { State::Unasked };
+            operation.replicas.push(Replica { node: seat.key, boot: seat.boot, state });
+        }
+        self.fetch(id, operation, turn)
+    }
+
+    /// Asks those that have not been asked.
+    pub(super) fn fetch<S: Store, O: Outside>(
+        &mut self,
+        id: OperationId,
+        mut operation: Box<Operation>,
+        turn: &mut Turn<'_, S, O>,
+    ) -> Option<Box<Operation>> {
+        let Some(fill) = self.unfilled(operation.place, operation.fetched_epoch) else {
+            return self.end_fetch(id, operation, turn);
+        };
+        let epoch = fill.epoch();
+        for at in 0..operation.replicas.len() {
+            let Replica { node, boot, state } = operation.replicas[at];
+            if state != State::Unasked || !self.is_present(node, boot) {
+                continue;
+            }
+            let message = Message::Fetch { operation: id, epoch, key: &operation.key };
+            match self.send(id, node, &operation.key, &message, turn) {
+                Sent::Yes => operation.replicas[at].state = State::Asked(turn.now),
+                Sent::Later => operation.replicas[at].state = State::Congested,
+                Sent::No => {}
+            }
+        }
+        self.go_on_fetching(id, operation, turn)
+    }
+
+    /// Goes on when enough have answered.
+    pub(super) fn go_on_fetching<S: Store, O: Outside>(
+        &mut self,
+        id: OperationId,
+        mut operation: Box<Operation>,
+        turn: &mut Turn<'_, S, O>,
+    ) -> Option<Box<Operation>> {
+        let asked = operation.count(|state| matches!(state, State::Asked(_) | State::Congested));
+        let enough = operation.taking_part() >= operation.needed as usize;
+        // Without strictness whoever is away is done without.
+        let all = asked == 0 && !self.settings.replication.is_strict();
+        if !enough && !all {
+            return Some(operation);
+        }
+        let epoch = self.unfilled(operation.place, operation.fetched_epoch).map(|f| f.epoch());
+        let Some(epoch) = epoch else { return self.end_fetch(id, operation, turn) };
+        operation.fetched_epoch = epoch;
+        self.begin_fetch(id, operation, turn)
+    }
+
+    fn end_fetch<S: Store, O: Outside>(
+        &mut self,
+        id: OperationId,
+        mut operation: Box<Operation>,
+        turn: &mut Turn<'_, S, O>,
+    ) -> Option<Box<Operation>> {
+        let still_arriving = self.unfilled(operation.place, 0).is_some();
+        if still_arriving && self.fetched.len() < FETCHED_MAX {
+            self.fetched.insert(self.hash(&operation.key).to_bits());
+        }
+        operation.replicas.clear();
+        let members = self.members(operation.place);
+        self.coordinate(id, operation, &members, turn)
+    }
+
+    /// What is known here of a key, for whoever asks; `known` is what he knows.
+    pub(super) fn reply_read<S: Store, O: Outside>(
+        &mut self,
+        to: Peer,
+        asked: OperationId,
+        key: &[u8],
+        known: Version,
+        turn: &mut Turn<'_, S, O>,
+    ) {
+        self.show(key);
+        let outcome = match turn.store.read(key, turn.now) {
+            None if known == Version::NONE => ReadOutcome::Nothing,
+            None => ReadOutcome::Older(Version::NONE),
+            Some(record) if record.version == known => ReadOutcome::Same,
+            Some(record) if record.version < known => ReadOutcome::Older(record.version),
+            Some(record) => ReadOutcome::Record(record),
+        };
+        if let Some(out) = turn.outside.room(to) {
+            Message::ReadReply { operation: asked, outcome }.write(out);
+        }
+    }
+}

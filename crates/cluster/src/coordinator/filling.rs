@@ -1,0 +1,399 @@
+//! Filling: the ranges that a new view made this core's own are copied in the background.
+//!
+//! Each former holder is asked for them a part at a time, core by core, at a bounded rate, what it
+//! used last before the rest (`newest`). A holder answers only once it is in the new view itself and
+//! complete for what was before, so that what it sends is all that it had acknowledged. A filling
+//! is over when every place has been copied from enough holders; the others need not be heard.
+
+use std::sync::Arc;
+
+use super::newest::Divisions;
+use super::*;
+use crate::message::Messages;
+use crate::record::Record;
+use crate::store::Scanned;
+
+/// About so many bytes are asked for at a time. Clients wait while a holder looks for them and a
+/// core takes them: some 20 us each, and as much again in the kernel.
+const PULL_BYTES: u32 = 32 << 10;
+/// What may arrive ahead of the rate, as a span of it. A core that has nothing else to do sleeps
+/// longer than a part takes, and makes up for that.
+const AHEAD_MAX: Duration = Duration::from_millis(50);
+/// A part that has not come after this is asked for again.
+const PULL_AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// Records looked at for one answer, wanted or not.
+const SCAN_RECORDS_MAX: usize = 4096;
+/// Records looked at before it is seen whether they are enough for an answer. Few, since all of
+/// them may be wanted, and large.
+const LOOK_STEP: usize = 16;
+/// Records looked at in one call, when those are sought that are not this node's own any more.
+const SWEEP_STEP: usize = 128;
+/// Records that are looked at to see when records were used.
+const SAMPLE: usize = 256;
+
+/// What is being copied.
+#[derive(Debug, Default)]
+pub(super) struct Filling {
+    pulls: Vec<Pull>,
+    allowance: Allowance,
+    /// The epoch that was last reported as settled.
+    settled: u64,
+    /// Where to go on looking for records that are not this node's own any more.
+    sweep: Option<u64>,
+    /// When a holder that is waited for will have been dead for too long.
+    look_at: Option<Instant>,
+    /// What others are shown first.
+    divisions: Divisions,
+}
+
+/// How far the copying from one holder is.
+#[derive(Debug)]
+struct Pull {
+    epoch: u64,
+    node: NodeKey,
+    boot: Boot,
+    core: u16,
+    cursor: u64,
+    /// When to ask for the next part, or for this one again.
+    due: Instant,
+    under_way: bool,
+}
+
+/// How much of the rate is used up, by all holders together.
+#[derive(Debug, Default)]
+struct Allowance {
+    /// When the rate would have brought what has arrived.
+    earned: Instant,
+    /// What of it is less than the clock's unit, in bytes.
+    rest: u64,
+}
+
+impl Allowance {
+    /// Notes that so many bytes have arrived; when more may be asked for.
+    fn arrived(&mut self, bytes: usize, bytes_per_second: u64, now: Instant) -> Instant {
+        let bytes = self.rest + bytes as u64;
+        let millis = bytes * 1000 / bytes_per_second.max(1);
+        self.rest = bytes - millis * bytes_per_second.max(1) / 1000;
+        self.earned = self.earned.max(now).after(Duration::from_millis(millis));
+        now.after(self.earned.since(now).saturating_sub(AHEAD_MAX))
+    }
+}
+
+impl Filling {
+    pub fn next_deadline(&self) -> Option<Instant> {
+        // A sweep goes on in every call; there is always one soon.
+        let sweep = self.sweep.map(|_| Instant::default());
+        self.pulls.iter().map(|pull| pull.due).chain(sweep).chain(self.look_at).min()
+    }
+
+    pub fn stop_sweeping(&mut self) {
+        self.sweep = None;
+    }
+
+    pub fn sweep_from_the_beginning(&mut self) {
+        self.sweep = Some(0);
+    }
+}
+
+impl Coordinator {
+    /// How much of the circle is still arriving, from 0 to 1, and records and bytes so far.
+    pub fn filling(&self) -> (f64, u64, u64) {
+        let fills = self.placement.iter().flat_map(|placement| &placement.fills);
+        let share = fills.map(|fill| fill.share(self.me, self.boot)).fold(0.0, f64::max);
+        (share, self.counters.filled_records, self.counters.filled_bytes)
+    }
+
+    /// Holders that will never answer are not waited for: another boot has their seat, or they
+    /// have none any more and are dead.
+    ///
+    /// Where quorums promise that nothing is lost, somebody who is dead without a seat is waited
+    /// for until he would be forgotten: he may have been cut off, and have given up his seat in the
+    /// moment of his return, with the only copy of what he acknowledged meanwhile.
+    pub(super) fn note_gone_sources(&mut self, now: Instant) {
+        self.filling.look_at = None;
+        let Some(placement) = &mut self.placement else { return };
+        let roster = placement.view.roster().clone();
+        let patience = match self.settings.replication.is_strict() {
+            true => self.settings.forget_after,
+            false => Duration::ZERO,
+        };
+        for fill in &mut placement.fills {
+            let before = fill.before.clone();
+            for (seat, at) in before.roster().seats().iter().zip(0..) {
+                if fill.sources[at] != Source::Missing || roster.has(seat.key, seat.boot) {
+                    continue;
+                }
+                let replaced = roster.seat(seat.key).is_some();
+                let dead_since = self.peers.dead_since(seat.key, seat.boot);
+                let gone_at = dead_since.map(|since| since.after(patience));
+                if replaced || gone_at.is_some_and(|at| at <= now) {
+                    Arc::make_mut(fill).sources[at] = Source::Gone;
+                } else if let Some(at) = gone_at {
+                    let earliest = self.filling.look_at.unwrap_or(at).min(at);
+                    self.filling.look_at = Some(earliest);
+                }
+            }
+        }
+    }
+
+    /// Drops fillings that are complete, and reports what that settles.
+    pub(super) fn finish_fills<S: Store, O: Outside>(&mut self, turn: &mut Turn<'_, S, O>) {
+        let Some(placement) = &mut self.placement else { return };
+        let (me, boot, replication) = (self.me, self.boot, self.settings.replication);
+        placement.fills.retain(|fill| !fill.is_complete(me, boot, replication));
+        let settled = match placement.fills.first() {
+            Some(fill) => fill.epoch() - 1,
+            None => placement.view.epoch(),
+        };
+        let wanted = |pull: &Pull| {
+            placement.fills.iter().any(|fill| {
+                fill.epoch() == pull.epoch && {
+                    let seats = fill.before.roster().seats().iter().zip(&fill.sources);
+                    let mut missing = seats.filter(|(_, source)| **source == Source::Missing);
+                    missing.any(|(seat, _)| seat.key == pull.node && seat.boot == pull.boot)
+                }
+            })
+        };
+        self.filling.pulls.retain(wanted);
+        for fill in &placement.fills {
+            for (seat, source) in fill.before.roster().seats().iter().zip(&fill.sources) {
+                let (epoch, node) = (fill.epoch(), seat.key);
+                let known = self.filling.pulls.iter().any(|p| p.epoch == epoch && p.node == node);
+                if *source == Source::Missing && !known && node != me {
+                    self.filling.pulls.push(Pull {
+                        epoch,
+                        node,
+                        boot: seat.boot,
+                        core: 0,
+                        cursor: 0,
+                        due: turn.now,
+                        under_way: false,
+                    });
+                }
+            }
+        }
+        if placement.fills.is_empty() {
+            self.fetched.clear();
+        }
+        if settled != self.filling.settled {
+            self.filling.settled = settled;
+            turn.outside.settled(settled);
+        }
+    }
+
+    /// Gives up holders whose time is over.
+    pub(super) fn give_up_sources<S: Store, O: Outside>(&mut self, turn: &mut Turn<'_, S, O>) {
+        if self.filling.look_at.is_some_and(|at| at <= turn.now) {
+            self.note_gone_sources(turn.now);
+            self.finish_fills(turn);
+        }
+    }
+
+    /// Asks for what is due.
+    pub(super) fn fill<S: Store, O: Outside>(&mut self, turn: &mut Turn<'_, S, O>) {
+        let now = turn.now;
+        for pull in &mut self.filling.pulls {
+            if pull.due > now {
+                continue;
+            }
+            pull.due = now.after(PULL_AGAIN_AFTER);
+            let reach = self.reach.get(&pull.node).filter(|reach| reach.facts.boot == pull.boot);
+            if reach.is_none() || !self.peers.is_present(pull.node) {
+                continue;
+            }
+            let to = Peer { node: pull.node, core: pull.core };
+            let Some(out) = turn.outside.room_for(to, 0).open() else { continue };
+            let (epoch, cursor) = (pull.epoch, pull.cursor);
+            NodeMessage::Pull { epoch, cursor, bytes_max: PULL_BYTES }.write(out);
+            pull.under_way = true;
+        }
+    }
+
+    /// Forgets some of what is not this node's own any more.
+    pub(super) fn sweep<S: Store, O: Outside>(&mut self, turn: &mut Turn<'_, S, O>) {
+        let (Some(cursor), Some(placement)) = (self.filling.sweep, &self.placement) else { return };
+        let view = &placement.view;
+        let mut others = Vec::new();
+        let next = turn.store.scan(cursor, SWEEP_STEP, turn.now, &mut |scanned: Scanned<'_>| {
+            let place = view.ring().place(scanned.key);
+            // A key that this node stands in for is kept while its own nodes are away.
+            let theirs = !view.holds(self.me, self.boot, place)
+                && view.ring().replicas(place).iter().all(|node| {
+                    let seat = view.seat(*node);
+                    self.peers.is_alive(seat.key, seat.boot)
+                });
+            if theirs {
+                others.push((scanned.key.to_vec(), scanned.record.version));
+            }
+        });
+        for (key, version) in others {
+            turn.store.forget(&key, version);
+        }
+        self.filling.sweep = next;
+    }
+
+    /// Takes a message that is not about a single key.
+    pub(super) fn node_message<S: Store, O: Outside>(
+        &mut self,
+        from: Peer,
+        message: &NodeMessage<'_>,
+        turn: &mut Turn<'_, S, O>,
+    ) {
+        match *message {
+            NodeMessage::Pull { epoch, cursor, bytes_max } => {
+                self.pulled_from(from, epoch, cursor, bytes_max, turn);
+            }
+            NodeMessage::Pulled { epoch, cursor, next, merges } => {
+                self.pulled(from, epoch, cursor, next, merges, turn);
+            }
+            NodeMessage::Compare { .. } => self.compare_asked(from, message, turn),
+            NodeMessage::Listing { .. } => self.listing_came(from, message),
+            NodeMessage::Compared { round } => self.compared(from, round),
+            NodeMessage::Want { keys, .. } => self.wanted(from, keys, turn),
+            NodeMessage::Flush { version } => self.flush(version, turn),
+            _ => self.counters.malformed += 1,
+        }
+    }
+
+    /// A part has arrived.
+    fn pulled<S: Store, O: Outside>(
+        &mut self,
+        from: Peer,
+        epoch: u64,
+        cursor: u64,
+        next: Option<u64>,
+        merges: &[u8],
+        turn: &mut Turn<'_, S, O>,
+    ) {
+        let expected = |pull: &Pull| {
+            let part = (pull.epoch, pull.node, pull.core, pull.cursor);
+            pull.under_way && part == (epoch, from.node, from.core, cursor)
+        };
+        let Some(at) = self.filling.pulls.iter().position(expected) else { return };
+        for message in Messages::new(merges) {
+            let Ok(Ok(Message::Merge { key, record, .. })) = message.map(Message::read) else {
+                self.counters.malformed += 1;
+                return;
+            };
+            self.take_merge(key, &record, turn);
+            self.counters.filled_records += 1;
+        }
+        self.counters.filled_bytes += merges.len() as u64;
+        let rate = self.settings.fill_bytes_per_second;
+        let due = self.filling.allowance.arrived(merges.len(), rate, turn.now);
+        let pull = &mut self.filling.pulls[at];
+        pull.under_way = false;
+        pull.due = due;
+        match next {
+            Some(next) => pull.cursor = next,
+            None => {
+                pull.cursor = 0;
+                pull.core += 1;
+                let cores = self.reach.get(&from.node).map_or(0, |reach| reach.facts.core_count);
+                if pull.core >= cores {
+                    let (node, boot) = (pull.node, pull.boot);
+                    self.copied_from(node, boot, epoch, turn);
+                }
+            }
+        }
+        self.fill(turn);
+    }
+
+    /// Everything that one holder had has arrived.
+    pub(super) fn copied_from<S: Store, O: Outside>(
+        &mut self,
+        node: NodeKey,
+        boot: Boot,
+        epoch: u64,
+        turn: &mut Turn<'_, S, O>,
+    ) {
+        let Some(placement) = &mut self.placement else { return };
+        for fill in placement.fills.iter_mut().filter(|fill| fill.epoch() == epoch) {
+            if let Some(index) = fill.before.index_of(node, boot) {
+                Arc::make_mut(fill).sources[index.0 as usize] = Source::Copied;
+            }
+        }
+        self.finish_fills(turn);
+    }
+
+    /// Another node copies from this core what became its own with the roster of `epoch`.
+    fn pulled_from<S: Store, O: Outside>(
+        &mut self,
+        from: Peer,
+        epoch: u64,
+        cursor: u64,
+        bytes_max: u32,
+        turn: &mut Turn<'_, S, O>,
+    ) {
+        self.show_all();
+        let Some(placement) = &self.placement else { return };
+        let incomplete = placement.fills.iter().any(|fill| fill.epoch() < epoch);
+        let Some(reach) = self.reach.get(&from.node).copied() else { return };
+        if placement.view.epoch() < epoch || incomplete {
+            return;
+        }
+        let after = self.history.iter().position(|view| view.epoch() == epoch);
+        let pair = after.filter(|at| *at > 0).map(|at| (&self.history[at - 1], &self.history[at]));
+        let boot = reach.facts.boot;
+        let wants = |key: &[u8]| {
+            if reach.facts.core_of(key) != from.core {
+                return false;
+            }
+            let place = placement.view.ring().place(key);
+            match pair {
+                Some((before, after)) => {
+                    after.holds(from.node, boot, place) && !before.holds(from.node, boot, place)
+                }
+                None => placement.view.holds(from.node, boot, place),
+            }
+        };
+        let Some(out) = turn.outside.room(from) else { return };
+        let (store, now) = (&mut *turn.store, turn.now);
+        let position = self.filling.divisions.position(epoch, cursor, now, || {
+            let mut used = Vec::with_capacity(SAMPLE);
+            store.scan(0, SAMPLE, now, &mut |scanned: Scanned<'_>| used.push(scanned.used));
+            used
+        });
+        let mut merges = Vec::new();
+        let mut wanted = 0;
+        let bytes_max = bytes_max.min(PULL_BYTES) as usize;
+        let mut at = Some(position.cursor);
+        // Steps are bounded, not records: a store may have more room than records.
+        for _ in 0..SCAN_RECORDS_MAX / LOOK_STEP {
+            let Some(from_here) = at.filter(|_| merges.len() < bytes_max) else { break };
+            at = turn.store.scan(from_here, LOOK_STEP, turn.now, &mut |scanned: Scanned<'_>| {
+                if position.shows(scanned.used) && wants(scanned.key) {
+                    wanted += 1;
+                    let record: Record<'_> = scanned.record;
+                    Message::Merge { ticket: 0, key: scanned.key, record }.write(&mut merges);
+                }
+            });
+        }
+        NodeMessage::Pulled { epoch, cursor, next: position.after(at), merges: &merges }.write(out);
+        self.counters.handed_records += wanted;
+        self.counters.handed_bytes += merges.len() as u64;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn holders_share_the_rate_and_little_comes_ahead_of_it() {
+        let begin = Instant::from_millis(1_700_000_000_000);
+        let (mut allowance, mut due) = (Allowance::default(), [begin; 3]);
+        let (mut arrived, rate, part) = (0, 32 << 20, 60_000);
+        for millis in 0..2000 {
+            let now = begin.after(Duration::from_millis(millis));
+            for due in due.iter_mut().filter(|due| **due <= now) {
+                *due = allowance.arrived(part, rate, now);
+                arrived += part as u64;
+            }
+            // What may come ahead, the clock's unit, and a part of each.
+            let most = rate * (millis + 50 + 1) / 1000 + 3 * part as u64;
+            assert!(arrived <= most, "{arrived} bytes after {millis} ms");
+        }
+        assert!(arrived >= rate * 2 - rate / 100, "{arrived} bytes in 2 s");
+    }
+}

@@ -1,0 +1,365 @@
+//! Operations under way, and the table that holds them.
+//!
+//! The table has a fixed number of places. An operation keeps the memory of its place's former
+//! ones, so that a busy core allocates nothing for the next. An id names a place and how often it
+//! was given out: what answers an operation that is over finds nobody.
+
+use arrayvec::ArrayVec;
+
+use super::super::identity::{Boot, NodeKey};
+use super::super::link::Peer;
+use super::super::message::OperationId;
+use super::super::record::RecordBuf;
+use super::super::version::Version;
+use super::Asker;
+use ringlane_ring::{Place, REPLICAS_MAX};
+use ringlane_types::request::Consistency;
+use ringlane_types::request::{Operation as Command, StoreMode};
+use ringlane_types::time::Instant;
+
+/// Room that a finished operation's buffers may keep.
+pub(super) const BYTES_KEPT: usize = 4 << 10;
+
+/// Who waits for the end of an operation.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Origin {
+    /// A client of this node.
+    Client(Asker),
+    /// Another node, which forwarded the request and waits for the answer to its own operation.
+    Node(Peer, OperationId),
+    /// Another node, whose message waits until this core holds what it asks about.
+    Message(Peer),
+}
+
+/// What a request can do to its key, as far as it decides how the request is performed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Looks at nothing but the value: a copy can answer it.
+    PlainGet,
+    /// Looks at more than that, and leaves it as it is.
+    Read,
+    /// Puts something in its place, whatever was there: a plain set.
+    Overwrite,
+    /// What it leaves behind depends on what was there.
+    Change,
+}
+
+impl Kind {
+    pub fn of(command: &Command<'_>) -> Self {
+        match command {
+            Command::Get(get) if get.is_plain() => Self::PlainGet,
+            Command::Store(store) if store.mode == StoreMode::Set && store.compare.is_none() => {
+                Self::Overwrite
+            }
+            command if command.may_change() => Self::Change,
+            _ => Self::Read,
+        }
+    }
+
+    pub fn may_change(self) -> bool {
+        matches!(self, Self::Overwrite | Self::Change)
+    }
+}
+
+/// How far an operation is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// To be begun again at the next check.
+    Waiting,
+    /// Not begun: its connection's request before it, for the same key, has not been answered.
+    Queued,
+    /// Asks those who held the key before for what they have.
+    Fetching,
+    /// Asks replicas what they know.
+    Reading,
+    /// Has changed the key here and tells the replicas.
+    Writing,
+    /// Another node's core works on it.
+    Forwarded(Peer),
+    /// There is no room on the link with that core: for the request, or for the answer.
+    Congested(Peer),
+}
+
+/// What is known of one replica in the present stage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// Not asked, or to be asked again.
+    Unasked,
+    /// Asked at this moment.
+    Asked(Instant),
+    /// To be asked when there is room on its link.
+    Congested,
+    /// Reading, fetching: it holds this version.
+    Holds(Version),
+    /// Writing: it holds the write, or something that came after it.
+    Applied,
+    /// Writing: it holds a newer write that does not know of ours.
+    Superseded,
+    /// Writing: it holds a write that ours does not know of.
+    Conflict,
+    /// It cannot take part: away, out of memory.
+    Failed,
+}
+
+/// One of the nodes that an operation deals with.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Replica {
+    pub node: NodeKey,
+    pub boot: Boot,
+    pub state: State,
+}
+
+/// One operation.
+#[derive(Debug)]
+pub(super) struct Operation {
+    pub origin: Origin,
+    pub stage: Stage,
+    pub consistency: Consistency,
+    /// What its request can do.
+    pub kind: Kind,
+    /// Whether its key was hot when it was forwarded.
+    pub hot: bool,
+    /// Where its key lies on the ring.
+    pub place: Place,
+    /// When it is given up: the operation timeout after it came, not after its turn came.
+    pub until: Instant,
+    /// When it was forwarded.
+    pub sent_at: Instant,
+    /// The view under which `replicas` are listed.
+    pub stamp: u64,
+    /// How many of them must take part.
+    pub needed: u8,
+    pub replicas: ArrayVec<Replica, REPLICAS_MAX>,
+    /// Reading: the version that was held here when it began, and that replicas are told.
+    pub known: Version,
+    /// The write's version, once it has one; a guarded write has it before it reads.
+    pub version: Version,
+    /// The version that a guarded write was computed from.
+    pub base: Version,
+    /// Computed from what was there, so that replicas must not hold anything newer than that.
+    pub guarded: bool,
+    /// Whether a replica was told of the write more than once, so that what it holds now says
+    /// nothing of what it held in between.
+    pub asked_again: bool,
+    /// Whether replicas must be read before it is applied.
+    pub reads_first: bool,
+    /// Whoever waits has been answered; what is left is for the replicas.
+    pub answered: bool,
+    /// Fetching: fillings up to this epoch are dealt with.
+    pub fetched_epoch: u64,
+    pub key: Vec<u8>,
+    /// The request as the codec writes it, or the message that waits.
+    pub request: Vec<u8>,
+    /// The response as the codec writes it.
+    pub response: Vec<u8>,
+    /// What a guarded write replaced here.
+    pub prior: RecordBuf,
+    /// Bytes that it was last seen to hold.
+    held_bytes: usize,
+}
+
+impl Operation {
+    fn new() -> Self {
+        Self {
+            origin: Origin::Message(Peer { node: NodeKey(0), core: 0 }),
+            stage: Stage::Waiting,
+            consistency: Consistency::Configured,
+            kind: Kind::Change,
+            hot: false,
+            place: Place(0),
+            until: Instant::default(),
+            sent_at: Instant::default(),
+            stamp: 0,
+            needed: 0,
+            replicas: ArrayVec::new(),
+            known: Version::NONE,
+            version: Version::NONE,
+            base: Version::NONE,
+            guarded: false,
+            asked_again: false,
+            reads_first: false,
+            answered: false,
+            fetched_epoch: 0,
+            key: Vec::new(),
+            request: Vec::new(),
+            response: Vec::new(),
+            prior: RecordBuf::default(),
+            held_bytes: 0,
+        }
+    }
+
+    fn clear(&mut self) {
+        self.stage = Stage::Waiting;
+        self.consistency = Consistency::Configured;
+        self.replicas.clear();
+        (self.known, self.version, self.base) = (Version::NONE, Version::NONE, Version::NONE);
+        (self.guarded, self.reads_first, self.answered) = (false, false, false);
+        (self.asked_again, self.hot) = (false, false);
+        self.kind = Kind::Change;
+        self.fetched_epoch = 0;
+        self.key.clear();
+        self.release();
+    }
+
+    /// Whoever waited has been answered: what was kept for that is not needed any more.
+    pub fn release(&mut self) {
+        for buffer in [&mut self.request, &mut self.response] {
+            buffer.clear();
+            buffer.shrink_to(BYTES_KEPT);
+        }
+        self.prior.clear();
+        self.prior.shrink_to(BYTES_KEPT);
+    }
+
+    /// The replica that is this life of `node`.
+    pub fn replica(&mut self, node: NodeKey) -> Option<&mut Replica> {
+        self.replicas.iter_mut().find(|replica| replica.node == node)
+    }
+
+    /// How many replicas are in a state.
+    pub fn count(&self, is: impl Fn(State) -> bool) -> usize {
+        self.replicas.iter().filter(|replica| is(replica.state)).count()
+    }
+
+    /// How many replicas have taken part in the present stage.
+    pub fn taking_part(&self) -> usize {
+        self.count(|state| matches!(state, State::Holds(_) | State::Applied))
+    }
+}
+
+/// All operations of one core.
+#[derive(Debug, Default)]
+pub(super) struct Operations {
+    places: Vec<OperationPlace>,
+    free: Vec<u32>,
+    #[expect(clippy::vec_box, reason = "boxes move between here and the places as they are")]
+    spare: Vec<Box<Operation>>,
+    limit: usize,
+    /// Bytes of requests, responses and former values that they hold.
+    held_bytes: usize,
+}
+
+#[derive(Debug, Default)]
+struct OperationPlace {
+    times: u32,
+    operation: Option<Box<Operation>>,
+}
+
+impl Operations {
+    /// Room for `limit` operations.
+    pub fn new(limit: usize) -> Self {
+        Self { limit, ..Self::default() }
+    }
+
+    /// Whether there is no room for another.
+    pub fn is_full(&self) -> bool {
+        self.free.is_empty() && self.places.len() >= self.limit
+    }
+
+    /// How many are under way.
+    pub fn len(&self) -> usize {
+        self.places.len() - self.free.len()
+    }
+
+    /// Bytes of requests, responses and former values that they hold.
+    pub fn held_bytes(&self) -> usize {
+        self.held_bytes
+    }
+
+    /// A cleared operation that is given up at `until`, and its id, to be kept with
+    /// [`Operations::keep`] or dropped with [`Operations::end`]. `None` when the table is full.
+    pub fn begin(&mut self, until: Instant) -> Option<(OperationId, Box<Operation>)> {
+        if self.is_full() {
+            return None;
+        }
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.places.push(OperationPlace::default());
+            self.places.len() as u32 - 1
+        });
+        let place = &mut self.places[index as usize];
+        place.times = place.times.wrapping_add(1);
+        let id = OperationId(u64::from(place.times) << 32 | u64::from(index));
+        let mut operation = self.spare.pop().unwrap_or_else(|| Box::new(Operation::new()));
+        operation.until = until;
+        Some((id, operation))
+    }
+
+    /// Takes out the operation `id`, if it is still under way; it must be kept or ended again.
+    pub fn take(&mut self, id: OperationId) -> Option<Box<Operation>> {
+        let place = self.places.get_mut(id.0 as u32 as usize)?;
+        if place.times != (id.0 >> 32) as u32 {
+            return None;
+        }
+        place.operation.take()
+    }
+
+    /// Looks at the operation `id`, if it is still under way.
+    pub fn get(&self, id: OperationId) -> Option<&Operation> {
+        let place = self.places.get(id.0 as u32 as usize)?;
+        place.operation.as_deref().filter(|_| place.times == (id.0 >> 32) as u32)
+    }
+
+    /// Puts it back.
+    pub fn keep(&mut self, id: OperationId, mut operation: Box<Operation>) {
+        let bytes =
+            operation.request.len() + operation.response.len() + operation.prior.value_bytes();
+        self.held_bytes = self.held_bytes - operation.held_bytes + bytes;
+        operation.held_bytes = bytes;
+        self.places[id.0 as u32 as usize].operation = Some(operation);
+    }
+
+    /// It is over.
+    pub fn end(&mut self, id: OperationId, mut operation: Box<Operation>) {
+        self.held_bytes -= std::mem::take(&mut operation.held_bytes);
+        operation.clear();
+        self.spare.push(operation);
+        self.free.push(id.0 as u32);
+    }
+
+    /// What those under way read may be gone: no copy is kept of it.
+    pub fn keep_no_copies(&mut self) {
+        let operations = self.places.iter_mut().filter_map(|place| place.operation.as_deref_mut());
+        operations.for_each(|operation| operation.hot = false);
+    }
+
+    /// The ids of those that `wanted` picks.
+    pub fn ids(&self, wanted: impl Fn(&Operation) -> bool) -> Vec<OperationId> {
+        let picked = self
+            .places
+            .iter()
+            .zip(0u64..)
+            .filter(|(place, _)| place.operation.as_deref().is_some_and(&wanted));
+        picked.map(|(place, index)| OperationId(u64::from(place.times) << 32 | index)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_to_an_operation_that_is_over_finds_nobody() {
+        let mut operations = Operations::new(1);
+        let (first, operation) = operations.begin(Instant::default()).unwrap();
+        assert!(operations.begin(Instant::default()).is_none(), "the table is full");
+        operations.keep(first, operation);
+        let operation = operations.take(first).unwrap();
+        operations.end(first, operation);
+        let (second, operation) = operations.begin(Instant::default()).unwrap();
+        operations.keep(second, operation);
+        assert!(operations.take(first).is_none());
+        assert!(operations.take(second).is_some());
+    }
+
+    #[test]
+    fn a_place_given_out_again_shows_nothing_of_its_former_operation() {
+        let mut operations = Operations::new(4);
+        let (id, mut operation) = operations.begin(Instant::default()).unwrap();
+        operation.key.extend_from_slice(b"key");
+        (operation.answered, operation.version) = (true, Version(7));
+        operations.end(id, operation);
+        let (_, operation) = operations.begin(Instant::default()).unwrap();
+        assert!(operation.key.is_empty() && !operation.answered);
+        assert_eq!(operation.version, Version::NONE);
+    }
+}

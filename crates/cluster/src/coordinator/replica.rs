@@ -1,0 +1,273 @@
+//! The replica's side: what other nodes ask of this core's records.
+
+use super::*;
+use crate::message::{ReadOutcome, WriteOutcome};
+use crate::record::Record;
+use crate::store::Merged;
+
+impl Coordinator {
+    /// Takes a message about a key.
+    pub(super) fn data_message<S: Store, O: Outside>(
+        &mut self,
+        from: Peer,
+        bytes: &[u8],
+        message: &Message<'_>,
+        turn: &mut Turn<'_, S, O>,
+    ) {
+        match *message {
+            Message::Write { stamp, key, .. } | Message::Read { stamp, key, .. } => {
+                if self.is_in_view(from, stamp, bytes, turn)
+                    && !self.waits_for_fetch(from, key, bytes, turn)
+                    && (matches!(message, Message::Write { .. })
+                        || !self.waits_for_room(from, key, bytes, turn))
+                {
+                    self.act(from, message, turn);
+                }
+            }
+            Message::Fetch { operation, epoch, key } => {
+                if self.view().is_none_or(|view| view.epoch() < epoch) {
+                    let outcome = ReadOutcome::NotReady;
+                    if let Some(out) = turn.outside.room(from) {
+                        Message::ReadReply { operation, outcome }.write(out);
+                    }
+                } else if !self.waits_for_fetch(from, key, bytes, turn)
+                    && !self.waits_for_room(from, key, bytes, turn)
+                {
+                    self.act(from, message, turn);
+                }
+            }
+            Message::Merge { ticket, key, record } => {
+                self.take_merge(key, &record, turn);
+                if ticket != 0
+                    && let Some(out) = turn.outside.room(from)
+                {
+                    Message::Merged { ticket }.write(out);
+                }
+            }
+            Message::Forward(ref forward) => self.forwarded_here(from, forward, turn),
+            Message::WriteReply { operation, outcome } => {
+                self.write_replied(from, operation, outcome, turn);
+            }
+            Message::ReadReply { operation, ref outcome } => {
+                self.read_replied(from, operation, outcome, turn);
+            }
+            Message::Merged { ticket } => self.merged(from, ticket, turn),
+            Message::ForwardReply { operation, outcome, version, response } => {
+                self.forward_replied(from, operation, outcome, version, response, turn);
+            }
+        }
+    }
+
+    /// Does what a message asks that had to wait until its key was complete here.
+    pub(super) fn resume<S: Store, O: Outside>(
+        &mut self,
+        from: Peer,
+        bytes: &[u8],
+        turn: &mut Turn<'_, S, O>,
+    ) {
+        let message = Message::read(bytes).expect("read before it waited");
+        let stamp = match message {
+            Message::Write { stamp, .. } | Message::Read { stamp, .. } => Some(stamp),
+            _ => None,
+        };
+        if stamp.is_none_or(|stamp| self.is_in_view(from, stamp, bytes, turn)) {
+            self.act(from, &message, turn);
+        }
+    }
+
+    /// Acts on a message; views agree and the key is complete.
+    fn act<S: Store, O: Outside>(
+        &mut self,
+        from: Peer,
+        message: &Message<'_>,
+        turn: &mut Turn<'_, S, O>,
+    ) {
+        match *message {
+            Message::Write { operation, guard, key, record, .. } => {
+                let outcome = self.take_write(key, guard, &record, turn);
+                reply_write(from, operation, outcome, turn);
+            }
+            Message::Read { operation, known, promise, key, .. } => {
+                match self.promise(key, promise, turn) {
+                    Ok(()) => self.reply_read(from, operation, key, known, turn),
+                    Err(outcome) => reply_read(from, operation, outcome, turn),
+                }
+            }
+            Message::Fetch { operation, key, .. } => {
+                self.reply_read(from, operation, key, Version::NONE, turn);
+            }
+            _ => unreachable!("only these ask about a record"),
+        }
+    }
+
+    /// Whether this core is in the view that a message is stamped with; else it is answered so.
+    fn is_in_view<S: Store, O: Outside>(
+        &mut self,
+        from: Peer,
+        stamp: u64,
+        bytes: &[u8],
+        turn: &mut Turn<'_, S, O>,
+    ) -> bool {
+        let same = self.view().is_some_and(|view| view.stamp() == stamp);
+        if !same {
+            self.reply_other_view(from, bytes, turn);
+        }
+        same
+    }
+
+    /// Lets the message wait if its key has to be fetched first.
+    fn waits_for_fetch<S: Store, O: Outside>(
+        &mut self,
+        from: Peer,
+        key: &[u8],
+        bytes: &[u8],
+        turn: &mut Turn<'_, S, O>,
+    ) -> bool {
+        let Some(placement) = &self.placement else { return false };
+        if placement.fills.is_empty() {
+            return false;
+        }
+        let place = self.place(key);
+        if self.unfilled(place, 0).is_none() {
+            return false;
+        }
+        let Some((id, mut operation)) = self.operations.begin(self.until(turn.now)) else {
+            self.reply_not_ready(from, bytes, turn);
+            return true;
+        };
+        operation.origin = Origin::Message(from);
+        operation.place = place;
+        operation.stamp = placement.view.stamp();
+        operation.key.extend_from_slice(key);
+        operation.request.extend_from_slice(bytes);
+        if !self.must_fetch(&operation, turn) {
+            self.operations.end(id, operation);
+            return false;
+        }
+        if let Some(operation) = self.begin_fetch(id, operation, turn) {
+            self.checks.push_back((turn.now.after(CHECK_EVERY), id));
+            self.operations.keep(id, operation);
+        }
+        true
+    }
+
+    /// Promises another node that nobody's older write than its own is taken here, if it asks that.
+    fn promise<S: Store, O: Outside>(
+        &mut self,
+        key: &[u8],
+        version: Version,
+        turn: &mut Turn<'_, S, O>,
+    ) -> Result<(), ReadOutcome<'static>> {
+        if version == Version::NONE {
+            return Ok(());
+        }
+        if self.clock.observe(version, turn.now).is_err() {
+            return Err(ReadOutcome::NotReady);
+        }
+        let hash = self.hash(key).to_bits();
+        self.promises.make(hash, version).map_err(ReadOutcome::Promised)
+    }
+
+    fn take_write<S: Store, O: Outside>(
+        &mut self,
+        key: &[u8],
+        guard: Option<Version>,
+        record: &Record<'_>,
+        turn: &mut Turn<'_, S, O>,
+    ) -> WriteOutcome {
+        if self.clock.observe(record.version, turn.now).is_err() {
+            return WriteOutcome::ClockAhead;
+        }
+        if let Some(promised) = self.promise_against(key, record.version) {
+            return match guard {
+                Some(_) => WriteOutcome::Conflict(promised),
+                None => WriteOutcome::Superseded(promised),
+            };
+        }
+        if let Some(base) = guard {
+            let held = self.held_version(key, turn);
+            if held > base && held < record.version {
+                return WriteOutcome::Conflict(held);
+            }
+        }
+        match turn.store.merge(key, record, turn.now) {
+            Merged::Taken | Merged::Same => WriteOutcome::Applied,
+            Merged::Older(version) => WriteOutcome::Superseded(version),
+            Merged::TooLarge => WriteOutcome::TooLarge,
+            Merged::NoMemory => WriteOutcome::NoMemory,
+        }
+    }
+
+    /// Takes a record that was not asked for.
+    pub(super) fn take_merge<S: Store, O: Outside>(
+        &mut self,
+        key: &[u8],
+        record: &Record<'_>,
+        turn: &mut Turn<'_, S, O>,
+    ) {
+        if self.clock.observe(record.version, turn.now).is_ok() {
+            turn.store.merge(key, record, turn.now);
+        }
+    }
+
+    /// Says that this core is in another view than the sender of `message`.
+    pub(super) fn reply_other_view<S: Store, O: Outside>(
+        &self,
+        to: Peer,
+        message: &[u8],
+        turn: &mut Turn<'_, S, O>,
+    ) {
+        let digest = self.view().map_or(0, |view| view.stamp());
+        let (read, write) = (ReadOutcome::OtherView(digest), WriteOutcome::OtherView(digest));
+        refuse(to, message, read, write, turn);
+    }
+
+    /// Says that this core cannot act on `message` yet.
+    pub(super) fn reply_not_ready<S: Store, O: Outside>(
+        &self,
+        to: Peer,
+        message: &[u8],
+        turn: &mut Turn<'_, S, O>,
+    ) {
+        refuse(to, message, ReadOutcome::NotReady, WriteOutcome::NotReady, turn);
+    }
+}
+
+fn reply_read<S: Store, O: Outside>(
+    to: Peer,
+    operation: OperationId,
+    outcome: ReadOutcome<'_>,
+    turn: &mut Turn<'_, S, O>,
+) {
+    if let Some(out) = turn.outside.room(to) {
+        Message::ReadReply { operation, outcome }.write(out);
+    }
+}
+
+fn reply_write<S: Store, O: Outside>(
+    to: Peer,
+    operation: OperationId,
+    outcome: WriteOutcome,
+    turn: &mut Turn<'_, S, O>,
+) {
+    if let Some(out) = turn.outside.room(to) {
+        Message::WriteReply { operation, outcome }.write(out);
+    }
+}
+
+/// Answers a read or a write that is not acted upon.
+fn refuse<S: Store, O: Outside>(
+    to: Peer,
+    message: &[u8],
+    read: ReadOutcome<'_>,
+    write: WriteOutcome,
+    turn: &mut Turn<'_, S, O>,
+) {
+    match Message::read(message) {
+        Ok(Message::Write { operation, .. }) => reply_write(to, operation, write, turn),
+        Ok(Message::Read { operation, .. } | Message::Fetch { operation, .. }) => {
+            reply_read(to, operation, read, turn);
+        }
+        _ => {}
+    }
+}

@@ -1,0 +1,425 @@
+//! Who performs a request: this core, or another node it is forwarded to.
+
+use super::*;
+use ringlane_types::request::Operation as Command;
+
+impl Coordinator {
+    /// Begins an operation, or begins it again under the view in effect.
+    pub(super) fn route<S: Store, O: Outside>(
+        &mut self,
+        id: OperationId,
+        mut operation: Box<Operation>,
+        turn: &mut Turn<'_, S, O>,
+    ) -> Option<Box<Operation>> {
+        operation.stage = Stage::Waiting;
+        operation.replicas.clear();
+        let Some(placement) = &self.placement else {
+            return self.refuse_or_wait(id, operation, turn);
+        };
+        let view = &placement.view;
+        operation.stamp = view.stamp();
+        let members = self.members(operation.place);
+        if !members.contains(&(self.me, self.boot)) {
+            return self.forward(id, operation, &members, turn);
+        }
+        if self.must_fetch(&operation, turn) {
+            return self.begin_fetch(id, operation, turn);
+        }
+        self.coordinate(id, operation, &members, turn)
+    }
+
+    /// The nodes that keep what lies at `place`. With availability before strictness, those that
+    /// are away are stood in for by the next ones on the circle.
+    pub(super) fn members(&self, place: Place) -> Members {
+        let Some(placement) = &self.placement else { return Members::new() };
+        let view = &placement.view;
+        let named = |node| {
+            let seat = view.seat(node);
+            (seat.key, seat.boot)
+        };
+        let replicas = view.ring().replicas(place);
+        let listed: Members = replicas.iter().map(|node| named(*node)).collect();
+        let here = |(node, boot): &(NodeKey, Boot)| {
+            (*node, *boot) == (self.me, self.boot) || self.peers.is_alive(*node, *boot)
+        };
+        if self.settings.replication.is_strict() || listed.iter().all(here) {
+            return listed;
+        }
+        let standing: Members =
+            view.ring().walk(place).map(named).filter(here).take(replicas.len()).collect();
+        if standing.is_empty() { listed } else { standing }
+    }
+
+    /// Performs what this core may perform: it holds all that the former holders had.
+    pub(super) fn coordinate<S: Store, O: Outside>(
+        &mut self,
+        id: OperationId,
+        mut operation: Box<Operation>,
+        members: &Members,
+        turn: &mut Turn<'_, S, O>,
+    ) -> Option<Box<Operation>> {
+        match operation.origin {
+            Origin::Client(_) => self.counters.coordinated += 1,
+            Origin::Node(..) => self.counters.served += 1,
+            Origin::Message(from) => {
+                let message = std::mem::take(&mut operation.request);
+                self.resume(from, &message, turn);
+                operation.request = message;
+                operation.answered = true;
+                return self.finish(id, operation, turn);
+            }
+        }
+        let replication = self.settings.replication;
+        let (changes, blind) = (operation.kind.may_change(), operation.kind == Kind::Overwrite);
+        let (reads, writes) = (
+            replication.reads_for(operation.consistency),
+            replication.writes_for(operation.consistency),
+        );
+        if changes && !blind && self.settings.replication.replicas() > 1 {
+            // Where two nodes compute from the same record, one of them is refused and tries
+            // again; so all go to the same one, the first that can be reached.
+            let first = members.iter().find(|(node, boot)| {
+                (*node, *boot) == (self.me, self.boot) || self.is_present(*node, *boot)
+            });
+            let elsewhere = first.is_some_and(|first| *first != (self.me, self.boot));
+            if elsewhere && matches!(operation.origin, Origin::Client(_)) {
+                return self.forward(id, operation, members, turn);
+            }
+        }
+        for (node, boot) in members {
+            operation.replicas.push(Replica { node: *node, boot: *boot, state: State::Unasked });
+        }
+        if changes {
+            operation.guarded = !blind && replication.replicas() > 1;
+            operation.reads_first =
+                replication.replicas() > 1 && (!blind || !replication.writes_meet());
+            let present = self.present(&operation);
+            if present < writes as usize {
+                operation.needed = writes;
+                return self.finish_short(id, operation, present, turn);
+            }
+            operation.needed =
+                if operation.reads_first { reads.max(replication.read_quorum()) } else { writes };
+        } else {
+            operation.needed = reads;
+        }
+        if changes && !operation.reads_first {
+            return self.apply(id, operation, turn);
+        }
+        self.begin_read(id, operation, turn)
+    }
+
+    /// How many of the operation's replicas can be asked, this one included.
+    pub(super) fn present(&self, operation: &Operation) -> usize {
+        let here = |replica: &&Replica| {
+            replica.node == self.me || self.is_present(replica.node, replica.boot)
+        };
+        operation.replicas.iter().filter(here).count()
+    }
+
+    /// Hands the request to the first of `members` that takes it.
+    fn forward<S: Store, O: Outside>(
+        &mut self,
+        id: OperationId,
+        mut operation: Box<Operation>,
+        members: &Members,
+        turn: &mut Turn<'_, S, O>,
+    ) -> Option<Box<Operation>> {
+        match operation.origin {
+            Origin::Client(_) => {}
+            // One hop: the sender's view and ours differ, and it must decide again.
+            Origin::Node(peer, asked) => {
+                self.reply_not_begun(peer, asked, turn);
+                operation.answered = true;
+                return self.finish(id, operation, turn);
+            }
+            Origin::Message(peer) => {
+                self.reply_other_view(peer, &operation.request, turn);
+                operation.answered = true;
+                return self.finish(id, operation, turn);
+            }
+        }
+        operation.needed = 1;
+        if self.is_answered_by_copy(&mut operation, turn) {
+            self.operations.end(id, operation);
+            return None;
+        }
+        for (node, boot) in members {
+            if *node == self.me || !self.is_present(*node, *boot) {
+                continue;
+            }
+            if !self.peers.admits(*node, turn.now) {
+                continue;
+            }
+            let Some(to) = self.peer(*node, &operation.key) else { continue };
+            let out = match turn.outside.room_for(to, operation.request.len()) {
+                Room::Open(out) => out,
+                Room::Full => {
+                    self.peers.not_asked(*node, turn.now);
+                    return self.congest(id, operation, to);
+                }
+                Room::Unlinked => {
+                    self.peers.failed(*node, turn.now);
+                    continue;
+                }
+            };
+            let message = Message::Forward(Forward {
+                operation: id,
+                stamp: operation.stamp,
+                consistency: operation.consistency,
+                place: operation.place,
+                after: operation.version,
+                request: &operation.request,
+            });
+            message.write(out);
+            self.counters.forwarded += 1;
+            operation.stage = Stage::Forwarded(to);
+            operation.sent_at = turn.now;
+            return Some(operation);
+        }
+        self.finish_short(id, operation, 0, turn)
+    }
+
+    /// Answers a plain read of a hot key from a copy; drops the copy when the key is changed.
+    fn is_answered_by_copy<S: Store, O: Outside>(
+        &mut self,
+        operation: &mut Operation,
+        turn: &mut Turn<'_, S, O>,
+    ) -> bool {
+        if operation.kind.may_change() {
+            self.hot_keys.forget(&operation.key);
+            return false;
+        }
+        operation.hot = self.hot_keys.count(&operation.key, turn.now);
+        if !operation.hot || !self.may_be_copied(operation) {
+            return false;
+        }
+        let Some(copy) = self.hot_keys.copy(&operation.key, turn.now) else { return false };
+        if let Origin::Client(asker) = operation.origin {
+            turn.outside.pass_on(asker, copy);
+            self.leave_line(asker, &operation.key);
+        }
+        true
+    }
+
+    /// A forwarded request whose node may have gone away.
+    pub(super) fn check_forwarded<S: Store, O: Outside>(
+        &mut self,
+        id: OperationId,
+        operation: Box<Operation>,
+        to: Peer,
+        turn: &mut Turn<'_, S, O>,
+    ) -> Option<Box<Operation>> {
+        if self.peers.is_present(to.node) {
+            return Some(operation);
+        }
+        self.peers.failed(to.node, turn.now);
+        if operation.kind.may_change() {
+            return self.finish_uncertain(id, operation, turn);
+        }
+        self.route(id, operation, turn)
+    }
+
+    /// The node that a request was forwarded to has answered.
+    pub(super) fn forward_replied<S: Store, O: Outside>(
+        &mut self,
+        from: Peer,
+        id: OperationId,
+        outcome: ForwardOutcome,
+        version: Version,
+        bytes: &[u8],
+        turn: &mut Turn<'_, S, O>,
+    ) {
+        let Some(mut operation) = self.operations.take(id) else { return };
+        if !matches!(operation.stage, Stage::Forwarded(to) if to.node == from.node) {
+            return self.operations.keep(id, operation);
+        }
+        self.peers.succeeded(from.node, turn.now);
+        let _ = self.clock.observe(version, turn.now);
+        if operation.kind.may_change() {
+            // A read that was on its way with the write may have left a copy of what was there.
+            self.hot_keys.forget(&operation.key);
+        }
+        match outcome {
+            ForwardOutcome::Answered => match codec::decode_response(bytes) {
+                // No allowance was given.
+                Ok(Response::OverAllowance { .. }) | Err(_) => {
+                    self.counters.malformed += 1;
+                    self.finish_uncertain(id, operation, turn);
+                }
+                Ok(_) => {
+                    if let Origin::Client(asker) = operation.origin {
+                        self.pass_on(asker, &operation.key, bytes, turn);
+                    }
+                    self.keep_copy(&operation, bytes, turn.now);
+                    self.operations.end(id, operation);
+                }
+            },
+            ForwardOutcome::QuorumNotReached { needed, reached } => {
+                self.counters.quorum_failures += 1;
+                if let Origin::Client(asker) = operation.origin {
+                    let response = Response::QuorumNotReached { needed, reached };
+                    self.tell(asker, &operation.key, &response, turn);
+                }
+                self.operations.end(id, operation);
+            }
+            ForwardOutcome::Unknown => {
+                self.finish_uncertain(id, operation, turn);
+            }
+            ForwardOutcome::NotBegun => {
+                operation.stage = Stage::Waiting;
+                self.operations.keep(id, operation);
+            }
+        }
+    }
+
+    /// Keeps the answer to a plain read of a hot key.
+    fn keep_copy(&mut self, operation: &Operation, answer: &[u8], now: Instant) {
+        if operation.hot && self.may_be_copied(operation) {
+            self.hot_keys.keep(&operation.key, answer, now);
+        }
+    }
+
+    /// Whether a copy may answer: no more care is asked for than what is configured, and that
+    /// promises no more than a copy can keep.
+    fn may_be_copied(&self, operation: &Operation) -> bool {
+        operation.kind == Kind::PlainGet
+            && operation.consistency == Consistency::Configured
+            && !self.settings.replication.is_strict()
+    }
+
+    /// Another node wants a request coordinated.
+    pub(super) fn forwarded_here<S: Store, O: Outside>(
+        &mut self,
+        from: Peer,
+        forward: &Forward<'_>,
+        turn: &mut Turn<'_, S, O>,
+    ) {
+        let asked = forward.operation;
+        let known = self.view().is_some_and(|view| view.stamp() == forward.stamp);
+        if self.clock.observe(forward.after, turn.now).is_err() || !known {
+            return self.reply_not_begun(from, asked, turn);
+        }
+        let alone = self.keeps_alone(forward.place);
+        match &mut codec::decode_request(forward.request) {
+            Ok(request) if !is_sendable(&request.operation) => {
+                self.reply_not_begun(from, asked, turn);
+            }
+            Ok(request) if alone => {
+                // Another node hashes with another seed.
+                request.hash = self.hash(request.key);
+                if self.answer_must_wait(from, request.key, turn) {
+                    return self.begin_forwarded(from, forward, request, true, turn);
+                }
+                self.answer_alone(from, asked, request, turn);
+            }
+            Ok(request) => self.begin_forwarded(from, forward, request, false, turn),
+            Err(_) => self.reply_not_begun(from, asked, turn),
+        }
+    }
+
+    /// Begins the operation for another node's request, or lets it wait for room for its answer.
+    fn begin_forwarded<S: Store, O: Outside>(
+        &mut self,
+        from: Peer,
+        forward: &Forward<'_>,
+        request: &Request<'_>,
+        waits: bool,
+        turn: &mut Turn<'_, S, O>,
+    ) {
+        if self.holds_too_much(forward.request.len()) {
+            return self.reply_not_begun(from, forward.operation, turn);
+        }
+        let Some((id, mut operation)) = self.operations.begin(self.until(turn.now)) else {
+            return self.reply_not_begun(from, forward.operation, turn);
+        };
+        operation.origin = Origin::Node(from, forward.operation);
+        operation.consistency = forward.consistency;
+        operation.kind = Kind::of(&request.operation);
+        operation.place = forward.place;
+        operation.key.extend_from_slice(request.key);
+        operation.request.extend_from_slice(forward.request);
+        if !waits {
+            return self.begin(id, operation, turn);
+        }
+        operation.stamp = forward.stamp;
+        if let Some(operation) = self.congest(id, operation, from) {
+            self.checks.push_back((turn.now.after(CHECK_EVERY), id));
+            self.operations.keep(id, operation);
+        }
+    }
+
+    /// Answers another node's request for a key that nobody else keeps: no operation is needed.
+    fn answer_alone<S: Store, O: Outside>(
+        &mut self,
+        from: Peer,
+        asked: OperationId,
+        request: &Request<'_>,
+        turn: &mut Turn<'_, S, O>,
+    ) {
+        self.counters.served += 1;
+        let version = match request.operation.may_change() {
+            true => self.clock.next(turn.now),
+            false => Version::NONE,
+        };
+        // Without a link for the answer the asker will not know, and nothing need happen here.
+        if let Some(out) = turn.outside.room(from) {
+            Message::write_answer(asked, version, out, |out| {
+                turn.store.execute(request, version, turn.now, out);
+            });
+        }
+    }
+
+    /// Tells another node how the request that it forwarded has ended, with the response if it was
+    /// answered.
+    pub(super) fn reply_forward<S: Store, O: Outside>(
+        &self,
+        peer: Peer,
+        asked: OperationId,
+        outcome: ForwardOutcome,
+        version: Version,
+        response: &[u8],
+        turn: &mut Turn<'_, S, O>,
+    ) {
+        if let Some(out) = turn.outside.room(peer) {
+            Message::ForwardReply { operation: asked, outcome, version, response }.write(out);
+        }
+    }
+
+    pub(super) fn reply_not_begun<S: Store, O: Outside>(
+        &self,
+        peer: Peer,
+        asked: OperationId,
+        turn: &mut Turn<'_, S, O>,
+    ) {
+        self.reply_forward(peer, asked, ForwardOutcome::NotBegun, Version::NONE, b"", turn);
+    }
+
+    /// Without a view nothing can be placed: what came from another node is sent back, a client's
+    /// request waits a little, since a node that starts gets its first view within a second.
+    fn refuse_or_wait<S: Store, O: Outside>(
+        &mut self,
+        id: OperationId,
+        mut operation: Box<Operation>,
+        turn: &mut Turn<'_, S, O>,
+    ) -> Option<Box<Operation>> {
+        match operation.origin {
+            Origin::Client(_) => return Some(operation),
+            Origin::Node(peer, asked) => self.reply_not_begun(peer, asked, turn),
+            Origin::Message(peer) => self.reply_other_view(peer, &operation.request, turn),
+        }
+        operation.answered = true;
+        self.finish(id, operation, turn)
+    }
+}
+
+/// Whether a request means something outside the core it was made for.
+fn is_sendable(command: &Command<'_>) -> bool {
+    !matches!(
+        command,
+        Command::Store(ringlane_types::request::Store {
+            value: ringlane_types::request::Body::Staged(_),
+            ..
+        })
+    )
+}

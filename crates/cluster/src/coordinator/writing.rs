@@ -1,0 +1,405 @@
+//! Writing: the request is performed here, and its outcome handed to the other replicas.
+//!
+//! A replica that is away gets a hint. One that holds something newer than a blind write makes the
+//! write begin again under a newer version: the other may have been acknowledged long ago by a node
+//! whose clock is ahead, and an acknowledged write must be newer than those.
+//!
+//! A guarded write was computed from what was there, and two from the same record must not both be
+//! acknowledged. Its version is the one that its read quorum has promised. It counts where it was
+//! taken, which is where nothing but its base was held, or where something newer was computed from
+//! it. Anything else, older or newer, is a conflict: when nobody but this core holds the write it is
+//! taken back and computed again.
+
+use super::*;
+use crate::message::WriteOutcome;
+use crate::record::Record;
+use ringlane_types::request::Operation as Command;
+
+impl Coordinator {
+    /// Performs the request on the own store; goes on to the replicas if that changed something.
+    pub(super) fn apply<S: Store, O: Outside>(
+        &mut self,
+        id: OperationId,
+        mut operation: Box<Operation>,
+        turn: &mut Turn<'_, S, O>,
+    ) -> Option<Box<Operation>> {
+        let replication = self.settings.replication;
+        if operation.kind != Kind::Change
+            && let Origin::Node(peer, _) = operation.origin
+            && self.answer_must_wait(peer, &operation.key, turn)
+            && !operation.kind.may_change()
+        {
+            return self.congest(id, operation, peer);
+        }
+        // In its place: moved right after it was written it would wait for the processor's stores.
+        let mut decoded = codec::decode_request(&operation.request);
+        let request = decoded.as_mut().expect("checked at first");
+        request.hash = self.hash(request.key);
+        self.show(request.key);
+        operation.response.clear();
+        if !operation.kind.may_change() {
+            turn.store.execute(request, Version::NONE, turn.now, &mut operation.response);
+            return self.finish(id, operation, turn);
+        }
+        operation.base = Version::NONE;
+        operation.prior.clear();
+        if operation.guarded
+            && let Some(held) = turn.store.read(request.key, turn.now)
+        {
+            operation.base = held.version;
+            operation.prior.set(&held);
+        }
+        let version = if operation.guarded { operation.version } else { self.clock.next(turn.now) };
+        turn.store.execute(request, version, turn.now, &mut operation.response);
+        if is_refused_set(&request.operation, &operation.response) {
+            // The old value is gone here; the others must not keep it.
+            let gone = Record::deleted(version);
+            turn.store.merge(request.key, &gone, turn.now);
+        }
+        if self.held_version(request.key, turn) != version {
+            return self.finish(id, operation, turn);
+        }
+        if operation.guarded {
+            self.begin_attempt(&operation.key, operation.base, version);
+        }
+        operation.version = version;
+        operation.stage = Stage::Writing;
+        operation.needed = replication.writes_for(operation.consistency);
+        for replica in &mut operation.replicas {
+            let here = replica.node == self.me;
+            replica.state = if here { State::Applied } else { State::Unasked };
+        }
+        self.write(id, operation, turn)
+    }
+
+    /// Sends the write to replicas that have not been sent it, and ends what can be ended.
+    pub(super) fn write<S: Store, O: Outside>(
+        &mut self,
+        id: OperationId,
+        mut operation: Box<Operation>,
+        turn: &mut Turn<'_, S, O>,
+    ) -> Option<Box<Operation>> {
+        let mut unreached = ArrayVec::<NodeKey, REPLICAS_MAX>::new();
+        let Turn { now, store, outside } = turn;
+        let record = store.read(&operation.key, *now);
+        let held = record.as_ref().map_or(Version::NONE, |record| record.version);
+        let follows = self.follows(held, &operation);
+        for at in 0..operation.replicas.len() {
+            let Replica { node, boot, state } = operation.replicas[at];
+            if state != State::Unasked {
+                continue;
+            }
+            operation.replicas[at].state = match &record {
+                Some(record) if follows => {
+                    match self.send_write(id, &operation, (node, boot), record, *now, *outside) {
+                        Sent::Yes => State::Asked(*now),
+                        Sent::Later => State::Congested,
+                        Sent::No => {
+                            unreached.push(node);
+                            State::Failed
+                        }
+                    }
+                }
+                // Something newer has come here meanwhile that does not know of ours, or ours is
+                // not here any more. Telling others of what is here would not tell them of ours.
+                _ => State::Superseded,
+            };
+        }
+        for node in unreached {
+            self.keep_hint(node, &operation.key, turn);
+        }
+        self.judge(id, operation, turn)
+    }
+
+    /// Sends a replica the record that is held here. It may be newer than a guarded write, but then
+    /// it was computed from that.
+    fn send_write(
+        &mut self,
+        id: OperationId,
+        operation: &Operation,
+        (node, boot): (NodeKey, Boot),
+        record: &Record<'_>,
+        now: Instant,
+        outside: &mut impl Outside,
+    ) -> Sent {
+        if !self.is_present(node, boot) || !self.peers.admits(node, now) {
+            return Sent::No;
+        }
+        let key = &operation.key[..];
+        let Some(to) = self.peer(node, key) else { return Sent::No };
+        let record = *record;
+        let out = match outside.room_for(to, record.value_bytes()) {
+            Room::Open(out) => out,
+            Room::Full => {
+                self.peers.not_asked(node, now);
+                self.wait_for_room(to, id);
+                return Sent::Later;
+            }
+            Room::Unlinked => {
+                self.peers.failed(node, now);
+                return Sent::No;
+            }
+        };
+        let own = record.version == operation.version;
+        let guard = operation.guarded.then_some(operation.base).filter(|_| own);
+        if !own {
+            self.show(key);
+        }
+        Message::Write { operation: id, stamp: operation.stamp, guard, key, record }.write(out);
+        Sent::Yes
+    }
+
+    /// Answers when enough replicas hold the write; begins again, or gives up, when they cannot.
+    fn judge<S: Store, O: Outside>(
+        &mut self,
+        id: OperationId,
+        mut operation: Box<Operation>,
+        turn: &mut Turn<'_, S, O>,
+    ) -> Option<Box<Operation>> {
+        let needed = operation.needed as usize;
+        let applied = operation.count(|state| state == State::Applied);
+        let asked = operation
+            .count(|state| matches!(state, State::Asked(_) | State::Unasked | State::Congested));
+        if applied >= needed {
+            self.end_attempt(&operation);
+            self.answer(&mut operation, turn);
+            operation.release();
+        }
+        if asked > 0 && (operation.answered || applied + asked >= needed) {
+            return Some(operation);
+        }
+        if operation.answered {
+            self.hint_refusers(&operation, turn);
+            return self.finish(id, operation, turn);
+        }
+        let superseded = operation.count(|state| state == State::Superseded);
+        if superseded > 0 && !operation.guarded {
+            self.counters.write_retries += 1;
+            return self.apply(id, operation, turn);
+        }
+        let conflicts = superseded + operation.count(|state| state == State::Conflict);
+        let alone = conflicts + 1 == operation.replicas.len() && applied == 1;
+        if conflicts > 0 && alone && !operation.asked_again {
+            // Nobody else has it. If nobody has seen it either, it is undone, and the next check
+            // looks at what the others had; else nobody can tell any more.
+            self.counters.write_retries += 1;
+            if !self.end_attempt(&operation) {
+                self.hint_refusers(&operation, turn);
+                return self.finish_uncertain(id, operation, turn);
+            }
+            self.take_back(&operation, turn);
+            operation.stage = Stage::Waiting;
+            return Some(operation);
+        }
+        if asked > 0 {
+            // Some may still apply it; who asked should not wait for that.
+            return Some(operation);
+        }
+        self.hint_refusers(&operation, turn);
+        self.finish_short(id, operation, applied, turn)
+    }
+
+    /// Replicas that refused a guarded write still hold what is older than it; they are told
+    /// without the condition.
+    fn hint_refusers<S: Store, O: Outside>(
+        &mut self,
+        operation: &Operation,
+        turn: &mut Turn<'_, S, O>,
+    ) {
+        for replica in &operation.replicas {
+            if replica.state == State::Conflict {
+                self.keep_hint(replica.node, &operation.key, turn);
+            }
+        }
+    }
+
+    /// Notes that a guarded write, computed from `base`, is under way.
+    fn begin_attempt(&mut self, key: &[u8], base: Version, version: Version) {
+        let hash = self.hash(key).to_bits();
+        let before = self.attempts.get(&hash).filter(|before| before.version == base);
+        let since = before.map_or(version, |before| before.since);
+        self.attempts.insert(hash, Attempt { version, since, seen: false });
+    }
+
+    /// Whether who holds `held` knows of the operation's write: it is that one, or was computed
+    /// here from it.
+    fn follows(&self, held: Version, operation: &Operation) -> bool {
+        let version = operation.version;
+        let attempt = || self.attempts.get(&self.hash(&operation.key).to_bits());
+        let computed = |attempt: &Attempt| attempt.version == held && attempt.since <= version;
+        held == version || operation.guarded && attempt().is_some_and(computed)
+    }
+
+    /// Notes that somebody sees what is held of `key`.
+    pub(super) fn show(&mut self, key: &[u8]) {
+        if self.attempts.is_empty() {
+            return;
+        }
+        let hash = self.hash(key).to_bits();
+        if let Some(attempt) = self.attempts.get_mut(&hash) {
+            attempt.seen = true;
+        }
+    }
+
+    /// Notes that somebody sees everything that is held.
+    pub(super) fn show_all(&mut self) {
+        self.attempts.values_mut().for_each(|attempt| attempt.seen = true);
+    }
+
+    /// A guarded write is decided; whether it was an attempt that nobody had seen.
+    pub(super) fn end_attempt(&mut self, operation: &Operation) -> bool {
+        if !operation.guarded {
+            return false;
+        }
+        let hash = self.hash(&operation.key).to_bits();
+        let own = |attempt: &&Attempt| attempt.version == operation.version;
+        let Some(attempt) = self.attempts.get(&hash).filter(own).copied() else { return false };
+        self.attempts.remove(&hash);
+        !attempt.seen
+    }
+
+    fn take_back<S: Store, O: Outside>(
+        &mut self,
+        operation: &Operation,
+        turn: &mut Turn<'_, S, O>,
+    ) {
+        let prior = operation.prior.get();
+        let prior = (prior.version != Version::NONE).then_some(&prior);
+        turn.store.take_back(&operation.key, operation.version, prior, turn.now);
+    }
+
+    /// A replica has said what became of a write.
+    pub(super) fn write_replied<S: Store, O: Outside>(
+        &mut self,
+        from: Peer,
+        id: OperationId,
+        outcome: WriteOutcome,
+        turn: &mut Turn<'_, S, O>,
+    ) {
+        self.peers.succeeded(from.node, turn.now);
+        let Some(mut operation) = self.operations.take(id) else { return };
+        let asked = operation
+            .replica(from.node)
+            .is_some_and(|replica| matches!(replica.state, State::Asked(_)));
+        if operation.stage != Stage::Writing || !asked {
+            return self.operations.keep(id, operation);
+        }
+        let state = match outcome {
+            WriteOutcome::Applied => State::Applied,
+            WriteOutcome::Superseded(version) | WriteOutcome::Conflict(version) => {
+                let _ = self.clock.observe(version, turn.now);
+                match outcome {
+                    WriteOutcome::Conflict(_) => State::Conflict,
+                    _ if self.follows(version, &operation) => State::Applied,
+                    _ => State::Superseded,
+                }
+            }
+            WriteOutcome::NotReady | WriteOutcome::OtherView(_) => {
+                // Sent again at the next check, when views may agree.
+                let replica = operation.replica(from.node).expect("just found");
+                replica.state = State::Unasked;
+                return self.operations.keep(id, operation);
+            }
+            WriteOutcome::TooLarge | WriteOutcome::NoMemory | WriteOutcome::ClockAhead => {
+                State::Failed
+            }
+        };
+        operation.replica(from.node).expect("just found").state = state;
+        if let Some(operation) = self.judge(id, operation, turn) {
+            self.operations.keep(id, operation);
+        }
+    }
+
+    /// The view has changed while replicas were being told: those of the new one count.
+    pub(super) fn write_under_new_view<S: Store, O: Outside>(
+        &mut self,
+        id: OperationId,
+        mut operation: Box<Operation>,
+        turn: &mut Turn<'_, S, O>,
+    ) -> Option<Box<Operation>> {
+        let Some(placement) = &self.placement else { return Some(operation) };
+        operation.stamp = placement.view.stamp();
+        let members = self.members(operation.place);
+        let here = members.contains(&(self.me, self.boot));
+        if !here || self.must_fetch(&operation, turn) {
+            // Another must say now whether it holds; only a blind write can be begun again there.
+            if operation.answered {
+                return self.finish(id, operation, turn);
+            }
+            if operation.guarded {
+                return self.finish_uncertain(id, operation, turn);
+            }
+            return self.route(id, operation, turn);
+        }
+        operation.replicas.clear();
+        operation.asked_again = true;
+        for (node, boot) in members {
+            let state = if node == self.me { State::Applied } else { State::Unasked };
+            operation.replicas.push(Replica { node, boot, state });
+        }
+        self.write(id, operation, turn)
+    }
+
+    /// Keeps the record held here for a replica that could not be told.
+    pub(super) fn keep_hint<S: Store, O: Outside>(
+        &mut self,
+        node: NodeKey,
+        key: &[u8],
+        turn: &mut Turn<'_, S, O>,
+    ) {
+        // A hint goes out whatever becomes of the write meanwhile.
+        self.show(key);
+        if let Some(record) = turn.store.read(key, turn.now) {
+            self.hints.keep(node, key, &record, turn.now);
+        }
+    }
+
+    /// Hands over hints for those that are back, and drops what is too old.
+    pub(super) fn hand_over_hints<S: Store, O: Outside>(&mut self, turn: &mut Turn<'_, S, O>) {
+        if self.hints.is_empty() {
+            return;
+        }
+        let view = self.placement.as_ref().map(|placement| placement.view.clone());
+        self.hints.expire(turn.now, |node| {
+            view.as_ref().is_none_or(|view| view.roster().seat(node).is_some())
+        });
+        let nodes: ArrayVec<NodeKey, 64> = self.hints.nodes().take(64).collect();
+        for node in nodes {
+            self.hand_over(node, turn);
+        }
+    }
+
+    fn hand_over<S: Store, O: Outside>(&mut self, node: NodeKey, turn: &mut Turn<'_, S, O>) {
+        if !self.peers.is_present(node) {
+            return;
+        }
+        let Some(reach) = self.reach.get(&node).copied() else { return };
+        let outside = &mut *turn.outside;
+        self.hints.hand_over(node, turn.now, |ticket, key, record| {
+            let to = Peer { node, core: reach.facts.core_of(key) };
+            if let Some(out) = outside.room_for(to, record.value_bytes()).open() {
+                Message::Merge { ticket, key, record: *record }.write(out);
+            }
+        });
+    }
+
+    /// A replica holds what it was sent under `ticket`, or something newer.
+    pub(super) fn merged<S: Store, O: Outside>(
+        &mut self,
+        from: Peer,
+        ticket: u64,
+        turn: &mut Turn<'_, S, O>,
+    ) {
+        if self.hints.confirmed(from.node, ticket) {
+            self.hand_over(from.node, turn);
+        }
+    }
+}
+
+/// Whether a set was refused in a way that also removes what was there.
+fn is_refused_set(command: &Command<'_>, response: &[u8]) -> bool {
+    let removes = matches!(command, Command::Store(store) if store.refusal_removes);
+    let refused =
+        matches!(codec::decode_response(response), Ok(Response::TooLarge | Response::OutOfMemory));
+    removes && refused
+}

@@ -1,0 +1,257 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::frame::{Opened, Opener};
+use crate::message::OperationId;
+use crate::record::Record;
+use crate::version::Version;
+use ringlane_ring::Place;
+use ringlane_types::request::Consistency;
+
+const QUEUE: usize = 4 << 20;
+const MESSAGE_MAX: usize = 64 << 20;
+
+/// Both ends of one direction.
+struct Way {
+    sending: Sending,
+    opener: Opener,
+    gathering: Gathering,
+    /// Messages that have arrived, each behind its length.
+    arrived: Vec<Vec<u8>>,
+    longest_send: usize,
+}
+
+impl Way {
+    fn new(message_bytes_max: usize) -> Self {
+        Self {
+            sending: Sending::new(Sealer::new(None), QUEUE, message_bytes_max),
+            opener: Opener::new(None),
+            gathering: Gathering::new(message_bytes_max),
+            arrived: Vec::new(),
+            longest_send: 0,
+        }
+    }
+
+    fn say(&mut self, message: &[u8]) {
+        let out = self.sending.room();
+        out.extend_from_slice(&(message.len() as u32).to_le_bytes());
+        out.extend_from_slice(message);
+    }
+
+    /// One send, which arrives. False when there was nothing to send.
+    fn step(&mut self, gives_credit: bool) -> bool {
+        self.sending.separate();
+        if !self.sending.has_work() {
+            return false;
+        }
+        let sent = self.sending.take();
+        self.longest_send = self.longest_send.max(sent.len());
+        let mut rest = &sent[..];
+        while !rest.is_empty() {
+            let Ok(Opened::Frame { consumed, body }) = self.opener.open(rest) else {
+                panic!("not whole frames")
+            };
+            assert!(body.len() <= FRAME_BYTES_MAX);
+            rest = &rest[consumed..];
+            match Body::read(body).expect("well formed") {
+                Body::Messages(messages) => {
+                    self.arrived.extend(split(messages).map(<[u8]>::to_vec));
+                }
+                Body::Piece { class, total, bytes } => {
+                    let whole = self.gathering.piece(class, total, bytes).expect("within rules");
+                    if gives_credit && let Some(up_to) = self.gathering.due_credit(class) {
+                        self.sending.allow(class, up_to);
+                    }
+                    if let Some(whole) = whole {
+                        self.arrived.push(whole.clone());
+                        self.gathering.give_back(class, whole);
+                    }
+                }
+                Body::Credit { .. } => {}
+            }
+        }
+        self.sending.sent(sent);
+        true
+    }
+
+    fn arrived(&self, message: &[u8]) -> bool {
+        self.arrived.iter().any(|arrived| &arrived[4..] == message)
+    }
+}
+
+/// A message of `class` and `bytes`, told from others by `number`.
+fn message(class: Class, bytes: usize, number: u8) -> Vec<u8> {
+    let mut out = Vec::new();
+    let operation = OperationId(1);
+    match class {
+        Class::Request => Message::Forward(crate::message::Forward {
+            operation,
+            stamp: 0,
+            consistency: Consistency::Configured,
+            place: Place(0),
+            after: Version::NONE,
+            request: b"",
+        })
+        .write(&mut out),
+        Class::Answer => {
+            let outcome = crate::message::ReadOutcome::Record(Record::deleted(Version::NONE));
+            Message::ReadReply { operation, outcome }.write(&mut out);
+        }
+    }
+    let mut message = out.split_off(4);
+    message.resize(bytes.max(message.len()), number);
+    message
+}
+
+#[test]
+fn short_messages_of_a_turn_are_one_frame_and_nothing_more() {
+    let mut way = Way::new(MESSAGE_MAX);
+    way.say(b"one");
+    way.say(b"two");
+    way.sending.separate();
+    let sent = way.sending.take();
+    assert_eq!(sent.len(), HEAD_BYTES + 2 * (4 + 3));
+    way.sending.sent(sent);
+    assert!(!way.sending.has_work() && way.sending.waiting_bytes() == 0);
+}
+
+#[test]
+fn what_is_short_passes_what_is_long_within_one_send() {
+    let mut way = Way::new(MESSAGE_MAX);
+    let long = message(Class::Request, 20 << 20, 1);
+    way.say(&long);
+    assert!(way.step(true) && !way.arrived(&long));
+    way.say(b"probe");
+    assert!(way.step(true));
+    assert!(way.arrived(b"probe") && !way.arrived(&long), "it did not wait");
+    while way.step(true) {}
+    assert!(way.arrived(&long));
+    assert!(way.longest_send <= SEND_BYTES + PIECE_BYTES + 1024, "{}", way.longest_send);
+}
+
+#[test]
+fn without_credit_pieces_stop_at_the_window_and_everything_else_goes_on() {
+    let mut way = Way::new(MESSAGE_MAX);
+    let (asked, answer) =
+        (message(Class::Request, 3 << 20, 1), message(Class::Answer, 500 << 10, 2));
+    way.say(&asked);
+    while way.step(false) {}
+    let held = way.gathering.held_bytes();
+    assert_eq!(held as u64, WINDOW_BYTES, "the receiver holds a window");
+    way.say(b"short");
+    way.say(&answer);
+    while way.step(false) {}
+    assert!(way.arrived(b"short") && way.arrived(&answer), "answers have credit of their own");
+    assert!(!way.arrived(&asked));
+    let up_to = way.gathering.due_credit(Class::Request).expect("a window was taken");
+    way.sending.allow(Class::Request, up_to);
+    while way.step(true) {}
+    assert!(way.arrived(&asked));
+}
+
+#[test]
+fn a_queue_is_full_for_its_own_kind_only_and_again_open_when_it_has_left() {
+    let mut way = Way::new(MESSAGE_MAX);
+    for number in 0..4 {
+        assert!(!way.sending.is_full(1 << 20));
+        way.say(&message(Class::Request, 1 << 20, number));
+        way.sending.separate();
+    }
+    assert!(way.sending.is_full(1 << 20) && !way.sending.is_roomy());
+    assert!(!way.sending.is_full(100), "short requests do not wait for long ones");
+    assert!(way.sending.takes_long_answer());
+    for number in 0..4 {
+        way.say(&message(Class::Answer, 1 << 20, number));
+        way.sending.separate();
+    }
+    assert!(!way.sending.takes_long_answer());
+    assert!(way.sending.waiting_bytes() <= 2 * QUEUE + 1024);
+    while way.step(true) {}
+    assert!(way.sending.is_roomy() && way.sending.waiting_bytes() == 0);
+    assert_eq!(way.arrived.len(), 8);
+}
+
+#[test]
+fn what_the_peer_does_not_take_is_dropped_and_counted() {
+    let mut way = Way::new(100 << 10);
+    way.say(&message(Class::Request, 200 << 10, 1));
+    way.say(b"short");
+    way.say(&message(Class::Request, 90 << 10, 2));
+    assert_eq!(way.sending.separate(), 1);
+    while way.step(true) {}
+    assert_eq!(way.arrived.len(), 2);
+}
+
+#[test]
+fn a_receiver_holds_no_more_than_it_has_allowed() {
+    let piece = vec![0; PIECE_BYTES];
+    let mut gathering = Gathering::new(MESSAGE_MAX);
+    assert_eq!(gathering.piece(Class::Request, MESSAGE_MAX + 1, &piece), Err(Unruly), "too long");
+    let mut gathering = Gathering::new(MESSAGE_MAX);
+    assert_eq!(gathering.piece(Class::Answer, 10, &piece), Err(Unruly), "more than the whole");
+    let mut gathering = Gathering::new(MESSAGE_MAX);
+    assert_eq!(gathering.piece(Class::Answer, PIECE_BYTES * 2, &piece), Ok(None));
+    assert_eq!(gathering.piece(Class::Answer, PIECE_BYTES * 3, &piece), Err(Unruly), "another");
+    let mut gathering = Gathering::new(MESSAGE_MAX);
+    let total = 2 * WINDOW_BYTES as usize;
+    for _ in 0..WINDOW_BYTES as usize / PIECE_BYTES {
+        assert_eq!(gathering.piece(Class::Request, total, &piece), Ok(None));
+    }
+    assert_eq!(gathering.piece(Class::Request, total, &piece), Err(Unruly), "no credit");
+}
+
+#[test]
+fn marks_that_mean_nothing_are_refused() {
+    for mark in [MARK + 4, u32::MAX] {
+        let mut body = mark.to_le_bytes().to_vec();
+        assert_eq!(Body::read(&body), Err(Unruly));
+        body.resize(40, 0);
+        assert_eq!(Body::read(&body), Err(Unruly));
+    }
+    let empty_piece = [&MARK.to_le_bytes()[..], &[9, 0, 0, 0]].concat();
+    assert_eq!(Body::read(&empty_piece), Err(Unruly));
+    let short_credit = [&(MARK + 2).to_le_bytes()[..], &[9, 0, 0, 0]].concat();
+    assert_eq!(Body::read(&short_credit), Err(Unruly));
+    assert_eq!(Body::read(b"xy"), Ok(Body::Messages(b"xy")));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+
+    #[test]
+    fn every_message_arrives_once_and_long_ones_of_a_class_in_order(
+        said in proptest::collection::vec((any::<bool>(), 0usize..200_000, any::<bool>()), 1..60),
+    ) {
+        let mut way = Way::new(MESSAGE_MAX);
+        let mut expected = Vec::new();
+        for (number, (answer, bytes, turn_ends)) in said.iter().enumerate() {
+            let class = if *answer { Class::Answer } else { Class::Request };
+            // Most are short.
+            let bytes = if bytes % 3 == 0 { *bytes } else { bytes % 300 };
+            let message = message(class, bytes.max(40), number as u8);
+            way.say(&message);
+            expected.push(message);
+            if *turn_ends {
+                way.step(true);
+            }
+        }
+        while way.step(true) {}
+        let mut arrived: Vec<Vec<u8>> = way.arrived.iter().map(|m| m[4..].to_vec()).collect();
+        for answer in [false, true] {
+            let long = |m: &&Vec<u8>| m.len() + 4 > LONG_BYTES && Message::is_answer(m) == answer;
+            let sent: Vec<&Vec<u8>> = expected.iter().filter(long).collect();
+            let came: Vec<&Vec<u8>> = arrived.iter().filter(long).collect();
+            prop_assert_eq!(sent, came);
+        }
+        expected.sort();
+        arrived.sort();
+        prop_assert_eq!(arrived, expected);
+        prop_assert_eq!(way.sending.waiting_bytes() + way.gathering.held_bytes(), 0);
+    }
+
+    #[test]
+    fn any_body_is_read_without_panic(body: Vec<u8>) {
+        let _ = Body::read(&body);
+        let _ = Body::read(&[&MARK.to_le_bytes()[..], &body].concat());
+    }
+}

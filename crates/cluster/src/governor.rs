@@ -1,0 +1,683 @@
+//! What one node knows and wants of its cluster: who is alive, who is seated, who has what is his.
+//!
+//! Gossip ([`Membership`]) says who is alive, the members' decisions ([`Agreement`]) say who is
+//! seated, and each node says of itself how far it has copied what became its own. The governor
+//! brings the three together: it founds the cluster or asks to be seated in it, has the seats of
+//! the dead taken away after a time, lets decisions wait until the last one has been digested, and
+//! tells the cores of its node what is in effect.
+//!
+//! There is one governor per node. It runs beside the cores and handles a few messages a second.
+
+use core::net::{IpAddr, SocketAddr};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::rngs::Xoshiro256PlusPlus;
+use rand::{RngExt, SeedableRng};
+
+use super::agreement::{self, Agreement, Situation};
+use super::identity::{Boot, Identity, NodeKey};
+use super::membership::{self, Health, Membership, MembershipSettings};
+use super::message::{Messages, NodeMessage};
+use super::notice::Notice;
+use super::quorum::Replication;
+use super::roster::{Change, Roster, Seat};
+use super::version::Version;
+use super::view::View;
+use ringlane_ring::RingParameters;
+use ringlane_types::log_limiter::LogKind;
+use ringlane_types::time::Instant;
+
+mod doubts;
+mod event;
+#[cfg(test)]
+mod tests;
+
+use doubts::Doubts;
+pub use event::{Effect, Event, LogLine, MemberStatus};
+
+/// How often the governor looks at what it wants, and tells the others how it stands.
+const ROUND: Duration = Duration::from_secs(1);
+/// The first of those that are to join each other waits this long for a cluster that exists.
+const FOUND_AFTER: Duration = Duration::from_secs(3);
+/// The others wait this long for those before them.
+const FOUND_LATE_AFTER: Duration = Duration::from_secs(10);
+/// A decision is not held back longer than this for those who are still copying.
+const HOLD_MAX: Duration = Duration::from_secs(600);
+
+/// Other nodes that are remembered, dead ones included.
+const KNOWN_MAX: usize = 4096;
+
+/// What a governor is told about its node.
+#[derive(Clone, Debug)]
+pub struct GovernorSettings {
+    /// Who watches whom, and how.
+    pub membership: MembershipSettings,
+    /// How the ring is computed.
+    pub ring: RingParameters,
+    /// Copies and quorums.
+    pub replication: Replication,
+    /// This node's weight on it.
+    pub weight: u32,
+    /// Cores of this node.
+    pub core_count: usize,
+}
+
+/// One node's part in governing the cluster.
+pub struct Governor {
+    settings: GovernorSettings,
+    seed: Xoshiro256PlusPlus,
+    membership: Membership,
+    agreement: Agreement,
+    view: Option<Arc<View>>,
+    /// The greatest life of each other node that gossip told of.
+    known: BTreeMap<NodeKey, Known>,
+    doubts: Doubts,
+    statuses: BTreeMap<NodeKey, Status>,
+    settled: Vec<u64>,
+    decided_at: Instant,
+    digested: u64,
+    flushed: Version,
+    round_at: Instant,
+    found_at: Option<Instant>,
+    leaving: bool,
+    handed_over: bool,
+    over: bool,
+    gone: Vec<(NodeKey, Boot)>,
+}
+
+#[derive(Clone, Debug)]
+struct Known {
+    identity: Identity,
+    alive: bool,
+    since: Instant,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Status {
+    epoch: u64,
+    settled: u64,
+}
+
+impl Governor {
+    /// The governor of the node `identity`. `seed` decides every random choice.
+    pub fn new(identity: Identity, settings: GovernorSettings, seed: u64) -> Self {
+        let mut random = Xoshiro256PlusPlus::seed_from_u64(seed);
+        let membership = Membership::new(identity.clone(), &settings.membership, random.random());
+        let agreement = Agreement::new(identity.key, identity.boot, random.random());
+        Self {
+            settled: vec![0; settings.core_count],
+            settings,
+            seed: random,
+            membership,
+            agreement,
+            view: None,
+            known: BTreeMap::new(),
+            doubts: Doubts::default(),
+            statuses: BTreeMap::new(),
+            decided_at: Instant::default(),
+            digested: 0,
+            flushed: Version::NONE,
+            round_at: Instant::default(),
+            found_at: None,
+            leaving: false,
+            handed_over: false,
+            over: false,
+            gone: Vec::new(),
+        }
+    }
+
+    /// This node, as it calls itself at the moment.
+    pub fn identity(&self) -> &Identity {
+        self.membership.identity()
+    }
+
+    /// The roster in effect, as far as this node knows.
+    pub fn roster(&self) -> Option<&Arc<Roster>> {
+        self.agreement.roster()
+    }
+
+    /// The view in effect.
+    pub fn view(&self) -> Option<&Arc<View>> {
+        self.view.as_ref()
+    }
+
+    /// Takes one event; what follows from it is appended to `effects`.
+    pub fn handle(&mut self, event: Event<'_>, now: Instant, effects: &mut Vec<Effect>) {
+        if self.over {
+            return;
+        }
+        match event {
+            Event::Start => {
+                self.round_at = now;
+                self.found_at = self.founding(now);
+                self.gossip(membership::Event::Start, now, effects);
+                self.round(now, effects);
+            }
+            Event::Tick => {
+                self.gossip(membership::Event::Tick, now, effects);
+                self.agree(agreement::Event::Tick, now, effects);
+                self.call_doubtful(now, effects);
+                if self.round_at <= now {
+                    self.round(now, effects);
+                }
+            }
+            Event::Datagram { from, bytes } => {
+                self.gossip(membership::Event::Datagram { from, bytes }, now, effects);
+            }
+            Event::Message { from, bytes } => {
+                for message in Messages::new(bytes) {
+                    let Ok(Ok(message)) = message.map(NodeMessage::read) else { return };
+                    self.message(from, message, now, effects);
+                }
+            }
+            Event::LinkLost { node } => {
+                if self.known.get(&node).is_some_and(|known| known.alive) {
+                    self.doubts.begin(node, now);
+                    self.call_doubtful(now, effects);
+                }
+            }
+            Event::Refused { node, address } => self.refused(node, address, now, effects),
+            Event::Settled { core, epoch } => {
+                self.settled[core] = epoch;
+                self.tell_status(effects);
+                self.digest(effects);
+            }
+            Event::Flush(version) => {
+                self.flush(version, effects);
+                self.tell_status(effects);
+            }
+            Event::Weigh(weight) => {
+                self.settings.weight = weight;
+                self.round(now, effects);
+            }
+            Event::Leave => {
+                self.leaving = true;
+                self.round(now, effects);
+            }
+            Event::Goodbye => {
+                self.gossip(membership::Event::Leave, now, effects);
+                self.over = true;
+            }
+        }
+    }
+
+    /// When the next [`Event::Tick`] is due.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        if self.over {
+            return None;
+        }
+        let inner = [
+            self.membership.next_deadline(),
+            self.agreement.next_deadline(),
+            self.doubts.next_deadline(),
+        ];
+        inner.into_iter().flatten().chain([self.round_at]).min()
+    }
+
+    /// What a link with the member at `address` must show there.
+    pub fn pass_to(&self, address: SocketAddr) -> u64 {
+        self.membership.pass_to(address)
+    }
+
+    /// Whether somebody who calls itself this life of `node` and shows `pass` may be linked with.
+    pub fn admits_link(&self, node: NodeKey, boot: Boot, pass: u64) -> bool {
+        self.membership.admits_link(node, boot, pass)
+    }
+
+    /// All members and former members that are remembered, this node included, by id.
+    pub fn members(&self) -> Vec<MemberStatus> {
+        let roster = self.agreement.roster();
+        let weight = |key: NodeKey, boot: Boot| {
+            roster.and_then(|roster| roster.seat(key)).filter(|s| s.boot == boot).map(|s| s.weight)
+        };
+        let me = self.identity().clone();
+        let mut members: Vec<MemberStatus> = self
+            .membership
+            .members()
+            .into_iter()
+            .map(|(identity, health)| {
+                let status = self.statuses.get(&identity.key).copied().unwrap_or_default();
+                let Status { epoch, settled } = status;
+                let Identity { id, key, boot, link, .. } = identity;
+                MemberStatus {
+                    weight: weight(key, boot),
+                    id,
+                    key,
+                    boot,
+                    link,
+                    health,
+                    epoch,
+                    settled,
+                }
+            })
+            .collect();
+        members.push(MemberStatus {
+            weight: weight(me.key, me.boot),
+            epoch: roster.map_or(0, |roster| roster.epoch),
+            settled: self.own_settled(),
+            id: me.id,
+            key: me.key,
+            boot: me.boot,
+            link: me.link,
+            health: Health::Alive,
+        });
+        members.sort_by(|a, b| a.id.cmp(&b.id));
+        members.dedup_by(|a, b| a.key == b.key);
+        members
+    }
+
+    /// When this node founds the cluster if it hears of none: at once without anybody to join, a
+    /// little later if it is one of those that are to join each other, the first of them before
+    /// the rest. Others never do.
+    fn founding(&self, now: Instant) -> Option<Instant> {
+        let own = self.identity().gossip;
+        let join = &self.settings.membership.join;
+        if join.iter().all(|address| *address == own) {
+            Some(now)
+        } else if join.iter().min() == Some(&own) {
+            Some(now.after(FOUND_AFTER))
+        } else {
+            join.contains(&own).then_some(now.after(FOUND_LATE_AFTER))
+        }
+    }
+
+    /// Looks at everything that is wanted, and tells how this node stands.
+    fn round(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+        self.round_at = now.after(ROUND);
+        self.found(now, effects);
+        self.note_gone(now);
+        self.wish_own_seat(now, effects);
+        if self.is_seated() {
+            for (key, boot) in self.gone.clone() {
+                self.agree(agreement::Event::Wish(Change::Unseat { key, boot }), now, effects);
+            }
+        }
+        self.tell_status(effects);
+        self.digest(effects);
+    }
+
+    fn found(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+        if self.agreement.roster().is_some() {
+            self.found_at = None;
+        }
+        if self.leaving || self.found_at.is_none_or(|at| at > now) {
+            return;
+        }
+        // Whoever is alive has said by now whether it knows of a cluster; one that comes before us
+        // is left to do it.
+        // Who went away without having said so, or knowing of one, may be on the other side of a
+        // partition with all the data; it is waited for until it is forgotten.
+        let own = self.identity().gossip;
+        let forget_after = self.settings.membership.forget_after;
+        let elsewhere = self.known.iter().any(|(key, known)| {
+            let joins = self.settings.membership.join.contains(&known.identity.gossip);
+            let first = known.alive && joins && known.identity.gossip < own;
+            let counts = known.alive || now.since(known.since) < forget_after;
+            let status = self.statuses.get(key);
+            first || counts && status.is_none_or(|status| status.epoch > 0)
+        });
+        let beginners = self.known.values().filter(|known| known.alive).count() + 1;
+        if elsewhere || beginners < self.founders() {
+            return;
+        }
+        self.found_at = None;
+        let (seat, random) = (self.own_seat(), self.seed.random());
+        log(effects, false, seat.key.0, format!("founding a cluster as {}", seat.id));
+        self.agree(agreement::Event::Found { seat, random }, now, effects);
+    }
+
+    /// How many nodes that know of no cluster it takes to found one, unless this node has nobody to
+    /// join. What is acknowledged is on a write quorum; so many that have all lost it, or never had
+    /// it, are not what the promise is about. Fewer may have been restarted and cut off, and would
+    /// answer with misses.
+    fn founders(&self) -> usize {
+        let own = self.identity().gossip;
+        let alone = self.settings.membership.join.iter().all(|address| *address == own);
+        let replication = self.settings.replication;
+        if alone || !replication.is_strict() { 1 } else { replication.write_quorum().into() }
+    }
+
+    fn own_seat(&self) -> Seat {
+        let Identity { id, key, gossip, link, boot, .. } = self.identity().clone();
+        Seat { id, key, boot, weight: self.settings.weight, slot: 0, gossip, link }
+    }
+
+    fn is_seated(&self) -> bool {
+        let Identity { key, boot, .. } = *self.identity();
+        self.agreement.roster().is_some_and(|roster| roster.has(key, boot))
+    }
+
+    /// Wants the own seat, or wants to be rid of it, from somebody who can decide.
+    fn wish_own_seat(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+        let Identity { key, boot, .. } = *self.identity();
+        let change =
+            if self.leaving { Change::Unseat { key, boot } } else { Change::Seat(self.own_seat()) };
+        if self.agreement.roster().is_some_and(|roster| roster.satisfies(&change)) {
+            return;
+        }
+        if self.is_seated() {
+            return self.agree(agreement::Event::Wish(change), now, effects);
+        }
+        if self.leaving {
+            return;
+        }
+        // Any member will do; a few, because one may have lost touch.
+        let mut alive: Vec<NodeKey> =
+            self.known.iter().filter(|(_, known)| known.alive).map(|(key, _)| *key).collect();
+        for _ in 0..3.min(alive.len()) {
+            let chosen = self.seed.random_range(0..alive.len());
+            let to = alive.swap_remove(chosen);
+            send_agreement(to, agreement::Message::Wish(change.clone()), effects);
+        }
+    }
+
+    /// Lists seats whose holders will not come back: dead for long, or alive in a later life.
+    fn note_gone(&mut self, now: Instant) {
+        let forget_after = self.settings.membership.forget_after;
+        let Some(roster) = self.agreement.roster() else { return };
+        let gone = |seat: &&Seat| {
+            self.known.get(&seat.key).is_some_and(|known| {
+                let later = known.identity.boot > seat.boot;
+                later || (!known.alive && now.since(known.since) >= forget_after)
+            })
+        };
+        self.gone = roster.seats().iter().filter(gone).map(|seat| (seat.key, seat.boot)).collect();
+    }
+
+    fn own_settled(&self) -> u64 {
+        self.settled.iter().copied().min().unwrap_or(0)
+    }
+
+    fn tell_status(&self, effects: &mut Vec<Effect>) {
+        let (stamp, epoch) =
+            self.agreement.roster().map_or((0, 0), |roster| (roster.digest(), roster.epoch));
+        let (settled, flushed) = (self.own_settled(), self.flushed);
+        let mut bytes = Vec::new();
+        NodeMessage::Status { stamp, epoch, settled, flushed }.write(&mut bytes);
+        for (node, _) in self.known.iter().filter(|(_, known)| known.alive) {
+            effects.push(Effect::Send { to: *node, bytes: bytes.clone() });
+        }
+    }
+
+    /// Whether all who are alive and seated have what became their own up to the roster in effect.
+    fn is_digested(&self) -> bool {
+        let Some(roster) = self.agreement.roster() else { return false };
+        let me = self.identity().key;
+        roster.seats().iter().all(|seat| {
+            if seat.key == me {
+                return self.own_settled() >= roster.epoch || !self.is_seated();
+            }
+            let alive = self
+                .known
+                .get(&seat.key)
+                .is_some_and(|known| known.alive && known.identity.boot == seat.boot);
+            !alive || self.has_settled(seat.key, roster.epoch)
+        })
+    }
+
+    /// Whether all who are seated have what became their own, also those that cannot be reached:
+    /// somebody who has been cut off holds all others for dead, and may be the only one to know
+    /// what it acknowledged.
+    fn is_taken_over(&self) -> bool {
+        let me = self.identity().key;
+        self.agreement.roster().is_some_and(|roster| {
+            let mut others = roster.seats().iter().filter(|seat| seat.key != me);
+            others.all(|seat| self.has_settled(seat.key, roster.epoch))
+        })
+    }
+
+    /// Whether `node` has said that it has what became its own up to the roster of `epoch`.
+    fn has_settled(&self, node: NodeKey, epoch: u64) -> bool {
+        self.statuses.get(&node).is_some_and(|status| status.settled >= epoch)
+    }
+
+    fn digest(&mut self, effects: &mut Vec<Effect>) {
+        // Without a roster there is nothing to give, and without others in it nobody to take it.
+        let Identity { key, boot, .. } = *self.identity();
+        let alone = |roster: &Arc<Roster>| roster.seats().len() == 1 && roster.has(key, boot);
+        if self.leaving && self.agreement.roster().is_none_or(alone) {
+            self.hand_over(effects);
+        }
+        let Some(epoch) = self.agreement.roster().map(|roster| roster.epoch) else { return };
+        if !self.is_digested() {
+            return;
+        }
+        if self.digested < epoch {
+            self.digested = epoch;
+            effects.push(Effect::Notice(Notice::Digested(epoch)));
+        }
+        if self.leaving && !self.is_seated() && self.is_taken_over() {
+            self.hand_over(effects);
+        }
+    }
+
+    fn hand_over(&mut self, effects: &mut Vec<Effect>) {
+        if !std::mem::replace(&mut self.handed_over, true) {
+            effects.push(Effect::HandedOver);
+        }
+    }
+
+    fn flush(&mut self, version: Version, effects: &mut Vec<Effect>) {
+        if version > self.flushed {
+            self.flushed = version;
+            effects.push(Effect::Notice(Notice::Flushed(version)));
+        }
+    }
+
+    fn message(
+        &mut self,
+        from: NodeKey,
+        message: NodeMessage<'_>,
+        now: Instant,
+        effects: &mut Vec<Effect>,
+    ) {
+        match message {
+            NodeMessage::Agreement(message) => {
+                // Who has left, or is gone, is not seated because of a message that came late.
+                if let agreement::Message::Wish(Change::Seat(seat)) = &message
+                    && !self.known.get(&seat.key).is_some_and(|known| {
+                        known.alive && known.identity.boot == seat.boot && seat.key == from
+                    })
+                {
+                    return;
+                }
+                self.agree(agreement::Event::Message { from, message }, now, effects);
+            }
+            NodeMessage::Status { stamp, epoch, settled, flushed } => {
+                self.statuses.insert(from, Status { epoch, settled });
+                self.flush(flushed, effects);
+                let (own_stamp, own_epoch) = self
+                    .agreement
+                    .roster()
+                    .map_or((0, 0), |roster| (roster.digest(), roster.epoch));
+                if own_epoch > 0 && stamp != own_stamp && epoch >= own_epoch {
+                    send_agreement(from, agreement::Message::Ask { digest: own_stamp }, effects);
+                }
+                self.digest(effects);
+            }
+            _ => {}
+        }
+    }
+
+    fn gossip(&mut self, event: membership::Event<'_>, now: Instant, effects: &mut Vec<Effect>) {
+        let mut outcome = Vec::new();
+        self.membership.handle(event, now, &mut outcome);
+        for effect in outcome {
+            match effect {
+                membership::Effect::Send { to, bytes } => {
+                    effects.push(Effect::Datagram { to, bytes });
+                }
+                membership::Effect::Alive(identity) => self.alive(identity, now, effects),
+                membership::Effect::Dead(identity) => self.dead(identity, now, effects),
+                membership::Effect::Rejoined => {
+                    let text = "the others had given up on this node; it is back".into();
+                    log(effects, true, self.identity().key.0, text);
+                }
+                membership::Effect::Refused { from, reason } => {
+                    let text = format!("refused {from}: {}", reason.sentence());
+                    log_datagram(effects, LogKind::Refused, from, text);
+                }
+                membership::Effect::RefusedBy { from, reason } => {
+                    let sentence = reason.sentence();
+                    let text = format!("{from} refuses this node, saying: {sentence}");
+                    log_datagram(effects, LogKind::RefusedBy, from, text);
+                }
+                membership::Effect::Superseded { by } => {
+                    self.over = true;
+                    effects.push(Effect::Superseded { by });
+                }
+            }
+        }
+    }
+
+    fn call_doubtful(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+        while let Some(node) = self.doubts.next(now) {
+            let known = self.known.get(&node).filter(|known| known.alive);
+            if let Some(address) = known.map(|known| known.identity.link) {
+                effects.push(Effect::Call { node, address });
+            }
+        }
+    }
+
+    /// A process listens for as long as it lives, so the life we know of has ended.
+    fn refused(
+        &mut self,
+        node: NodeKey,
+        address: SocketAddr,
+        now: Instant,
+        effects: &mut Vec<Effect>,
+    ) {
+        let there = |known: &&Known| known.alive && known.identity.link == address;
+        if let Some(known) = self.known.get(&node).filter(there) {
+            self.doubts.end(node);
+            let boot = known.identity.boot;
+            self.gossip(membership::Event::Refused { node, boot }, now, effects);
+        }
+    }
+
+    fn alive(&mut self, identity: Identity, now: Instant, effects: &mut Vec<Effect>) {
+        let Identity { key: node, boot, link: address, .. } = identity;
+        self.doubts.end(node);
+        if let Some(former) = self.known.get(&node)
+            && former.identity.boot != boot
+        {
+            let boot = former.identity.boot;
+            let address = former.identity.link;
+            effects.push(Effect::Link { node, boot, address, wanted: false });
+            effects.push(Effect::Notice(Notice::Liveness { node, boot, alive: false }));
+            self.statuses.remove(&node);
+        }
+        log(effects, false, node.0, format!("node {} is alive at {address}", identity.id));
+        self.note(node, Known { identity, alive: true, since: now });
+        effects.push(Effect::Notice(Notice::Liveness { node, boot, alive: true }));
+        effects.push(Effect::Link { node, boot, address, wanted: true });
+        self.round_at = now;
+    }
+
+    fn dead(&mut self, identity: Identity, now: Instant, effects: &mut Vec<Effect>) {
+        let Identity { key: node, boot, link: address, .. } = identity;
+        self.doubts.end(node);
+        log(effects, true, node.0, format!("node {} is dead", identity.id));
+        self.note(node, Known { identity, alive: false, since: now });
+        effects.push(Effect::Notice(Notice::Liveness { node, boot, alive: false }));
+        effects.push(Effect::Link { node, boot, address, wanted: false });
+        self.round_at = now;
+    }
+
+    /// Remembers how a node is, in place of one that is dead and has no seat if there are too many.
+    fn note(&mut self, node: NodeKey, known: Known) {
+        if self.known.len() >= KNOWN_MAX && !self.known.contains_key(&node) {
+            let seated = |key| self.agreement.roster().is_some_and(|r| r.seat(key).is_some());
+            let mut others = self.known.iter();
+            let gone = others.find(|(key, other)| !other.alive && !seated(**key));
+            let Some(forgotten) = gone.map(|(key, _)| *key) else { return };
+            self.known.remove(&forgotten);
+            self.statuses.remove(&forgotten);
+        }
+        self.known.insert(node, known);
+    }
+
+    fn agree(&mut self, event: agreement::Event, now: Instant, effects: &mut Vec<Effect>) {
+        // Somebody may wait for what one who is gone held; only the next roster says that he is.
+        let hold = self.agreement.roster().is_some()
+            && self.gone.is_empty()
+            && !self.is_digested()
+            && now.since(self.decided_at) < HOLD_MAX;
+        let mut outcome = Vec::new();
+        let situation = Situation { gone: &self.gone, hold };
+        self.agreement.handle(event, situation, now, &mut outcome);
+        for effect in outcome {
+            match effect {
+                agreement::Effect::Send { to, message } => send_agreement(to, message, effects),
+                agreement::Effect::Decided(roster) => self.decided(roster, now, effects),
+                agreement::Effect::Outlasted(_) => return self.reborn(now, effects),
+            }
+        }
+    }
+
+    fn decided(&mut self, roster: Arc<Roster>, now: Instant, effects: &mut Vec<Effect>) {
+        self.decided_at = now;
+        let seats: Vec<&str> = roster.seats().iter().map(|seat| &*seat.id).collect();
+        log(effects, false, roster.epoch, format!("roster {}: {}", roster.epoch, seats.join(", ")));
+        match View::new(roster, self.settings.ring) {
+            Ok(view) => {
+                let view = Arc::new(view);
+                self.view = Some(view.clone());
+                effects.push(Effect::Notice(Notice::Placed(view)));
+            }
+            Err(error) => log(effects, true, 0, format!("a roster makes no ring: {error}")),
+        }
+        self.note_gone(now);
+        self.round_at = now;
+    }
+
+    /// Another history of the cluster stays: this node joins it as if it had just been started.
+    fn reborn(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+        let old = self.identity().clone();
+        let boot = Boot(now.as_millis().max(old.boot.0 + 1));
+        let text = "another history of this cluster is longer: joining it without data".into();
+        log(effects, true, old.key.0, text);
+        let identity = Identity::new(&old.id, boot, old.gossip, old.link);
+        // Whoever is alive is found again through these.
+        let mut settings = self.settings.membership.clone();
+        let alive = self.known.values().filter(|known| known.alive);
+        settings.join.extend(alive.map(|known| known.identity.gossip));
+        self.membership = Membership::new(identity, &settings, self.seed.random());
+        self.agreement = Agreement::new(old.key, boot, self.seed.random());
+        for (node, known) in std::mem::take(&mut self.known) {
+            let (boot, address) = (known.identity.boot, known.identity.link);
+            effects.push(Effect::Link { node, boot, address, wanted: false });
+            effects.push(Effect::Notice(Notice::Liveness { node, boot, alive: false }));
+        }
+        self.statuses.clear();
+        self.doubts = Doubts::default();
+        self.view = None;
+        self.settled.fill(0);
+        (self.digested, self.found_at) = (0, None);
+        effects.push(Effect::Notice(Notice::Reborn(boot)));
+        self.gossip(membership::Event::Start, now, effects);
+    }
+}
+
+fn send_agreement(to: NodeKey, message: agreement::Message, effects: &mut Vec<Effect>) {
+    let mut bytes = Vec::new();
+    NodeMessage::Agreement(message).write(&mut bytes);
+    effects.push(Effect::Send { to, bytes });
+}
+
+fn log(effects: &mut Vec<Effect>, warning: bool, source: u64, text: String) {
+    let kind = LogKind::Members;
+    effects.push(Effect::Log(LogLine { warning, kind, source, text }));
+}
+
+/// A line about a datagram from `from`. By its host: ports are free to choose.
+fn log_datagram(effects: &mut Vec<Effect>, kind: LogKind, from: SocketAddr, text: String) {
+    let source = match from.ip() {
+        IpAddr::V4(ip) => u64::from(u32::from(ip)),
+        // Whoever has an address of IPv6 has a network of 64 bits.
+        IpAddr::V6(ip) => (u128::from(ip) >> 64) as u64,
+    };
+    effects.push(Effect::Log(LogLine { warning: true, kind, source, text }));
+}

@@ -1,0 +1,846 @@
+//! Who is alive: SWIM gossip, driven by events and a given time.
+//!
+//! The crate foca speaks SWIM. Around it this module keeps the timers, wraps every datagram so
+//! that only nodes of the same cluster are heard, finds the first members through the addresses of
+//! `--join`, and finds them again after a partition in which everybody gave up on everybody.
+//!
+//! ```text
+//! | magic u32 | kind u8 | cluster u64 | parameters u64 | sender u64 | boot u64 | sequence u64 |
+//! | cookie shown u64 | cookie wanted u64 | body | tag, 16 bytes, only with a key |  little-endian
+//!
+//! kind      body                          what makes it believable     what it may do
+//! gossip    foca's, from the sender's     the cookie that we told      everything in SWIM, see
+//!           identity on                   that identity's address      `sieve`
+//! knock     nonce, identity, padding      nothing                      an answer no longer than it
+//! welcome   nonce, identity, perhaps a    the nonce of a knock of      its identity has answered;
+//!           later life of the asker       ours at that address         a later life ends this one
+//! refused   nonce, reason; with `Taken`   the nonce; `Taken` with a    a line in the log; see
+//!           address and boot              key also the tag             `taken`
+//! cookie    the sender's address          the cookie that we told      what we send there shows the
+//!                                         that address                 new one
+//! ```
+//!
+//! With a key all but a refusal must carry its tag, too. A cluster without one cannot know who
+//! somebody is, but it can know that he is where he says: see `contacts`.
+//!
+//! With a cluster key a datagram must carry its tag and a sequence number that this sender did not
+//! use before; the number holds the time, so that a recording is no use after our own restart
+//! either. Who is refused is told why, and so are we: the reasons end in both logs.
+//!
+//! What is decided here is liveness only. Which nodes hold data is decided by the roster: a node
+//! that is silent for a while keeps its seat, else every hiccup would move its keys.
+
+use core::net::SocketAddr;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
+use std::num::{NonZeroU8, NonZeroUsize};
+use std::sync::Arc;
+use std::time::Duration;
+
+use foca::{Foca, NoCustomBroadcast, OwnedNotification, PeriodicParams, Timer};
+use rand::rngs::Xoshiro256PlusPlus;
+use rand::{RngExt, SeedableRng};
+
+use super::frame::{Key, TAG_BYTES};
+use super::identity::{Boot, IDENTITY_BYTES_MAX, Identity, IdentityCodec, NodeKey};
+use super::wire::{Malformed, Reader, Writer};
+use ringlane_types::time::Instant;
+
+mod contacts;
+mod envelope;
+mod sieve;
+mod suspicion;
+#[cfg(test)]
+mod tests;
+
+use contacts::{Contacts, Knock, Secret};
+use envelope::{Envelope, Head, Kind, Opened, Other};
+pub use envelope::{Refusal, Terms};
+use sieve::Gossip;
+use suspicion::Suspicions;
+
+/// Most members, dead ones included, that are remembered for finding the cluster again.
+const KNOWN_MAX: usize = 2048;
+/// Longest body of a welcome. Knocks are padded to it, so that nobody is sent more than was asked
+/// with in his name.
+const WELCOME_BYTES_MAX: usize = 8 + 2 * IDENTITY_BYTES_MAX;
+/// A node without members that only hears that its place is taken gives up after this.
+const TAKEN_PATIENCE: Duration = Duration::from_secs(30);
+/// How often a node without any living member looks for one.
+const KNOCK_LONELY: Duration = Duration::from_secs(1);
+/// How often a node with members looks for those of `--join` that are not among them.
+const KNOCK_IDLE: Duration = Duration::from_secs(15);
+
+/// How the cluster's nodes watch each other.
+#[derive(Clone, Debug)]
+pub struct MembershipSettings {
+    /// What all members must have in common.
+    pub terms: Terms,
+    /// The cluster's key; `None` accepts everybody.
+    pub key: Option<Key>,
+    /// How often a member is probed.
+    pub probe_period: Duration,
+    /// A member is dead after this many periods without a sign of life, at least 2: one to suspect
+    /// it, the others to refute.
+    pub missed_max: u32,
+    /// A dead member is forgotten after this.
+    pub forget_after: Duration,
+    /// With a static list: the ids that may join. `None` admits any.
+    pub listed: Option<Arc<[Box<str>]>>,
+    /// Gossip addresses of some members.
+    pub join: Vec<SocketAddr>,
+    /// A datagram whose clock is further off than this is refused as a recording. Only with a key.
+    pub clocks_differ_max: Duration,
+}
+
+impl MembershipSettings {
+    /// The defaults for a cluster with these terms.
+    pub fn new(terms: Terms) -> Self {
+        Self {
+            terms,
+            key: None,
+            probe_period: Duration::from_secs(1),
+            missed_max: 3,
+            forget_after: Duration::from_secs(600),
+            listed: None,
+            join: Vec::new(),
+            clocks_differ_max: Duration::from_secs(30),
+        }
+    }
+}
+
+/// What happens to the membership.
+#[derive(Clone, Copy, Debug)]
+pub enum Event<'b> {
+    /// Begin. Comes first, once.
+    Start,
+    /// The nearest deadline has come; harmless at any time.
+    Tick,
+    /// A datagram.
+    Datagram {
+        /// Who sent it, as the socket says.
+        from: SocketAddr,
+        /// Its bytes.
+        bytes: &'b [u8],
+    },
+    /// Nobody listens any more where this life of a member took connections, so its process is
+    /// gone. Since somebody between could have said so in its name, it is a suspect from now on,
+    /// and dead a probe period later unless it refutes.
+    Refused {
+        /// The member.
+        node: NodeKey,
+        /// In which life.
+        boot: Boot,
+    },
+    /// Say goodbye. Nothing is sent or believed afterwards.
+    Leave,
+}
+
+/// What is to be done, or known, because of an event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Send a datagram.
+    Send {
+        /// Where to.
+        to: SocketAddr,
+        /// Its bytes.
+        bytes: Vec<u8>,
+    },
+    /// A member is alive: new, back, or under a new boot or address.
+    Alive(Identity),
+    /// A member is dead, or left.
+    Dead(Identity),
+    /// The others had declared this node dead; it has come back under a new renewal.
+    Rejoined,
+    /// A node was refused. Worth a line in the log.
+    Refused {
+        /// Who.
+        from: SocketAddr,
+        /// Why.
+        reason: Refusal,
+    },
+    /// A node refused us. Worth a line in the log; with a wrong key its word is not certain.
+    RefusedBy {
+        /// Who.
+        from: SocketAddr,
+        /// Why.
+        reason: Refusal,
+    },
+    /// This node's place is taken: another process runs under its id, which answered there itself,
+    /// or the cluster knows a later life of it, since this one was started with a clock set back or
+    /// was away while another one was there. This membership is over.
+    Superseded {
+        /// Where the other one is, or was.
+        by: SocketAddr,
+    },
+}
+
+/// How a member looks from here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// Answers.
+    Alive,
+    /// Missed a probe and may still refute.
+    Suspect,
+    /// Given up on, or gone.
+    Dead,
+}
+
+/// This node's view of who is alive.
+pub struct Membership {
+    foca: Foca<Identity, IdentityCodec, Xoshiro256PlusPlus, NoCustomBroadcast>,
+    swim: foca::Config,
+    envelope: Envelope,
+    listed: Option<Arc<[Box<str>]>>,
+    join: Vec<SocketAddr>,
+    random: Xoshiro256PlusPlus,
+    timers: BinaryHeap<Reverse<Scheduled>>,
+    timers_made: u64,
+    knock_at: Option<Instant>,
+    suspicions: Suspicions,
+    contacts: Contacts,
+    /// When members were last asked whether another process has this node's place.
+    doubted_at: Option<Instant>,
+    /// Since when this node has only heard that its place is taken.
+    taken_since: Option<Instant>,
+    probe_period: Duration,
+    /// A suspicion is ended after this.
+    suspect_max: Duration,
+    /// Members as last reported, and where to look for them.
+    known: HashMap<NodeKey, Known>,
+    /// Told to be dead since the last knock; whom we knock at next may know a later boot of ours.
+    declared_dead: bool,
+    superseded: bool,
+    left: bool,
+    /// Datagrams that foca found fault with.
+    malformed: u64,
+}
+
+#[derive(Clone, Debug)]
+struct Known {
+    identity: Identity,
+    alive: bool,
+}
+
+struct Scheduled {
+    at: Instant,
+    number: u64,
+    timer: Timer<Identity>,
+}
+
+impl Membership {
+    /// The membership of the node `identity`. `seed` decides every random choice.
+    pub fn new(identity: Identity, settings: &MembershipSettings, seed: u64) -> Self {
+        let mut random = Xoshiro256PlusPlus::seed_from_u64(seed);
+        let gossip_random = Xoshiro256PlusPlus::seed_from_u64(random.random());
+        let secret = Secret::new(std::array::from_fn(|_| random.random()));
+        let envelope = Envelope::new(settings, identity.key, identity.boot, secret);
+        Self {
+            foca: Foca::new(identity, swim(settings), gossip_random, IdentityCodec),
+            swim: swim(settings),
+            envelope,
+            listed: settings.listed.clone(),
+            join: settings.join.clone(),
+            random,
+            timers: BinaryHeap::new(),
+            timers_made: 0,
+            knock_at: None,
+            suspicions: Suspicions::default(),
+            contacts: Contacts::default(),
+            doubted_at: None,
+            taken_since: None,
+            probe_period: settings.probe_period,
+            suspect_max: settings.probe_period * (settings.missed_max + 1),
+            known: HashMap::new(),
+            declared_dead: false,
+            superseded: false,
+            left: false,
+            malformed: 0,
+        }
+    }
+
+    /// This node, as it calls itself at the moment.
+    pub fn identity(&self) -> &Identity {
+        self.foca.identity()
+    }
+
+    /// Takes one event; what follows from it is appended to `effects`.
+    pub fn handle(&mut self, event: Event<'_>, now: Instant, effects: &mut Vec<Effect>) {
+        if self.left || self.superseded {
+            return;
+        }
+        match event {
+            Event::Start => {
+                self.suspicions.look_at = Some(now.after(self.probe_period));
+                self.knock(now, effects);
+            }
+            Event::Tick => self.tick(now, effects),
+            Event::Datagram { from, bytes } => self.datagram(from, bytes, now, effects),
+            Event::Refused { node, boot } => self.accuse(node, boot, now, effects),
+            Event::Leave => {
+                self.with_foca(now, effects, |foca, runtime| foca.leave_cluster(runtime));
+                self.left = true;
+                self.timers.clear();
+                (self.knock_at, self.suspicions.look_at) = (None, None);
+            }
+        }
+    }
+
+    /// When the next [`Event::Tick`] is due.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        if self.superseded {
+            return None;
+        }
+        let timer = self.timers.peek().map(|Reverse(scheduled)| scheduled.at);
+        [timer, self.knock_at, self.suspicions.look_at].into_iter().flatten().min()
+    }
+
+    /// All other members that are remembered, sorted by id.
+    pub fn members(&self) -> Vec<(Identity, Health)> {
+        let me = self.identity().key;
+        let mut members: Vec<(Identity, Health)> = self
+            .foca
+            .iter_membership_state()
+            // A node that was declared dead is also remembered by itself as it was before.
+            .filter(|member| member.id().key != me)
+            .map(|member| {
+                let health = match member.state() {
+                    foca::State::Alive => Health::Alive,
+                    foca::State::Suspect => Health::Suspect,
+                    foca::State::Down => Health::Dead,
+                };
+                (member.id().clone(), health)
+            })
+            .collect();
+        members.sort_by(|a, b| a.0.id.cmp(&b.0.id));
+        members
+    }
+
+    /// Datagrams of the right cluster that made no sense.
+    pub fn malformed(&self) -> u64 {
+        self.malformed
+    }
+
+    fn tick(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+        while self.timers.peek().is_some_and(|Reverse(next)| next.at <= now) {
+            let Reverse(due) = self.timers.pop().expect("just peeked");
+            self.with_foca(now, effects, |foca, runtime| foca.handle_timer(due.timer, runtime));
+        }
+        if self.knock_at.is_some_and(|at| at <= now) {
+            self.knock(now, effects);
+        }
+        if self.suspicions.look_at.is_some_and(|at| at <= now) {
+            let members = self.foca.iter_membership_state();
+            let (limit, period) = (self.suspect_max, self.probe_period);
+            let overdue = self.suspicions.overdue(members, now, limit, period);
+            if !overdue.is_empty() {
+                self.with_foca(now, effects, |foca, runtime| {
+                    foca.apply_many(overdue.into_iter(), true, runtime)
+                });
+            }
+        }
+    }
+
+    /// Suspects a member whose process seems to be gone, and asks it whether that is so.
+    fn accuse(&mut self, node: NodeKey, boot: Boot, now: Instant, effects: &mut Vec<Effect>) {
+        let accused = self.foca.iter_membership_state().find(|member| {
+            let Identity { key, boot: life, .. } = member.id();
+            (*key, *life) == (node, boot) && member.state() != foca::State::Down
+        });
+        let Some(accused) = accused.cloned() else { return };
+        let incarnation = accused.incarnation();
+        if !self.suspicions.accuse(node, incarnation, now.after(self.probe_period)) {
+            return;
+        }
+        let identity = accused.id().clone();
+        let to = identity.gossip;
+        let (hinted, hearsay) = (false, false);
+        let suspect = foca::Member::new(identity, incarnation, foca::State::Suspect);
+        self.with_foca(now, effects, |foca, runtime| {
+            foca.apply_many(std::iter::once(suspect), true, runtime)
+        });
+        self.send_knock(to, hinted, hearsay, now, effects);
+    }
+
+    /// What a link with the member at `address` must show there: the cookie that it told us. 0 when
+    /// it told none.
+    pub fn pass_to(&self, address: SocketAddr) -> u64 {
+        self.contacts.cookie_of(address).unwrap_or(0)
+    }
+
+    /// Whether somebody who calls itself this life of `node` and shows `pass` may be linked with: it
+    /// is alive, and what is sent to its address reaches it.
+    pub fn admits_link(&self, node: NodeKey, boot: Boot, pass: u64) -> bool {
+        self.known.get(&node).is_some_and(|known| {
+            let cookie = self.envelope.secret.cookie(known.identity.gossip);
+            known.alive && known.identity.boot == boot && pass == cookie
+        })
+    }
+
+    fn datagram(
+        &mut self,
+        from: SocketAddr,
+        bytes: &[u8],
+        now: Instant,
+        effects: &mut Vec<Effect>,
+    ) {
+        match self.envelope.open(bytes, now) {
+            Opened::Noise => {}
+            Opened::Refused { reason, tell } => {
+                effects.push(Effect::Refused { from, reason });
+                if tell {
+                    // The nonce of a knock: nothing else is told.
+                    let nonce = Reader::new(&bytes[envelope::HEAD_BYTES..]).u64().unwrap_or(0);
+                    self.refuse(from, nonce, reason, None, bytes.len(), now, effects);
+                }
+            }
+            Opened::RefusedUs { reason, nonce, other } => {
+                let Some(knock) = self.contacts.answered(nonce, now) else { return };
+                effects.push(Effect::RefusedBy { from, reason });
+                if let Some(other) = other {
+                    self.taken(knock, other, now, effects);
+                }
+            }
+            Opened::Accepted { kind, head, body } => {
+                let asked_with = bytes.len();
+                self.accepted(from, kind, head, (body, asked_with), now, effects);
+            }
+        }
+    }
+
+    /// Says that and why somebody is not let in, in no more bytes than he asked with.
+    #[allow(clippy::too_many_arguments)]
+    fn refuse(
+        &mut self,
+        to: SocketAddr,
+        nonce: u64,
+        reason: Refusal,
+        other: Option<Other>,
+        asked_with: usize,
+        now: Instant,
+        effects: &mut Vec<Effect>,
+    ) {
+        let mut body = Vec::new();
+        body.put_u64(nonce);
+        body.put_u8(reason as u8);
+        if let Some(Other { address, boot }) = other {
+            body.put_address(address);
+            body.put_u64(boot.0);
+        }
+        self.answer(Kind::Refused, to, 0, &body, asked_with, now, effects);
+    }
+
+    /// Answers somebody who has proved nothing, with no more bytes than it took to ask.
+    #[allow(clippy::too_many_arguments)]
+    fn answer(
+        &mut self,
+        kind: Kind,
+        to: SocketAddr,
+        shown: u64,
+        body: &[u8],
+        asked_with: usize,
+        now: Instant,
+        effects: &mut Vec<Effect>,
+    ) {
+        let bytes = self.envelope.seal(kind, to, shown, body, now);
+        if bytes.len() <= asked_with {
+            effects.push(Effect::Send { to, bytes });
+        }
+    }
+
+    /// A member says that our id belongs to a living process at `other`, or that process itself.
+    /// Only itself is believed, and only where a member has named it or it was there first: who
+    /// comes later must not end who is there.
+    fn taken(&mut self, knock: Knock, other: Other, now: Instant, effects: &mut Vec<Effect>) {
+        let lonely = self.foca.num_members() == 0;
+        if knock.to == other.address {
+            if knock.hinted || (lonely && other.boot < self.identity().boot) {
+                self.supersede(other.address, effects);
+            }
+            return;
+        }
+        if other.address != self.identity().gossip {
+            self.send_knock(other.address, true, true, now, effects);
+        }
+        // It may have gone a moment ago, which members take a while to notice.
+        let since = *self.taken_since.get_or_insert(now);
+        if lonely && now.since(since) >= TAKEN_PATIENCE {
+            self.supersede(other.address, effects);
+        }
+    }
+
+    fn supersede(&mut self, by: SocketAddr, effects: &mut Vec<Effect>) {
+        if !std::mem::replace(&mut self.superseded, true) {
+            effects.push(Effect::Superseded { by });
+        }
+    }
+
+    fn accepted(
+        &mut self,
+        from: SocketAddr,
+        kind: Kind,
+        head: Head,
+        (body, asked_with): (&[u8], usize),
+        now: Instant,
+        effects: &mut Vec<Effect>,
+    ) {
+        let mut reader = Reader::new(body);
+        let understood = match kind {
+            Kind::Gossip => self.gossip(head, body, asked_with, now, effects),
+            Kind::Knock => self.knocked(from, head, &mut reader, asked_with, now, effects),
+            Kind::Welcome => self.welcome(from, head, &mut reader, now, effects),
+            Kind::Cookie => self.cookie(head, &mut reader, now, effects),
+            Kind::Refused => Ok(()),
+        };
+        if understood.is_err() {
+            self.malformed += 1;
+        }
+    }
+
+    fn gossip(
+        &mut self,
+        head: Head,
+        body: &[u8],
+        asked_with: usize,
+        now: Instant,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), Malformed> {
+        let source = Identity::read(&mut Reader::new(body))?;
+        if source.key != head.sender || source.boot != head.boot {
+            return Err(Malformed);
+        }
+        if head.shown != self.envelope.secret.cookie(source.gossip) {
+            // Perhaps this node was restarted since it told its cookie.
+            let mut own = Vec::new();
+            own.put_address(self.identity().gossip);
+            let (to, shown) = (source.gossip, head.cookie);
+            self.answer(Kind::Cookie, to, shown, &own, asked_with, now, effects);
+            return Ok(());
+        }
+        if !self.admits(&source) || !self.may_speak(&source) {
+            return Ok(());
+        }
+        self.contacts.proved(&source, head.cookie, now);
+        if self.is_doubtful(source.key, source.boot) {
+            // Telling him that he is dead would make him renew himself and others lose sight of
+            // him; whether he hears us is asked first.
+            self.send_knock(source.gossip, false, true, now, effects);
+            return Ok(());
+        }
+        let mut gossip = Gossip::read(body).ok_or(Malformed)?;
+        let mut ask = Vec::new();
+        if self.sift(&mut gossip, &mut ask) {
+            self.doubt_own_place(now);
+        }
+        let sifted = gossip.write();
+        self.with_foca(now, effects, |foca, runtime| foca.handle_data(&sifted, runtime));
+        for identity in ask {
+            self.send_knock(identity.gossip, false, true, now, effects);
+        }
+        Ok(())
+    }
+
+    /// Tells who knocked who we are, and which later boot of its id is known here, if any.
+    fn knocked(
+        &mut self,
+        from: SocketAddr,
+        head: Head,
+        reader: &mut Reader<'_>,
+        asked_with: usize,
+        now: Instant,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), Malformed> {
+        let (nonce, guest) = (reader.u64()?, Identity::read(reader)?);
+        let known = self.known.get(&guest.key);
+        let later = known.filter(|known| known.identity.boot > guest.boot);
+        let later = later.map(|known| known.identity.clone());
+        let other = if guest.key == self.identity().key {
+            Some(self.identity())
+        } else {
+            let elsewhere = known.filter(|known| {
+                let Identity { boot, gossip, .. } = &known.identity;
+                known.alive && *boot != guest.boot && *gossip != guest.gossip
+            });
+            elsewhere.map(|known| &known.identity)
+        };
+        let other = other.map(|other| Other { address: other.gossip, boot: other.boot });
+        let reason = match other {
+            _ if !self.admits(&guest) => Some(Refusal::NotListed),
+            Some(_) => Some(Refusal::Taken),
+            None => None,
+        };
+        if let Some(reason) = reason {
+            effects.push(Effect::Refused { from, reason });
+            let other = other.filter(|_| reason == Refusal::Taken);
+            self.refuse(from, nonce, reason, other, asked_with, now, effects);
+            return Ok(());
+        }
+        let mut body = Vec::new();
+        body.put_u64(nonce);
+        self.identity().write(&mut body);
+        if let Some(later) = later {
+            later.write(&mut body);
+        }
+        self.answer(Kind::Welcome, from, head.cookie, &body, asked_with, now, effects);
+        Ok(())
+    }
+
+    fn welcome(
+        &mut self,
+        from: SocketAddr,
+        head: Head,
+        reader: &mut Reader<'_>,
+        now: Instant,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), Malformed> {
+        let (nonce, host) = (reader.u64()?, Identity::read(reader)?);
+        let Some(knock) = self.contacts.answered(nonce, now) else { return Ok(()) };
+        if !self.admits(&host) {
+            effects.push(Effect::Refused { from, reason: Refusal::NotListed });
+            return Ok(());
+        }
+        if host.gossip != knock.to {
+            // It goes by another address, where it has not answered yet.
+            self.send_knock(host.gossip, false, true, now, effects);
+            return Ok(());
+        }
+        if !self.may_speak(&host) {
+            return Ok(());
+        }
+        self.contacts.proved(&host, head.cookie, now);
+        self.taken_since = None;
+        if let Some(gossip) = self.contacts.release(host.gossip) {
+            self.send_gossip(host.gossip, gossip, now, effects);
+        }
+        self.suspicions.acquit(host.key);
+        match Identity::read(reader) {
+            Ok(by) if by.key == self.identity().key && by.boot > self.identity().boot => {
+                self.supersede(by.gossip, effects);
+            }
+            _ => {
+                if self.is_doubtful(host.key, host.boot) {
+                    self.begin_anew(effects);
+                }
+                self.with_foca(now, effects, |foca, runtime| foca.announce(host, runtime));
+            }
+        }
+        Ok(())
+    }
+
+    /// What is sent to an address from now on shows what it wants to see.
+    fn cookie(
+        &mut self,
+        head: Head,
+        reader: &mut Reader<'_>,
+        now: Instant,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), Malformed> {
+        let address = reader.address()?;
+        if head.shown == self.envelope.secret.cookie(address) {
+            self.contacts.renewed(address, head.cookie);
+            if let Some(gossip) = self.contacts.release(address) {
+                self.send_gossip(address, gossip, now, effects);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether this node holds everybody for dead, `node` too: most likely it was itself cut off.
+    fn is_doubtful(&self, node: NodeKey, boot: Boot) -> bool {
+        self.foca.num_members() == 0
+            && self.foca.iter_membership_state().any(|member| {
+                let Identity { key, boot: life, .. } = member.id();
+                (*key, *life) == (node, boot) && member.state() == foca::State::Down
+            })
+    }
+
+    /// Comes back from being cut off from all: as a renewed member that has forgotten whom it held
+    /// for dead, so that nobody hears of it and nobody need renew himself.
+    fn begin_anew(&mut self, effects: &mut Vec<Effect>) {
+        let identity = self.identity();
+        let identity = foca::Identity::renew(identity).unwrap_or_else(|| identity.clone());
+        let random = Xoshiro256PlusPlus::seed_from_u64(self.random.random());
+        self.foca = Foca::new(identity, self.swim.clone(), random, IdentityCodec);
+        self.timers.clear();
+        effects.push(Effect::Rejoined);
+    }
+
+    fn admits(&self, identity: &Identity) -> bool {
+        self.listed.as_ref().is_none_or(|listed| listed.iter().any(|id| **id == *identity.id))
+    }
+
+    /// Looks for members: all of `--join` that are not known to be alive, and, with nobody alive,
+    /// a few of those who once were.
+    fn knock(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+        let lonely = self.foca.num_members() == 0;
+        let doubtful = std::mem::take(&mut self.declared_dead);
+        let mut places: Vec<SocketAddr> = self.join.clone();
+        if lonely || doubtful {
+            let mut known: Vec<&Known> = self.known.values().collect();
+            known.sort_by_key(|known| known.identity.key);
+            for _ in 0..3.min(known.len()) {
+                let chosen = self.random.random_range(0..known.len());
+                places.push(known.swap_remove(chosen).identity.gossip);
+            }
+        }
+        let ours = self.identity().gossip;
+        places.sort_unstable();
+        places.dedup();
+        for to in places {
+            let alive = |known: &Known| known.alive && known.identity.gossip == to;
+            if to != ours && (doubtful || !self.known.values().any(alive)) {
+                self.send_knock(to, false, false, now, effects);
+            }
+        }
+        self.knock_at = Some(now.after(if lonely { KNOCK_LONELY } else { KNOCK_IDLE }));
+    }
+
+    /// Asks whoever is there to say who he is. `hearsay`: only others have named the address, so it
+    /// is not asked too often.
+    fn send_knock(
+        &mut self,
+        to: SocketAddr,
+        hinted: bool,
+        hearsay: bool,
+        now: Instant,
+        effects: &mut Vec<Effect>,
+    ) {
+        let secret = &mut self.envelope.secret;
+        let Some(nonce) = self.contacts.knock(to, hinted, hearsay, secret, now) else { return };
+        let mut body = Vec::with_capacity(WELCOME_BYTES_MAX);
+        body.put_u64(nonce);
+        self.identity().write(&mut body);
+        body.resize(WELCOME_BYTES_MAX, 0);
+        let shown = self.pass_to(to);
+        let bytes = self.envelope.seal(Kind::Knock, to, shown, &body, now);
+        effects.push(Effect::Send { to, bytes });
+    }
+
+    /// Sends foca's datagram, once it is known that what is sent there reaches somebody who wants
+    /// it.
+    fn send_gossip(
+        &mut self,
+        to: SocketAddr,
+        gossip: Vec<u8>,
+        now: Instant,
+        effects: &mut Vec<Effect>,
+    ) {
+        if let Some(shown) = self.contacts.cookie_of(to) {
+            let bytes = self.envelope.seal(Kind::Gossip, to, shown, &gossip, now);
+            effects.push(Effect::Send { to, bytes });
+        } else {
+            self.contacts.hold(to, gossip, now);
+            self.send_knock(to, false, true, now, effects);
+        }
+    }
+
+    /// Runs foca and turns what it wants into effects and timers.
+    fn with_foca(
+        &mut self,
+        now: Instant,
+        effects: &mut Vec<Effect>,
+        act: impl FnOnce(
+            &mut Foca<Identity, IdentityCodec, Xoshiro256PlusPlus, NoCustomBroadcast>,
+            &mut foca::AccumulatingRuntime<Identity>,
+        ) -> Result<(), foca::Error>,
+    ) {
+        let mut runtime = foca::AccumulatingRuntime::new();
+        if act(&mut self.foca, &mut runtime).is_err() {
+            self.malformed += 1;
+        }
+        while let Some((after, timer)) = runtime.to_schedule() {
+            self.timers_made += 1;
+            let at = now.after(after);
+            self.timers.push(Reverse(Scheduled { at, number: self.timers_made, timer }));
+        }
+        while let Some((to, gossip)) = runtime.to_send() {
+            self.send_gossip(to.gossip, gossip.to_vec(), now, effects);
+        }
+        while let Some(notification) = runtime.to_notify() {
+            self.notified(notification, now, effects);
+        }
+    }
+
+    fn notified(
+        &mut self,
+        notification: OwnedNotification<Identity>,
+        now: Instant,
+        effects: &mut Vec<Effect>,
+    ) {
+        match notification {
+            OwnedNotification::MemberUp(identity) => self.report(identity, true, effects),
+            OwnedNotification::MemberDown(identity) => self.report(identity, false, effects),
+            OwnedNotification::Rename(_, identity) => {
+                let alive = self.known.get(&identity.key).is_some_and(|known| known.alive);
+                if alive {
+                    self.report(identity, true, effects);
+                }
+            }
+            OwnedNotification::Rejoin(_) => {
+                effects.push(Effect::Rejoined);
+                self.declared_dead = true;
+                self.knock_at = Some(now);
+            }
+            OwnedNotification::Idle => self.knock_at = Some(now),
+            OwnedNotification::Active | OwnedNotification::Defunct => {}
+        }
+    }
+
+    fn report(&mut self, identity: Identity, alive: bool, effects: &mut Vec<Effect>) {
+        let unchanged = self.known.get(&identity.key).is_some_and(|known| {
+            let Identity { boot, link, gossip, .. } = &known.identity;
+            (known.alive, boot, link, gossip)
+                == (alive, &identity.boot, &identity.link, &identity.gossip)
+        });
+        if self.known.len() >= KNOWN_MAX && !self.known.contains_key(&identity.key) {
+            let dead = self.known.iter().filter(|(_, known)| !known.alive).map(|(key, _)| *key);
+            let Some(forgotten) = dead.min() else { return };
+            self.known.remove(&forgotten);
+        }
+        self.known.insert(identity.key, Known { identity: identity.clone(), alive });
+        if !unchanged {
+            effects.push(if alive { Effect::Alive(identity) } else { Effect::Dead(identity) });
+        }
+    }
+}
+
+fn swim(settings: &MembershipSettings) -> foca::Config {
+    let count = |count| NonZeroUsize::new(count).expect("a constant above zero");
+    let periodic =
+        |frequency, members| Some(PeriodicParams { frequency, num_members: count(members) });
+    foca::Config {
+        probe_period: settings.probe_period,
+        probe_rtt: settings.probe_period * 2 / 5,
+        num_indirect_probes: count(3),
+        max_transmissions: NonZeroU8::new(10).expect("a constant above zero"),
+        suspect_to_down_after: settings.probe_period * settings.missed_max.saturating_sub(1).max(1),
+        remove_down_after: Some(settings.forget_after),
+        // With the envelope below the 1,232 bytes that every IPv6 path carries.
+        max_packet_size: count(1150),
+        notify_down_members: true,
+        periodic_announce: periodic(settings.probe_period * 10, 1),
+        periodic_announce_to_down_members: periodic(settings.probe_period * 3, 2),
+        periodic_gossip: periodic(settings.probe_period / 5, 3),
+    }
+}
+
+impl PartialEq for Scheduled {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Scheduled {}
+
+impl PartialOrd for Scheduled {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Scheduled {
+    /// By time, then in foca's own order for timers of one moment, then as they were made.
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at, &self.timer, self.number).cmp(&(other.at, &other.timer, other.number))
+    }
+}

@@ -1,0 +1,133 @@
+//! Suspicions that nobody ends, and those for which there is evidence.
+//!
+//! In foca only the member whose probe failed has a timer that turns the suspect dead, and it
+//! forgets that timer when it is itself declared dead and renews its identity, which is what happens
+//! around a partition. The others have heard of the suspicion and would keep it for ever, and the
+//! suspect, whom nobody tells, never refutes it. So each member ends what it has believed for long
+//! enough: the suspect counts as dead, hears of that if it is alive, and returns renewed.
+//!
+//! A member whose process is seen to be gone is *accused*: it is a suspect with less time to refute.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use foca::{Incarnation, Member, State};
+
+use super::super::identity::{Identity, NodeKey};
+use ringlane_types::time::Instant;
+
+/// Until when each suspect may refute.
+#[derive(Debug, Default)]
+pub(super) struct Suspicions {
+    until: HashMap<NodeKey, Suspicion>,
+    /// When to look again.
+    pub look_at: Option<Instant>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Suspicion {
+    incarnation: Incarnation,
+    until: Instant,
+    accused: bool,
+}
+
+impl Suspicions {
+    /// Takes note of who is suspect now; the members that may not refute any longer, which is
+    /// `limit` after they were first seen here, or earlier if they were accused. To be called again
+    /// within `period`, at [`Suspicions::look_at`].
+    pub fn overdue<'m>(
+        &mut self,
+        members: impl Iterator<Item = &'m Member<Identity>>,
+        now: Instant,
+        limit: Duration,
+        period: Duration,
+    ) -> Vec<Member<Identity>> {
+        let mut until = HashMap::new();
+        let mut overdue = Vec::new();
+        for member in members.filter(|member| member.state() == State::Suspect) {
+            let (key, incarnation) = (member.id().key, member.incarnation());
+            let known = self.until.get(&key).filter(|known| known.incarnation == incarnation);
+            let new = Suspicion { incarnation, until: now.after(limit), accused: false };
+            let suspicion = known.copied().unwrap_or(new);
+            if now > suspicion.until {
+                overdue.push(Member::new(member.id().clone(), incarnation, State::Down));
+            } else {
+                until.insert(key, suspicion);
+            }
+        }
+        self.until = until;
+        let accused = self.until.values().filter(|suspicion| suspicion.accused);
+        let verdicts = accused.map(|suspicion| suspicion.until.after(Duration::from_millis(1)));
+        self.look_at = verdicts.chain([now.after(period)]).min();
+        overdue
+    }
+
+    /// The member is a suspect that may refute until `until` and no longer. False if it was accused
+    /// before and has that time already.
+    pub fn accuse(&mut self, key: NodeKey, incarnation: Incarnation, until: Instant) -> bool {
+        let known = self.until.get(&key).filter(|known| known.incarnation == incarnation);
+        if known.is_some_and(|known| known.accused || known.until <= until) {
+            return false;
+        }
+        self.until.insert(key, Suspicion { incarnation, until, accused: true });
+        let verdict = until.after(Duration::from_millis(1));
+        self.look_at = self.look_at.map(|at| at.min(verdict));
+        true
+    }
+
+    /// The member has shown that it lives: it has as much time to refute as any suspect.
+    pub fn acquit(&mut self, key: NodeKey) {
+        if self.until.get(&key).is_some_and(|suspicion| suspicion.accused) {
+            self.until.remove(&key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::identity::Boot;
+    use super::*;
+
+    const START: Instant = Instant::from_millis(1000);
+    const LIMIT: Duration = Duration::from_secs(3);
+    const PERIOD: Duration = Duration::from_secs(1);
+
+    fn suspect(incarnation: Incarnation) -> Member<Identity> {
+        let address = core::net::SocketAddr::new([127, 0, 0, 1].into(), 1);
+        Member::new(Identity::new("a", Boot(1), address, address), incarnation, State::Suspect)
+    }
+
+    fn at(millis: u64) -> Instant {
+        START.after(Duration::from_millis(millis))
+    }
+
+    #[test]
+    fn a_suspicion_ends_after_its_time_and_a_refutation_begins_it_anew() {
+        let mut suspicions = Suspicions::default();
+        let mut overdue = |incarnation, millis| {
+            suspicions.overdue([suspect(incarnation)].iter(), at(millis), LIMIT, PERIOD)
+        };
+        assert!(overdue(1, 0).is_empty());
+        assert!(overdue(2, 3000).is_empty());
+        assert!(overdue(2, 5000).is_empty());
+        let overdue = overdue(2, 7000);
+        assert_eq!((overdue.len(), overdue[0].state()), (1, State::Down));
+    }
+
+    #[test]
+    fn an_accused_has_less_time_and_as_much_as_any_when_it_has_shown_that_it_lives() {
+        let mut suspicions = Suspicions::default();
+        let members = [suspect(1)];
+        let key = members[0].id().key;
+        suspicions.overdue(members.iter(), at(0), LIMIT, PERIOD);
+        assert!(suspicions.accuse(key, 1, at(400)));
+        assert!(!suspicions.accuse(key, 1, at(900)), "a second time changes nothing");
+        assert_eq!(suspicions.look_at, Some(at(401)));
+        assert!(suspicions.overdue(members.iter(), at(200), LIMIT, PERIOD).is_empty());
+        assert_eq!(suspicions.look_at, Some(at(401)), "a look in between does not put it off");
+        suspicions.acquit(key);
+        assert!(suspicions.overdue(members.iter(), at(401), LIMIT, PERIOD).is_empty());
+        assert!(suspicions.accuse(key, 1, at(800)));
+        assert_eq!(suspicions.overdue(members.iter(), at(801), LIMIT, PERIOD).len(), 1);
+    }
+}

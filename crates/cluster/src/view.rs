@@ -1,0 +1,268 @@
+//! One roster with its ring, and what this node still lacks of what became its own.
+//!
+//! When a roster gives a node ranges that others held before, it is a replica of them at once but
+//! an incomplete one. Its answers would break the promise that every read quorum meets every
+//! acknowledged write. So until a [`Fill`] of the range is done, each key is first asked for from
+//! those who held it under the roster before: from enough of them that every write acknowledged
+//! there is seen, and that no quorum of the old set can act behind the new one's back (whoever
+//! answers has left the old roster for good). Then the node counts as a full replica for that key.
+
+use std::sync::Arc;
+
+use super::identity::{Boot, NodeKey};
+use super::quorum::Replication;
+use super::roster::{Roster, Seat};
+use ringlane_ring::{NodeIndex, Place, REPLICAS_MAX, Replicas, Ring, RingError, RingParameters};
+
+/// A roster and the ring of its seats. A [`NodeIndex`] of the ring is a position among the seats.
+#[derive(Debug)]
+pub struct View {
+    roster: Arc<Roster>,
+    ring: Ring,
+}
+
+impl View {
+    /// The view of `roster`.
+    pub fn new(roster: Arc<Roster>, parameters: RingParameters) -> Result<Self, RingError> {
+        let ring = roster.ring(parameters)?;
+        Ok(Self { roster, ring })
+    }
+
+    /// The roster.
+    pub fn roster(&self) -> &Arc<Roster> {
+        &self.roster
+    }
+
+    /// The ring.
+    pub fn ring(&self) -> &Ring {
+        &self.ring
+    }
+
+    /// What requests under this view are stamped with.
+    #[inline]
+    pub fn stamp(&self) -> u64 {
+        self.roster.digest()
+    }
+
+    /// Its number.
+    #[inline]
+    pub fn epoch(&self) -> u64 {
+        self.roster.epoch
+    }
+
+    /// The seat at a position of the ring.
+    #[inline]
+    pub fn seat(&self, node: NodeIndex) -> &Seat {
+        &self.roster.seats()[node.0 as usize]
+    }
+
+    /// The position of this very life of a node.
+    pub fn index_of(&self, key: NodeKey, boot: Boot) -> Option<NodeIndex> {
+        let seats = self.roster.seats();
+        let at = seats.iter().position(|seat| seat.key == key && seat.boot == boot)?;
+        Some(NodeIndex(at as u16))
+    }
+
+    /// Whether this life of a node is among the replicas of `place`.
+    pub fn holds(&self, key: NodeKey, boot: Boot, place: Place) -> bool {
+        self.index_of(key, boot).is_some_and(|node| self.ring.replicas(place).contains(&node))
+    }
+}
+
+/// How far a filling has come with one of the nodes that held the ranges before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Not everything has arrived.
+    Missing,
+    /// Everything has arrived.
+    Copied,
+    /// It will never answer: dead for good.
+    Gone,
+}
+
+/// What became this node's own with one roster, and how much of it has arrived.
+#[derive(Clone, Debug)]
+pub struct Fill {
+    /// The view before.
+    pub before: Arc<View>,
+    /// The view that made the ranges ours.
+    pub after: Arc<View>,
+    /// How far it is, by position among the seats before.
+    pub sources: Vec<Source>,
+}
+
+/// Those who held a place before, as a filling sees them.
+#[derive(Clone, Copy, Debug)]
+pub struct Holders {
+    /// Their positions in the view before.
+    pub nodes: Replicas,
+    /// How many of them must have been copied from before the place is complete.
+    pub needed: usize,
+    /// How many have.
+    pub copied: usize,
+}
+
+impl Fill {
+    /// The epoch of the roster that made the ranges ours.
+    pub fn epoch(&self) -> u64 {
+        self.after.epoch()
+    }
+
+    /// Whether `place` became this node's with this roster.
+    pub fn concerns(&self, me: NodeKey, boot: Boot, place: Place) -> bool {
+        self.after.holds(me, boot, place) && !self.before.holds(me, boot, place)
+    }
+
+    /// Who held `place` before.
+    pub fn holders(&self, place: Place, replication: Replication) -> Holders {
+        let nodes = self.before.ring().replicas(place);
+        let count = |state| {
+            let is = |node: &&NodeIndex| self.sources[node.0 as usize] == state;
+            nodes.iter().filter(is).count()
+        };
+        let (copied, gone) = (count(Source::Copied), count(Source::Gone));
+        let wanted = if replication.is_strict() {
+            replication.copies_needed(nodes.len()).max(1)
+        } else {
+            nodes.len()
+        };
+        // What is gone for good cannot be waited for: more was lost than the promise covers.
+        let needed = wanted.min(nodes.len() - gone);
+        Holders { nodes, needed, copied }
+    }
+
+    /// Whether nothing of it is missing anywhere on the circle.
+    pub fn is_complete(&self, me: NodeKey, boot: Boot, replication: Replication) -> bool {
+        self.places().all(|place| {
+            let holders = self.holders(place, replication);
+            holders.copied >= holders.needed || !self.concerns(me, boot, place)
+        })
+    }
+
+    /// One place of every range in which neither list of replicas changes.
+    fn places(&self) -> impl Iterator<Item = Place> {
+        [&self.before, &self.after]
+            .into_iter()
+            .flat_map(|view| (0..view.ring().points()).map(|point| view.ring().point(point).0))
+    }
+
+    /// The share of the circle that became this node's, whether or not it has arrived.
+    pub fn share(&self, me: NodeKey, boot: Boot) -> f64 {
+        let mut places: Vec<Place> = self.places().collect();
+        places.sort_unstable();
+        let Some(last) = places.last() else { return 0.0 };
+        let mut from = last.0 as i64 - (1 << 32);
+        let mut gained = 0;
+        for place in places {
+            if self.concerns(me, boot, place) {
+                gained += place.0 as i64 - from;
+            }
+            from = place.0 as i64;
+        }
+        gained as f64 / (1u64 << 32) as f64
+    }
+}
+
+/// Where keys are, as one core knows it: an immutable value, replaced as a whole.
+#[derive(Clone, Debug)]
+pub struct Placement {
+    /// The view in effect.
+    pub view: Arc<View>,
+    /// What has not wholly arrived, oldest first.
+    pub fills: Vec<Arc<Fill>>,
+}
+
+impl Placement {
+    /// The oldest filling after `epoch` that `place` waits for; `None` if this node is a full
+    /// replica of it, or none.
+    #[inline]
+    pub fn unfilled(
+        &self,
+        me: NodeKey,
+        boot: Boot,
+        place: Place,
+        after_epoch: u64,
+        replication: Replication,
+    ) -> Option<&Arc<Fill>> {
+        if self.fills.is_empty() {
+            return None;
+        }
+        self.fills.iter().find(|fill| {
+            let holders = fill.holders(place, replication);
+            fill.epoch() > after_epoch
+                && holders.copied < holders.needed
+                && fill.concerns(me, boot, place)
+        })
+    }
+}
+
+const _: () = assert!(REPLICAS_MAX <= 8, "per-replica states are arrays of eight");
+
+#[cfg(test)]
+mod tests {
+    use super::super::roster::Change;
+    use super::super::roster::tests::seat;
+    use super::*;
+
+    const THREE: RingParameters =
+        RingParameters { hash: ringlane_ring::RingHash::Md5, points_per_weight: 20, replicas: 3 };
+
+    fn views(first: &[&str], then: &str, boot: u64) -> (Arc<View>, Arc<View>) {
+        let mut roster = Roster::found(seat(first[0], 1), 0);
+        for id in &first[1..] {
+            roster = roster.with(&[Change::Seat(seat(id, 1))]).unwrap();
+        }
+        let next = roster.with(&[Change::Seat(seat(then, boot))]).unwrap();
+        let view = |roster| Arc::new(View::new(Arc::new(roster), THREE).unwrap());
+        (view(roster), view(next))
+    }
+
+    fn quorums(write: u8, read: u8) -> Replication {
+        Replication::new(3, write, read).unwrap()
+    }
+
+    #[test]
+    fn a_newcomer_lacks_what_it_gained_until_enough_holders_were_copied() {
+        let (before, after) = views(&["a", "b", "c", "e"], "d", 1);
+        let (me, boot) = (NodeKey::of("d"), Boot(1));
+        let mut fill = Fill { before, after, sources: vec![Source::Missing; 4] };
+        let gained: Vec<Place> = fill.places().filter(|p| fill.concerns(me, boot, *p)).collect();
+        assert!(!gained.is_empty());
+        let share = fill.share(me, boot);
+        assert!((0.45..0.75).contains(&share), "three fifths of the circle, not {share}");
+        assert!(!fill.is_complete(me, boot, quorums(2, 2)));
+        let place = gained[0];
+        let holders = fill.holders(place, quorums(2, 2));
+        assert_eq!((holders.needed, holders.copied), (2, 0));
+        fill.sources[holders.nodes[0].0 as usize] = Source::Copied;
+        fill.sources[holders.nodes[2].0 as usize] = Source::Copied;
+        let placement = Placement { view: fill.after.clone(), fills: vec![Arc::new(fill)] };
+        assert!(placement.unfilled(me, boot, place, 0, quorums(2, 2)).is_none());
+        assert!(placement.unfilled(me, boot, place, 0, quorums(1, 3)).is_some());
+    }
+
+    #[test]
+    fn a_restarted_node_lacks_everything_it_held() {
+        let (before, after) = views(&["a", "b", "c"], "b", 2);
+        let fill = Fill { before, after, sources: vec![Source::Missing; 3] };
+        assert!(fill.places().all(|place| fill.concerns(NodeKey::of("b"), Boot(2), place)));
+        assert!(fill.places().all(|place| !fill.concerns(NodeKey::of("a"), Boot(1), place)));
+    }
+
+    #[test]
+    fn holders_that_are_gone_for_good_are_not_waited_for() {
+        let (before, after) = views(&["a", "b", "c"], "b", 2);
+        let mut fill = Fill { before, after, sources: vec![Source::Missing; 3] };
+        let (me, boot) = (NodeKey::of("b"), Boot(2));
+        // Our own earlier life is gone; both others are still needed for two of three.
+        fill.sources[1] = Source::Gone;
+        assert_eq!(fill.holders(Place(0), quorums(2, 2)).needed, 2);
+        fill.sources[2] = Source::Gone;
+        assert_eq!(fill.holders(Place(0), quorums(2, 2)).needed, 1);
+        assert!(!fill.is_complete(me, boot, quorums(2, 2)));
+        fill.sources[0] = Source::Copied;
+        assert!(fill.is_complete(me, boot, quorums(2, 2)));
+        fill.sources[0] = Source::Gone;
+        assert!(fill.is_complete(me, boot, quorums(2, 2)), "nobody is left to wait for");
+    }
+}

@@ -1,0 +1,376 @@
+//! The engine of a node among others: what its own shard may answer at once, and what the core's
+//! coordinator has to see to.
+//!
+//! A key that this node alone keeps is answered in place, as on a single node, but for the version,
+//! which is the cluster's. Everything else goes to the coordinator and comes back later. Answers that
+//! come back are collected, so that whoever holds the connections can hand them out when nothing of
+//! the engine is borrowed.
+
+use arrayvec::ArrayVec;
+
+use super::defer::{COPIED_BYTES_MAX, defer};
+use super::store::{ShardStore, keep_records};
+use super::{
+    Asked, BATCH, Batch, BoundedOutput, Engine, Finishing, Outbox, count_prefix, write_answer,
+};
+use ringlane_cluster::coordinator::{Asker, Coordinator, Outside, Turn};
+use ringlane_cluster::link::{Peer, Room};
+use ringlane_cluster::message::Messages;
+use ringlane_cluster::record::Lifetimes;
+use ringlane_cluster::version::Version;
+use ringlane_protocol::pipeline::Pipeline;
+use ringlane_ring::Place;
+use ringlane_types::codec;
+use ringlane_types::request::Consistency;
+use ringlane_types::request::{Allowance, Request, Response};
+use ringlane_types::time::Instant;
+
+/// Room that the collected answers may keep between uses.
+const ANSWER_BYTES_KEPT: usize = 256 << 10;
+
+/// Where messages for other nodes are collected. See [`Outside`], which says what each means.
+pub trait Links {
+    /// Where messages for `to` are being collected; `None` when there is no link.
+    fn room(&mut self, to: Peer) -> Option<&mut Vec<u8>>;
+
+    /// Where a request of about `bytes` for `to` is collected, if it fits.
+    fn room_for(&mut self, to: Peer, _bytes: usize) -> Room<'_> {
+        self.room(to).map_or(Room::Unlinked, Room::Open)
+    }
+
+    /// Whether a long answer to `to` can be made now.
+    fn takes_long_answer(&mut self, _to: Peer) -> bool {
+        true
+    }
+}
+
+/// No links at all.
+pub struct NoLinks;
+
+impl Links for NoLinks {
+    fn room(&mut self, _to: Peer) -> Option<&mut Vec<u8>> {
+        None
+    }
+}
+
+/// What an engine among others has besides.
+pub(super) struct Membership {
+    coordinator: Coordinator,
+    answers: Answers,
+    /// When everything is to be flushed on all nodes.
+    flush_at: Option<Instant>,
+    /// Everything was flushed here up to this version, and other nodes' cores are to be told before
+    /// they are asked anything.
+    unannounced: Option<Version>,
+    /// The same, for the node's governor, who sees to it that every node hears of it.
+    unreported: Option<Version>,
+}
+
+/// Answers on their way out, as the relay writes them.
+#[derive(Default)]
+struct Answers {
+    bytes: Vec<u8>,
+    list: Vec<(Asker, usize)>,
+    settled: Option<u64>,
+}
+
+/// The world outside of one core's coordinator, during one call.
+pub struct Hands<'h, L: ?Sized> {
+    links: &'h mut L,
+    answers: &'h mut Answers,
+}
+
+impl<L: Links + ?Sized> Outside for Hands<'_, L> {
+    #[inline]
+    fn room(&mut self, to: Peer) -> Option<&mut Vec<u8>> {
+        self.links.room(to)
+    }
+
+    #[inline]
+    fn room_for(&mut self, to: Peer, bytes: usize) -> Room<'_> {
+        self.links.room_for(to, bytes)
+    }
+
+    #[inline]
+    fn takes_long_answer(&mut self, to: Peer) -> bool {
+        self.links.takes_long_answer(to)
+    }
+
+    fn answer(&mut self, asker: Asker, response: &Response<'_>) {
+        let start = self.answers.bytes.len();
+        let bytes = codec::encoded_response_bytes(response);
+        self.answers.bytes.resize(start + bytes, 0);
+        codec::encode_response(response, &mut self.answers.bytes[start..]);
+        self.answers.list.push((asker, bytes));
+    }
+
+    #[inline]
+    fn pass_on(&mut self, asker: Asker, response: &[u8]) {
+        self.answers.bytes.extend_from_slice(response);
+        self.answers.list.push((asker, response.len()));
+    }
+
+    fn settled(&mut self, epoch: u64) {
+        self.answers.settled = Some(epoch);
+    }
+}
+
+/// What became of a request.
+pub enum Taken<'s> {
+    /// It is answered.
+    Answered(Response<'s>),
+    /// Its answer will be among [`Engine::take_answers`].
+    Later,
+}
+
+impl Engine {
+    /// Makes this engine one of a cluster's. Its shard must be empty.
+    pub fn join_cluster(&mut self, coordinator: Coordinator, lifetimes: &Lifetimes) {
+        keep_records(&mut self.shard, lifetimes);
+        self.membership = Some(Box::new(Membership {
+            coordinator,
+            answers: Answers::default(),
+            flush_at: None,
+            unannounced: None,
+            unreported: None,
+        }));
+    }
+
+    /// The coordinator, for views.
+    pub fn coordinator(&self) -> Option<&Coordinator> {
+        self.membership.as_ref().map(|membership| &membership.coordinator)
+    }
+
+    /// Where `key` lies on the ring. The engine must be one of a cluster's.
+    #[inline]
+    pub fn place(&self, key: &[u8]) -> Place {
+        self.coordinator().expect("one of a cluster's").place(key)
+    }
+
+    /// Where each of `keys` lies on the ring, as [`Engine::place`], and cheaper.
+    #[inline]
+    pub fn places<const N: usize>(&self, keys: &[&[u8]]) -> ArrayVec<Place, N> {
+        self.coordinator().expect("one of a cluster's").places(keys)
+    }
+
+    /// Takes a request for a key of this core, which lies at `place`. The engine must be one of a
+    /// cluster's.
+    pub fn request(
+        &mut self,
+        asker: impl FnOnce() -> Asker,
+        consistency: Consistency,
+        (place, request): (Place, &Request<'_>),
+        now: Instant,
+        links: &mut (impl Links + ?Sized),
+    ) -> Taken<'_> {
+        let membership = self.membership.as_mut().expect("one of a cluster's");
+        let Membership { coordinator, answers, unannounced, .. } = &mut **membership;
+        if coordinator.keeps_alone(place) {
+            let version = match request.operation.may_change() {
+                true => coordinator.next_version(now),
+                false => Version::NONE,
+            };
+            let store = ShardStore::new(&mut self.shard);
+            let mut response = store.execute_local(request, version, now);
+            self.finishing.finish(request, &mut response);
+            return Taken::Answered(response);
+        }
+        if let Some(prefixes) = &mut self.finishing.prefixes {
+            // A hit is counted when it is known to be one.
+            count_prefix(prefixes, request, &Response::Miss);
+        }
+        let mut store = ShardStore::new(&mut self.shard);
+        let mut hands = Hands { links, answers };
+        let mut turn = Turn { now, store: &mut store, outside: &mut hands };
+        // Other nodes do not know allowances.
+        let request = &request.with_allowance(Allowance::FULL);
+        if let Some(version) = unannounced.take() {
+            coordinator.announce_flush(version, &mut turn);
+        }
+        coordinator.request(asker(), consistency, place, request, &mut turn);
+        Taken::Later
+    }
+
+    /// Whether requests should not be begun now, because too many are under way.
+    #[inline]
+    pub fn is_saturated(&self) -> bool {
+        self.membership.as_ref().is_some_and(|membership| membership.coordinator.is_full())
+    }
+
+    /// A client wants everything gone at `at`, on all nodes: here at once when that is not in the
+    /// future. A later wish replaces the one before.
+    pub fn flush_everywhere_at(&mut self, at: Instant, now: Instant) {
+        self.membership.as_mut().expect("one of a cluster's").flush_at = Some(at);
+        self.flush_if_due(now);
+    }
+
+    fn flush_if_due(&mut self, now: Instant) {
+        let Some(membership) = &mut self.membership else { return };
+        if membership.flush_at.take_if(|at| *at <= now).is_none() {
+            return;
+        }
+        let version = membership.coordinator.next_version(now);
+        (membership.unannounced, membership.unreported) = (Some(version), Some(version));
+        self.coordinate(now, &mut NoLinks, |coordinator, turn| coordinator.flush(version, turn));
+    }
+
+    /// The version up to which everything is to be flushed on all nodes, if that is due. It is
+    /// flushed here, and the cores that have links with this one are told.
+    pub fn due_flush(
+        &mut self,
+        now: Instant,
+        links: &mut (impl Links + ?Sized),
+    ) -> Option<Version> {
+        self.flush_if_due(now);
+        let membership = self.membership.as_mut()?;
+        let unreported = membership.unreported.take();
+        if let Some(version) = membership.unannounced.take() {
+            self.coordinate(now, links, |coordinator, turn| {
+                coordinator.announce_flush(version, turn);
+            });
+        }
+        unreported
+    }
+
+    /// When the coordinator has something to do next.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let membership = self.membership.as_ref()?;
+        let unreported = membership.unreported.map(|_| Instant::default());
+        let due = [membership.coordinator.next_deadline(), membership.flush_at, unreported];
+        due.into_iter().flatten().min()
+    }
+
+    /// Takes the body of a frame from another node's core; an empty one when a part of a long message
+    /// has come or been taken there. While one message is acted upon, what the next ones will need is
+    /// on its way from memory.
+    pub fn frame(
+        &mut self,
+        from: Peer,
+        body: &[u8],
+        now: Instant,
+        links: &mut (impl Links + ?Sized),
+    ) {
+        if let Some(membership) = &mut self.membership {
+            membership.coordinator.heard(from, body.is_empty(), now);
+        }
+        let mut messages = Messages::new(body).flatten();
+        loop {
+            let batch: ArrayVec<_, BATCH> = messages.by_ref().take(BATCH).collect();
+            if batch.len() > 1 {
+                let coordinator = self.coordinator();
+                let keys = batch.iter().filter_map(|message| coordinator?.key_of(message));
+                let hashes: ArrayVec<_, BATCH> = keys.map(|key| self.shard.hash_key(key)).collect();
+                self.prefetch(hashes.iter().copied());
+            }
+            if batch.is_empty() {
+                return;
+            }
+            self.coordinate(now, links, |coordinator, turn| {
+                for message in batch {
+                    coordinator.message(from, message, turn);
+                }
+            });
+        }
+    }
+
+    /// Tells the coordinator something.
+    pub fn coordinate<L: Links + ?Sized>(
+        &mut self,
+        now: Instant,
+        links: &mut L,
+        call: impl FnOnce(&mut Coordinator, &mut Turn<'_, ShardStore<'_>, Hands<'_, L>>),
+    ) {
+        let Some(membership) = &mut self.membership else { return };
+        let Membership { coordinator, answers, .. } = &mut **membership;
+        let mut store = ShardStore::new(&mut self.shard);
+        let mut hands = Hands { links, answers };
+        call(coordinator, &mut Turn { now, store: &mut store, outside: &mut hands });
+    }
+
+    /// Answers the batch's requests, or has them answered later, on a node among others.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn execute_among_others(
+        &mut self,
+        batch: &mut Batch<'_>,
+        pipeline: &mut Pipeline,
+        now: Instant,
+        out: &mut impl BoundedOutput,
+        outbox: &mut impl Outbox,
+    ) {
+        let own = batch.iter().filter(|asked| asked.owner == self.config.core);
+        let keys = own.map(|asked| asked.request.key);
+        let keys: ArrayVec<&[u8], BATCH> = keys.collect();
+        let mut places = self.places::<BATCH>(&keys).into_iter();
+        for Asked { request, reply, owner } in batch {
+            let owner = *owner;
+            let place = (owner == self.config.core)
+                .then(|| places.next().expect("one for each of this core's"));
+            if pipeline.is_loose()
+                && pipeline.conflicts(request.hash, request.operation.may_change())
+            {
+                self.park(request, reply, pipeline);
+                continue;
+            }
+            let consistency = reply.form.consistency();
+            let Some(place) = place else {
+                self.traffic.forwarded += 1;
+                let sequence = self.wait(request, reply, pipeline, outbox);
+                outbox.send_with(owner, sequence, consistency, request);
+                continue;
+            };
+            self.traffic.local += 1;
+            let request = &match pipeline.is_empty() && self.shard.may_pin() {
+                true => *request,
+                false => request.with_allowance(Allowance(COPIED_BYTES_MAX)),
+            };
+            let who = outbox.asker(0);
+            let asker = || Asker { sequence: pipeline.wait(reply), ..who };
+            match self.request(asker, consistency, (place, request), now, outbox) {
+                Taken::Later => {}
+                Taken::Answered(Response::OverAllowance { value_bytes, .. }) => {
+                    defer(request, reply, Some(value_bytes), pipeline);
+                }
+                Taken::Answered(response) => {
+                    write_answer(reply, &response, pipeline, now, out);
+                    self.pin_written(out);
+                }
+            }
+        }
+    }
+
+    /// Hands out the answers that have come, and the epoch up to which nothing is missing any more
+    /// if that has changed.
+    pub fn take_answers(&mut self, mut give: impl FnMut(Asker, &Response<'_>)) -> Option<u64> {
+        let Finishing { hides_cas, prefixes } = &mut self.finishing;
+        let answers = &mut self.membership.as_mut()?.answers;
+        let mut rest = &answers.bytes[..];
+        for (asker, bytes) in answers.list.drain(..) {
+            let (response, after) = rest.split_at(bytes);
+            rest = after;
+            match &mut codec::decode_response(response) {
+                Ok(response) => {
+                    if *hides_cas {
+                        response.hide_cas();
+                    }
+                    if let (Some(prefixes), Response::Hit(hit)) = (prefixes.as_mut(), &*response) {
+                        prefixes.hit(hit.key);
+                    }
+                    give(asker, response);
+                }
+                Err(error) => panic!("written by this core, but {error:?}"),
+            }
+        }
+        answers.bytes.clear();
+        answers.bytes.shrink_to(ANSWER_BYTES_KEPT);
+        answers.settled.take()
+    }
+
+    /// Whether answers have come.
+    #[inline]
+    pub fn has_answers(&self) -> bool {
+        self.membership.as_ref().is_some_and(|membership| {
+            !membership.answers.list.is_empty() || membership.answers.settled.is_some()
+        })
+    }
+}

@@ -1,0 +1,190 @@
+//! Requests of a connection that are made later than they came: reads whose value is longer than
+//! what may be answered now, and what must not overtake them.
+
+use super::cluster::Taken;
+use super::{BoundedOutput, Engine, Outbox, Session, write_answer};
+use ringlane_protocol::Reply;
+use ringlane_protocol::pipeline::{
+    ALLOWANCE_BYTES_MIN, Allowed, Claim, Completion, Deferred, Pipeline,
+};
+use ringlane_types::codec;
+use ringlane_types::request::{Allowance, Operation, Request, Response};
+use ringlane_types::time::Instant;
+
+/// Longest value that is copied to wait behind unanswered requests. A longer one of this core is
+/// better read when its answer is due, for then it need not be copied at all.
+pub(super) const COPIED_BYTES_MAX: u32 = (8 << 10) - 1;
+
+/// What keeps the deferred requests that are left after [`Engine::resume`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Awaited {
+    /// Nothing, or answers and sends of the connection itself.
+    Connection,
+    /// Room among what all connections may hold.
+    Room,
+    /// Other cores, which have enough to do.
+    Others,
+}
+
+impl Engine {
+    /// Adds a read to the pipeline that goes to another core now, with the allowance that it can
+    /// have. The number names it to [`Pipeline::complete`].
+    #[inline]
+    pub(super) fn wait(
+        &self,
+        request: &mut Request<'_>,
+        reply: &Reply<'_>,
+        pipeline: &mut Pipeline,
+        outbox: &mut impl Outbox,
+    ) -> u32 {
+        let changes = request.operation.may_change();
+        let Operation::Get(get) = &mut request.operation else { return pipeline.wait(reply) };
+        let bytes_max = self.pipeline_bytes_max(outbox);
+        let allowed = pipeline.allowance(bytes_max, |bytes, claim| outbox.reserve(bytes, claim));
+        if allowed.bytes >= self.config.shard.item_bytes_max {
+            return pipeline.wait_allowed(reply, allowed);
+        }
+        get.allowance = Allowance(allowed.bytes);
+        pipeline.wait_limited(reply, allowed, (request.hash, changes))
+    }
+
+    /// Puts a request off that must not be made before one that is not answered yet.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn park(&mut self, request: &Request<'_>, reply: &Reply<'_>, to: &mut Pipeline) {
+        match self.owner(request) == self.config.core {
+            true => self.traffic.local += 1,
+            false => self.traffic.forwarded += 1,
+        }
+        defer(request, reply, None, to);
+    }
+
+    /// Performs a request for a key of this core whose answer may not be written at once, or not
+    /// from where the value lies.
+    #[inline(never)]
+    pub(super) fn execute_limited(
+        &mut self,
+        request: &Request<'_>,
+        reply: &Reply<'_>,
+        pipeline: &mut Pipeline,
+        now: Instant,
+        out: &mut impl BoundedOutput,
+    ) {
+        let mut response =
+            self.shard.execute(&request.with_allowance(Allowance(COPIED_BYTES_MAX)), now);
+        if let Response::OverAllowance { value_bytes, .. } = response {
+            return defer(request, reply, Some(value_bytes), pipeline);
+        }
+        self.finishing.finish(request, &mut response);
+        write_answer(reply, &response, pipeline, now, out);
+        self.pin_written(out);
+    }
+
+    /// Makes deferred requests as far as there is room for their answers: those of other cores are
+    /// sent, those of this one performed when they are due. To be called when anything has come for
+    /// the connection or was sent, and when what it waited for is there.
+    pub fn resume(
+        &mut self,
+        session: &mut Session,
+        now: Instant,
+        out: &mut impl BoundedOutput,
+        outbox: &mut impl Outbox,
+    ) -> Awaited {
+        let pipeline = &mut session.pipeline;
+        let mut from = 0;
+        while let Some(position) = pipeline.next_deferred(from) {
+            if out.is_full() {
+                break;
+            }
+            let deferred = pipeline.deferred(position);
+            let request = codec::decode_request(&deferred.request).expect("encoded by a core");
+            let owner = self.owner(&request);
+            let is_read = matches!(request.operation, Operation::Get(_));
+            let is_due = position == 0 || deferred.form().may_overtake();
+            if pipeline.is_behind(position) || (owner == self.config.core && !is_due) {
+                from = position + 1;
+                continue;
+            }
+            if owner == self.config.core {
+                if is_read && !self.shard.may_pin() {
+                    return Awaited::Room;
+                }
+                let (sequence, deferred) = pipeline.undefer(position, Allowed::default(), false);
+                self.perform(sequence, &deferred, pipeline, now, out, outbox);
+                from = 0;
+                continue;
+            }
+            if outbox.is_full() {
+                return Awaited::Others;
+            }
+            let mut allowed = Allowed::default();
+            if is_read {
+                let bytes_max = self.pipeline_bytes_max(outbox);
+                let known = deferred.value_bytes.map(|bytes| bytes as usize);
+                let bytes = known.unwrap_or_else(|| pipeline.usual_allowance(bytes_max));
+                if !pipeline.may_have(position, bytes, bytes_max) {
+                    break;
+                }
+                allowed.alone = position == 0;
+                allowed.bytes = bytes.max(ALLOWANCE_BYTES_MIN) as u32;
+                if bytes > ALLOWANCE_BYTES_MIN {
+                    if !outbox.reserve(bytes, Claim::Known) {
+                        return Awaited::Room;
+                    }
+                    allowed.reserved = bytes as u32;
+                }
+            }
+            let limited = is_read && allowed.bytes < self.config.shard.item_bytes_max;
+            let (sequence, deferred) = pipeline.undefer(position, allowed, limited);
+            let request = codec::decode_request(&deferred.request).expect("decoded above");
+            let allowance = if limited { Allowance(allowed.bytes) } else { Allowance::FULL };
+            let consistency = deferred.form().consistency();
+            outbox.send_with(owner, sequence, consistency, &request.with_allowance(allowance));
+            from = position + 1;
+        }
+        Awaited::Connection
+    }
+
+    /// Performs a deferred request for a key of this core, whose answer is due.
+    fn perform(
+        &mut self,
+        sequence: u32,
+        deferred: &Deferred,
+        pipeline: &mut Pipeline,
+        now: Instant,
+        out: &mut impl BoundedOutput,
+        outbox: &mut impl Outbox,
+    ) {
+        let request = codec::decode_request(&deferred.request).expect("encoded by this core");
+        let request = &request.with_allowance(Allowance::FULL);
+        let response = if self.membership.is_none() {
+            let mut response = self.shard.execute(request, now);
+            self.finishing.finish(request, &mut response);
+            response
+        } else {
+            let asker = outbox.asker(sequence);
+            let consistency = deferred.form().consistency();
+            let placed = (self.place(request.key), request);
+            match self.request(|| asker, consistency, placed, now, outbox) {
+                Taken::Answered(response) => response,
+                Taken::Later => return,
+            }
+        };
+        pipeline.complete(sequence, Completion::Response(&response), now, out);
+        self.pin_written(out);
+    }
+}
+
+/// Puts a request off: a read whose value has `value_bytes` bytes, or one whose order matters.
+#[cold]
+pub(super) fn defer(
+    request: &Request<'_>,
+    reply: &Reply<'_>,
+    value_bytes: Option<u32>,
+    pipeline: &mut Pipeline,
+) {
+    let mut message = vec![0; codec::encoded_request_bytes(request)];
+    codec::encode_request(request, &mut message);
+    let changes = request.operation.may_change();
+    pipeline.defer(reply, (request.hash, changes), value_bytes, message);
+}

@@ -1,0 +1,524 @@
+//! One core's pure whole: takes a connection's bytes, answers what its own shard can answer, and
+//! says which core must answer the rest.
+//!
+//! Requests are taken in small batches. While a batch is being parsed, the index buckets of its
+//! keys are on their way from memory; before it is executed, the items are. Execution then runs
+//! strictly in request order, so batching changes the cost and never the answers.
+//!
+//! The engine owns no socket and no ring: answers go to an [`Output`], requests for other cores to
+//! an [`Outbox`], and what it cannot decide alone is returned as a [`Stop`].
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use arrayvec::ArrayVec;
+
+use cluster::Links;
+
+use ringlane_cluster::coordinator::Asker;
+use ringlane_protocol::pipeline::{Claim, Pipeline};
+use ringlane_protocol::{Answer, Context, Decoder, NodeCommand, Output, Reply, Step, encode};
+use ringlane_shard::ShardConfig;
+use ringlane_shard::{Shard, StageRefusal};
+use ringlane_types::hash::{HashSecret, KeyHash, core_of};
+use ringlane_types::request::Consistency;
+use ringlane_types::request::{ItemRef, Operation, Request, Response};
+use ringlane_types::time::{Deadline, Instant};
+
+/// Requests parsed and prefetched together. Enough to hide memory latency, few enough that the
+/// prefetched lines still wait in the first-level cache when they are used.
+const BATCH: usize = 24;
+
+pub mod cluster;
+mod defer;
+mod prefixes;
+pub mod store;
+
+pub use defer::Awaited;
+pub use prefixes::{PREFIX_DELIMITER, PREFIXES_MAX, PrefixCounters};
+
+/// Takes requests for other cores.
+pub trait Outbox: Links {
+    /// Hands `request` to core `core`; its answer comes back under `sequence` to the connection
+    /// that is being fed. Always taken: one batch may pass the limit of [`Outbox::is_full`].
+    fn send(&mut self, core: u32, sequence: u32, request: &Request<'_>);
+
+    /// As [`Outbox::send`], for a request that wants so many replicas to agree.
+    fn send_with(
+        &mut self,
+        core: u32,
+        sequence: u32,
+        _consistency: Consistency,
+        request: &Request<'_>,
+    ) {
+        self.send(core, sequence, request);
+    }
+
+    /// Who asks with the request that got `sequence`, for answers that come from other nodes.
+    fn asker(&self, sequence: u32) -> Asker {
+        Asker { sequence, ..Asker::default() }
+    }
+
+    /// Whether connections should hold their input until other cores have taken some requests.
+    fn is_full(&self) -> bool;
+
+    /// Sets `bytes` aside, of what all connections may hold, for an answer on its way to this one.
+    /// False if there is no room for so much.
+    #[inline]
+    fn reserve(&mut self, _bytes: usize, _claim: Claim) -> bool {
+        true
+    }
+
+    /// How far connections are to be restrained because together they hold much: what each may hold
+    /// is halved so many times.
+    #[inline]
+    fn restraint(&self) -> u32 {
+        0
+    }
+}
+
+/// Where one connection is in its stream of requests.
+#[derive(Debug)]
+pub struct Session {
+    /// Splits the bytes into requests.
+    pub decoder: Decoder,
+    /// Answers that wait for other cores.
+    pub pipeline: Pipeline,
+    /// Input bytes still to be dropped unread: the data of a refused store.
+    pub skip: u64,
+    /// Requests that the connection may still have taken before others get their turn. Whoever
+    /// feeds it sets it anew.
+    pub quantum: u32,
+}
+
+impl Default for Session {
+    /// A fresh session, without a bound on what it may have taken at once.
+    fn default() -> Self {
+        Self {
+            decoder: Decoder::default(),
+            pipeline: Pipeline::default(),
+            skip: 0,
+            quantum: u32::MAX,
+        }
+    }
+}
+
+/// Why [`Engine::feed`] returned.
+#[derive(Debug)]
+pub enum Stop<'b> {
+    /// All whole requests are taken; more input may bring more.
+    NeedInput,
+    /// Answers to be sent, the pipeline or another core's inbox are at their limit. Feed the rest
+    /// again once some are gone.
+    HeldBack,
+    /// [`Session::quantum`] is used up. Feed the rest again after others had their turn.
+    QuantumUsed,
+    /// A long data block follows; see [`Step::Body`]. The consumed input ends before it.
+    Body {
+        /// The store, its value still empty.
+        request: Request<'b>,
+        /// How to write its answer.
+        reply: Reply<'b>,
+        /// Length of the data block.
+        value_bytes: u32,
+        /// Bytes after the block, to be checked with [`Decoder::trailer_is_valid`].
+        trailer_bytes: u8,
+    },
+    /// A command for the node. Nothing of the connection is unanswered before it.
+    Node {
+        /// The command.
+        command: NodeCommand<'b>,
+        /// How to write its answer.
+        reply: Reply<'b>,
+    },
+    /// Close once all answers are sent.
+    Close,
+}
+
+/// What [`Engine::feed`] did.
+#[derive(Debug)]
+pub struct Fed<'b> {
+    /// Bytes of the input that are used up.
+    pub consumed: usize,
+    /// Why it went no further.
+    pub stop: Stop<'b>,
+}
+
+/// Settings of an [`Engine`].
+#[derive(Clone, Debug)]
+pub struct EngineConfig {
+    /// This core's number, below `core_count`.
+    pub core: u32,
+    /// Cores of this node.
+    pub core_count: u32,
+    /// Seed of the public hash, which names the core of a key; equal on all cores.
+    pub hash_seed: u64,
+    /// Keys of the secret hash, equal on all cores.
+    pub hash_secret: Rc<HashSecret>,
+    /// Settings of the shard.
+    pub shard: ShardConfig,
+    /// TTL of items stored without one.
+    pub default_ttl: Option<Duration>,
+    /// Most unanswered requests of one connection.
+    pub pipeline_requests_max: usize,
+    /// Most bytes of answers that one connection's pipeline may hold and wait for together. The
+    /// answer to its oldest request comes on top.
+    pub pipeline_bytes_max: usize,
+}
+
+/// Requests this core has taken, by where they were answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Answered by this core's own shard for its own connections.
+    pub local: u64,
+    /// Handed to other cores.
+    pub forwarded: u64,
+    /// Answered for other cores.
+    pub served: u64,
+}
+
+/// What every answer passes before it leaves the core that performed its request, whoever asked and
+/// however the request came: the one place where options act on answers.
+#[derive(Default)]
+pub struct Finishing {
+    /// Counts by key prefix, once `stats detail` has been on.
+    pub prefixes: Option<PrefixCounters>,
+    /// Whether clients are told 0 for every CAS token.
+    pub hides_cas: bool,
+}
+
+impl Finishing {
+    /// Counts the request and hides what is not to be told of its answer.
+    #[inline]
+    pub fn finish(&mut self, request: &Request<'_>, response: &mut Response<'_>) {
+        if self.hides_cas {
+            response.hide_cas();
+        }
+        if let Some(prefixes) = &mut self.prefixes {
+            count_prefix(prefixes, request, response);
+        }
+    }
+}
+
+/// One core's shard and the rules by which its connections use it and the other cores.
+pub struct Engine {
+    /// The items of this core.
+    pub shard: Shard,
+    /// Where requests were answered.
+    pub traffic: Traffic,
+    /// What every answer passes on its way out.
+    pub finishing: Finishing,
+    config: EngineConfig,
+    /// What it is besides in a cluster.
+    membership: Option<Box<cluster::Membership>>,
+}
+
+impl Engine {
+    /// An engine with an empty shard.
+    pub fn new(config: EngineConfig) -> Self {
+        let secret = config.hash_secret.clone();
+        let shard = Shard::new(&config.shard, secret, config.core, config.core_count);
+        Self {
+            shard,
+            traffic: Traffic::default(),
+            finishing: Finishing::default(),
+            config,
+            membership: None,
+        }
+    }
+
+    /// The settings.
+    pub fn config(&self) -> &EngineConfig {
+        &self.config
+    }
+
+    /// The core that owns a request's key.
+    #[inline]
+    pub fn owner(&self, request: &Request<'_>) -> u32 {
+        core_of(request.key, self.config.hash_seed, self.config.core_count)
+    }
+
+    /// Takes whole requests from `input` until it ends or something stops it, and writes the
+    /// answers that are due to `out`.
+    #[inline]
+    pub fn feed<'b>(
+        &mut self,
+        session: &mut Session,
+        input: &'b [u8],
+        context: &Context<'b>,
+        out: &mut impl BoundedOutput,
+        outbox: &mut impl Outbox,
+    ) -> Fed<'b> {
+        let mut at = session.skip.min(input.len() as u64) as usize;
+        session.skip -= at as u64;
+        loop {
+            if at == input.len() {
+                return Fed { consumed: at, stop: Stop::NeedInput };
+            }
+            let room = self.pipeline_room(&session.pipeline, outbox).min(session.quantum as usize);
+            if room == 0 || out.is_full() || outbox.is_full() {
+                let stop = if session.quantum == 0 { Stop::QuantumUsed } else { Stop::HeldBack };
+                return Fed { consumed: at, stop };
+            }
+            let mut batch = Batch::new();
+            let beyond = self.parse(session, input, &mut at, room, context, &mut batch);
+            // A step that is no request counts as one, whether there is one or not.
+            session.quantum = session.quantum.saturating_sub(batch.len() as u32 + 1);
+            if self.membership.is_none() {
+                self.execute(&mut batch, &mut session.pipeline, context.now, out, outbox);
+            } else {
+                let pipeline = &mut session.pipeline;
+                self.execute_among_others(&mut batch, pipeline, context.now, out, outbox);
+            }
+            match beyond {
+                None => {}
+                Some(Step::Request { .. }) => unreachable!("requests go into the batch"),
+                Some(Step::Incomplete) => return Fed { consumed: at, stop: Stop::NeedInput },
+                Some(Step::Close) => return Fed { consumed: at, stop: Stop::Close },
+                Some(Step::Answer { consumed, answer, skip }) => {
+                    at += consumed;
+                    if let Answer::Bytes(bytes) = answer {
+                        self.answer(&mut session.pipeline, out, |out| out.bytes(bytes));
+                    }
+                    let dropped = skip.min((input.len() - at) as u64);
+                    at += dropped as usize;
+                    session.skip = skip - dropped;
+                }
+                Some(Step::Node { consumed, command, reply }) => {
+                    if !session.pipeline.is_empty() {
+                        return Fed { consumed: at, stop: Stop::HeldBack };
+                    }
+                    at += consumed;
+                    return Fed { consumed: at, stop: Stop::Node { command, reply } };
+                }
+                Some(Step::Body { consumed, mut request, reply, value_bytes, trailer_bytes }) => {
+                    if session.pipeline.conflicts(request.hash, true) {
+                        return Fed { consumed: at, stop: Stop::HeldBack };
+                    }
+                    at += consumed;
+                    if let Some(ttl) = self.config.default_ttl {
+                        apply_default_ttl(&mut request, context.now, ttl);
+                    }
+                    let stop = Stop::Body { request, reply, value_bytes, trailer_bytes };
+                    return Fed { consumed: at, stop };
+                }
+            }
+        }
+    }
+
+    /// Parses at most `room` requests into `batch` until it is full or a step is not a request; that
+    /// step is returned unconsumed. Starts loading what the batch will need.
+    #[inline]
+    fn parse<'b>(
+        &mut self,
+        session: &mut Session,
+        input: &'b [u8],
+        at: &mut usize,
+        room: usize,
+        context: &Context<'b>,
+        batch: &mut Batch<'b>,
+    ) -> Option<Step<'b>> {
+        let beyond = loop {
+            match session.decoder.next(&input[*at..], context) {
+                Step::Request { consumed, mut request, reply, skip } => {
+                    *at += consumed;
+                    if skip > 0 {
+                        let dropped = skip.min((input.len() - *at) as u64);
+                        *at += dropped as usize;
+                        session.skip = skip - dropped;
+                    }
+                    if let Some(ttl) = self.config.default_ttl {
+                        apply_default_ttl(&mut request, context.now, ttl);
+                    }
+                    let owner = self.owner(&request);
+                    if owner == self.config.core {
+                        self.shard.prefetch_bucket(request.hash);
+                    }
+                    batch.push(Asked { request, reply, owner });
+                    if batch.is_full() || batch.len() == room || *at == input.len() {
+                        break None;
+                    }
+                }
+                step => break Some(step),
+            }
+        };
+        if batch.len() > 1 {
+            for Asked { request, owner, .. } in batch.iter() {
+                if *owner == self.config.core {
+                    self.shard.prefetch_item(request.hash);
+                }
+            }
+        }
+        beyond
+    }
+
+    /// Answers the batch's requests in order, or hands them to their owners.
+    #[inline]
+    fn execute(
+        &mut self,
+        batch: &mut Batch<'_>,
+        pipeline: &mut Pipeline,
+        now: Instant,
+        out: &mut impl BoundedOutput,
+        outbox: &mut impl Outbox,
+    ) {
+        for Asked { request, reply, owner } in batch {
+            let owner = *owner;
+            if owner == self.config.core && pipeline.is_empty() && self.shard.may_pin() {
+                self.traffic.local += 1;
+                let mut response = self.shard.execute(request, now);
+                self.finishing.finish(request, &mut response);
+                encode(reply, &response, now, out);
+                self.pin_written(out);
+            } else if pipeline.conflicts(request.hash, request.operation.may_change()) {
+                self.park(request, reply, pipeline);
+            } else if owner == self.config.core {
+                self.traffic.local += 1;
+                self.execute_limited(request, reply, pipeline, now, out);
+            } else {
+                self.traffic.forwarded += 1;
+                let sequence = self.wait(request, reply, pipeline, outbox);
+                outbox.send(owner, sequence, request);
+            }
+        }
+    }
+
+    /// Starts loading what requests for keys of these hashes will need: the buckets of all, then
+    /// their items.
+    #[inline]
+    pub fn prefetch(&self, hashes: impl Iterator<Item = KeyHash> + Clone) {
+        hashes.clone().for_each(|hash| self.shard.prefetch_bucket(hash));
+        hashes.for_each(|hash| self.shard.prefetch_item(hash));
+    }
+
+    /// Answers other cores' requests. `answer` is called once for each, in order.
+    pub fn serve<'b, T: Copy>(
+        &mut self,
+        requests: &[(T, Request<'b>)],
+        now: Instant,
+        mut answer: impl FnMut(T, &Response<'_>),
+    ) {
+        self.prefetch(requests.iter().map(|(_, request)| request.hash));
+        for (token, request) in requests {
+            let mut response = self.shard.execute(request, now);
+            self.traffic.served += u64::from(response.is_performed());
+            self.finishing.finish(request, &mut response);
+            answer(*token, &response);
+        }
+    }
+
+    /// Performs a store whose value has been received into its item, for a connection of this core.
+    pub fn store_staged(&mut self, request: &Request<'_>, now: Instant) -> Response<'_> {
+        self.traffic.local += 1;
+        let mut response = self.shard.execute(request, now);
+        self.finishing.finish(request, &mut response);
+        response
+    }
+
+    /// Answers a store for whose value there is no room.
+    pub fn refuse_stage(
+        &mut self,
+        request: &Request<'_>,
+        refusal: StageRefusal,
+        now: Instant,
+    ) -> Response<'_> {
+        self.traffic.local += 1;
+        let mut response = self.shard.refuse_stage(request, refusal, now);
+        self.finishing.finish(request, &mut response);
+        response
+    }
+
+    /// Pins the items whose values were written by reference.
+    #[inline]
+    fn pin_written(&mut self, out: &mut impl BoundedOutput) {
+        while let Some(item) = out.next_unpinned() {
+            self.shard.pin(item);
+        }
+    }
+
+    /// Writes an answer that needs no shard behind all that are still due.
+    pub fn answer<O: Output>(
+        &self,
+        pipeline: &mut Pipeline,
+        out: &mut O,
+        write: impl FnOnce(&mut dyn Output),
+    ) {
+        if pipeline.is_empty() { write(out) } else { pipeline.ready(|bytes| write(bytes)) }
+    }
+
+    /// How many requests the pipeline can take.
+    fn pipeline_room(&self, pipeline: &Pipeline, outbox: &impl Outbox) -> usize {
+        if self.is_saturated() {
+            return 0;
+        }
+        let bytes_max = self.pipeline_bytes_max(outbox);
+        // What a batch brings can pass the limits, so batches are small where that may not be.
+        let restrained = BATCH >> (2 * outbox.restraint()).min(4);
+        pipeline.room(self.config.pipeline_requests_max, bytes_max).min(restrained)
+    }
+
+    #[inline]
+    fn pipeline_bytes_max(&self, outbox: &impl Outbox) -> usize {
+        self.config.pipeline_bytes_max >> outbox.restraint()
+    }
+}
+
+type Batch<'b> = ArrayVec<Asked<'b>, BATCH>;
+
+/// A request as it was parsed.
+struct Asked<'b> {
+    request: Request<'b>,
+    reply: Reply<'b>,
+    /// The core that owns the key: the hash that says so is computed once.
+    owner: u32,
+}
+
+/// An [`Output`] with a limit.
+pub trait BoundedOutput: Output {
+    /// True when the connection should answer nothing more until some bytes are sent. One batch of
+    /// answers may pass the limit.
+    fn is_full(&self) -> bool;
+
+    /// An item whose value was written by reference and that must be pinned before the shard is
+    /// used again, until the output has been sent. `None` for outputs that copy.
+    #[inline]
+    fn next_unpinned(&mut self) -> Option<ItemRef> {
+        None
+    }
+}
+
+/// Writes an answer to `out`, or behind all that are still due.
+#[inline]
+fn write_answer(
+    reply: &Reply<'_>,
+    response: &Response<'_>,
+    pipeline: &mut Pipeline,
+    now: Instant,
+    out: &mut impl BoundedOutput,
+) {
+    if pipeline.is_empty() || reply.form.may_overtake() {
+        encode(reply, response, now, out);
+    } else {
+        pipeline.ready(|bytes| encode(reply, response, now, bytes));
+    }
+}
+
+/// Gives an item stored without a TTL the node's own.
+fn apply_default_ttl(request: &mut Request<'_>, now: Instant, ttl: Duration) {
+    if let Operation::Store(store) = &mut request.operation
+        && store.deadline.is_never()
+    {
+        store.deadline = Deadline::at(now.after(ttl));
+    }
+}
+
+#[cold]
+fn count_prefix(prefixes: &mut PrefixCounters, request: &Request<'_>, response: &Response<'_>) {
+    match request.operation {
+        Operation::Get(_) if matches!(response, Response::OverAllowance { .. }) => {}
+        Operation::Get(_) => prefixes.get(request.key, matches!(response, Response::Hit(_))),
+        Operation::Store(_) => prefixes.set(request.key),
+        Operation::Delete(_) => prefixes.delete(request.key),
+        Operation::Arithmetic(_) => {}
+    }
+}

@@ -1,0 +1,340 @@
+//! Bytes to vocabulary and back.
+//!
+//! A decoder looks at the bytes a connection has received and takes one [`Step`] at a time; the
+//! caller advances its input by `consumed` and asks again. Decoders never wait, never copy what
+//! they can borrow and accept any bytes. How an answer is to be written travels beside the request
+//! as a [`Reply`], which is small, can be stored while another core works, and is all an encoder
+//! needs besides the [`Response`].
+//!
+//! The protocol is chosen by a connection's first byte, see [`Decoder`].
+
+use bumpalo::Bump;
+
+use ringlane_types::hash::HashSecret;
+use ringlane_types::request::{Consistency, ItemRef, Request, Response, Value};
+use ringlane_types::time::Instant;
+
+pub mod binary;
+pub mod classic;
+pub mod meta;
+pub mod node;
+pub mod pipeline;
+pub mod text;
+
+#[cfg(test)]
+mod pieces;
+
+pub use node::{NodeAnswer, NodeCommand};
+
+/// The version that memcached's protocols and statistics tell: that of the memcached which is
+/// followed, three numbers and nothing else, because clients read it in ways that only such a word
+/// satisfies:
+///
+/// | client | reads |
+/// | --- | --- |
+/// | libmemcached (pylibmc, php-memcached) | three numbers from the start; below 1.6 its test suite expects the rules of 1.4, and 0 is no version |
+/// | memcache-plus | digits and points from the start |
+/// | `memcached` of Node.js | three numbers at the end; throws where there are none |
+/// | emcache | the second of exactly two words; throws where there are more |
+/// | Dalli | the last word |
+/// | pymemcache, aiomcache, memcache-client, memjs | all that follows |
+///
+/// Ringlane's own version is told by HELLO and `/metrics`.
+pub const VERSION: &str = "1.6.45";
+
+/// What a decoder may look at besides its input.
+#[derive(Clone, Copy)]
+pub struct Context<'b> {
+    /// Limits from the configuration.
+    pub limits: &'b Limits,
+    /// The turn's time, against which exptimes are resolved.
+    pub now: Instant,
+    /// The keys of key hashes.
+    pub hash_secret: &'b HashSecret,
+    /// Room for what cannot be borrowed, decoded base64 keys for one. Reset once a turn, after all
+    /// requests of the turn are done.
+    pub scratch: &'b Bump,
+}
+
+/// Limits of what a decoder accepts.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Longest accepted item: key, value and memcached's own per-item overhead of about 50 bytes.
+    /// A larger store is answered as too large and its data skipped.
+    pub item_bytes_max: u32,
+    /// A line that has no end after this many bytes closes the connection (memcached: 2048),
+    /// except `get` and `gets`, which `multiget_line_bytes_max` bounds.
+    pub line_bytes_max: usize,
+    /// Longest accepted `get` or `gets` line, in bytes; a longer one closes the connection.
+    pub multiget_line_bytes_max: usize,
+    /// A store whose data block is at least this long is handed over before its data has arrived,
+    /// as [`Step::Body`].
+    pub body_bytes_streamed: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            item_bytes_max: 1 << 20,
+            line_bytes_max: 2048,
+            multiget_line_bytes_max: 8 << 20,
+            body_bytes_streamed: 16 << 10,
+        }
+    }
+}
+
+impl Limits {
+    /// Whether an item of these lengths is within [`Limits::item_bytes_max`], counted as memcached
+    /// counts it, whatever an item costs here: header 48, CAS token 8, the byte that ends the key,
+    /// 4 for client flags that are not zero, and the value's `\r\n`.
+    #[inline]
+    pub fn item_fits(&self, key_bytes: usize, flags: u32, value_bytes: u64) -> bool {
+        let overhead = 48 + 8 + 1 + 2 + if flags == 0 { 0 } else { 4 };
+        value_bytes.saturating_add(key_bytes as u64 + overhead) <= self.item_bytes_max.into()
+    }
+}
+
+/// The next thing a connection's input asks for. `consumed` bytes of the input are used up by it.
+#[derive(Debug)]
+pub enum Step<'b> {
+    /// Nothing whole yet. Ask again with more input; nothing was consumed.
+    Incomplete,
+    /// One operation on one key. A multiget yields one per key.
+    Request {
+        /// Bytes used up.
+        consumed: usize,
+        /// The operation.
+        request: Request<'b>,
+        /// How to write its answer.
+        reply: Reply<'b>,
+        /// Bytes of the connection, arrived or not, to drop unread after `consumed`: the data block
+        /// of a store that is refused for its length ([`Body::Refused`](ringlane_types::request::Body)).
+        /// The request is executed all the same, so that the shard counts it and removes the old
+        /// value. Zero for everything else.
+        skip: u64,
+    },
+    /// A store whose long data block has not wholly arrived. `consumed` ends right before the
+    /// block; `store.value` is empty. After the block come `trailer` bytes that must be checked
+    /// with [`Decoder::trailer_is_valid`] before the store is executed.
+    Body {
+        /// Bytes used up: the line or header, and the key.
+        consumed: usize,
+        /// The store, with an empty value.
+        request: Request<'b>,
+        /// How to write its answer.
+        reply: Reply<'b>,
+        /// Length of the data block in bytes.
+        value_bytes: u32,
+        /// Bytes that follow the block: 2 for text (`\r\n`), 0 for binary.
+        trailer_bytes: u8,
+    },
+    /// An answer known without asking any shard, errors included. The following `skip` bytes of
+    /// the connection, arrived or not, are dropped unread.
+    Answer {
+        /// Bytes used up.
+        consumed: usize,
+        /// The bytes to send, possibly none.
+        answer: Answer<'b>,
+        /// Bytes to drop after `consumed`.
+        skip: u64,
+    },
+    /// A command for the node rather than for a key.
+    Node {
+        /// Bytes used up.
+        consumed: usize,
+        /// The command.
+        command: NodeCommand<'b>,
+        /// How to write its answer.
+        reply: Reply<'b>,
+    },
+    /// Send what is queued, then close; the rest of the input is not read.
+    Close,
+}
+
+/// Bytes that answer a request at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer<'b> {
+    /// Nothing: a silenced error.
+    Silence,
+    /// These bytes.
+    Bytes(&'b [u8]),
+}
+
+/// How the answer to one request is written: the protocol's own form, and what of the request it
+/// must repeat. The borrowed parts are copied when the answer comes from another core.
+#[derive(Clone, Copy, Debug)]
+pub struct Reply<'b> {
+    /// The protocol and its few fixed facts.
+    pub form: ReplyForm,
+    /// The key as stored in the request (decoded when it came as base64).
+    pub key: &'b [u8],
+    /// What else must be repeated: the flags of a meta command, as sent. Empty otherwise.
+    pub tail: &'b [u8],
+}
+
+/// The fixed part of a [`Reply`]. Each protocol module defines and reads its own variant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReplyForm {
+    /// memcached classic text commands.
+    Text(text::TextForm),
+    /// memcached meta commands.
+    Meta(meta::MetaForm),
+    /// The compact binary protocol.
+    Binary(binary::BinaryForm),
+    /// memcached classic binary protocol.
+    Classic(classic::ClassicForm),
+}
+
+impl ReplyForm {
+    /// Whether the client accepts this answer before those of its earlier requests.
+    #[inline]
+    pub fn may_overtake(self) -> bool {
+        match self {
+            ReplyForm::Binary(form) => form.may_overtake(),
+            _ => false,
+        }
+    }
+
+    /// How many replicas the client wants to agree; only the compact binary protocol can say.
+    pub fn consistency(self) -> Consistency {
+        match self {
+            ReplyForm::Binary(form) => form.consistency(),
+            _ => Consistency::Configured,
+        }
+    }
+}
+
+/// Where encoders write. Small bytes are copied; a long value may be sent from the item itself,
+/// which the implementation then pins.
+pub trait Output {
+    /// Appends bytes.
+    fn bytes(&mut self, bytes: &[u8]);
+
+    /// Appends a value. `item` names the item that holds it, when it is of this core's shard.
+    fn value(&mut self, value: &Value<'_>, item: Option<ItemRef>);
+}
+
+impl Output for Vec<u8> {
+    #[inline]
+    fn bytes(&mut self, bytes: &[u8]) {
+        self.extend_from_slice(bytes);
+    }
+
+    #[inline]
+    fn value(&mut self, value: &Value<'_>, _item: Option<ItemRef>) {
+        match value {
+            Value::Whole(bytes) => self.extend_from_slice(bytes),
+            chained => chained.parts().for_each(|part| self.extend_from_slice(part)),
+        }
+    }
+}
+
+impl<O: Output + ?Sized> Output for &mut O {
+    #[inline]
+    fn bytes(&mut self, bytes: &[u8]) {
+        (**self).bytes(bytes);
+    }
+
+    #[inline]
+    fn value(&mut self, value: &Value<'_>, item: Option<ItemRef>) {
+        (**self).value(value, item);
+    }
+}
+
+/// The decoder of one connection. It starts undecided and settles on a protocol with the first
+/// byte, for the life of the connection.
+#[derive(Debug, Default)]
+pub enum Decoder {
+    /// No byte has arrived yet.
+    #[default]
+    Undecided,
+    /// memcached text and meta: a first byte below 0x80.
+    Text(text::TextDecoder),
+    /// Classic binary: 0x80.
+    Classic(classic::ClassicDecoder),
+    /// Compact binary: 0x82 and above.
+    Binary(binary::BinaryDecoder),
+}
+
+impl Decoder {
+    /// Takes the next step from `input`, which begins where the last step's `consumed` (and
+    /// `skip`, or data block and trailer) ended.
+    #[inline]
+    pub fn next<'b>(&mut self, input: &'b [u8], context: &Context<'b>) -> Step<'b> {
+        loop {
+            match self {
+                Decoder::Text(decoder) => return decoder.next(input, context),
+                Decoder::Binary(decoder) => return decoder.next(input, context),
+                Decoder::Classic(decoder) => return decoder.next(input, context),
+                Decoder::Undecided => match input.first() {
+                    None => return Step::Incomplete,
+                    Some(&classic::REQUEST_MAGIC) => *self = Decoder::Classic(Default::default()),
+                    Some(0x82..) => *self = Decoder::Binary(Default::default()),
+                    Some(_) => *self = Decoder::Text(Default::default()),
+                },
+            }
+        }
+    }
+
+    /// Whether the bytes that followed a streamed data block are what the protocol wants there.
+    pub fn trailer_is_valid(&self, trailer: &[u8]) -> bool {
+        match self {
+            Decoder::Text(_) => trailer == b"\r\n",
+            _ => trailer.is_empty(),
+        }
+    }
+}
+
+/// Writes the answer to one request.
+#[inline]
+pub fn encode(reply: &Reply<'_>, response: &Response<'_>, now: Instant, out: &mut impl Output) {
+    match reply.form {
+        ReplyForm::Text(form) => text::encode(form, reply, response, out),
+        ReplyForm::Meta(form) => meta::encode(form, reply, response, now, out),
+        ReplyForm::Binary(form) => binary::encode(form, reply, response, now, out),
+        ReplyForm::Classic(form) => classic::encode(form, reply, response, out),
+    }
+}
+
+/// Writes how a [`NodeCommand`] ended, when it is not answered with data.
+pub fn encode_node(reply: &Reply<'_>, answer: NodeAnswer, out: &mut impl Output) {
+    match reply.form {
+        ReplyForm::Binary(form) => binary::encode_node(form, answer, out),
+        ReplyForm::Classic(form) => classic::encode_node(form, answer, out),
+        ReplyForm::Text(_) | ReplyForm::Meta(_) => text::encode_node(reply, answer, out),
+    }
+}
+
+/// Writes one statistic. After the last comes [`encode_stats_end`].
+pub fn encode_stat(reply: &Reply<'_>, name: &[u8], value: &[u8], out: &mut impl Output) {
+    match reply.form {
+        ReplyForm::Binary(form) => binary::encode_stat(form, name, value, out),
+        ReplyForm::Classic(form) => classic::encode_stat(form, name, value, out),
+        ReplyForm::Text(_) | ReplyForm::Meta(_) => {
+            for part in [b"STAT ", name, b" ", value, b"\r\n"] {
+                out.bytes(part);
+            }
+        }
+    }
+}
+
+/// Writes what follows the last statistic, or stands alone when there are none.
+pub fn encode_stats_end(reply: &Reply<'_>, out: &mut impl Output) {
+    match reply.form {
+        ReplyForm::Binary(form) => binary::encode_stats_end(form, out),
+        ReplyForm::Classic(form) => classic::encode_stats_end(form, out),
+        ReplyForm::Text(_) | ReplyForm::Meta(_) => out.bytes(b"END\r\n"),
+    }
+}
+
+/// Writes an answer to `stats` that is not made of names and values, `stats detail dump` for one.
+/// In a binary protocol it is the value of one statistic, which memcached calls "detailed".
+pub fn encode_stats_text(reply: &Reply<'_>, text: &[u8], out: &mut impl Output) {
+    match reply.form {
+        ReplyForm::Binary(_) | ReplyForm::Classic(_) => {
+            encode_stat(reply, b"detailed", text, out);
+            encode_stats_end(reply, out);
+        }
+        ReplyForm::Text(_) | ReplyForm::Meta(_) => out.bytes(text),
+    }
+}

@@ -1,0 +1,323 @@
+//! Commands for the node as a whole rather than for a key, and how they end.
+//!
+//! memcached lets clients turn many of its knobs. What this server has no use for (an LRU crawler,
+//! slab automoving, segmented LRU lists) is still accepted, checked and shown by `stats settings`,
+//! so that tools that set it go on working: [`Tuning`] remembers it. Refused: answering a fixed
+//! `OK`, since such tools read back what they have set.
+
+use ringlane_types::time::Instant;
+
+/// A command for the node as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NodeCommand<'b> {
+    /// Statistics; the argument as sent, empty for the general ones. `stats reset` is one of them.
+    Stats {
+        /// What follows the word `stats`, without surrounding blanks.
+        argument: &'b [u8],
+    },
+    /// Everything stored before `at` becomes a miss, at that moment.
+    FlushAll {
+        /// When; now or past for at once.
+        at: Instant,
+    },
+    /// Log verbosity, as memcached counts it: 0 to 2.
+    Verbosity(u32),
+    /// A new memory limit in MiB.
+    MemoryLimit {
+        /// The limit, in MiB: 8 to 1,000,000,000.
+        mebibytes: u64,
+    },
+    /// Stop the server, if the configuration allows clients to; [`NodeAnswer::ShutdownNotEnabled`]
+    /// otherwise. A successful shutdown is not answered: the connection closes.
+    Shutdown {
+        /// Whether the way to shut down is one that exists; if not, and only if clients may shut
+        /// down at all, the answer is [`NodeAnswer::ShutdownModeUnknown`].
+        mode_is_known: bool,
+    },
+    /// List all items' keys. Only as the first unanswered request of a connection, otherwise
+    /// [`NodeAnswer::DumpPipelined`].
+    Dump {
+        /// `lru_crawler mgdump` rather than `metadump`.
+        keys_only: bool,
+        /// Slab classes asked for as sent: `all`, `hash` or numbers with commas.
+        classes: &'b [u8],
+    },
+    /// `stats cachedump`: some items of one class.
+    CacheDump {
+        /// Slab class number, below [`SLAB_CLASSES_MAX`].
+        class: u32,
+        /// Most items to list; 0 for all.
+        limit: u32,
+    },
+    /// Turn the connection into a stream of log lines. Only as the first unanswered request of a
+    /// connection, otherwise [`NodeAnswer::WatchPipelined`].
+    Watch {
+        /// The stream names as sent, which may be unknown ones.
+        names: &'b [u8],
+    },
+    /// Move a page from one slab class to another; -1 takes from any.
+    ReassignPage {
+        /// Class that gives, or -1.
+        from: i32,
+        /// Class that takes.
+        to: i32,
+    },
+    /// Look for expired items in some classes.
+    Crawl {
+        /// Slab classes as sent: `all` or numbers with commas.
+        classes: &'b [u8],
+    },
+    /// Turn one of memcached's knobs; see [`Tuning::apply`].
+    Tune(Tune),
+    /// The binary HELLO: answer with the topology.
+    Hello,
+}
+
+/// One knob and its new position.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tune {
+    /// `lru_crawler enable` or `disable`.
+    Crawler(bool),
+    /// `lru_crawler sleep`: microseconds, at most one second.
+    CrawlerSleep(u32),
+    /// `lru_crawler tocrawl`: items per run and class, 0 for all.
+    CrawlerItems(u32),
+    /// `lru mode segmented` rather than `flat`.
+    Segmented(bool),
+    /// `lru temp_ttl`: seconds, `None` to switch it off.
+    TemporaryTtl(Option<u32>),
+    /// `lru tune`: shares of the HOT and WARM lists.
+    ListShares {
+        /// Percent of a class that HOT may take.
+        hot_percent: u32,
+        /// Percent of a class that WARM may take.
+        warm_percent: u32,
+        /// HOT's age relative to COLD's, in hundredths.
+        hot_age_hundredths: u32,
+        /// WARM's age relative to COLD's, in hundredths.
+        warm_age_hundredths: u32,
+    },
+    /// `slabs automove`: 0 to 2.
+    Automove(u8),
+    /// `slabs automove window`: seconds, 3 to 1,800.
+    AutomoveWindow(u32),
+    /// `slabs automove ratio`, in hundredths.
+    AutomoveRatio(u32),
+    /// `slabs automove freeratio`, in ten-thousandths.
+    AutomoveFreeRatio(u32),
+}
+
+/// Where memcached's knobs stand. One per node; the defaults are memcached's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tuning {
+    /// Whether the LRU crawler counts as running.
+    pub crawler: bool,
+    /// See [`Tune::CrawlerSleep`].
+    pub crawler_sleep_micros: u32,
+    /// See [`Tune::CrawlerItems`].
+    pub crawler_items: u32,
+    /// See [`Tune::Segmented`].
+    pub segmented: bool,
+    /// See [`Tune::TemporaryTtl`].
+    pub temporary_ttl: Option<u32>,
+    /// See [`Tune::ListShares`].
+    pub hot_percent: u32,
+    /// See [`Tune::ListShares`].
+    pub warm_percent: u32,
+    /// See [`Tune::ListShares`].
+    pub hot_age_hundredths: u32,
+    /// See [`Tune::ListShares`].
+    pub warm_age_hundredths: u32,
+    /// See [`Tune::Automove`].
+    pub automove: u8,
+    /// See [`Tune::AutomoveWindow`].
+    pub automove_window: u32,
+    /// See [`Tune::AutomoveRatio`].
+    pub automove_ratio_hundredths: u32,
+    /// See [`Tune::AutomoveFreeRatio`].
+    pub automove_free_ratio_myriadths: u32,
+    /// Whether requests are counted by key prefix: `stats detail on`.
+    pub detail: bool,
+    /// Memory for items of all cores in bytes, where `cache_memlimit` has changed it.
+    pub memory_bytes: Option<u64>,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self {
+            crawler: true,
+            crawler_sleep_micros: 100,
+            crawler_items: 0,
+            segmented: true,
+            temporary_ttl: None,
+            hot_percent: 20,
+            warm_percent: 40,
+            hot_age_hundredths: 20,
+            warm_age_hundredths: 200,
+            automove: 1,
+            automove_window: 10,
+            automove_ratio_hundredths: 80,
+            automove_free_ratio_myriadths: 100,
+            detail: false,
+            memory_bytes: None,
+        }
+    }
+}
+
+impl Tuning {
+    /// Turns a knob.
+    pub fn apply(&mut self, tune: Tune) -> NodeAnswer {
+        match tune {
+            Tune::Crawler(true) if self.crawler => return NodeAnswer::CrawlerNotStarted,
+            Tune::Crawler(on) => self.crawler = on,
+            Tune::CrawlerSleep(micros) => self.crawler_sleep_micros = micros,
+            Tune::CrawlerItems(items) => self.crawler_items = items,
+            Tune::Segmented(segmented) => self.segmented = segmented,
+            Tune::TemporaryTtl(seconds) => self.temporary_ttl = seconds,
+            Tune::ListShares {
+                hot_percent,
+                warm_percent,
+                hot_age_hundredths,
+                warm_age_hundredths,
+            } => {
+                self.hot_percent = hot_percent;
+                self.warm_percent = warm_percent;
+                self.hot_age_hundredths = hot_age_hundredths;
+                self.warm_age_hundredths = warm_age_hundredths;
+            }
+            Tune::Automove(level) => self.automove = level,
+            Tune::AutomoveWindow(seconds) => self.automove_window = seconds,
+            Tune::AutomoveRatio(ratio) => self.automove_ratio_hundredths = ratio,
+            Tune::AutomoveFreeRatio(ratio) => self.automove_free_ratio_myriadths = ratio,
+        }
+        NodeAnswer::Done
+    }
+
+    /// The answer to [`NodeCommand::Crawl`]. The TTL wheel has taken expired items back already, so
+    /// there is never anything left to look for; only the request is judged.
+    pub fn crawl(&self, classes: &[u8], item_count: u64) -> NodeAnswer {
+        if !self.crawler {
+            NodeAnswer::CrawlerDisabled
+        } else if Classes::parse(classes).is_none_or(|classes| classes == Classes::Hash) {
+            NodeAnswer::BadClass
+        } else if item_count == 0 {
+            NodeAnswer::CrawlerNothingToDo
+        } else {
+            NodeAnswer::Done
+        }
+    }
+}
+
+/// Slab class numbers are below this: finer steps than memcached's need more than its 64.
+pub const SLAB_CLASSES_MAX: u32 = 256;
+
+/// Which slab classes a dump or crawl is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Classes {
+    /// All of them.
+    All,
+    /// All of them, in the order of the index: dumps only.
+    Hash,
+    /// Those whose bit is set.
+    Set([u64; SLAB_CLASSES_MAX as usize / 64]),
+}
+
+impl Classes {
+    /// Reads `all`, `hash` or class numbers with commas between; `None` for a class that cannot
+    /// exist.
+    pub fn parse(text: &[u8]) -> Option<Self> {
+        match text {
+            b"all" => Some(Classes::All),
+            b"hash" => Some(Classes::Hash),
+            _ => {
+                let mut set = [0u64; SLAB_CLASSES_MAX as usize / 64];
+                for number in text.split(|&byte| byte == b',') {
+                    let class = super::text::numbers::strict_u32(number)?;
+                    if class == 0 || class >= SLAB_CLASSES_MAX {
+                        return None;
+                    }
+                    set[class as usize / 64] |= 1 << (class % 64);
+                }
+                Some(Classes::Set(set))
+            }
+        }
+    }
+
+    /// One class; none if it cannot exist.
+    pub const fn only(class: u32) -> Self {
+        let mut set = [0; SLAB_CLASSES_MAX as usize / 64];
+        if class < SLAB_CLASSES_MAX {
+            set[class as usize / 64] = 1 << (class % 64);
+        }
+        Classes::Set(set)
+    }
+
+    /// Whether items of `class` are asked for.
+    pub fn include(self, class: u8) -> bool {
+        match self {
+            Classes::All | Classes::Hash => true,
+            Classes::Set(set) => set[class as usize / 64] >> (class % 64) & 1 == 1,
+        }
+    }
+}
+
+/// How a [`NodeCommand`] ended, when it is not answered with data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NodeAnswer {
+    /// Done.
+    Done,
+    /// `stats reset`: counters are zero again.
+    StatsReset,
+    /// Statistics or log streams of that name do not exist.
+    Unknown,
+    /// `stats detail` with an argument it does not have.
+    DetailUsage,
+    /// `stats detail` where keys may not be listed.
+    DetailNotAllowed,
+    /// `stats cachedump` where keys may not be listed.
+    CacheDumpNotAllowed,
+    /// flush_all where it is switched off.
+    FlushNotAllowed,
+    /// shutdown where it is not switched on.
+    ShutdownNotEnabled,
+    /// shutdown in a way that does not exist.
+    ShutdownModeUnknown,
+    /// The memory limit cannot become this.
+    MemoryLimitUnreachable,
+    /// A slab class that does not exist.
+    BadClass,
+    /// Page reassignment: a class that does not exist.
+    ReassignBadClass,
+    /// Page reassignment: one is under way.
+    ReassignBusy,
+    /// Page reassignment: the class has no page to give.
+    ReassignNoSpare,
+    /// Page reassignment: from a class to itself.
+    ReassignSame,
+    /// Page reassignment is switched off.
+    ReassignDisabled,
+    /// The crawler was running already.
+    CrawlerNotStarted,
+    /// The crawler is switched off.
+    CrawlerDisabled,
+    /// Another crawl or dump is under way.
+    CrawlerBusy,
+    /// There are no items to look at.
+    CrawlerNothingToDo,
+    /// A dump where keys may not be listed.
+    DumpNotAllowed {
+        /// `mgdump` rather than `metadump`.
+        keys_only: bool,
+    },
+    /// A dump behind requests that are not answered yet.
+    DumpPipelined {
+        /// `mgdump` rather than `metadump`.
+        keys_only: bool,
+    },
+    /// watch where it is switched off.
+    WatchNotAllowed,
+    /// watch behind requests that are not answered yet.
+    WatchPipelined,
+    /// As many connections watch as may.
+    WatchersTooMany,
+}

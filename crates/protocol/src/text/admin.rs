@@ -1,0 +1,285 @@
+//! Commands for the node: what section of memcached's protocol an operator types by hand.
+//!
+//! Arguments are checked here as far as they can be without knowing the node's state; what is left
+//! becomes a [`NodeCommand`], and its [`NodeAnswer`] becomes the line memcached would have sent.
+
+use super::line::{Line, Tokens};
+use super::numbers::{strict_i32, strict_u32};
+use super::{TextError, TextForm, answer, refuse, refuse_unless, silence, unknown};
+use crate::node::{NodeAnswer, NodeCommand, SLAB_CLASSES_MAX, Tune};
+use crate::{Context, Output, Reply, ReplyForm, Step};
+use ringlane_types::time::{Deadline, Instant};
+
+/// The answer to `version`: [`VERSION`](crate::VERSION), which a constant cannot be
+/// joined from.
+const VERSION_LINE: &[u8] = b"VERSION 1.6.45\r\n";
+
+/// Smallest and largest `cache_memlimit`, in MiB.
+const MEMORY_LIMIT_RANGE: std::ops::RangeInclusive<u32> = 8..=1_000_000_000;
+
+/// Longest `lru_crawler sleep`, in microseconds.
+const CRAWLER_SLEEP_MICROS_MAX: u32 = 1_000_000;
+
+/// Most percent that the HOT and WARM lists may take together.
+const LIST_PERCENT_MAX: u64 = 80;
+
+/// Shortest and longest `slabs automove window`, in seconds.
+const AUTOMOVE_WINDOW_RANGE: std::ops::RangeInclusive<u32> = 3..=1800;
+
+/// Decodes a line whose first token is no command on keys. These commands, unlike the others, are
+/// also recognised behind leading spaces.
+pub fn decode<'b>(line: Line<'b>, context: &Context<'b>) -> Step<'b> {
+    let mut tokens = Tokens::new(line.text);
+    let name = tokens.next().unwrap_or(b"");
+    let noreply = tokens.end_in_noreply();
+    let outcome = match name {
+        b"version" => return answer(line, VERSION_LINE),
+        b"quit" => return Step::Close,
+        b"stats" => return stats(tokens, line),
+        b"watch" => return node(NodeCommand::Watch { names: tokens.rest() }, false, line),
+        b"flush_all" => flush_all(tokens, noreply, context.now),
+        b"verbosity" => verbosity(tokens),
+        b"cache_memlimit" => memory_limit(tokens),
+        b"shutdown" => {
+            let mode_is_known = matches!(tokens.rest(), b"" | b"graceful");
+            Ok(NodeCommand::Shutdown { mode_is_known })
+        }
+        b"lru" => lru(tokens),
+        b"lru_crawler" => lru_crawler(tokens),
+        b"slabs" => slabs(tokens),
+        b"refresh_certs" => Err(Refusal::Line(b"Error TLS not enabled\r\n")),
+        _ => return unknown(tokens, line),
+    };
+    match outcome {
+        Ok(command) => node(command, noreply, line),
+        Err(Refusal::Error(error)) => refuse_unless(noreply, line, error),
+        Err(Refusal::Line(_)) if noreply => silence(line),
+        Err(Refusal::Line(text)) => answer(line, text),
+    }
+}
+
+/// Why an administration command is not executed.
+enum Refusal {
+    /// A general error.
+    Error(TextError),
+    /// An answer that only this command has.
+    Line(&'static [u8]),
+}
+
+impl From<TextError> for Refusal {
+    fn from(error: TextError) -> Self {
+        Refusal::Error(error)
+    }
+}
+
+type Outcome<'b> = Result<NodeCommand<'b>, Refusal>;
+
+fn node<'b>(command: NodeCommand<'b>, noreply: bool, line: Line<'b>) -> Step<'b> {
+    let form = ReplyForm::Text(TextForm::Node { noreply });
+    Step::Node { consumed: line.bytes, command, reply: Reply { form, key: b"", tail: b"" } }
+}
+
+/// `stats [<argument>]`. `noreply` means nothing to it.
+fn stats<'b>(tokens: Tokens<'b>, line: Line<'b>) -> Step<'b> {
+    let argument = tokens.rest();
+    let mut arguments = tokens;
+    if arguments.next() != Some(b"cachedump") {
+        return node(NodeCommand::Stats { argument }, false, line);
+    }
+    let (Some(class), Some(limit)) = (arguments.next(), arguments.next()) else {
+        return answer(line, b"CLIENT_ERROR bad command line\r\n");
+    };
+    match (strict_u32(class), strict_u32(limit)) {
+        (Some(class), Some(_)) if class >= SLAB_CLASSES_MAX => {
+            answer(line, b"CLIENT_ERROR Illegal slab id\r\n")
+        }
+        (Some(class), Some(limit)) => node(NodeCommand::CacheDump { class, limit }, false, line),
+        _ => refuse(line, TextError::CommandLine),
+    }
+}
+
+/// `flush_all [<delay>] [noreply]`.
+fn flush_all<'b>(mut tokens: Tokens<'b>, noreply: bool, now: Instant) -> Outcome<'b> {
+    let delay = match tokens.next() {
+        None => 0,
+        Some(b"noreply") if noreply && tokens.rest().is_empty() => 0,
+        Some(delay) => strict_i32(delay).ok_or(TextError::Exptime)?,
+    };
+    let at = if delay <= 0 {
+        now
+    } else {
+        Instant::from_millis(Deadline::from_exptime(delay.into(), now).as_millis())
+    };
+    Ok(NodeCommand::FlushAll { at })
+}
+
+/// `verbosity <level> [noreply]`.
+fn verbosity<'b>(mut tokens: Tokens<'b>) -> Outcome<'b> {
+    let level = tokens.next().and_then(strict_u32).ok_or(TextError::CommandLine)?;
+    Ok(NodeCommand::Verbosity(level.min(2)))
+}
+
+/// `cache_memlimit <MiB> [noreply]`.
+fn memory_limit<'b>(mut tokens: Tokens<'b>) -> Outcome<'b> {
+    let mebibytes = tokens.next().and_then(strict_u32).ok_or(TextError::Unknown)?;
+    if mebibytes < *MEMORY_LIMIT_RANGE.start() {
+        Err(Refusal::Line(b"MEMLIMIT_TOO_SMALL cannot set maxbytes to less than 8m\r\n"))
+    } else if mebibytes > *MEMORY_LIMIT_RANGE.end() {
+        Err(Refusal::Line(b"MEMLIMIT_ADJUST_FAILED input value is megabytes not bytes\r\n"))
+    } else {
+        Ok(NodeCommand::MemoryLimit { mebibytes: mebibytes.into() })
+    }
+}
+
+/// `lru mode|temp_ttl|tune ...`.
+fn lru<'b>(mut tokens: Tokens<'b>) -> Outcome<'b> {
+    let unknown = TextError::Unknown;
+    let tune = match (tokens.next(), tokens.next()) {
+        (Some(b"mode"), Some(b"flat")) => Tune::Segmented(false),
+        (Some(b"mode"), Some(b"segmented")) => Tune::Segmented(true),
+        (Some(b"temp_ttl"), Some(seconds)) => {
+            let seconds = strict_i32(seconds).ok_or(unknown)?;
+            Tune::TemporaryTtl(u32::try_from(seconds).ok())
+        }
+        (Some(b"tune"), Some(hot)) => {
+            let hot_percent = strict_u32(hot).ok_or(unknown)?;
+            let warm_percent = tokens.next().and_then(strict_u32).ok_or(unknown)?;
+            let hot_age = tokens.next().and_then(decimal).ok_or(unknown)?;
+            let warm_age = tokens.next().and_then(decimal).ok_or(unknown)?;
+            if u64::from(hot_percent) + u64::from(warm_percent) > LIST_PERCENT_MAX {
+                return Err(Refusal::Line(b"ERROR hot and warm pcts must not exceed 80\r\n"));
+            }
+            if hot_age <= 0.0 || warm_age <= 0.0 {
+                let line = b"ERROR hot/warm age factors must be greater than 0\r\n";
+                return Err(Refusal::Line(line));
+            }
+            Tune::ListShares {
+                hot_percent,
+                warm_percent,
+                hot_age_hundredths: (hot_age * 100.0).round() as u32,
+                warm_age_hundredths: (warm_age * 100.0).round() as u32,
+            }
+        }
+        _ => return Err(unknown.into()),
+    };
+    Ok(NodeCommand::Tune(tune))
+}
+
+/// `lru_crawler enable|disable|crawl|tocrawl|sleep|metadump|mgdump ...`.
+fn lru_crawler<'b>(tokens: Tokens<'b>) -> Outcome<'b> {
+    let command = if let Some([word]) = tokens.exactly() {
+        match word {
+            b"enable" => NodeCommand::Tune(Tune::Crawler(true)),
+            b"disable" => NodeCommand::Tune(Tune::Crawler(false)),
+            _ => return Err(TextError::Unknown.into()),
+        }
+    } else if let Some([word, argument]) = tokens.exactly() {
+        match word {
+            b"crawl" => NodeCommand::Crawl { classes: argument },
+            b"metadump" => NodeCommand::Dump { keys_only: false, classes: argument },
+            b"mgdump" => NodeCommand::Dump { keys_only: true, classes: argument },
+            b"tocrawl" => {
+                let items = strict_u32(argument).ok_or(TextError::CommandLine)?;
+                NodeCommand::Tune(Tune::CrawlerItems(items))
+            }
+            b"sleep" => {
+                let micros = strict_u32(argument).ok_or(TextError::CommandLine)?;
+                if micros > CRAWLER_SLEEP_MICROS_MAX {
+                    let line = b"CLIENT_ERROR sleep must be one second or less\r\n";
+                    return Err(Refusal::Line(line));
+                }
+                NodeCommand::Tune(Tune::CrawlerSleep(micros))
+            }
+            _ => return Err(TextError::Unknown.into()),
+        }
+    } else {
+        return Err(TextError::Unknown.into());
+    };
+    Ok(command)
+}
+
+/// `slabs reassign|automove ...`.
+fn slabs<'b>(mut tokens: Tokens<'b>) -> Outcome<'b> {
+    if let Some([b"reassign", from, to]) = tokens.exactly() {
+        let from = strict_i32(from).ok_or(TextError::CommandLine)?;
+        let to = strict_i32(to).ok_or(TextError::CommandLine)?;
+        return Ok(NodeCommand::ReassignPage { from, to });
+    }
+    let (Some(b"automove"), Some(level)) = (tokens.next(), tokens.next()) else {
+        return Err(TextError::Unknown.into());
+    };
+    let ratio = |token: Option<&[u8]>, scale: f64| {
+        let ratio = token.and_then(decimal).ok_or(TextError::Unknown)?;
+        Ok::<_, Refusal>((ratio * scale).round() as u32)
+    };
+    Ok(NodeCommand::Tune(match level {
+        b"ratio" => Tune::AutomoveRatio(ratio(tokens.next(), 100.0)?),
+        b"freeratio" => Tune::AutomoveFreeRatio(ratio(tokens.next(), 10_000.0)?),
+        b"window" => {
+            let seconds = tokens.next().and_then(strict_u32).ok_or(TextError::CommandLine)?;
+            if !AUTOMOVE_WINDOW_RANGE.contains(&seconds) {
+                let line = b"CLIENT_ERROR automove window too low or too high\r\n";
+                return Err(Refusal::Line(line));
+            }
+            Tune::AutomoveWindow(seconds)
+        }
+        level => match strict_u32(level).ok_or(TextError::CommandLine)? {
+            level @ 0..=2 => Tune::Automove(level as u8),
+            _ => return Err(TextError::Unknown.into()),
+        },
+    }))
+}
+
+/// A plain decimal fraction.
+fn decimal(token: &[u8]) -> Option<f64> {
+    std::str::from_utf8(token).ok()?.parse().ok().filter(|number: &f64| number.is_finite())
+}
+
+/// Writes how a node command ended, unless the client wants no replies.
+pub fn encode_node(reply: &Reply<'_>, answer: NodeAnswer, out: &mut impl Output) {
+    if reply.form != ReplyForm::Text(TextForm::Node { noreply: true }) {
+        out.bytes(node_line(answer));
+    }
+}
+
+/// The line for each way a node command can end.
+const fn node_line(answer: NodeAnswer) -> &'static [u8] {
+    match answer {
+        NodeAnswer::Done => b"OK\r\n",
+        NodeAnswer::StatsReset => b"RESET\r\n",
+        NodeAnswer::Unknown => b"ERROR\r\n",
+        NodeAnswer::DetailUsage => b"CLIENT_ERROR usage: stats detail on|off|dump\r\n",
+        NodeAnswer::DetailNotAllowed => b"CLIENT_ERROR stats detail not allowed\r\n",
+        NodeAnswer::CacheDumpNotAllowed => b"CLIENT_ERROR stats cachedump not allowed\r\n",
+        NodeAnswer::FlushNotAllowed => b"CLIENT_ERROR flush_all not allowed\r\n",
+        NodeAnswer::ShutdownNotEnabled => b"SERVER_ERROR: shutdown not enabled\r\n",
+        NodeAnswer::ShutdownModeUnknown => b"CLIENT_ERROR invalid shutdown mode\r\n",
+        NodeAnswer::MemoryLimitUnreachable => {
+            b"MEMLIMIT_ADJUST_FAILED out of bounds or unable to adjust\r\n"
+        }
+        NodeAnswer::BadClass => b"BADCLASS invalid class id\r\n",
+        NodeAnswer::ReassignBadClass => b"BADCLASS invalid src or dst class id\r\n",
+        NodeAnswer::ReassignBusy => b"BUSY currently processing reassign request\r\n",
+        NodeAnswer::ReassignNoSpare => b"NOSPARE source class has no spare pages\r\n",
+        NodeAnswer::ReassignSame => b"SAME src and dst class are identical\r\n",
+        NodeAnswer::ReassignDisabled => b"CLIENT_ERROR slab reassignment disabled\r\n",
+        NodeAnswer::CrawlerNotStarted => b"ERROR failed to start lru crawler thread\r\n",
+        NodeAnswer::CrawlerDisabled => b"CLIENT_ERROR lru crawler disabled\r\n",
+        NodeAnswer::CrawlerBusy => b"BUSY currently processing crawler request\r\n",
+        NodeAnswer::CrawlerNothingToDo => b"NOTSTARTED no items to crawl\r\n",
+        NodeAnswer::DumpNotAllowed { keys_only: false } => b"ERROR metadump not allowed\r\n",
+        NodeAnswer::DumpNotAllowed { keys_only: true } => b"ERROR key dump not allowed\r\n",
+        NodeAnswer::DumpPipelined { keys_only: false } => {
+            b"ERROR cannot pipeline other commands before metadump\r\n"
+        }
+        NodeAnswer::DumpPipelined { keys_only: true } => {
+            b"ERROR cannot pipeline other commands before mgdump\r\n"
+        }
+        NodeAnswer::WatchNotAllowed => b"CLIENT_ERROR watch commands not allowed\r\n",
+        NodeAnswer::WatchPipelined => b"ERROR cannot pipeline other commands before watch\r\n",
+        NodeAnswer::WatchersTooMany => b"WATCHER_TOO_MANY log watcher limit reached\r\n",
+    }
+}
+
+#[cfg(test)]
+mod tests;

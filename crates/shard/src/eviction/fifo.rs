@@ -1,0 +1,29 @@
+//! First in, first out: the hand takes whatever comes next.
+//!
+//! A chunk that is evicted is the next one to be filled, so that address order from the hand on is
+//! the order of arrival. Chunks that were freed otherwise, by deletes and expiry, are filled out of
+//! turn; their items go when the hand comes by.
+
+use super::Sight;
+use super::sweep::{Hand, Random};
+use crate::item::Head;
+
+/// Arrival per slab class.
+pub(crate) struct Fifo {
+    hands: Vec<Hand>,
+    random: Random,
+}
+
+impl Fifo {
+    pub(super) fn new(class_count: usize, seed: u64) -> Self {
+        Self { hands: vec![Hand::default(); class_count], random: Random::new(seed) }
+    }
+
+    pub(super) fn victim(&mut self, sight: &Sight<'_>, class: u8) -> Option<Head> {
+        self.hands[class as usize].next_item(sight, class)
+    }
+
+    pub(super) fn eviction_age(&mut self, sight: &Sight<'_>, class: u8) -> u32 {
+        self.random.old_age(sight, class)
+    }
+}

@@ -1,0 +1,226 @@
+//! Which item makes room: one interface, one file per policy.
+//!
+//! A policy is asked for a victim of one slab class and names an item; the shard removes it. A
+//! policy keeps no list of items: it looks at the items themselves through [`Sight`], so an item
+//! pays nothing for being evictable and a hit writes at most its access time, whose lowest bits are
+//! the policy's if it counts uses (`heat`).
+
+mod fifo;
+mod heat;
+mod lfu;
+mod lru;
+mod random;
+mod s3fifo;
+mod sweep;
+mod ttl;
+
+use fifo::Fifo;
+use lfu::Lfu;
+use lru::Lru;
+use random::Any;
+use s3fifo::S3Fifo;
+use ttl::Ttl;
+
+use super::flush::Flush;
+use super::item::{self, Head, Kind};
+use super::slab::Slab;
+use super::staging::Pins;
+use super::ttl_wheel::TtlWheel;
+use crate::Eviction;
+use ringlane_types::hash::HashSecret;
+use ringlane_types::request::ItemRef;
+use ringlane_types::time::Instant;
+
+/// The chosen policy.
+pub(super) enum Policy {
+    /// Least recently used.
+    Lru(Lru),
+    /// Nothing is evicted.
+    None,
+    /// First in, first out.
+    Fifo(Fifo),
+    /// Any.
+    Random(Any),
+    /// Nearest deadline first.
+    Ttl(Ttl),
+    /// Least frequently used.
+    Lfu(Lfu),
+    /// Three queues.
+    S3Fifo(Box<S3Fifo>),
+}
+
+impl Policy {
+    /// The policy `eviction` names, for `class_count` slab classes.
+    pub(super) fn new(eviction: Eviction, class_count: usize, seed: u64) -> Self {
+        match eviction {
+            Eviction::Lru => Policy::Lru(Lru::new(class_count, seed)),
+            Eviction::None => Policy::None,
+            Eviction::Fifo => Policy::Fifo(Fifo::new(class_count, seed)),
+            Eviction::Random => Policy::Random(Any::new(seed)),
+            Eviction::Ttl => Policy::Ttl(Ttl::new(class_count, seed)),
+            Eviction::Lfu => Policy::Lfu(Lfu::new(class_count, seed)),
+            Eviction::S3Fifo => Policy::S3Fifo(Box::new(S3Fifo::new(class_count, seed))),
+        }
+    }
+
+    /// Whether items may be evicted at all.
+    #[inline]
+    pub(super) fn evicts(&self) -> bool {
+        !matches!(self, Policy::None)
+    }
+
+    /// An item of `class` to remove for room, dead ones first. `None` when the class has no item
+    /// that may go.
+    pub(super) fn victim(&mut self, sight: &Sight<'_>, class: u8) -> Option<Head> {
+        match self {
+            Policy::Lru(lru) => lru.victim(sight, class),
+            Policy::None => None,
+            Policy::Fifo(fifo) => fifo.victim(sight, class),
+            Policy::Random(any) => any.victim(sight, class),
+            Policy::Ttl(ttl) => ttl.victim(sight, class),
+            Policy::Lfu(lfu) => lfu.victim(sight, class),
+            Policy::S3Fifo(s3fifo) => s3fifo.victim(sight, class),
+        }
+    }
+
+    /// How long ago, in units of 8 ms, the items that `class` would evict next were used; for a
+    /// policy that does not go by age, how long ago some of its older ones were.
+    pub(super) fn eviction_age(&mut self, sight: &Sight<'_>, class: u8) -> u32 {
+        match self {
+            Policy::Lru(lru) => lru.eviction_age(sight, class),
+            Policy::None => 0,
+            Policy::Fifo(fifo) => fifo.eviction_age(sight, class),
+            Policy::Random(any) => any.eviction_age(sight, class),
+            Policy::Ttl(ttl) => ttl.eviction_age(sight, class),
+            Policy::Lfu(lfu) => lfu.eviction_age(sight, class),
+            Policy::S3Fifo(s3fifo) => s3fifo.eviction_age(sight, class),
+        }
+    }
+
+    /// The bits of an item's access time that are not time but the policy's; 0 for most.
+    pub(super) fn heat_mask(&self) -> u32 {
+        match self {
+            Policy::Lfu(_) | Policy::S3Fifo(_) => heat::HEAT_MASK,
+            _ => 0,
+        }
+    }
+
+    /// The access time after a use of an item, for a policy that has bits in it.
+    #[inline(never)]
+    pub(super) fn used(&mut self, accessed: u32, now: Instant) -> u32 {
+        match self {
+            Policy::Lfu(lfu) => lfu.used(accessed, now),
+            Policy::S3Fifo(_) => S3Fifo::used(accessed, now),
+            _ => item::stamp(now),
+        }
+    }
+
+    /// The access time of a new item that is about to be written at `item`.
+    pub(super) fn entered(&mut self, sight: &Sight<'_>, item: ItemRef, key: &[u8]) -> u32 {
+        match self {
+            Policy::Lfu(_) => heat::with(sight.now, 0),
+            Policy::S3Fifo(s3fifo) => s3fifo.entered(sight, item, key),
+            _ => item::stamp(sight.now),
+        }
+    }
+
+    /// The access time of an item that takes the place of one with `before`.
+    pub(super) fn replaced(&mut self, accessed: u32, before: u32, now: Instant) -> u32 {
+        match self {
+            Policy::Lfu(lfu) => lfu.used(before, now),
+            Policy::S3Fifo(_) => S3Fifo::replaced(accessed, before, now),
+            _ => accessed,
+        }
+    }
+
+    /// The access time of an item that goes to another place in memory.
+    pub(super) fn moved(&self, accessed: u32) -> u32 {
+        match self {
+            Policy::S3Fifo(_) => S3Fifo::moved(accessed),
+            _ => accessed,
+        }
+    }
+
+    /// Gives the access times that looking for a victim, or a new item, has changed.
+    #[inline]
+    pub(super) fn write_changes(&mut self, write: impl FnMut((ItemRef, u32))) {
+        if let Policy::S3Fifo(s3fifo) = self {
+            s3fifo.take_changes().for_each(write);
+        }
+    }
+}
+
+/// What is found in a chunk.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Look {
+    /// Nothing, or something that must stay.
+    Nothing,
+    /// An expired or flushed item.
+    Dead(Head),
+    /// An item.
+    Live(Head),
+}
+
+/// A view of a shard's chunks at one moment.
+pub(super) struct Sight<'a> {
+    pub(super) slab: &'a Slab,
+    pub(super) wheel: &'a TtlWheel,
+    pub(super) pins: &'a Pins,
+    /// The item that an operation in progress still needs; `ItemRef(0)` for none.
+    pub(super) guard: ItemRef,
+    pub(super) flush: &'a Flush,
+    pub(super) hash_secret: &'a HashSecret,
+    /// See [`Policy::heat_mask`].
+    pub(super) heat_mask: u32,
+    /// Number of items.
+    pub(super) items: u64,
+    pub(super) now: Instant,
+}
+
+impl Sight<'_> {
+    /// Looks at the chunk at `chunk`; for a piece, at the item it belongs to.
+    #[inline]
+    pub(super) fn look(&self, chunk: ItemRef) -> Look {
+        let memory = self.slab.memory();
+        let mut head = Head::read(memory, chunk);
+        if !head.is_item() {
+            if item::kind(memory, chunk) != Kind::Piece {
+                return Look::Nothing;
+            }
+            let owner = item::piece_head(memory, chunk);
+            if owner.0 == 0 {
+                return Look::Nothing;
+            }
+            head = Head::read(memory, owner);
+        }
+        self.judge(head)
+    }
+
+    /// What an item is: dead, alive, or one that must stay.
+    #[inline]
+    pub(super) fn judge(&self, head: Head) -> Look {
+        let held = self.slab.page(self.slab.page_of(head.item)).held > 0;
+        if head.item == self.guard || !head.is_item() || held && self.pins.is_pinned(head.item) {
+            return Look::Nothing;
+        }
+        if self.is_dead(&head) { Look::Dead(head) } else { Look::Live(head) }
+    }
+
+    #[inline]
+    pub(super) fn is_dead(&self, head: &Head) -> bool {
+        self.flush.is_flushed(head)
+            || head.has(item::HAS_TTL)
+                && self.wheel.deadline(head.deadline_code(self.slab.memory())).is_past(self.now)
+    }
+
+    /// How long ago the item was used, in units of 8 ms.
+    #[inline]
+    pub(super) fn age(&self, head: &Head) -> u32 {
+        item::stamp(self.now).wrapping_sub(head.accessed & !self.heat_mask)
+    }
+}
+
+#[cfg(test)]
+mod contest;
+#[cfg(test)]
+mod quality;

@@ -1,0 +1,32 @@
+//! Any item, each as likely as the others.
+
+use super::sweep::{Hand, Random, SCAN_MAX};
+use super::{Look, Sight};
+use crate::item::Head;
+
+/// No order at all.
+pub(crate) struct Any {
+    random: Random,
+    /// Where to look when chance finds nothing but free chunks and items that must stay.
+    hand: Hand,
+}
+
+impl Any {
+    pub(super) fn new(seed: u64) -> Self {
+        Self { random: Random::new(seed), hand: Hand::default() }
+    }
+
+    pub(super) fn victim(&mut self, sight: &Sight<'_>, class: u8) -> Option<Head> {
+        for _ in 0..SCAN_MAX {
+            match self.random.item(sight, class)? {
+                Look::Nothing => {}
+                Look::Dead(head) | Look::Live(head) => return Some(head),
+            }
+        }
+        self.hand.next_item(sight, class)
+    }
+
+    pub(super) fn eviction_age(&mut self, sight: &Sight<'_>, class: u8) -> u32 {
+        self.random.old_age(sight, class)
+    }
+}

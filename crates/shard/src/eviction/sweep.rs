@@ -1,0 +1,219 @@
+//! A hand that sweeps the pages of a slab class, and victims from one end of an order.
+//!
+//! The hand goes through the chunks of a class in address order and evicts items that come before a
+//! *cutoff* in the order of a policy, [`Order`]; the cutoff is a quantile of randomly sampled items,
+//! renewed as evictions go on. A sweep that finds nothing before the cutoff within [`SCAN_MAX`]
+//! items takes the first in the order that it saw. So a victim comes from the first sixteenth or so
+//! of its class, and between two visits of the hand every item has time to move in the order.
+//!
+//! Refused: linked lists (8 bytes an item and three cache lines written per hit), and sampling a
+//! few random items per eviction (as many cache misses, and its victims spread wider). The cutoff
+//! is not fed back from the sweep itself: after a bulk load neighbours in memory are alike, and the
+//! local picture would mislead.
+
+use std::marker::PhantomData;
+
+use super::{Look, Sight};
+use crate::item::Head;
+use ringlane_types::request::ItemRef;
+
+/// Most items looked at for one victim.
+pub(super) const SCAN_MAX: u32 = 32;
+/// Items remembered per class.
+const SAMPLES: usize = 128;
+/// The cutoff is the place of this many of [`SAMPLES`] first.
+const CUTOFF_RANK: usize = 8;
+/// Of so many evictions one looks at a random item besides: a cache miss more.
+const SAMPLE_EVERY: u32 = 2;
+/// Evictions between two computations of the cutoff.
+const RENEW_EVERY: u32 = 64;
+
+/// The place of items that go last.
+pub(super) const LAST: u64 = u64::MAX;
+
+/// In which order items go.
+pub(crate) trait Order {
+    /// The item's place: the lowest goes first. It must not depend on the moment, so that places of
+    /// different moments can be compared. [`LAST`] goes only where nothing else is met.
+    fn place(sight: &Sight<'_>, head: &Head) -> u64;
+}
+
+/// Evicts from the lower end of an order, per slab class.
+pub(crate) struct Sweep<O> {
+    classes: Vec<Class>,
+    random: Random,
+    order: PhantomData<O>,
+}
+
+#[derive(Default)]
+struct Class {
+    hand: Hand,
+    /// Places of sampled items; empty until the first eviction.
+    samples: Vec<u64>,
+    next_sample: usize,
+    evictions: u32,
+    /// Items at or before this place go.
+    cutoff: u64,
+}
+
+impl<O: Order> Sweep<O> {
+    pub(super) fn new(class_count: usize, seed: u64) -> Self {
+        Self {
+            classes: (0..class_count).map(|_| Class::default()).collect(),
+            random: Random::new(seed),
+            order: PhantomData,
+        }
+    }
+
+    pub(super) fn victim(&mut self, sight: &Sight<'_>, class: u8) -> Option<Head> {
+        if sight.slab.classes[class as usize].pages.is_empty() {
+            return None;
+        }
+        self.sample(sight, class);
+        let state = &mut self.classes[class as usize];
+        let mut first: Option<(u64, Head)> = None;
+        // Free chunks and held items cost a look too, so that a victim is found in bounded time
+        // unless there is none: then the whole class is looked at once.
+        let mut seen = 0;
+        for _ in 0..chunks_of(sight, class) {
+            match sight.look(state.hand.advance(sight, class)) {
+                Look::Nothing => continue,
+                Look::Dead(head) => return Some(head),
+                Look::Live(head) => {
+                    let place = O::place(sight, &head);
+                    if place <= state.cutoff && place != LAST {
+                        return Some(head);
+                    }
+                    if first.is_none_or(|(lowest, _)| place < lowest) {
+                        first = Some((place, head));
+                    }
+                }
+            }
+            seen += 1;
+            if seen >= SCAN_MAX {
+                break;
+            }
+        }
+        first.map(|(_, head)| head)
+    }
+
+    /// The place at which `class` evicts.
+    pub(super) fn cutoff(&mut self, sight: &Sight<'_>, class: u8) -> u64 {
+        self.sample(sight, class);
+        self.classes[class as usize].cutoff
+    }
+
+    /// Now and then looks at a random item of `class` (at many the first time) and renews the cutoff.
+    fn sample(&mut self, sight: &Sight<'_>, class: u8) {
+        let state = &mut self.classes[class as usize];
+        let first = state.samples.is_empty();
+        state.evictions = state.evictions.wrapping_add(1);
+        if !first && !state.evictions.is_multiple_of(SAMPLE_EVERY) {
+            return;
+        }
+        if first {
+            state.samples = vec![LAST; SAMPLES];
+        }
+        for _ in 0..if first { SAMPLES } else { 1 } {
+            match self.random.item(sight, class) {
+                None => return,
+                Some(Look::Live(head)) => {
+                    state.samples[state.next_sample] = O::place(sight, &head);
+                    state.next_sample = (state.next_sample + 1) % SAMPLES;
+                }
+                Some(_) => {}
+            }
+        }
+        if first || state.evictions.is_multiple_of(RENEW_EVERY) {
+            let mut places = [0; SAMPLES];
+            places.copy_from_slice(&state.samples);
+            let (_, place, _) = places.select_nth_unstable(CUTOFF_RANK);
+            state.cutoff = *place;
+        }
+    }
+}
+
+/// Where a sweep over a class stands.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Hand {
+    /// Position in the class's page list, and chunk number there, that is looked at next.
+    page: usize,
+    chunk: u32,
+}
+
+impl Hand {
+    /// The chunk under the hand; the hand moves on. The class has pages.
+    pub(super) fn advance(&mut self, sight: &Sight<'_>, class: u8) -> ItemRef {
+        let pages = &sight.slab.classes[class as usize].pages;
+        if self.page >= pages.len() || self.chunk >= sight.slab.page(pages[self.page]).fresh {
+            self.chunk = 0;
+            self.page += 1;
+            if self.page >= pages.len() {
+                self.page = 0;
+            }
+        }
+        self.chunk += 1;
+        sight.slab.chunk(pages[self.page], self.chunk - 1)
+    }
+
+    /// The next item that may go; `None` when a whole round finds none.
+    pub(super) fn next_item(&mut self, sight: &Sight<'_>, class: u8) -> Option<Head> {
+        (0..chunks_of(sight, class)).find_map(|_| match sight.look(self.advance(sight, class)) {
+            Look::Nothing => None,
+            Look::Dead(head) | Look::Live(head) => Some(head),
+        })
+    }
+}
+
+/// Chunks of `class` that were ever handed out, one more per page for good measure.
+pub(super) fn chunks_of(sight: &Sight<'_>, class: u8) -> u64 {
+    let class = &sight.slab.classes[class as usize];
+    class.pages.len() as u64 * class.chunks_per_page as u64
+}
+
+/// Random chunks (xorshift).
+pub(super) struct Random(u64);
+
+impl Random {
+    pub(super) fn new(seed: u64) -> Self {
+        Self(seed | 1)
+    }
+
+    fn step(&mut self) {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+    }
+
+    /// 32 random bits.
+    pub(super) fn next(&mut self) -> u32 {
+        self.step();
+        (self.0 >> 32) as u32
+    }
+
+    /// What is in a random chunk of `class`; `None` when the class has no page.
+    pub(super) fn item(&mut self, sight: &Sight<'_>, class: u8) -> Option<Look> {
+        self.step();
+        let pages = &sight.slab.classes[class as usize].pages;
+        if pages.is_empty() {
+            return None;
+        }
+        let page = pages[(self.0 >> 32) as usize % pages.len()];
+        let fresh = sight.slab.page(page).fresh;
+        let chunk = ((self.0 as u32 as u64 * fresh as u64) >> 32) as u32;
+        Some(sight.look(sight.slab.chunk(page, chunk)))
+    }
+
+    /// How long ago, in units of 8 ms, an item of `class` was used that is old among a few: for
+    /// policies that do not go by age, to compare classes with.
+    pub(super) fn old_age(&mut self, sight: &Sight<'_>, class: u8) -> u32 {
+        const FEW: u32 = 16;
+        let mut age = 0;
+        for _ in 0..FEW {
+            if let Some(Look::Live(head)) = self.item(sight, class) {
+                age = age.max(sight.age(&head));
+            }
+        }
+        age
+    }
+}

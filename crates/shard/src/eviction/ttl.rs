@@ -1,0 +1,38 @@
+//! The nearest deadline of a slab class first; items without one go last, in no particular order.
+
+use super::Sight;
+use super::sweep::{LAST, Order, Random, Sweep};
+use crate::item::{HAS_TTL, Head};
+
+/// In the order of the deadline.
+pub(crate) struct NearestDeadline;
+
+impl Order for NearestDeadline {
+    #[inline]
+    fn place(sight: &Sight<'_>, head: &Head) -> u64 {
+        if !head.has(HAS_TTL) {
+            return LAST;
+        }
+        sight.wheel.deadline(head.deadline_code(sight.slab.memory())).as_millis()
+    }
+}
+
+/// Deadlines per slab class.
+pub(crate) struct Ttl {
+    sweep: Sweep<NearestDeadline>,
+    random: Random,
+}
+
+impl Ttl {
+    pub(super) fn new(class_count: usize, seed: u64) -> Self {
+        Self { sweep: Sweep::new(class_count, seed), random: Random::new(!seed) }
+    }
+
+    pub(super) fn victim(&mut self, sight: &Sight<'_>, class: u8) -> Option<Head> {
+        self.sweep.victim(sight, class)
+    }
+
+    pub(super) fn eviction_age(&mut self, sight: &Sight<'_>, class: u8) -> u32 {
+        self.random.old_age(sight, class)
+    }
+}

@@ -1,0 +1,260 @@
+//! Chunks that must stay where they are: items in the making, and items being sent.
+//!
+//! A *staged* item is a chunk (or a chain of them) set aside before its value has arrived, so that
+//! the value can be received straight into it. It is in no index, and nothing evicts it, until it
+//! is stored or discarded. A *pinned* item may be deleted or replaced while its bytes are being
+//! sent: its memory is kept until the last unpin. Both kinds are few, so pins live in a side table
+//! that is consulted only where a page's `held` count says so.
+
+use super::Shard;
+use super::item::{self, HAS_FLAGS, HAS_TTL, Head, KEY_STAGED, NO_CHAIN, Shape};
+use ahash::RandomState;
+use ringlane_types::request::{ItemRef, Span, Staged, Value};
+use ringlane_types::time::{Deadline, Instant};
+use std::collections::HashMap;
+
+/// Why no room was set aside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StageRefusal {
+    /// The item would exceed the item size limit.
+    TooLarge,
+    /// No memory: nothing may be evicted, or too much is staged already.
+    OutOfMemory,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Pin {
+    count: u32,
+    /// Deleted meanwhile: freed at the last unpin.
+    dead: bool,
+    /// Length of its value when it was pinned.
+    value_bytes: u32,
+}
+
+/// Items whose memory must not be reused.
+pub(super) struct Pins {
+    pins: HashMap<ItemRef, Pin, RandomState>,
+    /// Value bytes of all of them.
+    value_bytes: u64,
+}
+
+impl Pins {
+    pub(super) fn new(hasher: RandomState) -> Self {
+        Self { pins: HashMap::with_hasher(hasher), value_bytes: 0 }
+    }
+
+    #[inline]
+    pub(super) fn is_pinned(&self, item: ItemRef) -> bool {
+        self.pins.contains_key(&item)
+    }
+
+    /// Remembers that a pinned item is gone; false when it is not pinned.
+    pub(super) fn bury(&mut self, item: ItemRef) -> bool {
+        match self.pins.get_mut(&item) {
+            Some(pin) => {
+                pin.dead = true;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Takes all pinned items for removed. Gives those that were not yet.
+    pub(super) fn bury_all(&mut self) -> impl Iterator<Item = ItemRef> {
+        let alive = self.pins.iter_mut().filter(|(_, pin)| !pin.dead);
+        alive.map(|(&item, pin)| {
+            pin.dead = true;
+            item
+        })
+    }
+
+    /// Whether the item at `item` must stay when all others go: it is staged or pinned.
+    pub(super) fn stays(&self, memory: &[u8], item: ItemRef) -> bool {
+        item::kind(memory, item) == item::Kind::Staged || self.is_pinned(item)
+    }
+
+    /// Whether `item` was removed while pinned.
+    pub(super) fn is_dead(&self, item: ItemRef) -> bool {
+        self.pins.get(&item).is_some_and(|pin| pin.dead)
+    }
+}
+
+impl Shard {
+    /// Sets room aside for an item whose value is still to arrive. The value's bytes go to
+    /// [`Shard::staged_spans`]; then the item is stored with `Body::Staged` under a key of
+    /// `key_bytes` bytes, or discarded.
+    pub fn stage(
+        &mut self,
+        key_bytes: usize,
+        flags: u32,
+        deadline: Deadline,
+        value_bytes: u32,
+        now: Instant,
+    ) -> Result<Staged, StageRefusal> {
+        self.attend_if_due(now);
+        if !self.fits(key_bytes, flags, value_bytes as u64) {
+            return Err(StageRefusal::TooLarge);
+        }
+        if self.staged_bytes > 0 && self.staged_bytes + value_bytes as u64 > self.held_bytes_max() {
+            return Err(StageRefusal::OutOfMemory);
+        }
+        let shape = self.shape(key_bytes, value_bytes as usize, flags, deadline);
+        let (item, chain) = self.allocate_item(&shape, now).ok_or(StageRefusal::OutOfMemory)?;
+        let memory = self.slab.memory_mut();
+        // The version is not needed yet: it remembers the key's length.
+        shape.write(memory, item, key_bytes as u64, 0, KEY_STAGED, 0, 0, 0, 0, chain);
+        self.hold(item, chain);
+        self.staged_bytes += value_bytes as u64;
+        Ok(Staged { item, value_bytes })
+    }
+
+    /// Where the bytes of a staged value go, in order.
+    pub fn staged_spans(&self, staged: &Staged) -> impl Iterator<Item = Span> + '_ {
+        let (shape, chain) = self.staged_shape(staged);
+        let whole = (chain == NO_CHAIN).then(|| Span {
+            offset: (item::offset(staged.item) + shape.key_offset() + shape.key_bytes) as u64,
+            bytes: staged.value_bytes,
+        });
+        let spans = self.chains.get(chain as usize).map_or(&[][..], |chain| &chain.spans);
+        whole.into_iter().chain(spans.iter().copied())
+    }
+
+    /// All item memory, for reading spans.
+    pub fn memory(&self) -> &[u8] {
+        self.slab.memory()
+    }
+
+    /// All item memory, for writing a staged value. Writing anywhere else corrupts items.
+    pub fn memory_mut(&mut self) -> &mut [u8] {
+        self.slab.memory_mut()
+    }
+
+    /// Bytes from the beginning of [`Shard::memory_mut`] behind which nothing was ever used.
+    #[inline]
+    pub fn touched_bytes(&self) -> usize {
+        self.slab.touched_bytes()
+    }
+
+    /// The memory behind [`Shard::touched_bytes`]: zeroes, which may be given back to the operating
+    /// system while this borrow lasts. Whatever the shard takes later may lie in it.
+    pub fn untouched_mut(&mut self) -> &mut [u8] {
+        self.slab.untouched_mut()
+    }
+
+    /// Gives back a staged item that will not be stored.
+    pub fn discard(&mut self, staged: Staged) {
+        let (_, chain) = self.unstage(&staged);
+        self.free_item(staged.item, chain);
+    }
+
+    /// Bytes that may be staged, and as many that may be pinned, before more has to wait.
+    fn held_bytes_max(&self) -> u64 {
+        self.slab.page_bytes() as u64 * self.slab.pages_max() as u64 / 2
+    }
+
+    /// Whether an item may be pinned: what is being sent has its part of the memory and no more, so
+    /// that clients that do not read cannot keep it all. One item may pass the limit.
+    #[inline]
+    pub fn may_pin(&self) -> bool {
+        self.pins.value_bytes == 0 || self.pins.value_bytes < self.held_bytes_max()
+    }
+
+    /// Keeps the memory of `item` until the matching [`Shard::unpin`], even if the item is deleted
+    /// or replaced. Pins count.
+    pub fn pin(&mut self, item: ItemRef) {
+        if let Some(pin) = self.pins.pins.get_mut(&item) {
+            pin.count += 1;
+            return;
+        }
+        let head = Head::read(self.slab.memory(), item);
+        debug_assert!(head.is_item());
+        let chain = head.chain(self.slab.memory()).unwrap_or(NO_CHAIN);
+        self.hold(item, chain);
+        // An item on its way out is kept by the pin instead.
+        let dead = self.limbo == Some(item);
+        if dead {
+            self.limbo = None;
+        }
+        let value_bytes = head.value_bytes(self.slab.memory()) as u32;
+        self.pins.value_bytes += u64::from(value_bytes);
+        self.pins.pins.insert(item, Pin { count: 1, dead, value_bytes });
+    }
+
+    /// Ends one [`Shard::pin`] of `item`.
+    ///
+    /// # Panics
+    /// When the item is not pinned.
+    pub fn unpin(&mut self, item: ItemRef) {
+        let pin = self.pins.pins.get_mut(&item).expect("unpin follows pin");
+        pin.count -= 1;
+        if pin.count > 0 {
+            return;
+        }
+        let dead = pin.dead;
+        self.pins.value_bytes -= u64::from(pin.value_bytes);
+        self.pins.pins.remove(&item);
+        let head = Head::read(self.slab.memory(), item);
+        let chain = head.chain(self.slab.memory()).unwrap_or(NO_CHAIN);
+        self.unhold(item, chain);
+        if dead {
+            self.free_item(item, chain);
+        }
+    }
+
+    /// The key and value of a pinned item, which may be deleted by now.
+    pub fn pinned_value(&self, item: ItemRef) -> Value<'_> {
+        debug_assert!(self.pins.is_pinned(item));
+        self.value_of(&Head::read(self.slab.memory(), item))
+    }
+
+    /// Ends the special status of a staged item and returns its layout and chain record.
+    pub(super) fn unstage(&mut self, staged: &Staged) -> (Shape, u32) {
+        let (shape, chain) = self.staged_shape(staged);
+        self.unhold(staged.item, chain);
+        self.staged_bytes -= staged.value_bytes as u64;
+        (shape, chain)
+    }
+
+    pub(super) fn staged_shape(&self, staged: &Staged) -> (Shape, u32) {
+        let memory = self.slab.memory();
+        let head = Head::read(memory, staged.item);
+        assert_eq!(head.key_len, KEY_STAGED, "staged items are stored or discarded once");
+        let chain = head.chain(memory).unwrap_or(NO_CHAIN);
+        let shape = Shape {
+            key_bytes: head.version as usize,
+            value_bytes: staged.value_bytes as usize,
+            ttl: head.has(HAS_TTL),
+            flags: head.has(HAS_FLAGS),
+            chained: chain != NO_CHAIN,
+        };
+        (shape, chain)
+    }
+
+    /// Protects an item that an operation in progress still needs from eviction, and its pages
+    /// from being emptied, until [`Shard::unguard`].
+    pub(super) fn guard(&mut self, head: &Head) {
+        self.guard = head.item;
+        let chain = head.chain(self.slab.memory()).unwrap_or(NO_CHAIN);
+        self.hold(head.item, chain);
+    }
+
+    pub(super) fn unguard(&mut self, head: &Head) {
+        self.guard = ItemRef(0);
+        let chain = head.chain(self.slab.memory()).unwrap_or(NO_CHAIN);
+        self.unhold(head.item, chain);
+    }
+
+    fn hold(&mut self, item: ItemRef, chain: u32) {
+        self.slab.hold(item);
+        if let Some(chain) = self.chains.get(chain as usize) {
+            chain.spans.iter().for_each(|span| self.slab.hold(super::piece_at(span)));
+        }
+    }
+
+    fn unhold(&mut self, item: ItemRef, chain: u32) {
+        self.slab.unhold(item);
+        if let Some(chain) = self.chains.get(chain as usize) {
+            chain.spans.iter().for_each(|span| self.slab.unhold(super::piece_at(span)));
+        }
+    }
+}
