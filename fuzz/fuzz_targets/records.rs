@@ -4,5 +4,5 @@
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
-    ringlane::engine::store::agreement::run(bytes);
+    ringlane_testing::store_differential::run(bytes);
 });

@@ -4,5 +4,5 @@
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
-    ringlane::shard::model::run(bytes);
+    ringlane_testing::shard_model::run(bytes);
 });

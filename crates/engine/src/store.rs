@@ -172,7 +172,5 @@ fn record_of<'s>(kept: &Kept<'s>) -> Record<'s> {
     Record { version: Version(kept.version), content }
 }
 
-#[doc(hidden)]
-pub mod agreement;
 #[cfg(test)]
 mod tests;

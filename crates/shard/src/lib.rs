@@ -24,8 +24,6 @@ mod index;
 mod invariants;
 mod item;
 mod join;
-#[doc(hidden)]
-pub mod model;
 mod pages;
 mod prefetch;
 mod record;
@@ -186,6 +184,12 @@ impl Shard {
             Operation::Delete(delete) => self.delete(request, delete, now),
             Operation::Arithmetic(arithmetic) => self.arithmetic(request, arithmetic, now),
         }
+    }
+
+    /// Bits of an access stamp, in units of 8 ms, that the eviction policy keeps for itself: idle times
+    /// are coarser by so much.
+    pub fn heat_mask(&self) -> u32 {
+        self.heat_mask
     }
 
     /// Starts loading the index bucket of `hash`.

@@ -9,7 +9,7 @@ mod run;
 
 pub use run::{run, run_colliding};
 
-use super::counters::Counters;
+use ringlane_shard::counters::Counters;
 use ringlane_types::request::{
     Arithmetic, Body, Delete, Get, Marks, Operation, Purpose, Response, Store, StoreMode, Value,
 };

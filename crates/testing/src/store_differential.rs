@@ -9,10 +9,10 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::{ShardStore, keep_records};
 use ringlane_cluster::record::{Content, Lifetimes, Live, Record, RecordBuf};
 use ringlane_cluster::store::{MapStore, Store};
 use ringlane_cluster::version::Version;
+use ringlane_engine::store::{ShardStore, keep_records};
 use ringlane_shard::Shard;
 use ringlane_shard::{Eviction, ShardConfig};
 use ringlane_types::codec;

@@ -1,9 +1,8 @@
 //! Drives a shard and the model with the same operations, read from arbitrary bytes.
 
 use super::{Answer, Cas, Model};
-use crate::counters::Counters;
-use crate::{Eviction, ShardConfig};
-use crate::{ScanCursor, Shard, StageRefusal};
+use ringlane_shard::counters::Counters;
+use ringlane_shard::{Eviction, ScanCursor, Shard, ShardConfig, StageRefusal};
 use ringlane_types::hash::{HashSecret, KeyHash};
 use ringlane_types::request::{
     Arithmetic, Body, Delete, Get, ItemRef, Operation, Purpose, Request, Response, Store,
@@ -43,7 +42,7 @@ fn run_with(secret: &HashSecret, bytes: &[u8]) {
     let core_count = 1 + (choice >> 6) as u32;
     let shard = Shard::new(&config, Rc::new(secret.clone()), core_count - 1, core_count);
     let mut pair = Pair {
-        model: Model::new(config.item_bytes_max as u64, shard.heat_mask),
+        model: Model::new(config.item_bytes_max as u64, shard.heat_mask()),
         shard,
         secret,
         evicts: config.eviction != Eviction::None,

@@ -1,0 +1,4 @@
+//! Naive models of what the product does, for property tests and fuzzing. No part of the product.
+
+pub mod shard_model;
+pub mod store_differential;
