@@ -518,6 +518,7 @@ impl Core {
             served_requests: traffic.served,
             busy,
             longest_turn: self.pace.longest_turn,
+            stale_completions: self.stale_completions,
             idle: self.node.clock.uptime().saturating_sub(busy),
             cluster: self.cluster_figures(),
         }
@@ -534,6 +535,7 @@ impl Core {
             operations: coordinator.operations() as u64,
             operation_bytes: coordinator.operation_bytes() as u64,
             link_bytes: self.link_bytes as u64,
+            link_counters: self.link_counters,
             breaker_counters: coordinator.breaker_counters(),
             arriving: coordinator.filling().0,
             hot_keys: coordinator.hot_keys(),

@@ -33,7 +33,7 @@ use crate::protocol::pipeline::{Claim, Completion};
 use crate::protocol::{Context, Limits};
 use crate::request::Consistency;
 use crate::request::{Request, Response, Span};
-use crate::stats::{ConnectionCounters, ConnectionStats};
+use crate::stats::{ConnectionCounters, ConnectionStats, LinkCounters};
 use crate::time::Instant;
 
 /// Requests that one connection may have taken before the others get their turn. What one costs is
@@ -87,8 +87,11 @@ pub(super) struct Core {
     pub(super) starved: Vec<u32>,
     pub(super) spare_outputs: Vec<Vec<u8>>,
     pub(super) pace: Pace,
-    /// Bytes that its links with other nodes held at the last heartbeat.
+    /// Bytes that its links with other nodes held at the last heartbeat, and what had happened to them.
     pub(super) link_bytes: usize,
+    pub(super) link_counters: LinkCounters,
+    /// Completions that its net ring had ignored at the last heartbeat.
+    pub(super) stale_completions: u64,
 }
 
 /// Room for a connection.
@@ -116,6 +119,8 @@ impl Core {
             open: 0,
             now,
             link_bytes: 0,
+            link_counters: LinkCounters::default(),
+            stale_completions: 0,
             counters: ConnectionCounters::default(),
             queries: Slab::new(),
             dumps_waiting: Vec::new(),

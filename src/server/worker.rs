@@ -352,6 +352,7 @@ impl Worker {
                     self.core.node.log_withheld();
                 }
                 let core = &mut self.core;
+                core.stale_completions = self.net.stale_completions();
                 self.ahead.settle(core.engine.shard.untouched_mut(), core.now);
                 self.look_at_links();
             }
@@ -363,6 +364,7 @@ impl Worker {
         let Some(cluster) = &mut self.cluster else { return };
         let core = &mut self.core;
         core.link_bytes = cluster.links.held_bytes();
+        core.link_counters = cluster.links.counters();
         core.engine.coordinate(core.now, &mut NoLinks, |coordinator, _| {
             while let Some(change) = coordinator.next_breaker_change() {
                 cluster.tell_of_breaker(change);

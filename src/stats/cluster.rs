@@ -31,6 +31,8 @@ pub struct CoreClusterStats {
     pub operation_bytes: u64,
     /// Bytes that wait on links or have arrived in part.
     pub link_bytes: u64,
+    /// What has happened to its links.
+    pub link_counters: LinkCounters,
     /// How often circuit breakers have opened and closed.
     pub breaker_counters: BreakerCounters,
     /// Share of the circle that is still arriving, 0 to 1.
@@ -39,6 +41,29 @@ pub struct CoreClusterStats {
     pub hot_keys: Vec<HotKey>,
     /// How the circuit breakers towards other nodes stand.
     pub breakers: Vec<(NodeKey, BreakerState)>,
+}
+
+/// What has happened to the links of a core.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LinkCounters {
+    /// Links that are up.
+    pub up: u64,
+    /// Links ever made.
+    pub made: u64,
+    /// Frames sent.
+    pub frames_sent: u64,
+    /// Frames received.
+    pub frames_received: u64,
+    /// Bytes sent, frames as a whole.
+    pub bytes_sent: u64,
+    /// Bytes received, frames as a whole.
+    pub bytes_received: u64,
+    /// Requests that had to wait for room.
+    pub waited: u64,
+    /// Messages dropped since they are longer than what the peer takes.
+    pub too_long: u64,
+    /// Links ended since a frame was forged, replayed or too long.
+    pub bad_frames: u64,
 }
 
 /// Who has points on the ring, and where clients find it.
@@ -120,6 +145,15 @@ fn sums(snapshot: &Snapshot<'_>, emit: Emit<'_>) {
     figure("congested", &|core| core.counters.congested);
     figure("operation_bytes", &|core| core.operation_bytes);
     figure("link_bytes", &|core| core.link_bytes);
+    figure("links", &|core| core.link_counters.up);
+    figure("links_made", &|core| core.link_counters.made);
+    figure("link_frames_sent", &|core| core.link_counters.frames_sent);
+    figure("link_frames_received", &|core| core.link_counters.frames_received);
+    figure("link_bytes_sent", &|core| core.link_counters.bytes_sent);
+    figure("link_bytes_received", &|core| core.link_counters.bytes_received);
+    figure("link_waits", &|core| core.link_counters.waited);
+    figure("link_messages_too_long", &|core| core.link_counters.too_long);
+    figure("link_bad_frames", &|core| core.link_counters.bad_frames);
     figure("breakers_opened", &|core| core.breaker_counters.opened);
     figure("breakers_closed", &|core| core.breaker_counters.closed);
     figure("write_retries", &|core| core.counters.write_retries);

@@ -29,5 +29,6 @@ pub fn render(snapshot: &Snapshot<'_>, emit: Emit<'_>) {
         figure("busy_us", core.busy.as_micros());
         figure("idle_us", core.idle.as_micros());
         figure("longest_turn_us", core.longest_turn.as_micros());
+        figure("stale_completions", core.stale_completions.into());
     }
 }

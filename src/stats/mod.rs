@@ -26,7 +26,7 @@ pub mod json;
 pub mod prometheus;
 mod settings;
 
-pub use cluster::{ClusterView, CoreClusterStats, SeatView};
+pub use cluster::{ClusterView, CoreClusterStats, LinkCounters, SeatView};
 pub use connections::{Address, ConnectionState, ConnectionStats};
 
 counters! {
@@ -94,6 +94,9 @@ pub struct CoreStats {
     /// CPU time of the longest turn since the counters were reset; measured only while debug messages
     /// are logged.
     pub longest_turn: Duration,
+    /// Completions of its net ring that named no operation under way and were ignored. Other than zero
+    /// they are a fault of the server or of the kernel.
+    pub stale_completions: u64,
     /// Time spent waiting for work, polling included.
     pub idle: Duration,
     /// Its part in the cluster, if there is one.

@@ -200,6 +200,7 @@ type Members = ArrayVec<(NodeKey, Boot), REPLICAS_MAX>;
 impl Coordinator {
     /// The part of core `settings.core` of this life of the node `me`.
     pub fn new(me: NodeKey, boot: Boot, settings: CoordinatorSettings) -> Self {
+        assert!(settings.lifetimes.tombstones_outlive_hints(), "a hint would undo a deletion");
         let hasher = || settings.hash_secret.table_hasher();
         Self {
             me,

@@ -226,13 +226,6 @@ impl Lifetimes {
     pub fn forget_at(&self, version: Version, received: Instant) -> Instant {
         version.instant().max(received).after(self.tombstone)
     }
-
-    /// Whether `version` is so old at `now` that a deletion of that age is no longer exchanged,
-    /// only kept. Without this rule replicas that forget at different moments would hand the same
-    /// tombstone back and forth for ever.
-    pub fn too_old_to_exchange(&self, version: Version, now: Instant) -> bool {
-        version.instant().after(self.tombstone) <= now
-    }
 }
 
 #[cfg(test)]
@@ -289,8 +282,6 @@ mod tests {
         let late = NOW.after(lifetimes.tombstone * 2);
         assert_eq!(lifetimes.forget_at(version, NOW), NOW.after(lifetimes.tombstone));
         assert_eq!(lifetimes.forget_at(version, late), late.after(lifetimes.tombstone));
-        assert!(lifetimes.too_old_to_exchange(version, late));
-        assert!(!lifetimes.too_old_to_exchange(version, NOW));
     }
 
     fn records() -> impl Strategy<Value = RecordBuf> {

@@ -49,8 +49,7 @@ pub enum NodeCommand<'b> {
         /// Most items to list; 0 for all.
         limit: u32,
     },
-    /// Turn the connection into a stream of log lines. Only as the first unanswered request of a
-    /// connection, otherwise [`NodeAnswer::WatchPipelined`].
+    /// Turn the connection into a stream of log lines.
     Watch {
         /// The stream names as sent, which may be unknown ones.
         names: &'b [u8],
@@ -294,14 +293,10 @@ pub enum NodeAnswer {
     ReassignNoSpare,
     /// Page reassignment: from a class to itself.
     ReassignSame,
-    /// Page reassignment is switched off.
-    ReassignDisabled,
     /// The crawler was running already.
     CrawlerNotStarted,
     /// The crawler is switched off.
     CrawlerDisabled,
-    /// Another crawl or dump is under way.
-    CrawlerBusy,
     /// There are no items to look at.
     CrawlerNothingToDo,
     /// A dump where keys may not be listed.
@@ -316,8 +311,4 @@ pub enum NodeAnswer {
     },
     /// watch where it is switched off.
     WatchNotAllowed,
-    /// watch behind requests that are not answered yet.
-    WatchPipelined,
-    /// As many connections watch as may.
-    WatchersTooMany,
 }

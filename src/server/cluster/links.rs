@@ -21,6 +21,7 @@ use crate::cluster::handshake::Session;
 use crate::cluster::identity::{Boot, NodeKey};
 use crate::cluster::link::{LinkEvent, Peer, Room};
 use crate::server::net_ring::{Event, NetRing, Output, SendOutcome, Token, loans};
+use crate::stats::LinkCounters;
 
 #[cfg(test)]
 mod tests;
@@ -60,29 +61,6 @@ pub struct LostLink {
     pub peer: Peer,
     /// The dial it came from; 0 if the other side dialled.
     pub serial: u64,
-}
-
-/// What has happened to the links of a core.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct LinkCounters {
-    /// Links that are up.
-    pub up: u64,
-    /// Links ever made.
-    pub made: u64,
-    /// Frames sent.
-    pub frames_sent: u64,
-    /// Frames received.
-    pub frames_received: u64,
-    /// Bytes sent, frames as a whole.
-    pub bytes_sent: u64,
-    /// Bytes received, frames as a whole.
-    pub bytes_received: u64,
-    /// Requests that had to wait for room.
-    pub waited: u64,
-    /// Messages dropped since they are longer than what the peer takes.
-    pub too_long: u64,
-    /// Links ended since a frame was forged, replayed or too long.
-    pub bad_frames: u64,
 }
 
 /// The links of one core.

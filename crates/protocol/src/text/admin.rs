@@ -262,10 +262,8 @@ const fn node_line(answer: NodeAnswer) -> &'static [u8] {
         NodeAnswer::ReassignBusy => b"BUSY currently processing reassign request\r\n",
         NodeAnswer::ReassignNoSpare => b"NOSPARE source class has no spare pages\r\n",
         NodeAnswer::ReassignSame => b"SAME src and dst class are identical\r\n",
-        NodeAnswer::ReassignDisabled => b"CLIENT_ERROR slab reassignment disabled\r\n",
         NodeAnswer::CrawlerNotStarted => b"ERROR failed to start lru crawler thread\r\n",
         NodeAnswer::CrawlerDisabled => b"CLIENT_ERROR lru crawler disabled\r\n",
-        NodeAnswer::CrawlerBusy => b"BUSY currently processing crawler request\r\n",
         NodeAnswer::CrawlerNothingToDo => b"NOTSTARTED no items to crawl\r\n",
         NodeAnswer::DumpNotAllowed { keys_only: false } => b"ERROR metadump not allowed\r\n",
         NodeAnswer::DumpNotAllowed { keys_only: true } => b"ERROR key dump not allowed\r\n",
@@ -276,8 +274,6 @@ const fn node_line(answer: NodeAnswer) -> &'static [u8] {
             b"ERROR cannot pipeline other commands before mgdump\r\n"
         }
         NodeAnswer::WatchNotAllowed => b"CLIENT_ERROR watch commands not allowed\r\n",
-        NodeAnswer::WatchPipelined => b"ERROR cannot pipeline other commands before watch\r\n",
-        NodeAnswer::WatchersTooMany => b"WATCHER_TOO_MANY log watcher limit reached\r\n",
     }
 }
 
