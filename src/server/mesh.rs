@@ -260,7 +260,8 @@ impl Mesh {
     /// Collects an answer for a core whose request was not answered at once.
     pub fn answer(&mut self, core: u32, to: Return, response: &Response<'_>) {
         let sender = &mut self.peer(core).answers_out;
-        stage_answer(sender, to, response, || &[]);
+        let bytes = codec::encoded_response_bytes(response);
+        sender.stage(to, bytes, |place| codec::encode_response(response, place));
     }
 
     /// Hands out the answers of other cores. Returns how many.

@@ -91,6 +91,7 @@ fn acknowledged_writes_survive_and_replicas_converge() {
         ("lost frames", totals.lost),
         ("duplicated frames", totals.duplicated),
         ("waits for room on a link", totals.congested),
+        ("reads put off", totals.put_off),
     ] {
         assert!(times > 0, "no {what} in {count} seeds");
     }

@@ -34,6 +34,8 @@ pub enum Answer {
     Number(u64),
     /// Too few replicas, or nobody can tell.
     Unclear,
+    /// Not performed: the value has so many bytes, more than the allowance. The request comes back.
+    Over(u32, Vec<u8>),
     Other,
 }
 
@@ -50,6 +52,9 @@ impl Answer {
             Response::Number(number) => Answer::Number(number.value),
             Response::QuorumNotReached { .. } | Response::Uncertain | Response::Busy => {
                 Answer::Unclear
+            }
+            Response::OverAllowance { value_bytes, request } => {
+                Answer::Over(*value_bytes, request.to_vec())
             }
             _ => Answer::Other,
         }

@@ -29,6 +29,8 @@ pub struct Options {
     pub congested_per_mille: u32,
     /// Values longer than this count as long.
     pub long_bytes: usize,
+    /// Whether every other read is allowed no value at first.
+    pub limited_reads: bool,
     pub sabotage: Option<Sabotage>,
     pub trace: bool,
 }
@@ -47,6 +49,7 @@ impl Options {
             shards: random.random_range(0..3) == 0,
             congested_per_mille: [0, 5, 50][random.random_range(0..3)],
             long_bytes: [0, 1 << 14][random.random_range(0..2)],
+            limited_reads: random.random_range(0..2) == 0,
             sabotage: None,
             trace: false,
         }
@@ -73,6 +76,7 @@ pub struct Figures {
     pub filled: u64,
     pub forwarded: u64,
     pub congested: u64,
+    pub put_off: u64,
     pub events: u64,
 }
 
@@ -95,6 +99,7 @@ impl Figures {
         self.filled += other.filled;
         self.forwarded += other.forwarded;
         self.congested += other.congested;
+        self.put_off += other.put_off;
         self.events += other.events;
     }
 }

@@ -14,8 +14,9 @@ use ringlane::cluster::identity::{Boot, NodeKey};
 use ringlane::cluster::link::{LinkEvent, NODE_CORE, Peer};
 use ringlane::cluster::membership::{MembershipSettings, Terms};
 use ringlane::cluster::message::{Message, Messages};
-use ringlane::hash::HashSecret;
-use ringlane::request::Consistency;
+use ringlane::codec;
+use ringlane::hash::{HashSecret, KeyHash};
+use ringlane::request::{Allowance, Consistency, Request};
 use ringlane::ring::{RingHash, RingParameters};
 use ringlane::time::Instant;
 
@@ -469,14 +470,41 @@ impl World {
         let asker =
             Asker { core: 0, connection: client as u32, generation: self.requests, sequence: 0 };
         self.trace(|| format!("client {client} asks n{at}: {:?} {}", owned.kind, owned.key));
+        let limited = self.options.limited_reads && self.requests.is_multiple_of(2);
+        let allowance = if limited { Allowance(0) } else { Allowance::FULL };
+        let secret = self.nodes[at].hash_secret.clone();
+        self.hand(at, asker, &owned.request(&secret).with_allowance(allowance));
+    }
+
+    /// Hands a client's request to a node.
+    fn hand(&mut self, at: usize, asker: Asker, request: &Request<'_>) {
         self.on(at, |node, now, linked, wants| {
-            let request = owned.request(&node.hash_secret);
             let core = node.facts().core_of(request.key);
             node.on_core(core, now, linked, wants, |coordinator, turn| {
                 let place = coordinator.place(request.key);
-                coordinator.request(asker, Consistency::Configured, place, &request, turn);
+                coordinator.request(asker, Consistency::Configured, place, request, turn);
             });
         });
+    }
+
+    /// Makes a read again that was put off, with room for the value as it was.
+    fn make_again(&mut self, asker: Asker, value_bytes: u32, request: &[u8]) {
+        let at = self.asked[asker.connection as usize].1;
+        let request = match codec::decode_request(request) {
+            Ok(request) => request,
+            Err(error) => {
+                let why = format!("a read came back as {error:?}");
+                self.broken.get_or_insert(why);
+                return;
+            }
+        };
+        if request.hash != KeyHash::of(request.key, &self.nodes[at].hash_secret) {
+            self.broken.get_or_insert("a read came back with another hash".into());
+        }
+        self.figures.put_off += 1;
+        if self.nodes[at].running {
+            self.hand(at, asker, &request.with_allowance(Allowance(value_bytes)));
+        }
     }
 
     fn answered(&mut self, asker: Asker, answer: &Answer) {
@@ -485,6 +513,9 @@ impl World {
             return;
         }
         self.trace(|| format!("client {client} is told {answer:?}"));
+        if let Answer::Over(value_bytes, request) = answer {
+            return self.make_again(asker, *value_bytes, request);
+        }
         self.asked[client].0 = 0;
         if let Err(why) = self.workload.told(client, answer, self.now) {
             self.broken.get_or_insert(why);

@@ -13,6 +13,7 @@ use super::store::{ShardStore, keep_records};
 use super::{
     Asked, BATCH, Batch, BoundedOutput, Engine, Finishing, Outbox, count_prefix, write_answer,
 };
+use crate::prefixes::PrefixCounters;
 use ringlane_cluster::coordinator::{Asker, Coordinator, Outside, Turn};
 use ringlane_cluster::link::{Peer, Room};
 use ringlane_cluster::message::Messages;
@@ -182,13 +183,18 @@ impl Engine {
         let mut store = ShardStore::new(&mut self.shard);
         let mut hands = Hands { links, answers };
         let mut turn = Turn { now, store: &mut store, outside: &mut hands };
-        // Other nodes do not know allowances.
-        let request = &request.with_allowance(Allowance::FULL);
         if let Some(version) = unannounced.take() {
             coordinator.announce_flush(version, &mut turn);
         }
         coordinator.request(asker(), consistency, place, request, &mut turn);
         Taken::Later
+    }
+
+    /// Whether what lies at `place` is answered from this core's shard at once; else other nodes
+    /// have a say, and answers are copies that come later.
+    #[inline]
+    pub(super) fn keeps_alone(&self, place: Place) -> bool {
+        self.coordinator().is_none_or(|coordinator| coordinator.keeps_alone(place))
     }
 
     /// Whether requests should not be begun now, because too many are under way.
@@ -320,14 +326,18 @@ impl Engine {
                 continue;
             };
             self.traffic.local += 1;
-            let request = &match pipeline.is_empty() && self.shard.may_pin() {
+            let in_place = self.keeps_alone(place);
+            let sequence = match in_place {
+                true => 0,
+                false => self.wait(request, reply, pipeline, outbox),
+            };
+            let request = &match !in_place || (pipeline.is_empty() && self.shard.may_pin()) {
                 true => *request,
                 false => request.with_allowance(Allowance(COPIED_BYTES_MAX)),
             };
-            let who = outbox.asker(0);
-            let asker = || Asker { sequence: pipeline.wait(reply), ..who };
-            match self.request(asker, consistency, (place, request), now, outbox) {
-                Taken::Later => {}
+            let who = outbox.asker(sequence);
+            match self.request(|| who, consistency, (place, request), now, outbox) {
+                Taken::Later => debug_assert!(!in_place, "looked at above"),
                 Taken::Answered(Response::OverAllowance { value_bytes, .. }) => {
                     defer(request, reply, Some(value_bytes), pipeline);
                 }
@@ -353,8 +363,8 @@ impl Engine {
                     if *hides_cas {
                         response.hide_cas();
                     }
-                    if let (Some(prefixes), Response::Hit(hit)) = (prefixes.as_mut(), &*response) {
-                        prefixes.hit(hit.key);
+                    if let Some(prefixes) = prefixes {
+                        count_late(prefixes, response);
                     }
                     give(asker, response);
                 }
@@ -374,3 +384,20 @@ impl Engine {
         })
     }
 }
+
+/// Counts by prefix what the answer tells of a request that was counted when it came.
+#[cold]
+fn count_late(prefixes: &mut PrefixCounters, response: &Response<'_>) {
+    match response {
+        Response::Hit(hit) => prefixes.hit(hit.key),
+        Response::OverAllowance { request, .. } => {
+            if let Ok((key, _)) = codec::decode_key(request) {
+                prefixes.put_off(key);
+            }
+        }
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests;

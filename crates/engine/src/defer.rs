@@ -15,6 +15,9 @@ use ringlane_types::time::Instant;
 /// better read when its answer is due, for then it need not be copied at all.
 pub(super) const COPIED_BYTES_MAX: u32 = (8 << 10) - 1;
 
+/// Keys of this core of which it is found out at a time whether other nodes keep them.
+const LOOKED_UP_MAX: u32 = 32;
+
 /// What keeps the deferred requests that are left after [`Engine::resume`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Awaited {
@@ -27,8 +30,8 @@ pub enum Awaited {
 }
 
 impl Engine {
-    /// Adds a read to the pipeline that goes to another core now, with the allowance that it can
-    /// have. The number names it to [`Pipeline::complete`].
+    /// Adds a request to the pipeline that is answered by another core or node, and gives it the
+    /// allowance that it can have if it is a read. The number names it to [`Pipeline::complete`].
     #[inline]
     pub(super) fn wait(
         &self,
@@ -80,9 +83,9 @@ impl Engine {
         self.pin_written(out);
     }
 
-    /// Makes deferred requests as far as there is room for their answers: those of other cores are
-    /// sent, those of this one performed when they are due. To be called when anything has come for
-    /// the connection or was sent, and when what it waited for is there.
+    /// Makes deferred requests as far as there is room for their answers: those of other cores and
+    /// nodes are sent, those of this one performed when they are due. To be called when anything has
+    /// come for the connection or was sent, and when what it waited for is there.
     pub fn resume(
         &mut self,
         session: &mut Session,
@@ -92,20 +95,34 @@ impl Engine {
     ) -> Awaited {
         let pipeline = &mut session.pipeline;
         let mut from = 0;
+        let mut left = LOOKED_UP_MAX;
         while let Some(position) = pipeline.next_deferred(from) {
             if out.is_full() {
                 break;
             }
             let deferred = pipeline.deferred(position);
             let request = codec::decode_request(&deferred.request).expect("encoded by a core");
-            let owner = self.owner(&request);
-            let is_read = matches!(request.operation, Operation::Get(_));
-            let is_due = position == 0 || deferred.form().may_overtake();
-            if pipeline.is_behind(position) || (owner == self.config.core && !is_due) {
+            if pipeline.is_behind(position) {
                 from = position + 1;
                 continue;
             }
-            if owner == self.config.core {
+            let owner = self.owner(&request);
+            let mut place = None;
+            if owner == self.config.core && self.membership.is_some() {
+                if left == 0 {
+                    break;
+                }
+                left -= 1;
+                place = Some(self.place(request.key)).filter(|place| !self.keeps_alone(*place));
+            }
+            let is_read = matches!(request.operation, Operation::Get(_));
+            let is_due = position == 0 || deferred.form().may_overtake();
+            let in_place = owner == self.config.core && place.is_none();
+            if in_place && !is_due {
+                from = position + 1;
+                continue;
+            }
+            if in_place {
                 if is_read && !self.shard.may_pin() {
                     return Awaited::Room;
                 }
@@ -114,7 +131,7 @@ impl Engine {
                 from = 0;
                 continue;
             }
-            if outbox.is_full() {
+            if outbox.is_full() || (place.is_some() && self.is_saturated()) {
                 return Awaited::Others;
             }
             let mut allowed = Allowed::default();
@@ -139,8 +156,15 @@ impl Engine {
             let request = codec::decode_request(&deferred.request).expect("decoded above");
             let allowance = if limited { Allowance(allowed.bytes) } else { Allowance::FULL };
             let consistency = deferred.form().consistency();
-            outbox.send_with(owner, sequence, consistency, &request.with_allowance(allowance));
+            let request = &request.with_allowance(allowance);
             from = position + 1;
+            let Some(place) = place else {
+                outbox.send_with(owner, sequence, consistency, request);
+                continue;
+            };
+            let asker = outbox.asker(sequence);
+            let taken = self.request(|| asker, consistency, (place, request), now, outbox);
+            assert!(matches!(taken, Taken::Later), "whether it is kept alone was looked at above");
         }
         Awaited::Connection
     }

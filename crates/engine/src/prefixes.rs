@@ -57,6 +57,13 @@ impl PrefixCounters {
         }
     }
 
+    /// Takes back that a read was counted which was put off, and is counted when it comes again.
+    pub fn put_off(&mut self, key: &[u8]) {
+        if let Some(counts) = self.of(key) {
+            counts.gets = counts.gets.saturating_sub(1);
+        }
+    }
+
     /// Counts a store, whatever comes of it.
     pub fn set(&mut self, key: &[u8]) {
         if let Some(counts) = self.of(key) {

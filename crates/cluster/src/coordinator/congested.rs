@@ -9,6 +9,7 @@
 //! long one beyond that is refused as busy.
 
 use super::*;
+use ringlane_types::request::{Allowance, Operation as Command};
 
 /// Who waits for which peer's link.
 #[derive(Debug)]
@@ -125,14 +126,23 @@ impl Coordinator {
             && self.operations.held_bytes() >= self.settings.operation_bytes_max
     }
 
-    /// Whether an answer with what is held of `key` has to wait for room on the link with `peer`.
+    /// Whether `request` has to wait for room for its answer on the link with `peer`. Requests that
+    /// are answered shortly wait, too, where they would overtake those that are not.
     pub(super) fn answer_must_wait<S: Store, O: Outside>(
         &self,
         peer: Peer,
-        key: &[u8],
+        request: &Request<'_>,
         turn: &mut Turn<'_, S, O>,
     ) -> bool {
-        !turn.outside.takes_long_answer(peer) && self.is_long_here(key, turn)
+        let allowance = match &request.operation {
+            Command::Get(get) => get.allowance,
+            _ => Allowance::FULL,
+        };
+        allowance.0 as usize > self.settings.long_bytes
+            && !turn.outside.takes_long_answer(peer)
+            && self.length_here(request.key, turn).is_some_and(|bytes| {
+                bytes > self.settings.long_bytes && bytes <= allowance.0 as usize
+            })
     }
 
     /// Lets the answer to `peer` wait for room.
@@ -156,7 +166,7 @@ impl Coordinator {
         bytes: &[u8],
         turn: &mut Turn<'_, S, O>,
     ) -> bool {
-        if !self.answer_must_wait(from, key, turn) {
+        if turn.outside.takes_long_answer(from) || !self.is_long_here(key, turn) {
             return false;
         }
         let Some((id, mut operation)) = self.operations.begin(self.until(turn.now)) else {
@@ -176,8 +186,15 @@ impl Coordinator {
     }
 
     fn is_long_here<S: Store, O: Outside>(&self, key: &[u8], turn: &mut Turn<'_, S, O>) -> bool {
-        let record = turn.store.read(key, turn.now);
-        record.is_some_and(|record| record.value_bytes() > self.settings.long_bytes)
+        self.length_here(key, turn).is_some_and(|bytes| bytes > self.settings.long_bytes)
+    }
+
+    fn length_here<S: Store, O: Outside>(
+        &self,
+        key: &[u8],
+        turn: &mut Turn<'_, S, O>,
+    ) -> Option<usize> {
+        turn.store.read(key, turn.now).map(|record| record.value_bytes())
     }
 
     /// For how long a peer must have said nothing.

@@ -67,9 +67,10 @@ impl Coordinator {
             return;
         }
         match operation.origin {
-            Origin::Client(asker) => {
-                self.pass_on(asker, &operation.key, &operation.response, turn);
-            }
+            Origin::Client(asker) => match codec::over_allowance(&operation.response) {
+                Some(value_bytes) => self.put_off(asker, operation, value_bytes, turn),
+                None => self.pass_on(asker, &operation.key, &operation.response, turn),
+            },
             Origin::Node(peer, asked) => {
                 let Operation { version, response, .. } = &*operation;
                 self.reply_forward(peer, asked, ForwardOutcome::Answered, *version, response, turn);
@@ -174,6 +175,23 @@ impl Coordinator {
     ) {
         turn.outside.pass_on(asker, response);
         self.leave_line(asker, key);
+    }
+
+    /// Gives a client's read back to whoever has the connection: its value is longer than what it was
+    /// allowed, so it has not been performed, and comes again when there is room for so much.
+    pub(super) fn put_off<S: Store, O: Outside>(
+        &mut self,
+        asker: Asker,
+        operation: &Operation,
+        value_bytes: u32,
+        turn: &mut Turn<'_, S, O>,
+    ) {
+        let mut request = codec::decode_request(&operation.request).expect("encoded by this core");
+        request.hash = self.hash(request.key);
+        let mut told = vec![0; codec::encoded_request_bytes(&request)];
+        codec::encode_request(&request, &mut told);
+        let response = Response::OverAllowance { value_bytes, request: &told };
+        self.tell(asker, &operation.key, &response, turn);
     }
 
     pub(super) fn leave_line(&mut self, asker: Asker, key: &[u8]) {

@@ -13,8 +13,9 @@ use super::super::record::RecordBuf;
 use super::super::version::Version;
 use super::Asker;
 use ringlane_ring::{Place, REPLICAS_MAX};
+use ringlane_types::codec;
 use ringlane_types::request::Consistency;
-use ringlane_types::request::{Operation as Command, StoreMode};
+use ringlane_types::request::{Allowance, Operation as Command, Request, StoreMode};
 use ringlane_types::time::Instant;
 
 /// Room that a finished operation's buffers may keep.
@@ -185,6 +186,14 @@ impl Operation {
             response: Vec::new(),
             prior: RecordBuf::default(),
             held_bytes: 0,
+        }
+    }
+
+    /// How long a value whoever waits can take.
+    pub fn allowance(&self) -> Allowance {
+        match codec::decode_request(&self.request) {
+            Ok(Request { operation: Command::Get(get), .. }) => get.allowance,
+            _ => Allowance::FULL,
         }
     }
 

@@ -191,14 +191,22 @@ impl Coordinator {
             return false;
         }
         operation.hot = self.hot_keys.count(&operation.key, turn.now);
+        let Origin::Client(asker) = operation.origin else { return false };
         if !operation.hot || !self.may_be_copied(operation) {
             return false;
         }
+        let allowance = operation.allowance();
         let Some(copy) = self.hot_keys.copy(&operation.key, turn.now) else { return false };
-        if let Origin::Client(asker) = operation.origin {
-            turn.outside.pass_on(asker, copy);
-            self.leave_line(asker, &operation.key);
+        if allowance.is_limited()
+            && let Ok(Response::Hit(hit)) = codec::decode_response(copy)
+            && let value_bytes = hit.value.len() as u32
+            && value_bytes > allowance.0
+        {
+            self.put_off(asker, operation, value_bytes, turn);
+            return true;
         }
+        turn.outside.pass_on(asker, copy);
+        self.leave_line(asker, &operation.key);
         true
     }
 
@@ -242,7 +250,15 @@ impl Coordinator {
         }
         match outcome {
             ForwardOutcome::Answered => match codec::decode_response(bytes) {
-                // No allowance was given.
+                Ok(Response::OverAllowance { value_bytes, .. })
+                    if value_bytes > operation.allowance().0 =>
+                {
+                    if let Origin::Client(asker) = operation.origin {
+                        self.put_off(asker, &operation, value_bytes, turn);
+                    }
+                    self.operations.end(id, operation);
+                }
+                // Nobody asks for less than what was allowed.
                 Ok(Response::OverAllowance { .. }) | Err(_) => {
                     self.counters.malformed += 1;
                     self.finish_uncertain(id, operation, turn);
@@ -308,7 +324,7 @@ impl Coordinator {
             Ok(request) if alone => {
                 // Another node hashes with another seed.
                 request.hash = self.hash(request.key);
-                if self.answer_must_wait(from, request.key, turn) {
+                if self.answer_must_wait(from, request, turn) {
                     return self.begin_forwarded(from, forward, request, true, turn);
                 }
                 self.answer_alone(from, asked, request, turn);

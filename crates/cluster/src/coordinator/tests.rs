@@ -17,6 +17,7 @@ use ringlane_types::time::Deadline;
 use std::rc::Rc;
 
 mod congested;
+mod put_off;
 
 const NOW: Instant = Instant::from_millis(1_700_000_000_000);
 
@@ -25,6 +26,8 @@ const NOW: Instant = Instant::from_millis(1_700_000_000_000);
 struct Said {
     messages: Vec<u8>,
     answers: Vec<(Asker, String)>,
+    /// Reads that came back: how long the value is, and the request.
+    put_off: Vec<(u32, Vec<u8>)>,
     /// Whether there is no room on any link; else for so many requests.
     full: bool,
     room_for: Option<u32>,
@@ -48,6 +51,9 @@ impl Outside for Said {
     }
 
     fn answer(&mut self, asker: Asker, response: &Response<'_>) {
+        if let Response::OverAllowance { value_bytes, request } = response {
+            return self.put_off.push((*value_bytes, request.to_vec()));
+        }
         let shown = match response {
             Response::Hit(hit) => String::from_utf8_lossy(&hit.value.to_vec()).into_owned(),
             other => format!("{other:?}").split(' ').next().unwrap_or_default().to_owned(),

@@ -24,10 +24,10 @@ impl Coordinator {
         turn: &mut Turn<'_, S, O>,
     ) -> Option<Box<Operation>> {
         let replication = self.settings.replication;
-        if operation.kind != Kind::Change
-            && let Origin::Node(peer, _) = operation.origin
-            && self.answer_must_wait(peer, &operation.key, turn)
+        if let Origin::Node(peer, _) = operation.origin
             && !operation.kind.may_change()
+            && let Ok(request) = &codec::decode_request(&operation.request)
+            && self.answer_must_wait(peer, request, turn)
         {
             return self.congest(id, operation, peer);
         }

@@ -32,7 +32,7 @@ pub use request::{
     LIMITED_GET_HEAD_BYTES, PLAIN_GET_HEAD_BYTES, decode_key, decode_plain_get, decode_request,
     encode_request, encoded_request_bytes,
 };
-pub use response::{decode_response, encode_response, encoded_response_bytes};
+pub use response::{decode_response, encode_response, encoded_response_bytes, over_allowance};
 
 /// Why bytes are no message of this form. None of them was acted upon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -112,6 +112,16 @@ pub fn encode_response(response: &Response<'_>, out: &mut [u8]) {
     writer.finish();
 }
 
+/// The length of the value if `message` says that it is over the allowance, which is quickly told.
+#[inline]
+pub fn over_allowance(message: &[u8]) -> Option<u32> {
+    let (tag, rest) = message.split_first()?;
+    if tag & answer::KIND != answer::OVER_ALLOWANCE {
+        return None;
+    }
+    rest.first_chunk().map(|bytes| u32::from_le_bytes(*bytes))
+}
+
 #[inline]
 fn write_hit(hit: &Hit<'_>, writer: &mut Writer<'_>) {
     assert!(hit.key.len() <= KEY_BYTES_MAX, "key of {} bytes", hit.key.len());

@@ -63,6 +63,12 @@ impl Act<'_> {
     }
 
     fn get(&mut self, get: &Get) {
+        if let Some(live) = self.live
+            && live.value.len() > get.allowance.0 as usize
+        {
+            let value_bytes = live.value.len() as u32;
+            return self.answer(&Response::OverAllowance { value_bytes, request: &[] });
+        }
         let mut marks = Marks::default();
         let (before, after) = match (self.live, get.vivify) {
             (None, None) => return self.answer(&Response::Miss),
