@@ -25,7 +25,7 @@ fn ring(criterion: &mut Criterion) {
             let ring = build();
             let mut owned = vec![0u32; count];
             for number in 0..10_000 {
-                owned[ring.owner(ring.place(&key(number))).0 as usize] += 1;
+                owned[ring.owner(ring.point_of(&key(number))).0 as usize] += 1;
             }
             assert!(owned.iter().all(|&keys| keys > 0), "every node owns keys: {owned:?}");
             let mut group = criterion.benchmark_group(format!("ring, {name}, {count} nodes"));
@@ -33,30 +33,33 @@ fn ring(criterion: &mut Criterion) {
             group.bench_function("owner of a key", |bencher| {
                 bencher.iter(|| {
                     for number in 0..KEYS {
-                        black_box(ring.owner(ring.place(&key(black_box(number)))));
+                        black_box(ring.owner(ring.point_of(&key(black_box(number)))));
                     }
                 });
             });
             for together in [1, 2, 4, 8, 16] {
                 let keys: Vec<_> = (0..KEYS).map(key).collect();
                 let keys: Vec<&[u8]> = keys.iter().map(|key| &key[..]).collect();
-                group.bench_function(format!("places of keys, {together} at a time"), |bencher| {
-                    bencher.iter(|| {
-                        for keys in keys.chunks(together) {
-                            black_box(hash.places::<16>(black_box(keys)));
-                        }
-                    });
-                });
+                group.bench_function(
+                    format!("points_of of keys, {together} at a time"),
+                    |bencher| {
+                        bencher.iter(|| {
+                            for keys in keys.chunks(together) {
+                                black_box(hash.points_of::<16>(black_box(keys)));
+                            }
+                        });
+                    },
+                );
             }
             group.bench_function("three replicas of a key", |bencher| {
                 bencher.iter(|| {
                     for number in 0..KEYS {
-                        let replicas = ring.replicas(ring.place(&key(black_box(number))));
+                        let replicas = ring.replicas(ring.point_of(&key(black_box(number))));
                         assert_eq!(replicas.len(), 3);
                     }
                 });
             });
-            group.throughput(Throughput::Elements(ring.points() as u64));
+            group.throughput(Throughput::Elements(ring.point_count() as u64));
             group.bench_function("build", |bencher| bencher.iter(build));
             group.finish();
         }

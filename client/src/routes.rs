@@ -136,7 +136,7 @@ impl Routes {
     #[inline]
     pub fn endpoint(&self, key: &[u8]) -> usize {
         let mut node = match &self.ring {
-            Some(ring) => self.nodes[usize::from(ring.owner(ring.place(key)).0)],
+            Some(ring) => self.nodes[usize::from(ring.owner(ring.point_of(key)).0)],
             None => self.nodes[0],
         };
         if node.cores == 0 {
@@ -152,7 +152,7 @@ impl Routes {
     #[cold]
     fn instead(&self, key: &[u8]) -> Node {
         let ring = self.ring.iter();
-        let mut replicas = ring.flat_map(|ring| ring.replicas(ring.place(key)).to_vec());
+        let mut replicas = ring.flat_map(|ring| ring.replicas(ring.point_of(key)).to_vec());
         let asked = replicas.find(|node| self.nodes[usize::from(node.0)].cores > 0);
         self.nodes[asked.map_or(self.fallback, |node| usize::from(node.0))]
     }
@@ -228,7 +228,7 @@ mod tests {
                 (whole.endpoint(key.as_bytes()), without.endpoint(key.as_bytes()));
             let (before, after) = (&whole.endpoints()[before], &without.endpoints()[after]);
             if *before == address(2) {
-                let second = ring.replicas(ring.place(key.as_bytes()))[1];
+                let second = ring.replicas(ring.point_of(key.as_bytes()))[1];
                 assert_eq!(*after, three(2).nodes[usize::from(second.0)].endpoints[0]);
                 moved += 1;
             } else {

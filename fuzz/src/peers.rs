@@ -16,7 +16,7 @@ use ringlane::cluster::notice::Notice;
 use ringlane::cluster::quorum::Replication;
 use ringlane::request::Consistency;
 use ringlane::cluster::record::{Content, Lifetimes, Live, Record};
-use ringlane::ring::{Place, RingHash, RingParameters};
+use ringlane::ring::{Point, RingHash, RingParameters};
 use ringlane::cluster::roster::{Change, Roster, Seat};
 use ringlane::cluster::version::Version;
 use ringlane::cluster::view::View;
@@ -410,8 +410,8 @@ impl Core {
                 let operation = OperationId(choices.number());
                 // Mostly the right one: a wrong one must do no harm either.
                 let place = match choices.byte() {
-                    0 => Place(choices.number() as u32),
-                    _ => RingHash::Md5.place(key),
+                    0 => Point(choices.number() as u32),
+                    _ => RingHash::Md5.point_of(key),
                 };
                 Message::Forward(Forward {
                     operation,

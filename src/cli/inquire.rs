@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub enum Inquiry {
     /// Show the members and what passes between them
     Status(Target),
-    /// Show where keys are kept: each with its place on the ring and its nodes, the first one first
+    /// Show where keys are kept: each with its point on the ring and its nodes, the first one first
     Ring {
         #[command(flatten)]
         target: Target,
@@ -187,18 +187,18 @@ impl Cluster {
         let widest = keys.iter().map(|key| key.chars().count()).max().unwrap_or(0);
         let mut text = String::new();
         for (at, key) in keys.iter().enumerate() {
-            let place = ring.place(key.as_bytes());
-            let replicas = ring.replicas(place);
+            let point = ring.point_of(key.as_bytes());
+            let replicas = ring.replicas(point);
             let nodes = replicas.iter().map(|node| &*ring.nodes()[node.0 as usize].id);
             if json {
                 let nodes: Vec<String> = nodes.map(quoted).collect();
                 let comma = if at > 0 { "," } else { "" };
-                let (key, place, nodes) = (quoted(key), place.0, nodes.join(","));
+                let (key, point, nodes) = (quoted(key), point.0, nodes.join(","));
                 let _ =
-                    write!(text, "{comma}{{\"key\":{key},\"place\":{place},\"nodes\":[{nodes}]}}");
+                    write!(text, "{comma}{{\"key\":{key},\"point\":{point},\"nodes\":[{nodes}]}}");
             } else {
                 let nodes: Vec<&str> = nodes.collect();
-                let _ = writeln!(text, "{key:widest$}  {:08x}  {}", place.0, nodes.join(" "));
+                let _ = writeln!(text, "{key:widest$}  {:08x}  {}", point.0, nodes.join(" "));
             }
         }
         Ok(if json { format!("[{text}]\n") } else { text })

@@ -66,7 +66,7 @@ fn every_key_asked_at_the_owner_that_hello_names_is_asked_once() {
     let before: Vec<u64> = cluster.up().map(|node| node.figure("forwarded")).collect();
     for number in 0..300u32 {
         let key = format!("key-{number}").into_bytes();
-        let owner = usize::from(ring.owner(ring.place(&key)).0);
+        let owner = usize::from(ring.owner(ring.point_of(&key)).0);
         ask(&mut streams[owner], &Frame::set(&key, b"value", number));
         assert_eq!(ask(&mut streams[owner], &Frame::get(&key, number)), b"value");
     }

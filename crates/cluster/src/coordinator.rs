@@ -52,7 +52,7 @@ use super::store::Store;
 use super::version::{Tie, Version, VersionClock};
 use super::view::{Fill, Placement, Source, View};
 use super::wire::Malformed;
-use ringlane_ring::{Place, REPLICAS_MAX};
+use ringlane_ring::{Point, REPLICAS_MAX};
 use ringlane_types::codec;
 use ringlane_types::hash::KeyHash;
 use ringlane_types::request::Consistency;
@@ -283,20 +283,20 @@ impl Coordinator {
     /// Where `key` lies on the ring. With MD5 a tenth of what a request costs here: computed once
     /// and handed on.
     #[inline]
-    pub fn place(&self, key: &[u8]) -> Place {
-        self.settings.ring_hash.place(key)
+    pub fn place(&self, key: &[u8]) -> Point {
+        self.settings.ring_hash.point_of(key)
     }
 
     /// Where each of `keys` lies, as [`Coordinator::place`], and cheaper.
     #[inline]
-    pub fn places<const N: usize>(&self, keys: &[&[u8]]) -> ArrayVec<Place, N> {
-        self.settings.ring_hash.places(keys)
+    pub fn places<const N: usize>(&self, keys: &[&[u8]]) -> ArrayVec<Point, N> {
+        self.settings.ring_hash.points_of(keys)
     }
 
     /// Whether this node alone keeps what lies at `place`, all of it has arrived and no other
     /// replica need hear of a change: the request can be answered from the store at once.
     #[inline]
-    pub fn keeps_alone(&self, place: Place) -> bool {
+    pub fn keeps_alone(&self, place: Point) -> bool {
         let Some(placement) = &self.placement else { return false };
         if self.settings.replication.replicas() != 1 || !placement.fills.is_empty() {
             return false;
@@ -318,7 +318,7 @@ impl Coordinator {
         &mut self,
         asker: Asker,
         consistency: Consistency,
-        place: Place,
+        place: Point,
         request: &Request<'_>,
         turn: &mut Turn<'_, S, O>,
     ) {

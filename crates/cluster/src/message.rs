@@ -15,7 +15,7 @@
 use super::record::{Content, Live, Record};
 use super::version::Version;
 use super::wire::{Malformed, Reader, Writer};
-use ringlane_ring::Place;
+use ringlane_ring::Point;
 use ringlane_types::codec;
 use ringlane_types::request::Consistency;
 use ringlane_types::request::{KEY_BYTES_MAX, Value};
@@ -100,7 +100,7 @@ pub struct Forward<'b> {
     pub consistency: Consistency,
     /// Where the request's key lies on the circle of that roster. The sender knows it already, and
     /// to compute it again by MD5 would be a tenth of what a forwarded get costs.
-    pub place: Place,
+    pub place: Point,
     /// What the write must be newer than: a version under which the sender has begun it, and
     /// which some replicas may hold.
     pub after: Version,
@@ -441,7 +441,7 @@ impl<'b> Message<'b> {
             tag::FORWARD => {
                 let (operation, stamp) = (OperationId(reader.u64()?), reader.u64()?);
                 let consistency = read_consistency(&mut reader)?;
-                let (place, after) = (Place(reader.u32()?), Version(reader.u64()?));
+                let (place, after) = (Point(reader.u32()?), Version(reader.u64()?));
                 Message::Forward(Forward {
                     operation,
                     stamp,

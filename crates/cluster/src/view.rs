@@ -12,7 +12,7 @@ use std::sync::Arc;
 use super::identity::{Boot, NodeKey};
 use super::quorum::Replication;
 use super::roster::{Roster, Seat};
-use ringlane_ring::{NodeIndex, Place, REPLICAS_MAX, Replicas, Ring, RingError, RingParameters};
+use ringlane_ring::{NodeIndex, Point, REPLICAS_MAX, Replicas, Ring, RingError, RingParameters};
 
 /// A roster and the ring of its seats. A [`NodeIndex`] of the ring is a position among the seats.
 #[derive(Debug)]
@@ -63,9 +63,9 @@ impl View {
         Some(NodeIndex(at as u16))
     }
 
-    /// Whether this life of a node is among the replicas of `place`.
-    pub fn holds(&self, key: NodeKey, boot: Boot, place: Place) -> bool {
-        self.index_of(key, boot).is_some_and(|node| self.ring.replicas(place).contains(&node))
+    /// Whether this life of a node is among the replicas of `point`.
+    pub fn holds(&self, key: NodeKey, boot: Boot, point: Point) -> bool {
+        self.index_of(key, boot).is_some_and(|node| self.ring.replicas(point).contains(&node))
     }
 }
 
@@ -91,12 +91,12 @@ pub struct Fill {
     pub sources: Vec<Source>,
 }
 
-/// Those who held a place before, as a filling sees them.
+/// Those who held a key's point before, as a filling sees them.
 #[derive(Clone, Copy, Debug)]
 pub struct Holders {
     /// Their positions in the view before.
     pub nodes: Replicas,
-    /// How many of them must have been copied from before the place is complete.
+    /// How many of them must have been copied from before the point is complete.
     pub needed: usize,
     /// How many have.
     pub copied: usize,
@@ -108,14 +108,14 @@ impl Fill {
         self.after.epoch()
     }
 
-    /// Whether `place` became this node's with this roster.
-    pub fn concerns(&self, me: NodeKey, boot: Boot, place: Place) -> bool {
-        self.after.holds(me, boot, place) && !self.before.holds(me, boot, place)
+    /// Whether `point` became this node's with this roster.
+    pub fn concerns(&self, me: NodeKey, boot: Boot, point: Point) -> bool {
+        self.after.holds(me, boot, point) && !self.before.holds(me, boot, point)
     }
 
-    /// Who held `place` before.
-    pub fn holders(&self, place: Place, replication: Replication) -> Holders {
-        let nodes = self.before.ring().replicas(place);
+    /// Who held `point` before.
+    pub fn holders(&self, point: Point, replication: Replication) -> Holders {
+        let nodes = self.before.ring().replicas(point);
         let count = |state| {
             let is = |node: &&NodeIndex| self.sources[node.0 as usize] == state;
             nodes.iter().filter(is).count()
@@ -133,31 +133,31 @@ impl Fill {
 
     /// Whether nothing of it is missing anywhere on the circle.
     pub fn is_complete(&self, me: NodeKey, boot: Boot, replication: Replication) -> bool {
-        self.places().all(|place| {
-            let holders = self.holders(place, replication);
-            holders.copied >= holders.needed || !self.concerns(me, boot, place)
+        self.points().all(|point| {
+            let holders = self.holders(point, replication);
+            holders.copied >= holders.needed || !self.concerns(me, boot, point)
         })
     }
 
-    /// One place of every range in which neither list of replicas changes.
-    fn places(&self) -> impl Iterator<Item = Place> {
+    /// One point of every range in which neither list of replicas changes.
+    fn points(&self) -> impl Iterator<Item = Point> {
         [&self.before, &self.after]
             .into_iter()
-            .flat_map(|view| (0..view.ring().points()).map(|point| view.ring().point(point).0))
+            .flat_map(|view| (0..view.ring().point_count()).map(|point| view.ring().point(point).0))
     }
 
     /// The share of the circle that became this node's, whether or not it has arrived.
     pub fn share(&self, me: NodeKey, boot: Boot) -> f64 {
-        let mut places: Vec<Place> = self.places().collect();
-        places.sort_unstable();
-        let Some(last) = places.last() else { return 0.0 };
+        let mut points: Vec<Point> = self.points().collect();
+        points.sort_unstable();
+        let Some(last) = points.last() else { return 0.0 };
         let mut from = last.0 as i64 - (1 << 32);
         let mut gained = 0;
-        for place in places {
-            if self.concerns(me, boot, place) {
-                gained += place.0 as i64 - from;
+        for point in points {
+            if self.concerns(me, boot, point) {
+                gained += point.0 as i64 - from;
             }
-            from = place.0 as i64;
+            from = point.0 as i64;
         }
         gained as f64 / (1u64 << 32) as f64
     }
@@ -173,14 +173,14 @@ pub struct Placement {
 }
 
 impl Placement {
-    /// The oldest filling after `epoch` that `place` waits for; `None` if this node is a full
+    /// The oldest filling after `epoch` that `point` waits for; `None` if this node is a full
     /// replica of it, or none.
     #[inline]
     pub fn unfilled(
         &self,
         me: NodeKey,
         boot: Boot,
-        place: Place,
+        point: Point,
         after_epoch: u64,
         replication: Replication,
     ) -> Option<&Arc<Fill>> {
@@ -188,10 +188,10 @@ impl Placement {
             return None;
         }
         self.fills.iter().find(|fill| {
-            let holders = fill.holders(place, replication);
+            let holders = fill.holders(point, replication);
             fill.epoch() > after_epoch
                 && holders.copied < holders.needed
-                && fill.concerns(me, boot, place)
+                && fill.concerns(me, boot, point)
         })
     }
 }
@@ -226,27 +226,27 @@ mod tests {
         let (before, after) = views(&["a", "b", "c", "e"], "d", 1);
         let (me, boot) = (NodeKey::of("d"), Boot(1));
         let mut fill = Fill { before, after, sources: vec![Source::Missing; 4] };
-        let gained: Vec<Place> = fill.places().filter(|p| fill.concerns(me, boot, *p)).collect();
+        let gained: Vec<Point> = fill.points().filter(|p| fill.concerns(me, boot, *p)).collect();
         assert!(!gained.is_empty());
         let share = fill.share(me, boot);
         assert!((0.45..0.75).contains(&share), "three fifths of the circle, not {share}");
         assert!(!fill.is_complete(me, boot, quorums(2, 2)));
-        let place = gained[0];
-        let holders = fill.holders(place, quorums(2, 2));
+        let point = gained[0];
+        let holders = fill.holders(point, quorums(2, 2));
         assert_eq!((holders.needed, holders.copied), (2, 0));
         fill.sources[holders.nodes[0].0 as usize] = Source::Copied;
         fill.sources[holders.nodes[2].0 as usize] = Source::Copied;
         let placement = Placement { view: fill.after.clone(), fills: vec![Arc::new(fill)] };
-        assert!(placement.unfilled(me, boot, place, 0, quorums(2, 2)).is_none());
-        assert!(placement.unfilled(me, boot, place, 0, quorums(1, 3)).is_some());
+        assert!(placement.unfilled(me, boot, point, 0, quorums(2, 2)).is_none());
+        assert!(placement.unfilled(me, boot, point, 0, quorums(1, 3)).is_some());
     }
 
     #[test]
     fn a_restarted_node_lacks_everything_it_held() {
         let (before, after) = views(&["a", "b", "c"], "b", 2);
         let fill = Fill { before, after, sources: vec![Source::Missing; 3] };
-        assert!(fill.places().all(|place| fill.concerns(NodeKey::of("b"), Boot(2), place)));
-        assert!(fill.places().all(|place| !fill.concerns(NodeKey::of("a"), Boot(1), place)));
+        assert!(fill.points().all(|point| fill.concerns(NodeKey::of("b"), Boot(2), point)));
+        assert!(fill.points().all(|point| !fill.concerns(NodeKey::of("a"), Boot(1), point)));
     }
 
     #[test]
@@ -256,9 +256,9 @@ mod tests {
         let (me, boot) = (NodeKey::of("b"), Boot(2));
         // Our own earlier life is gone; both others are still needed for two of three.
         fill.sources[1] = Source::Gone;
-        assert_eq!(fill.holders(Place(0), quorums(2, 2)).needed, 2);
+        assert_eq!(fill.holders(Point(0), quorums(2, 2)).needed, 2);
         fill.sources[2] = Source::Gone;
-        assert_eq!(fill.holders(Place(0), quorums(2, 2)).needed, 1);
+        assert_eq!(fill.holders(Point(0), quorums(2, 2)).needed, 1);
         assert!(!fill.is_complete(me, boot, quorums(2, 2)));
         fill.sources[0] = Source::Copied;
         assert!(fill.is_complete(me, boot, quorums(2, 2)));

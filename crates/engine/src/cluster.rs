@@ -20,7 +20,7 @@ use ringlane_cluster::message::Messages;
 use ringlane_cluster::record::Lifetimes;
 use ringlane_cluster::version::Version;
 use ringlane_protocol::pipeline::Pipeline;
-use ringlane_ring::Place;
+use ringlane_ring::Point;
 use ringlane_types::codec;
 use ringlane_types::request::Consistency;
 use ringlane_types::request::{Allowance, Request, Response};
@@ -144,13 +144,13 @@ impl Engine {
 
     /// Where `key` lies on the ring. The engine must be one of a cluster's.
     #[inline]
-    pub fn place(&self, key: &[u8]) -> Place {
+    pub fn place(&self, key: &[u8]) -> Point {
         self.coordinator().expect("one of a cluster's").place(key)
     }
 
     /// Where each of `keys` lies on the ring, as [`Engine::place`], and cheaper.
     #[inline]
-    pub fn places<const N: usize>(&self, keys: &[&[u8]]) -> ArrayVec<Place, N> {
+    pub fn places<const N: usize>(&self, keys: &[&[u8]]) -> ArrayVec<Point, N> {
         self.coordinator().expect("one of a cluster's").places(keys)
     }
 
@@ -160,7 +160,7 @@ impl Engine {
         &mut self,
         asker: impl FnOnce() -> Asker,
         consistency: Consistency,
-        (place, request): (Place, &Request<'_>),
+        (place, request): (Point, &Request<'_>),
         now: Instant,
         links: &mut (impl Links + ?Sized),
     ) -> Taken<'_> {
@@ -193,7 +193,7 @@ impl Engine {
     /// Whether what lies at `place` is answered from this core's shard at once; else other nodes
     /// have a say, and answers are copies that come later.
     #[inline]
-    pub(super) fn keeps_alone(&self, place: Place) -> bool {
+    pub(super) fn keeps_alone(&self, place: Point) -> bool {
         self.coordinator().is_none_or(|coordinator| coordinator.keeps_alone(place))
     }
 

@@ -9,7 +9,7 @@
 
 use wide::u32x8;
 
-use super::Place;
+use super::Point;
 
 /// Keys that are computed together.
 pub const LANES: usize = 8;
@@ -27,7 +27,7 @@ const INIT: [u32; 4] = [0x6745_2301, 0xefcd_ab89, 0x98ba_dcfe, 0x1032_5476];
 
 /// What each step adds: the integer part of 2^32 |sin(step)|, RFC 1321, section 3.4.
 #[rustfmt::skip]
-const ADDED: [[u32; 16]; 4] = [
+const SINES: [[u32; 16]; 4] = [
     [
         0xd76a_a478, 0xe8c7_b756, 0x2420_70db, 0xc1bd_ceee, 0xf57c_0faf, 0x4787_c62a,
         0xa830_4613, 0xfd46_9501, 0x6980_98d8, 0x8b44_f7af, 0xffff_5bb1, 0x895c_d7be,
@@ -50,12 +50,12 @@ const ADDED: [[u32; 16]; 4] = [
     ],
 ];
 
-/// The places of up to [`LANES`] keys, in their order; what follows them means nothing.
+/// The points of up to [`LANES`] keys, in their order; what follows them means nothing.
 ///
 /// # Panics
 /// If there are more keys.
 #[inline(never)]
-pub fn places(keys: &[&[u8]]) -> [Place; LANES] {
+pub fn points_of(keys: &[&[u8]]) -> [Point; LANES] {
     assert!(keys.len() <= LANES, "{} keys", keys.len());
     let mut state = INIT.map(u32x8::splat);
     let most = keys.iter().map(|key| blocks(key)).max().unwrap_or(0);
@@ -76,7 +76,7 @@ pub fn places(keys: &[&[u8]]) -> [Place; LANES] {
         }
     }
     // The circle reads the digest's bytes as a big-endian number.
-    state[0].to_array().map(|word| Place(word.swap_bytes()))
+    state[0].to_array().map(|word| Point(word.swap_bytes()))
 }
 
 /// Blocks of a key with its padding: a bit, and eight bytes for its length.
@@ -109,10 +109,10 @@ fn fill(words: &mut Words, lane: usize, key: &[u8], block: usize) {
 #[inline(always)]
 fn compress(before: &State, words: &Words) -> State {
     let mut state = *before;
-    round::<7, 12, 17, 22, 1, 0>(&mut state, words, &ADDED[0], |b, c, d| d ^ (b & (c ^ d)));
-    round::<5, 9, 14, 20, 5, 1>(&mut state, words, &ADDED[1], |b, c, d| c ^ (d & (b ^ c)));
-    round::<4, 11, 16, 23, 3, 5>(&mut state, words, &ADDED[2], |b, c, d| b ^ c ^ d);
-    round::<6, 10, 15, 21, 7, 0>(&mut state, words, &ADDED[3], |b, c, d| c ^ (b | !d));
+    round::<7, 12, 17, 22, 1, 0>(&mut state, words, &SINES[0], |b, c, d| d ^ (b & (c ^ d)));
+    round::<5, 9, 14, 20, 5, 1>(&mut state, words, &SINES[1], |b, c, d| c ^ (d & (b ^ c)));
+    round::<4, 11, 16, 23, 3, 5>(&mut state, words, &SINES[2], |b, c, d| b ^ c ^ d);
+    round::<6, 10, 15, 21, 7, 0>(&mut state, words, &SINES[3], |b, c, d| c ^ (b | !d));
     core::array::from_fn(|word| before[word] + state[word])
 }
 
@@ -159,7 +159,7 @@ mod tests {
         let bytes: Vec<u8> = (0..=255u8).map(|n| n.wrapping_mul(37) ^ 0xa5).collect();
         for length in 0..=bytes.len() {
             let key = &bytes[..length];
-            assert_eq!(places(&[key])[0], RingHash::Md5.place(key), "{length} bytes");
+            assert_eq!(points_of(&[key])[0], RingHash::Md5.point_of(key), "{length} bytes");
         }
     }
 
@@ -172,8 +172,8 @@ mod tests {
             ),
         ) {
             let keys: Vec<&[u8]> = keys.iter().map(|key| &key[..]).collect();
-            for (key, place) in keys.iter().zip(places(&keys)) {
-                prop_assert_eq!(place, RingHash::Md5.place(key));
+            for (key, point) in keys.iter().zip(points_of(&keys)) {
+                prop_assert_eq!(point, RingHash::Md5.point_of(key));
             }
         }
     }

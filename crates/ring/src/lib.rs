@@ -1,7 +1,7 @@
 //! The hash circle: which nodes keep a key.
 //!
-//! Every node owns points on a circle of 32 bits, 150 per unit of weight. A key has a place on the
-//! same circle, and its owner is the node of the first point at or after that place; the next
+//! Every node owns points on a circle of 32 bits, 150 per unit of weight. A key has a position on the
+//! same circle, and its owner is the node of the first point at or after it; the next
 //! distinct nodes clockwise hold its further replicas. A joining node takes its points out of
 //! everybody's ranges, so about 1/N of the keys move to it and none between the others.
 //!
@@ -9,7 +9,7 @@
 //!
 //! ```text
 //! point i of a node   first 32 bits, big-endian, of MD5("{node id}:{i}"), i = 0 .. 150 * weight
-//! place of a key      first 32 bits, big-endian, of MD5(key)
+//! point of a key      first 32 bits, big-endian, of MD5(key)
 //! equal points        the node whose id is smaller in byte order comes first
 //! xxh3 instead        upper 32 bits of XXH3-64 with seed 0, of the same bytes
 //! ```
@@ -17,7 +17,7 @@
 //! A [`Ring`] is an immutable value with an epoch: a request keeps the ring it started with.
 //!
 //! ```text
-//! place -> jump[place's upper bits] -> rows: | point | node node | node pad | point | ...
+//! point -> jump_table[its upper bits] -> rows: | point | node node | node pad | point | ...
 //! ```
 //!
 //! Each row holds a point and the preference list that starts there, so a lookup reads one word of
@@ -53,12 +53,12 @@ pub const POINTS_MAX: usize = 1 << 22;
 /// Longest node id in bytes.
 pub const NODE_ID_BYTES_MAX: usize = 64;
 
-/// So many keys take less time side by side than one by one.
-const LANES_PAY_FROM: usize = 3;
+/// From this many keys on, hashing them side by side is faster than one by one.
+const LANES_KEYS_MIN: usize = 3;
 
 /// A position on the circle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Place(pub u32);
+pub struct Point(pub u32);
 
 /// How ids and keys are hashed onto the circle. All nodes of a cluster must agree.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -76,13 +76,13 @@ impl RingHash {
 
     /// Where `bytes` lie on the circle.
     #[inline]
-    pub fn place(self, bytes: &[u8]) -> Place {
+    pub fn point_of(self, bytes: &[u8]) -> Point {
         match self {
             RingHash::Md5 => {
                 let digest = Md5::digest(bytes);
-                Place(u32::from_be_bytes([digest[0], digest[1], digest[2], digest[3]]))
+                Point(u32::from_be_bytes([digest[0], digest[1], digest[2], digest[3]]))
             }
-            RingHash::Xxh3 => Place((xxh3_64(bytes) >> 32) as u32),
+            RingHash::Xxh3 => Point((xxh3_64(bytes) >> 32) as u32),
         }
     }
 
@@ -91,21 +91,21 @@ impl RingHash {
     ///
     /// # Panics
     /// If there are more than N keys.
-    pub fn places<const N: usize>(self, keys: &[&[u8]]) -> ArrayVec<Place, N> {
-        let mut places = ArrayVec::new();
+    pub fn points_of<const N: usize>(self, keys: &[&[u8]]) -> ArrayVec<Point, N> {
+        let mut points = ArrayVec::new();
         for keys in keys.chunks(lanes::LANES) {
-            if self == RingHash::Md5 && keys.len() >= LANES_PAY_FROM {
-                places.extend(lanes::places(keys).into_iter().take(keys.len()));
+            if self == RingHash::Md5 && keys.len() >= LANES_KEYS_MIN {
+                points.extend(lanes::points_of(keys).into_iter().take(keys.len()));
             } else {
-                places.extend(keys.iter().map(|key| self.place(key)));
+                points.extend(keys.iter().map(|key| self.point_of(key)));
             }
         }
-        places
+        points
     }
 
     /// Point `number` of the node called `id`.
-    pub fn point(self, id: &str, number: u32) -> Place {
-        self.place(format!("{id}:{number}").as_bytes())
+    pub fn node_point(self, id: &str, number: u32) -> Point {
+        self.point_of(format!("{id}:{number}").as_bytes())
     }
 }
 
@@ -125,7 +125,7 @@ pub struct RingNode {
 /// What all nodes must agree on to compute the same ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RingParameters {
-    /// How ids and keys are placed.
+    /// How ids and keys are hashed onto the circle.
     pub hash: RingHash,
     /// Points of a node of weight 1, at least 1.
     pub points_per_weight: u32,
@@ -199,12 +199,12 @@ pub struct Ring {
     parameters: RingParameters,
     /// Sorted by id, so that equal sets of nodes make equal rings.
     nodes: Box<[RingNode]>,
-    /// For each value of a place's upper bits, the first row at or after the smallest such place.
-    jump: Box<[u32]>,
-    /// Right shift that leaves a place's upper bits.
+    /// For each value of a point's upper bits, the first row at or after the smallest such point.
+    jump_table: Box<[u32]>,
+    /// Right shift that leaves a point's upper bits.
     shift: u32,
     /// Rows of `stride` words: the point, then its preference list, two nodes a word. The last row
-    /// repeats the first one under the largest place, so that a lookup needs no wrap-around.
+    /// repeats the first one under the largest point, so that a lookup needs no wrap-around.
     rows: Box<[u32]>,
     stride: usize,
     /// Length of every preference list.
@@ -225,7 +225,7 @@ impl Ring {
         let mut points: Vec<(u32, NodeIndex)> = Vec::new();
         for (index, node) in nodes.iter().enumerate() {
             for number in 0..node.weight * parameters.points_per_weight {
-                let point = parameters.hash.point(&node.id, number);
+                let point = parameters.hash.node_point(&node.id, number);
                 points.push((point.0, NodeIndex(index as u16)));
             }
         }
@@ -248,7 +248,7 @@ impl Ring {
 
         let bits = points.len().next_power_of_two().ilog2().clamp(1, 16);
         let shift = 32 - bits;
-        let jump = (0..1u64 << bits)
+        let jump_table = (0..1u64 << bits)
             .map(|upper| points.partition_point(|p| (p.0 as u64) < upper << shift) as u32)
             .collect();
 
@@ -256,7 +256,7 @@ impl Ring {
             epoch,
             parameters,
             nodes: nodes.into_boxed_slice(),
-            jump,
+            jump_table,
             shift,
             rows: rows.into_boxed_slice(),
             stride,
@@ -287,20 +287,20 @@ impl Ring {
 
     /// Where `key` lies.
     #[inline]
-    pub fn place(&self, key: &[u8]) -> Place {
-        self.parameters.hash.place(key)
+    pub fn point_of(&self, key: &[u8]) -> Point {
+        self.parameters.hash.point_of(key)
     }
 
     /// The first node of the preference list.
     #[inline]
-    pub fn owner(&self, place: Place) -> NodeIndex {
-        NodeIndex(self.rows[self.row(place) * self.stride + 1] as u16)
+    pub fn owner(&self, point: Point) -> NodeIndex {
+        NodeIndex(self.rows[self.row(point) * self.stride + 1] as u16)
     }
 
     /// The preference list: as many distinct nodes as the replication factor says, or all.
     #[inline]
-    pub fn replicas(&self, place: Place) -> Replicas {
-        let start = self.row(place) * self.stride + 1;
+    pub fn replicas(&self, point: Point) -> Replicas {
+        let start = self.row(point) * self.stride + 1;
         let mut nodes = [NodeIndex::default(); REPLICAS_MAX];
         for (pair, &word) in nodes.chunks_mut(2).zip(&self.rows[start..start + self.stride - 1]) {
             pair[0] = NodeIndex(word as u16);
@@ -309,16 +309,16 @@ impl Ring {
         Replicas { len: self.list_len, nodes }
     }
 
-    /// All nodes in the order in which the circle meets them from `place` on: the preference list
+    /// All nodes in the order in which the circle meets them from `point` on: the preference list
     /// and then those who would stand in.
-    pub fn walk(&self, place: Place) -> Walk<'_> {
-        Walk { ring: self, row: self.row(place), left: self.nodes.len(), met: [0; NODES_MAX / 64] }
+    pub fn walk(&self, point: Point) -> Walk<'_> {
+        Walk { ring: self, row: self.row(point), left: self.nodes.len(), seen: [0; NODES_MAX / 64] }
     }
 
     /// Each node's share of the circle as owner, in 2^-32 of it. They add up to 2^32.
     pub fn shares(&self) -> Vec<u64> {
         let mut shares = vec![0; self.nodes.len()];
-        let points = self.points();
+        let points = self.point_count();
         let mut from = self.rows[(points - 1) * self.stride] as i64 - (1 << 32);
         for row in self.rows[..points * self.stride].chunks_exact(self.stride) {
             shares[row[1] as u16 as usize] += (row[0] as i64 - from) as u64;
@@ -328,23 +328,23 @@ impl Ring {
     }
 
     /// Number of points on the circle.
-    pub fn points(&self) -> usize {
+    pub fn point_count(&self) -> usize {
         self.rows.len() / self.stride - 1
     }
 
     /// Point `row` in circle order, with its node; for views and comparisons, not for lookups.
-    pub fn point(&self, row: usize) -> (Place, NodeIndex) {
-        assert!(row < self.points(), "point {row} of {}", self.points());
+    pub fn point(&self, row: usize) -> (Point, NodeIndex) {
+        assert!(row < self.point_count(), "point {row} of {}", self.point_count());
         let words = &self.rows[row * self.stride..];
-        (Place(words[0]), NodeIndex(words[1] as u16))
+        (Point(words[0]), NodeIndex(words[1] as u16))
     }
 
-    /// The row of the first point at or after `place`; the sentinel row when there is none.
+    /// The row of the first point at or after `point`; the sentinel row when there is none.
     #[inline]
-    fn row(&self, place: Place) -> usize {
-        let mut row = self.jump[(place.0 >> self.shift) as usize] as usize;
-        // Ends at the sentinel at the latest: no place is above the largest.
-        while self.rows[row * self.stride] < place.0 {
+    fn row(&self, point: Point) -> usize {
+        let mut row = self.jump_table[(point.0 >> self.shift) as usize] as usize;
+        // Ends at the sentinel at the latest: no point is above the largest.
+        while self.rows[row * self.stride] < point.0 {
             row += 1;
         }
         row
@@ -367,7 +367,7 @@ pub struct Walk<'r> {
     ring: &'r Ring,
     row: usize,
     left: usize,
-    met: [u64; NODES_MAX / 64],
+    seen: [u64; NODES_MAX / 64],
 }
 
 impl Iterator for Walk<'_> {
@@ -377,10 +377,10 @@ impl Iterator for Walk<'_> {
         while self.left > 0 {
             // The sentinel is the first row again.
             let node = NodeIndex(self.ring.rows[self.row * self.ring.stride + 1] as u16);
-            self.row = if self.row >= self.ring.points() { 1 } else { self.row + 1 };
+            self.row = if self.row >= self.ring.point_count() { 1 } else { self.row + 1 };
             let (word, bit) = (node.0 as usize / 64, 1u64 << (node.0 % 64));
-            if self.met[word] & bit == 0 {
-                self.met[word] |= bit;
+            if self.seen[word] & bit == 0 {
+                self.seen[word] |= bit;
                 self.left -= 1;
                 return Some(node);
             }

@@ -25,7 +25,7 @@ fn placement_equals_the_published_vectors() {
     let key = |hex: &str| -> Vec<u8> {
         (0..hex.len()).step_by(2).map(|i| u8::from_str_radix(&hex[i..i + 2], 16).unwrap()).collect()
     };
-    let place = |hex: &str| Place(u32::from_str_radix(hex, 16).unwrap());
+    let point = |hex: &str| Point(u32::from_str_radix(hex, 16).unwrap());
     let mut rings: Vec<(&str, Ring)> = Vec::new();
     let mut checked = 0;
     for line in text.lines().filter(|line| !line.starts_with('#') && !line.is_empty()) {
@@ -36,11 +36,11 @@ fn placement_equals_the_published_vectors() {
         };
         match words[..] {
             ["place", hash, hex, at] => {
-                assert_eq!(hash_named(hash).place(&key(hex)), place(at), "{line}")
+                assert_eq!(hash_named(hash).point_of(&key(hex)), point(at), "{line}")
             }
             ["point", hash, node, number, at] => {
                 let number = number.parse().unwrap();
-                assert_eq!(hash_named(hash).point(node, number), place(at), "{line}")
+                assert_eq!(hash_named(hash).node_point(node, number), point(at), "{line}")
             }
             ["ring", name, hash, points, replicas, ..] => {
                 let nodes = words[5..].iter().map(|node| {
@@ -61,14 +61,14 @@ fn placement_equals_the_published_vectors() {
             }
             ["list", name, hex, ..] => {
                 let ring = ring(name);
-                let list = ring.replicas(ring.place(&key(hex)));
+                let list = ring.replicas(ring.point_of(&key(hex)));
                 assert_eq!(names(ring, &list), &words[3..], "{line}");
-                assert_eq!(ring.owner(ring.place(&key(hex))), list[0], "{line}");
+                assert_eq!(ring.owner(ring.point_of(&key(hex))), list[0], "{line}");
             }
             ["at", name, at, ..] => {
                 let ring = ring(name);
-                assert_eq!(names(ring, &ring.replicas(place(at))), &words[3..], "{line}");
-                let walked: Vec<_> = ring.walk(place(at)).take(words.len() - 3).collect();
+                assert_eq!(names(ring, &ring.replicas(point(at))), &words[3..], "{line}");
+                let walked: Vec<_> = ring.walk(point(at)).take(words.len() - 3).collect();
                 assert_eq!(names(ring, &walked), &words[3..], "{line}");
             }
             _ => panic!("not a vector: {line}"),
@@ -117,15 +117,15 @@ fn a_join_moves_its_own_share_and_nothing_between_old_nodes() {
         let keys = 40_000;
         let mut moved = 0;
         for n in 0..keys {
-            let place = before.place(format!("key-{n}").as_bytes());
-            let (old, new) = (id(&before, before.owner(place)), id(&after, after.owner(place)));
+            let point = before.point_of(format!("key-{n}").as_bytes());
+            let (old, new) = (id(&before, before.owner(point)), id(&after, after.owner(point)));
             if old != new {
                 assert_eq!(*new, *joined, "a key moved between old nodes");
                 moved += 1;
             }
             // Of the replicas too, only such leave that the newcomer pushed out.
-            let old: Vec<_> = before.replicas(place).iter().map(|&n| id(&before, n)).collect();
-            let new: Vec<_> = after.replicas(place).iter().map(|&n| id(&after, n)).collect();
+            let old: Vec<_> = before.replicas(point).iter().map(|&n| id(&before, n)).collect();
+            let new: Vec<_> = after.replicas(point).iter().map(|&n| id(&after, n)).collect();
             let stayed: Vec<_> = new.iter().filter(|n| ***n != *joined).cloned().collect();
             assert_eq!(stayed[..], old[..stayed.len()]);
         }
@@ -168,10 +168,10 @@ proptest! {
             .enumerate()
             .map(|(n, &weight)| RingNode { id: format!("node-{n}").into(), weight })
             .collect();
-        let mut points: Vec<(Place, &str)> = nodes
+        let mut points: Vec<(Point, &str)> = nodes
             .iter()
             .flat_map(|node| {
-                (0..node.weight * points_per_weight).map(|i| (hash.point(&node.id, i), &*node.id))
+                (0..node.weight * points_per_weight).map(|i| (hash.node_point(&node.id, i), &*node.id))
             })
             .collect();
         points.sort();
@@ -180,8 +180,8 @@ proptest! {
         let edges = points.iter().flat_map(|(p, _)| {
             [p.0.wrapping_sub(1), p.0, p.0.wrapping_add(1)]
         });
-        for place in places.into_iter().chain(edges).map(Place) {
-            let (behind, ahead): (Vec<_>, Vec<_>) = points.iter().partition(|p| p.0 < place);
+        for point in places.into_iter().chain(edges).map(Point) {
+            let (behind, ahead): (Vec<_>, Vec<_>) = points.iter().partition(|p| p.0 < point);
             let mut expected: Vec<&str> = Vec::new();
             for &(_, id) in ahead.into_iter().chain(behind) {
                 if !expected.contains(&id) {
@@ -189,12 +189,12 @@ proptest! {
                 }
             }
             let id = |node: NodeIndex| &*ring.nodes()[node.0 as usize].id;
-            let walked: Vec<&str> = ring.walk(place).map(id).collect();
+            let walked: Vec<&str> = ring.walk(point).map(id).collect();
             prop_assert_eq!(&walked, &expected);
             expected.truncate(replicas as usize);
-            let list: Vec<&str> = ring.replicas(place).iter().map(|&n| id(n)).collect();
+            let list: Vec<&str> = ring.replicas(point).iter().map(|&n| id(n)).collect();
             prop_assert_eq!(&list, &expected);
-            prop_assert_eq!(id(ring.owner(place)), expected[0]);
+            prop_assert_eq!(id(ring.owner(point)), expected[0]);
         }
         prop_assert_eq!(ring.shares().iter().sum::<u64>(), 1 << 32);
         // The order in which nodes are named does not matter.

@@ -70,7 +70,7 @@ impl World {
         keys.sort();
         keys.dedup();
         for key in keys {
-            let replicas = view.ring().replicas(view.ring().place(&key));
+            let replicas = view.ring().replicas(view.ring().point_of(&key));
             let mut held = Vec::new();
             for index in replicas.iter() {
                 let seat = view.seat(*index).key;

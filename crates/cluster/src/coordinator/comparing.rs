@@ -114,7 +114,7 @@ impl Comparing {
     }
 }
 
-fn segment(place: Place) -> usize {
+fn segment(place: Point) -> usize {
     (place.0 >> SEGMENT_SHIFT) as usize
 }
 
@@ -234,13 +234,13 @@ impl Coordinator {
     }
 
     /// The place of a key that both sides of a round keep; `None` for others.
-    fn shared(&self, scope: &Scope, key: &[u8]) -> Option<Place> {
+    fn shared(&self, scope: &Scope, key: &[u8]) -> Option<Point> {
         let reach = self.reach.get(&scope.with.node)?;
         if reach.facts.core_of(key) != scope.with.core {
             return None;
         }
         let view = &self.placement.as_ref()?.view;
-        let place = view.ring().place(key);
+        let place = view.ring().point_of(key);
         let both =
             view.holds(self.me, self.boot, place) && view.holds(scope.with.node, scope.boot, place);
         both.then_some(place)
@@ -470,6 +470,6 @@ mod tests {
 
     #[test]
     fn every_place_has_a_segment() {
-        assert_eq!((segment(Place(0)), segment(Place(u32::MAX))), (0, SEGMENTS - 1));
+        assert_eq!((segment(Point(0)), segment(Point(u32::MAX))), (0, SEGMENTS - 1));
     }
 }

@@ -37,7 +37,7 @@ impl Coordinator {
     }
 
     /// The oldest filling after `epoch` that `place` waits for.
-    pub(super) fn unfilled(&self, place: Place, epoch: u64) -> Option<&Arc<Fill>> {
+    pub(super) fn unfilled(&self, place: Point, epoch: u64) -> Option<&Arc<Fill>> {
         let replication = self.settings.replication;
         self.placement.as_ref()?.unfilled(self.me, self.boot, place, epoch, replication)
     }

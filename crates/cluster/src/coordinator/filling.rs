@@ -215,7 +215,7 @@ impl Coordinator {
         let view = &placement.view;
         let mut others = Vec::new();
         let next = turn.store.scan(cursor, SWEEP_STEP, turn.now, &mut |scanned: Scanned<'_>| {
-            let place = view.ring().place(scanned.key);
+            let place = view.ring().point_of(scanned.key);
             // A key that this node stands in for is kept while its own nodes are away.
             let theirs = !view.holds(self.me, self.boot, place)
                 && view.ring().replicas(place).iter().all(|node| {
@@ -339,7 +339,7 @@ impl Coordinator {
             if reach.facts.core_of(key) != from.core {
                 return false;
             }
-            let place = placement.view.ring().place(key);
+            let place = placement.view.ring().point_of(key);
             match pair {
                 Some((before, after)) => {
                     after.holds(from.node, boot, place) && !before.holds(from.node, boot, place)

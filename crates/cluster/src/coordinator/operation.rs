@@ -12,7 +12,7 @@ use super::super::message::OperationId;
 use super::super::record::RecordBuf;
 use super::super::version::Version;
 use super::Asker;
-use ringlane_ring::{Place, REPLICAS_MAX};
+use ringlane_ring::{Point, REPLICAS_MAX};
 use ringlane_types::codec;
 use ringlane_types::request::Consistency;
 use ringlane_types::request::{Allowance, Operation as Command, Request, StoreMode};
@@ -121,7 +121,7 @@ pub(super) struct Operation {
     /// Whether its key was hot when it was forwarded.
     pub hot: bool,
     /// Where its key lies on the ring.
-    pub place: Place,
+    pub place: Point,
     /// When it is given up: the operation timeout after it came, not after its turn came.
     pub until: Instant,
     /// When it was forwarded.
@@ -167,7 +167,7 @@ impl Operation {
             consistency: Consistency::Configured,
             kind: Kind::Change,
             hot: false,
-            place: Place(0),
+            place: Point(0),
             until: Instant::default(),
             sent_at: Instant::default(),
             stamp: 0,

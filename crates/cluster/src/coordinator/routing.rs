@@ -30,7 +30,7 @@ impl Coordinator {
 
     /// The nodes that keep what lies at `place`. With availability before strictness, those that
     /// are away are stood in for by the next ones on the circle.
-    pub(super) fn members(&self, place: Place) -> Members {
+    pub(super) fn members(&self, place: Point) -> Members {
         let Some(placement) = &self.placement else { return Members::new() };
         let view = &placement.view;
         let named = |node| {

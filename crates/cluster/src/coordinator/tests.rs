@@ -175,7 +175,7 @@ impl Bench {
             operation: OperationId(9),
             stamp,
             consistency: Consistency::Configured,
-            place: RingHash::Md5.place(b"k"),
+            place: RingHash::Md5.point_of(b"k"),
             after: self.after,
             request: &bytes,
         }));
@@ -197,7 +197,7 @@ impl Bench {
         let mut keys = (0..).map(|number: u32| format!("key{number}"));
         let its_own = |key: &String| {
             let ring = self.view.ring();
-            self.view.seat(ring.owner(ring.place(key.as_bytes()))).key == node
+            self.view.seat(ring.owner(ring.point_of(key.as_bytes()))).key == node
         };
         keys.find(its_own).expect("one of them")
     }

@@ -5,7 +5,7 @@ use crate::frame::{Opened, Opener};
 use crate::message::OperationId;
 use crate::record::Record;
 use crate::version::Version;
-use ringlane_ring::Place;
+use ringlane_ring::Point;
 use ringlane_types::request::Consistency;
 
 const QUEUE: usize = 4 << 20;
@@ -88,7 +88,7 @@ fn message(class: Class, bytes: usize, number: u8) -> Vec<u8> {
             operation,
             stamp: 0,
             consistency: Consistency::Configured,
-            place: Place(0),
+            place: Point(0),
             after: Version::NONE,
             request: b"",
         })
