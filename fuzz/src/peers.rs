@@ -17,7 +17,7 @@ use ringlane::cluster::quorum::Replication;
 use ringlane::request::Consistency;
 use ringlane::cluster::record::{Content, Lifetimes, Live, Record};
 use ringlane::ring::{Point, RingHash, RingParameters};
-use ringlane::cluster::roster::{Change, Roster, Seat};
+use ringlane::cluster::roster::{Change, Roster, RosterMember};
 use ringlane::cluster::version::Version;
 use ringlane::cluster::view::View;
 use ringlane::shard::ShardConfig;
@@ -88,20 +88,20 @@ fn key_of(number: u8) -> NodeKey {
 
 /// Rosters one after the other: a node joins, one begins a new life, one leaves.
 fn views(replicas: u8) -> Vec<Arc<View>> {
-    let seat = |number: u8, boot| {
+    let member = |number: u8, boot| {
         let address = ([127, 0, 0, number], 7000).into();
         let id: Arc<str> = format!("n{number}").into();
         let key = NodeKey::of(&id);
-        Seat { id, key, boot: Boot(boot), weight: 1, slot: 0, gossip: address, link: address }
+        RosterMember { id, key, boot: Boot(boot), weight: 1, slot: 0, gossip: address, link: address }
     };
-    let mut roster = Roster::found(seat(1, 1), 5);
+    let mut roster = Roster::found(member(1, 1), 5);
     let mut rosters = Vec::new();
     for change in [
-        Change::Seat(seat(2, 1)),
-        Change::Seat(seat(3, 1)),
-        Change::Seat(seat(4, 1)),
-        Change::Seat(seat(2, 2)),
-        Change::Unseat { key: key_of(3), boot: Boot(1) },
+        Change::Add(member(2, 1)),
+        Change::Add(member(3, 1)),
+        Change::Add(member(4, 1)),
+        Change::Add(member(2, 2)),
+        Change::Remove { key: key_of(3), boot: Boot(1) },
     ] {
         roster = roster.with([&change]).expect("a change");
         rosters.push(roster.clone());

@@ -6,7 +6,7 @@ use crate::cluster::membership::Health;
 use crate::config::{ClusterConfig, Config};
 use crate::protocol::binary::topology::{self, NodeState, RingFacts, Topology, TopologyNode};
 use crate::ring::{self, RingHash};
-use crate::stats::{ClusterView, SeatView};
+use crate::stats::{ClusterView, RingNodeView};
 
 const _: () = assert!(topology::NODES_MAX >= ring::NODES_MAX, "all nodes fit into the answer");
 const _: () = assert!(topology::NODE_ID_BYTES_MAX >= ring::NODE_ID_BYTES_MAX);
@@ -56,25 +56,26 @@ fn clustered<'a>(
         }),
         epoch: members.map_or(0, |view| view.epoch),
         this_node: &config.node_id,
-        nodes: members.map_or(Vec::new(), |view| view.seats.iter().map(seated).collect()),
+        nodes: members
+            .map_or(Vec::new(), |view| view.ring_nodes.iter().map(topology_node).collect()),
         ..alone
     }
 }
 
-fn seated(seat: &SeatView) -> TopologyNode<'_> {
-    let state = match seat.health {
+fn topology_node(ring_node: &RingNodeView) -> TopologyNode<'_> {
+    let state = match ring_node.health {
         Health::Alive => NodeState::Alive,
         Health::Suspect => NodeState::Suspect,
         Health::Dead => NodeState::Dead,
     };
     let unmet = TopologyNode {
-        id: &seat.id,
+        id: &ring_node.id,
         state,
-        weight: seat.weight as u16,
-        boot: seat.boot.0,
+        weight: ring_node.weight as u16,
+        boot: ring_node.boot.0,
         ..TopologyNode::default()
     };
-    let Some((facts, ClientEnd { ip, port, shard_ports })) = seat.told else { return unmet };
+    let Some((facts, ClientEnd { ip, port, shard_ports })) = ring_node.told else { return unmet };
     let (core_count, hash_seed) = (facts.core_count, facts.hash_seed);
     TopologyNode { core_count, hash_seed, ip, port, shard_ports, ..unmet }
 }

@@ -68,7 +68,7 @@ pub struct LinkCounters {
 
 /// Who has points on the ring, and where clients find it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SeatView {
+pub struct RingNodeView {
     /// Its id.
     pub id: Arc<str>,
     /// Which start of its process has the points.
@@ -88,10 +88,10 @@ pub struct ClusterView {
     pub epoch: u64,
     /// Everybody, this node included, by id.
     pub members: Vec<MemberStatus>,
-    /// Each seated member's share of the circle, 0 to 1, in the order of `members`.
+    /// Each member's share of the circle, 0 to 1, in the order of `members`.
     pub shares: Vec<f64>,
     /// Those with points on the ring, by id.
-    pub seats: Vec<SeatView>,
+    pub ring_nodes: Vec<RingNodeView>,
 }
 
 /// Renders the members, then what all cores of this node together have done.

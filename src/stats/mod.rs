@@ -26,7 +26,7 @@ pub mod json;
 pub mod prometheus;
 mod settings;
 
-pub use cluster::{ClusterView, CoreClusterStats, LinkCounters, SeatView};
+pub use cluster::{ClusterView, CoreClusterStats, LinkCounters, RingNodeView};
 pub use connections::{Address, ConnectionState, ConnectionStats};
 
 counters! {

@@ -47,7 +47,7 @@ use super::message::{Forward, ForwardOutcome, Message, NodeMessage, OperationId}
 use super::notice::Notice;
 use super::peers::{BreakerChange, BreakerCounters, Peers};
 use super::promises::Promises;
-use super::roster::Seat;
+use super::roster::RosterMember;
 use super::store::Store;
 use super::version::{Tie, Version, VersionClock};
 use super::view::{Fill, Placement, Source, View};
@@ -270,8 +270,8 @@ impl Coordinator {
 
     /// The states of the circuit breakers of the other members, as this core sees them.
     pub fn breakers(&self, now: Instant) -> Vec<(NodeKey, BreakerState)> {
-        let seats = self.view().map_or(&[][..], |view| view.roster().seats());
-        let state = |seat: &Seat| Some((seat.key, self.peers.breaker(seat.key, now)?));
+        let seats = self.view().map_or(&[][..], |view| view.roster().members());
+        let state = |seat: &RosterMember| Some((seat.key, self.peers.breaker(seat.key, now)?));
         seats.iter().filter_map(state).collect()
     }
 
@@ -302,7 +302,7 @@ impl Coordinator {
             return false;
         }
         let view = &placement.view;
-        let seat = view.seat(view.ring().owner(place));
+        let seat = view.member(view.ring().owner(place));
         seat.key == self.me && seat.boot == self.boot
     }
 
@@ -440,7 +440,7 @@ impl Coordinator {
     /// from before its time.
     fn placed<S: Store, O: Outside>(&mut self, view: Arc<View>, turn: &mut Turn<'_, S, O>) {
         debug_assert_eq!(view.ring().parameters().hash, self.settings.ring_hash);
-        if let Some(seat) = view.roster().seat(self.me).filter(|seat| seat.boot == self.boot) {
+        if let Some(seat) = view.roster().member(self.me).filter(|seat| seat.boot == self.boot) {
             self.clock.set_tie(Tie::of_slot(seat.slot));
         }
         self.history.push_back(view.clone());
@@ -451,7 +451,7 @@ impl Coordinator {
         let mut fills = Vec::new();
         if let Some(Placement { view: before, fills: former }) = before {
             fills = former;
-            let sources = vec![Source::Missing; before.roster().seats().len()];
+            let sources = vec![Source::Missing; before.roster().members().len()];
             let fill = Fill { before, after: view.clone(), sources };
             if fill.share(self.me, self.boot) > 0.0 {
                 fills.push(Arc::new(fill));

@@ -1,9 +1,9 @@
-//! What one node knows and wants of its cluster: who is alive, who is seated, who has what is his.
+//! What one node knows and wants of its cluster: who is alive, who is a member, who holds the data assigned to it.
 //!
-//! Gossip ([`Membership`]) says who is alive, the members' decisions ([`Agreement`]) say who is
-//! seated, and each node says of itself how far it has copied what became its own. The governor
-//! brings the three together: it founds the cluster or asks to be seated in it, has the seats of
-//! the dead taken away after a time, lets decisions wait until the last one has been digested, and
+//! Gossip ([`Membership`]) says who is alive, the members' decisions ([`RosterConsensus`]) say who is
+//! a member, and each node says of itself how far it has copied what became its own. The governor
+//! brings the three together: it founds the cluster or asks to become a member, has the
+//! dead removed after a time, lets decisions wait until the last one has been digested, and
 //! tells the cores of its node what is in effect.
 //!
 //! There is one governor per node. It runs beside the cores and handles a few messages a second.
@@ -16,13 +16,13 @@ use std::time::Duration;
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 
-use super::agreement::{self, Agreement, Situation};
 use super::identity::{Boot, Identity, NodeKey};
 use super::membership::{self, Health, Membership, MembershipSettings};
 use super::message::{Messages, NodeMessage};
 use super::notice::Notice;
 use super::quorum::Replication;
-use super::roster::{Change, Roster, Seat};
+use super::roster::{Change, Roster, RosterMember};
+use super::roster_consensus::{self, RosterConsensus, Situation};
 use super::version::Version;
 use super::view::View;
 use ringlane_ring::RingParameters;
@@ -69,7 +69,7 @@ pub struct Governor {
     settings: GovernorSettings,
     seed: Xoshiro256PlusPlus,
     membership: Membership,
-    agreement: Agreement,
+    consensus: RosterConsensus,
     view: Option<Arc<View>>,
     /// The greatest life of each other node that gossip told of.
     known: BTreeMap<NodeKey, Known>,
@@ -105,13 +105,13 @@ impl Governor {
     pub fn new(identity: Identity, settings: GovernorSettings, seed: u64) -> Self {
         let mut random = Xoshiro256PlusPlus::seed_from_u64(seed);
         let membership = Membership::new(identity.clone(), &settings.membership, random.random());
-        let agreement = Agreement::new(identity.key, identity.boot, random.random());
+        let consensus = RosterConsensus::new(identity.key, identity.boot, random.random());
         Self {
             settled: vec![0; settings.core_count],
             settings,
             seed: random,
             membership,
-            agreement,
+            consensus,
             view: None,
             known: BTreeMap::new(),
             doubts: Doubts::default(),
@@ -135,7 +135,7 @@ impl Governor {
 
     /// The roster in effect, as far as this node knows.
     pub fn roster(&self) -> Option<&Arc<Roster>> {
-        self.agreement.roster()
+        self.consensus.roster()
     }
 
     /// The view in effect.
@@ -157,7 +157,7 @@ impl Governor {
             }
             Event::Tick => {
                 self.gossip(membership::Event::Tick, now, effects);
-                self.agree(agreement::Event::Tick, now, effects);
+                self.agree(roster_consensus::Event::Tick, now, effects);
                 self.call_doubtful(now, effects);
                 if self.round_at <= now {
                     self.round(now, effects);
@@ -210,7 +210,7 @@ impl Governor {
         }
         let inner = [
             self.membership.next_deadline(),
-            self.agreement.next_deadline(),
+            self.consensus.next_deadline(),
             self.doubts.next_deadline(),
         ];
         inner.into_iter().flatten().chain([self.round_at]).min()
@@ -228,9 +228,12 @@ impl Governor {
 
     /// All members and former members that are remembered, this node included, by id.
     pub fn members(&self) -> Vec<MemberStatus> {
-        let roster = self.agreement.roster();
+        let roster = self.consensus.roster();
         let weight = |key: NodeKey, boot: Boot| {
-            roster.and_then(|roster| roster.seat(key)).filter(|s| s.boot == boot).map(|s| s.weight)
+            roster
+                .and_then(|roster| roster.member(key))
+                .filter(|s| s.boot == boot)
+                .map(|s| s.weight)
         };
         let me = self.identity().clone();
         let mut members: Vec<MemberStatus> = self
@@ -288,10 +291,14 @@ impl Governor {
         self.round_at = now.after(ROUND);
         self.found(now, effects);
         self.note_gone(now);
-        self.wish_own_seat(now, effects);
-        if self.is_seated() {
+        self.request_own_membership(now, effects);
+        if self.is_in_roster() {
             for (key, boot) in self.gone.clone() {
-                self.agree(agreement::Event::Wish(Change::Unseat { key, boot }), now, effects);
+                self.agree(
+                    roster_consensus::Event::RequestChange(Change::Remove { key, boot }),
+                    now,
+                    effects,
+                );
             }
         }
         self.tell_status(effects);
@@ -299,7 +306,7 @@ impl Governor {
     }
 
     fn found(&mut self, now: Instant, effects: &mut Vec<Effect>) {
-        if self.agreement.roster().is_some() {
+        if self.consensus.roster().is_some() {
             self.found_at = None;
         }
         if self.leaving || self.found_at.is_none_or(|at| at > now) {
@@ -323,9 +330,9 @@ impl Governor {
             return;
         }
         self.found_at = None;
-        let (seat, random) = (self.own_seat(), self.seed.random());
-        log(effects, false, seat.key.0, format!("founding a cluster as {}", seat.id));
-        self.agree(agreement::Event::Found { seat, random }, now, effects);
+        let (member, random) = (self.own_entry(), self.seed.random());
+        log(effects, false, member.key.0, format!("founding a cluster as {}", member.id));
+        self.agree(roster_consensus::Event::Found { member, random }, now, effects);
     }
 
     /// How many nodes that know of no cluster it takes to found one, unless this node has nobody to
@@ -339,26 +346,26 @@ impl Governor {
         if alone || !replication.is_strict() { 1 } else { replication.write_quorum().into() }
     }
 
-    fn own_seat(&self) -> Seat {
+    fn own_entry(&self) -> RosterMember {
         let Identity { id, key, gossip, link, boot, .. } = self.identity().clone();
-        Seat { id, key, boot, weight: self.settings.weight, slot: 0, gossip, link }
+        RosterMember { id, key, boot, weight: self.settings.weight, slot: 0, gossip, link }
     }
 
-    fn is_seated(&self) -> bool {
+    fn is_in_roster(&self) -> bool {
         let Identity { key, boot, .. } = *self.identity();
-        self.agreement.roster().is_some_and(|roster| roster.has(key, boot))
+        self.consensus.roster().is_some_and(|roster| roster.has(key, boot))
     }
 
-    /// Wants the own seat, or wants to be rid of it, from somebody who can decide.
-    fn wish_own_seat(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+    /// Requests this node's own membership, or its end, from members who can decide.
+    fn request_own_membership(&mut self, now: Instant, effects: &mut Vec<Effect>) {
         let Identity { key, boot, .. } = *self.identity();
         let change =
-            if self.leaving { Change::Unseat { key, boot } } else { Change::Seat(self.own_seat()) };
-        if self.agreement.roster().is_some_and(|roster| roster.satisfies(&change)) {
+            if self.leaving { Change::Remove { key, boot } } else { Change::Add(self.own_entry()) };
+        if self.consensus.roster().is_some_and(|roster| roster.satisfies(&change)) {
             return;
         }
-        if self.is_seated() {
-            return self.agree(agreement::Event::Wish(change), now, effects);
+        if self.is_in_roster() {
+            return self.agree(roster_consensus::Event::RequestChange(change), now, effects);
         }
         if self.leaving {
             return;
@@ -369,21 +376,22 @@ impl Governor {
         for _ in 0..3.min(alive.len()) {
             let chosen = self.seed.random_range(0..alive.len());
             let to = alive.swap_remove(chosen);
-            send_agreement(to, agreement::Message::Wish(change.clone()), effects);
+            send_consensus(to, roster_consensus::Message::RequestChange(change.clone()), effects);
         }
     }
 
-    /// Lists seats whose holders will not come back: dead for long, or alive in a later life.
+    /// Lists members that will not come back: dead for long, or alive under a later boot.
     fn note_gone(&mut self, now: Instant) {
         let forget_after = self.settings.membership.forget_after;
-        let Some(roster) = self.agreement.roster() else { return };
-        let gone = |seat: &&Seat| {
-            self.known.get(&seat.key).is_some_and(|known| {
-                let later = known.identity.boot > seat.boot;
+        let Some(roster) = self.consensus.roster() else { return };
+        let gone = |member: &&RosterMember| {
+            self.known.get(&member.key).is_some_and(|known| {
+                let later = known.identity.boot > member.boot;
                 later || (!known.alive && now.since(known.since) >= forget_after)
             })
         };
-        self.gone = roster.seats().iter().filter(gone).map(|seat| (seat.key, seat.boot)).collect();
+        self.gone =
+            roster.members().iter().filter(gone).map(|member| (member.key, member.boot)).collect();
     }
 
     fn own_settled(&self) -> u64 {
@@ -392,7 +400,7 @@ impl Governor {
 
     fn tell_status(&self, effects: &mut Vec<Effect>) {
         let (stamp, epoch) =
-            self.agreement.roster().map_or((0, 0), |roster| (roster.digest(), roster.epoch));
+            self.consensus.roster().map_or((0, 0), |roster| (roster.digest(), roster.epoch));
         let (settled, flushed) = (self.own_settled(), self.flushed);
         let mut bytes = Vec::new();
         NodeMessage::Status { stamp, epoch, settled, flushed }.write(&mut bytes);
@@ -401,30 +409,30 @@ impl Governor {
         }
     }
 
-    /// Whether all who are alive and seated have what became their own up to the roster in effect.
+    /// Whether all living members have what became their own up to the roster in effect.
     fn is_digested(&self) -> bool {
-        let Some(roster) = self.agreement.roster() else { return false };
+        let Some(roster) = self.consensus.roster() else { return false };
         let me = self.identity().key;
-        roster.seats().iter().all(|seat| {
-            if seat.key == me {
-                return self.own_settled() >= roster.epoch || !self.is_seated();
+        roster.members().iter().all(|member| {
+            if member.key == me {
+                return self.own_settled() >= roster.epoch || !self.is_in_roster();
             }
             let alive = self
                 .known
-                .get(&seat.key)
-                .is_some_and(|known| known.alive && known.identity.boot == seat.boot);
-            !alive || self.has_settled(seat.key, roster.epoch)
+                .get(&member.key)
+                .is_some_and(|known| known.alive && known.identity.boot == member.boot);
+            !alive || self.has_settled(member.key, roster.epoch)
         })
     }
 
-    /// Whether all who are seated have what became their own, also those that cannot be reached:
+    /// Whether all members have what became their own, also those that cannot be reached:
     /// somebody who has been cut off holds all others for dead, and may be the only one to know
     /// what it acknowledged.
     fn is_taken_over(&self) -> bool {
         let me = self.identity().key;
-        self.agreement.roster().is_some_and(|roster| {
-            let mut others = roster.seats().iter().filter(|seat| seat.key != me);
-            others.all(|seat| self.has_settled(seat.key, roster.epoch))
+        self.consensus.roster().is_some_and(|roster| {
+            let mut others = roster.members().iter().filter(|member| member.key != me);
+            others.all(|member| self.has_settled(member.key, roster.epoch))
         })
     }
 
@@ -436,11 +444,11 @@ impl Governor {
     fn digest(&mut self, effects: &mut Vec<Effect>) {
         // Without a roster there is nothing to give, and without others in it nobody to take it.
         let Identity { key, boot, .. } = *self.identity();
-        let alone = |roster: &Arc<Roster>| roster.seats().len() == 1 && roster.has(key, boot);
-        if self.leaving && self.agreement.roster().is_none_or(alone) {
+        let alone = |roster: &Arc<Roster>| roster.members().len() == 1 && roster.has(key, boot);
+        if self.leaving && self.consensus.roster().is_none_or(alone) {
             self.hand_over(effects);
         }
-        let Some(epoch) = self.agreement.roster().map(|roster| roster.epoch) else { return };
+        let Some(epoch) = self.consensus.roster().map(|roster| roster.epoch) else { return };
         if !self.is_digested() {
             return;
         }
@@ -448,7 +456,7 @@ impl Governor {
             self.digested = epoch;
             effects.push(Effect::Notice(Notice::Digested(epoch)));
         }
-        if self.leaving && !self.is_seated() && self.is_taken_over() {
+        if self.leaving && !self.is_in_roster() && self.is_taken_over() {
             self.hand_over(effects);
         }
     }
@@ -474,26 +482,30 @@ impl Governor {
         effects: &mut Vec<Effect>,
     ) {
         match message {
-            NodeMessage::Agreement(message) => {
-                // Who has left, or is gone, is not seated because of a message that came late.
-                if let agreement::Message::Wish(Change::Seat(seat)) = &message
-                    && !self.known.get(&seat.key).is_some_and(|known| {
-                        known.alive && known.identity.boot == seat.boot && seat.key == from
+            NodeMessage::Consensus(message) => {
+                // Who has left, or is gone, is not added because of a message that came late.
+                if let roster_consensus::Message::RequestChange(Change::Add(member)) = &message
+                    && !self.known.get(&member.key).is_some_and(|known| {
+                        known.alive && known.identity.boot == member.boot && member.key == from
                     })
                 {
                     return;
                 }
-                self.agree(agreement::Event::Message { from, message }, now, effects);
+                self.agree(roster_consensus::Event::Message { from, message }, now, effects);
             }
             NodeMessage::Status { stamp, epoch, settled, flushed } => {
                 self.statuses.insert(from, Status { epoch, settled });
                 self.flush(flushed, effects);
                 let (own_stamp, own_epoch) = self
-                    .agreement
+                    .consensus
                     .roster()
                     .map_or((0, 0), |roster| (roster.digest(), roster.epoch));
                 if own_epoch > 0 && stamp != own_stamp && epoch >= own_epoch {
-                    send_agreement(from, agreement::Message::Ask { digest: own_stamp }, effects);
+                    send_consensus(
+                        from,
+                        roster_consensus::Message::RequestChain { digest: own_stamp },
+                        effects,
+                    );
                 }
                 self.digest(effects);
             }
@@ -586,12 +598,12 @@ impl Governor {
         self.round_at = now;
     }
 
-    /// Remembers how a node is, in place of one that is dead and has no seat if there are too many.
+    /// Remembers how a node is, in place of one that is dead and no member if there are too many.
     fn note(&mut self, node: NodeKey, known: Known) {
         if self.known.len() >= KNOWN_MAX && !self.known.contains_key(&node) {
-            let seated = |key| self.agreement.roster().is_some_and(|r| r.seat(key).is_some());
+            let is_member = |key| self.consensus.roster().is_some_and(|r| r.member(key).is_some());
             let mut others = self.known.iter();
-            let gone = others.find(|(key, other)| !other.alive && !seated(**key));
+            let gone = others.find(|(key, other)| !other.alive && !is_member(**key));
             let Some(forgotten) = gone.map(|(key, _)| *key) else { return };
             self.known.remove(&forgotten);
             self.statuses.remove(&forgotten);
@@ -599,28 +611,35 @@ impl Governor {
         self.known.insert(node, known);
     }
 
-    fn agree(&mut self, event: agreement::Event, now: Instant, effects: &mut Vec<Effect>) {
+    fn agree(&mut self, event: roster_consensus::Event, now: Instant, effects: &mut Vec<Effect>) {
         // Somebody may wait for what one who is gone held; only the next roster says that he is.
-        let hold = self.agreement.roster().is_some()
+        let hold = self.consensus.roster().is_some()
             && self.gone.is_empty()
             && !self.is_digested()
             && now.since(self.decided_at) < HOLD_MAX;
         let mut outcome = Vec::new();
         let situation = Situation { gone: &self.gone, hold };
-        self.agreement.handle(event, situation, now, &mut outcome);
+        self.consensus.handle(event, situation, now, &mut outcome);
         for effect in outcome {
             match effect {
-                agreement::Effect::Send { to, message } => send_agreement(to, message, effects),
-                agreement::Effect::Decided(roster) => self.decided(roster, now, effects),
-                agreement::Effect::Outlasted(_) => return self.reborn(now, effects),
+                roster_consensus::Effect::Send { to, message } => {
+                    send_consensus(to, message, effects)
+                }
+                roster_consensus::Effect::Decided(roster) => self.decided(roster, now, effects),
+                roster_consensus::Effect::HistorySuperseded(_) => return self.reborn(now, effects),
             }
         }
     }
 
     fn decided(&mut self, roster: Arc<Roster>, now: Instant, effects: &mut Vec<Effect>) {
         self.decided_at = now;
-        let seats: Vec<&str> = roster.seats().iter().map(|seat| &*seat.id).collect();
-        log(effects, false, roster.epoch, format!("roster {}: {}", roster.epoch, seats.join(", ")));
+        let members: Vec<&str> = roster.members().iter().map(|member| &*member.id).collect();
+        log(
+            effects,
+            false,
+            roster.epoch,
+            format!("roster {}: {}", roster.epoch, members.join(", ")),
+        );
         match View::new(roster, self.settings.ring) {
             Ok(view) => {
                 let view = Arc::new(view);
@@ -645,7 +664,7 @@ impl Governor {
         let alive = self.known.values().filter(|known| known.alive);
         settings.join.extend(alive.map(|known| known.identity.gossip));
         self.membership = Membership::new(identity, &settings, self.seed.random());
-        self.agreement = Agreement::new(old.key, boot, self.seed.random());
+        self.consensus = RosterConsensus::new(old.key, boot, self.seed.random());
         for (node, known) in std::mem::take(&mut self.known) {
             let (boot, address) = (known.identity.boot, known.identity.link);
             effects.push(Effect::Link { node, boot, address, wanted: false });
@@ -661,9 +680,9 @@ impl Governor {
     }
 }
 
-fn send_agreement(to: NodeKey, message: agreement::Message, effects: &mut Vec<Effect>) {
+fn send_consensus(to: NodeKey, message: roster_consensus::Message, effects: &mut Vec<Effect>) {
     let mut bytes = Vec::new();
-    NodeMessage::Agreement(message).write(&mut bytes);
+    NodeMessage::Consensus(message).write(&mut bytes);
     effects.push(Effect::Send { to, bytes });
 }
 

@@ -3,7 +3,6 @@
 //! Everything here is a state machine over events, bytes and a given time. Sockets, clocks and
 //! randomness live outside; a simulated world of nodes runs the same code that a real one does.
 
-pub mod agreement;
 pub mod breaker;
 pub mod coordinator;
 pub mod dials;
@@ -23,6 +22,7 @@ pub mod promises;
 pub mod quorum;
 pub mod record;
 pub mod roster;
+pub mod roster_consensus;
 pub mod store;
 pub mod version;
 pub mod view;

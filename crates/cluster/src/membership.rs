@@ -28,7 +28,7 @@
 //! either. Who is refused is told why, and so are we: the reasons end in both logs.
 //!
 //! What is decided here is liveness only. Which nodes hold data is decided by the roster: a node
-//! that is silent for a while keeps its seat, else every hiccup would move its keys.
+//! that is silent for a while stays in the roster, else every hiccup would move its keys.
 
 use core::net::SocketAddr;
 use std::cmp::Reverse;

@@ -25,6 +25,6 @@ pub enum Notice {
     Digested(u64),
     /// Everything of a version up to this one is gone.
     Flushed(Version),
-    /// This node begins a new life, without data and seat: another history of the cluster stays.
+    /// This node begins a new life, without data or membership: another history of the cluster stays.
     Reborn(Boot),
 }

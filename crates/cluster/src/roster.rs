@@ -1,8 +1,8 @@
-//! The roster: which nodes hold seats, and so points on the ring, in one epoch.
+//! The roster: which nodes are members, and so have points on the ring, in one epoch.
 //!
 //! Liveness changes by the second and every node sees it differently; where keys belong must
-//! neither flicker nor differ. So a silent node keeps its seat, and seats change only by decisions
-//! that the members take one after the other (see [`agreement`](super::agreement)): each makes a
+//! neither flicker nor differ. So a silent node stays a member, and members change only by decisions
+//! that the members take one after the other (see [`roster_consensus`](super::roster_consensus)): each makes a
 //! new roster, numbered by its epoch and chained to its parent by a digest. A node that was away
 //! follows the chain; one whose roster is not in the chain belongs to another history.
 
@@ -16,18 +16,18 @@ use super::version::Tie;
 use super::wire::{Malformed, Reader, Writer};
 use ringlane_ring::{NODE_ID_BYTES_MAX, NODES_MAX, Ring, RingError, RingNode, RingParameters};
 
-/// A member's place in the cluster.
+/// A node in the roster.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Seat {
+pub struct RosterMember {
     /// The node's id.
     pub id: Arc<str>,
     /// The id's key.
     pub key: NodeKey,
-    /// The life of the process that holds the seat. Another boot is another replica.
+    /// Which start of its process. Another boot is another replica.
     pub boot: Boot,
     /// Its weight on the ring.
     pub weight: u32,
-    /// Its slot, which no other seat of this roster has: the tie-break of its versions.
+    /// Its slot, which no other member of this roster has: the tie-break of its versions.
     pub slot: u16,
     /// Where it takes gossip.
     pub gossip: SocketAddr,
@@ -35,44 +35,44 @@ pub struct Seat {
     pub link: SocketAddr,
 }
 
-/// Somebody's wish to change the roster.
+/// A requested change of the roster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// Seat this node, under this boot, weight and address; the slot is not looked at.
-    Seat(Seat),
-    /// Take the seat from this node, if it still has this boot.
-    Unseat {
-        /// Whose.
+    /// RosterMember this node, under this boot, weight and address; the slot is not looked at.
+    Add(RosterMember),
+    /// Remove this node, if it still has this boot.
+    Remove {
+        /// The node.
         key: NodeKey,
-        /// In which life.
+        /// Which start of its process.
         boot: Boot,
     },
 }
 
-/// Who is seated in one epoch. An immutable value.
+/// The members in one epoch. An immutable value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Roster {
     /// Counts the decisions since the cluster was founded.
     pub epoch: u64,
     /// Digest of the roster before; a random number for the first.
     pub parent: u64,
-    /// The slot to try first for the next seat.
+    /// The slot to try first for the next member.
     next_slot: u16,
     /// Sorted by id.
-    seats: Vec<Seat>,
+    members: Vec<RosterMember>,
     digest: u64,
 }
 
 impl Roster {
     /// The first roster of a new cluster, with this one node.
-    pub fn found(founder: Seat, random: u64) -> Self {
-        let seats = vec![Seat { slot: 0, ..founder }];
-        Self { epoch: 1, parent: random, next_slot: 1, seats, digest: 0 }.digested()
+    pub fn found(founder: RosterMember, random: u64) -> Self {
+        let members = vec![RosterMember { slot: 0, ..founder }];
+        Self { epoch: 1, parent: random, next_slot: 1, members, digest: 0 }.digested()
     }
 
-    /// The seats, sorted by id.
-    pub fn seats(&self) -> &[Seat] {
-        &self.seats
+    /// The members, sorted by id.
+    pub fn members(&self) -> &[RosterMember] {
+        &self.members
     }
 
     /// A number that differs between rosters that differ in anything, their history included.
@@ -80,28 +80,29 @@ impl Roster {
         self.digest
     }
 
-    /// The seat of the node with this key.
-    pub fn seat(&self, key: NodeKey) -> Option<&Seat> {
-        self.seats.iter().find(|seat| seat.key == key)
+    /// The member of the node with this key.
+    pub fn member(&self, key: NodeKey) -> Option<&RosterMember> {
+        self.members.iter().find(|member| member.key == key)
     }
 
-    /// Whether this very life of the node is seated.
+    /// Whether this boot of the node is a member.
     pub fn has(&self, key: NodeKey, boot: Boot) -> bool {
-        self.seat(key).is_some_and(|seat| seat.boot == boot)
+        self.member(key).is_some_and(|member| member.boot == boot)
     }
 
     /// Whether nothing is left to do about `change`: it is in effect, or overtaken by a later boot,
     /// or impossible.
     pub fn satisfies(&self, change: &Change) -> bool {
         match change {
-            Change::Seat(wanted) => match self.seat(wanted.key) {
-                Some(seat) if seat.id != wanted.id => true,
-                Some(seat) => {
-                    seat.boot > wanted.boot || *seat == Seat { slot: seat.slot, ..wanted.clone() }
+            Change::Add(wanted) => match self.member(wanted.key) {
+                Some(member) if member.id != wanted.id => true,
+                Some(member) => {
+                    member.boot > wanted.boot
+                        || *member == RosterMember { slot: member.slot, ..wanted.clone() }
                 }
-                None => self.seats.len() >= NODES_MAX,
+                None => self.members.len() >= NODES_MAX,
             },
-            Change::Unseat { key, boot } => !self.has(*key, *boot) || self.seats.len() == 1,
+            Change::Remove { key, boot } => !self.has(*key, *boot) || self.members.len() == 1,
         }
     }
 
@@ -113,20 +114,20 @@ impl Roster {
                 continue;
             }
             match change {
-                Change::Seat(wanted) => {
-                    let old = next.seats.iter().position(|seat| seat.key == wanted.key);
-                    let same_life = old.map(|at| next.seats.remove(at));
-                    let slot = match same_life {
-                        Some(seat) if seat.boot == wanted.boot => seat.slot,
-                        _ => next.take_slot(),
+                Change::Add(wanted) => {
+                    let old = next.members.iter().position(|member| member.key == wanted.key);
+                    let former = old.map(|at| next.members.remove(at));
+                    let slot = match former {
+                        Some(member) if member.boot == wanted.boot => member.slot,
+                        _ => next.allocate_slot(),
                     };
-                    let place = next.seats.partition_point(|seat| seat.id < wanted.id);
-                    next.seats.insert(place, Seat { slot, ..wanted.clone() });
+                    let place = next.members.partition_point(|member| member.id < wanted.id);
+                    next.members.insert(place, RosterMember { slot, ..wanted.clone() });
                 }
-                Change::Unseat { key, .. } => next.seats.retain(|seat| seat.key != *key),
+                Change::Remove { key, .. } => next.members.retain(|member| member.key != *key),
             }
         }
-        if next.seats == self.seats {
+        if next.members == self.members {
             return None;
         }
         next.epoch = self.epoch + 1;
@@ -134,26 +135,27 @@ impl Roster {
         Some(next.digested())
     }
 
-    /// The ring on which the seated nodes have their points.
+    /// The ring on which the members have their points.
     pub fn ring(&self, parameters: RingParameters) -> Result<Ring, RingError> {
-        let node = |seat: &Seat| RingNode { id: (&*seat.id).into(), weight: seat.weight };
-        Ring::new(self.epoch, parameters, self.seats.iter().map(node))
+        let node =
+            |member: &RosterMember| RingNode { id: (&*member.id).into(), weight: member.weight };
+        Ring::new(self.epoch, parameters, self.members.iter().map(node))
     }
 
     /// Which of two histories of one cluster stays when they meet: the longer, then the larger.
     /// Total; the nodes of the other one join anew.
-    pub fn outlasts(&self, other: &Roster) -> bool {
-        let rank = |roster: &Roster| (roster.epoch, roster.seats.len(), roster.digest);
+    pub fn supersedes(&self, other: &Roster) -> bool {
+        let rank = |roster: &Roster| (roster.epoch, roster.members.len(), roster.digest);
         rank(self) > rank(other)
     }
 
-    /// A slot that no seat has, the least recently given one.
-    fn take_slot(&mut self) -> u16 {
+    /// A slot that no member has, the least recently used one.
+    fn allocate_slot(&mut self) -> u16 {
         let slots = (0..Tie::SLOTS).map(|step| (self.next_slot + step) % Tie::SLOTS);
         let slot = slots
             .into_iter()
-            .find(|slot| self.seats.iter().all(|seat| seat.slot != *slot))
-            .expect("no more seats than slots");
+            .find(|slot| self.members.iter().all(|member| member.slot != *slot))
+            .expect("no more members than slots");
         self.next_slot = (slot + 1) % Tie::SLOTS;
         slot
     }
@@ -170,8 +172,8 @@ impl Roster {
         out.put_u64(self.epoch);
         out.put_u64(self.parent);
         out.put_u16(self.next_slot);
-        out.put_u16(self.seats.len() as u16);
-        self.seats.iter().for_each(|seat| seat.write(out));
+        out.put_u16(self.members.len() as u16);
+        self.members.iter().for_each(|member| member.write(out));
     }
 
     /// Reads one from a message; refuses what could not have been decided.
@@ -181,10 +183,11 @@ impl Roster {
         if next_slot >= Tie::SLOTS || !(1..=NODES_MAX).contains(&(count as usize)) {
             return Err(Malformed);
         }
-        let seats = (0..count).map(|_| Seat::read(reader)).collect::<Result<Vec<_>, _>>()?;
-        let sorted = seats.windows(2).all(|pair| pair[0].id < pair[1].id);
-        let mut slots: Vec<u16> = seats.iter().map(|seat| seat.slot).collect();
-        let mut keys: Vec<NodeKey> = seats.iter().map(|seat| seat.key).collect();
+        let members =
+            (0..count).map(|_| RosterMember::read(reader)).collect::<Result<Vec<_>, _>>()?;
+        let sorted = members.windows(2).all(|pair| pair[0].id < pair[1].id);
+        let mut slots: Vec<u16> = members.iter().map(|member| member.slot).collect();
+        let mut keys: Vec<NodeKey> = members.iter().map(|member| member.key).collect();
         slots.sort_unstable();
         keys.sort_unstable();
         let distinct = slots.windows(2).all(|pair| pair[0] < pair[1])
@@ -192,11 +195,11 @@ impl Roster {
         if !sorted || !distinct {
             return Err(Malformed);
         }
-        Ok(Self { epoch, parent, next_slot, seats, digest: 0 }.digested())
+        Ok(Self { epoch, parent, next_slot, members, digest: 0 }.digested())
     }
 }
 
-impl Seat {
+impl RosterMember {
     fn write(&self, out: &mut impl Writer) {
         out.put_short(self.id.as_bytes());
         out.put_u64(self.boot.0);
@@ -222,11 +225,11 @@ impl Change {
     /// Appends the change to a message.
     pub fn write(&self, out: &mut impl Writer) {
         match self {
-            Change::Seat(seat) => {
+            Change::Add(member) => {
                 out.put_u8(1);
-                seat.write(out);
+                member.write(out);
             }
-            Change::Unseat { key, boot } => {
+            Change::Remove { key, boot } => {
                 out.put_u8(2);
                 out.put_u64(key.0);
                 out.put_u64(boot.0);
@@ -237,8 +240,8 @@ impl Change {
     /// Reads one from a message.
     pub fn read(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
         match reader.u8()? {
-            1 => Ok(Change::Seat(Seat::read(reader)?)),
-            2 => Ok(Change::Unseat { key: NodeKey(reader.u64()?), boot: Boot(reader.u64()?) }),
+            1 => Ok(Change::Add(RosterMember::read(reader)?)),
+            2 => Ok(Change::Remove { key: NodeKey(reader.u64()?), boot: Boot(reader.u64()?) }),
             _ => Err(Malformed),
         }
     }
@@ -250,9 +253,9 @@ pub(super) mod tests {
 
     use super::*;
 
-    pub fn seat(id: &str, boot: u64) -> Seat {
+    pub fn member(id: &str, boot: u64) -> RosterMember {
         let address = SocketAddr::new([127, 0, 0, 1].into(), 7946);
-        Seat {
+        RosterMember {
             id: id.into(),
             key: NodeKey::of(id),
             boot: Boot(boot),
@@ -263,67 +266,68 @@ pub(super) mod tests {
         }
     }
 
-    fn unseat(id: &str, boot: u64) -> Change {
-        Change::Unseat { key: NodeKey::of(id), boot: Boot(boot) }
+    fn removal(id: &str, boot: u64) -> Change {
+        Change::Remove { key: NodeKey::of(id), boot: Boot(boot) }
     }
 
     fn ids(roster: &Roster) -> Vec<&str> {
-        roster.seats().iter().map(|seat| &*seat.id).collect()
+        roster.members().iter().map(|member| &*member.id).collect()
     }
 
     #[test]
     fn each_decision_is_chained_to_the_one_before() {
-        let first = Roster::found(seat("b", 1), 42);
-        let second = first.with(&[Change::Seat(seat("a", 1))]).unwrap();
+        let first = Roster::found(member("b", 1), 42);
+        let second = first.with(&[Change::Add(member("a", 1))]).unwrap();
         assert_eq!((second.epoch, second.parent), (2, first.digest()));
         assert_eq!(ids(&second), ["a", "b"]);
-        let other = Roster::found(seat("b", 1), 43);
+        let other = Roster::found(member("b", 1), 43);
         assert_ne!(other.digest(), first.digest(), "two foundings are two histories");
     }
 
     #[test]
     fn a_restarted_node_gets_another_slot_and_a_new_weight_keeps_it() {
-        let roster = Roster::found(seat("a", 1), 0).with(&[Change::Seat(seat("b", 1))]).unwrap();
-        let slot = |roster: &Roster| roster.seat(NodeKey::of("b")).unwrap().slot;
-        let restarted = roster.with(&[Change::Seat(seat("b", 2))]).unwrap();
+        let roster = Roster::found(member("a", 1), 0).with(&[Change::Add(member("b", 1))]).unwrap();
+        let slot = |roster: &Roster| roster.member(NodeKey::of("b")).unwrap().slot;
+        let restarted = roster.with(&[Change::Add(member("b", 2))]).unwrap();
         assert_ne!(slot(&restarted), slot(&roster));
-        let heavier = Seat { weight: 3, ..seat("b", 1) };
-        assert_eq!(slot(&roster.with(&[Change::Seat(heavier)]).unwrap()), slot(&roster));
+        let heavier = RosterMember { weight: 3, ..member("b", 1) };
+        assert_eq!(slot(&roster.with(&[Change::Add(heavier)]).unwrap()), slot(&roster));
     }
 
     #[test]
     fn what_is_in_effect_or_overtaken_changes_nothing() {
-        let roster = Roster::found(seat("a", 5), 0).with(&[Change::Seat(seat("b", 5))]).unwrap();
-        let earlier_life = Change::Seat(seat("b", 4));
-        for change in [Change::Seat(seat("b", 5)), earlier_life, unseat("b", 4), unseat("c", 1)] {
+        let roster = Roster::found(member("a", 5), 0).with(&[Change::Add(member("b", 5))]).unwrap();
+        let earlier_life = Change::Add(member("b", 4));
+        for change in [Change::Add(member("b", 5)), earlier_life, removal("b", 4), removal("c", 1)]
+        {
             assert!(roster.satisfies(&change));
             assert_eq!(roster.with(&[change]), None);
         }
     }
 
     #[test]
-    fn the_last_seat_cannot_be_taken() {
-        let roster = Roster::found(seat("a", 1), 0);
-        assert_eq!(roster.with(&[unseat("a", 1)]), None);
+    fn the_last_member_cannot_be_removed() {
+        let roster = Roster::found(member("a", 1), 0);
+        assert_eq!(roster.with(&[removal("a", 1)]), None);
     }
 
     #[test]
     fn slots_stay_distinct_however_often_nodes_come_and_go() {
-        let mut roster = Roster::found(seat("a", 1), 0);
+        let mut roster = Roster::found(member("a", 1), 0);
         for boot in 1..3000u64 {
             let id = format!("n{}", boot % 7);
-            roster = roster.with(&[Change::Seat(seat(&id, boot))]).unwrap();
-            let mut slots: Vec<u16> = roster.seats().iter().map(|seat| seat.slot).collect();
+            roster = roster.with(&[Change::Add(member(&id, boot))]).unwrap();
+            let mut slots: Vec<u16> = roster.members().iter().map(|member| member.slot).collect();
             slots.sort_unstable();
             slots.dedup();
-            assert_eq!(slots.len(), roster.seats().len());
+            assert_eq!(slots.len(), roster.members().len());
         }
     }
 
     #[test]
     fn a_roster_survives_the_wire_with_its_digest() {
-        let roster = Roster::found(seat("a", 1), 7)
-            .with(&[Change::Seat(Seat { weight: 9, ..seat("größe", 3) })])
+        let roster = Roster::found(member("a", 1), 7)
+            .with(&[Change::Add(RosterMember { weight: 9, ..member("größe", 3) })])
             .unwrap();
         let mut bytes = Vec::new();
         roster.write(&mut bytes);

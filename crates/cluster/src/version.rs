@@ -9,7 +9,7 @@
 //! | Unix milliseconds, 44 bits (until the year 2527) | counter, 10 bits | tie-break, 10 bits |
 //! ```
 //!
-//! The tie-break is the slot of the node's seat in the roster, which no other member has. Two
+//! The tie-break is the slot of the node in the roster, which no other member has. Two
 //! nodes can give an equal version only if one held the other's slot before it in the same
 //! millisecond; records of equal version are ordered by their content (see
 //! [`Record`](super::record::Record)), so replicas agree even then.

@@ -11,10 +11,10 @@ use std::sync::Arc;
 
 use super::identity::{Boot, NodeKey};
 use super::quorum::Replication;
-use super::roster::{Roster, Seat};
+use super::roster::{Roster, RosterMember};
 use ringlane_ring::{NodeIndex, Point, REPLICAS_MAX, Replicas, Ring, RingError, RingParameters};
 
-/// A roster and the ring of its seats. A [`NodeIndex`] of the ring is a position among the seats.
+/// A roster and the ring of its members. A [`NodeIndex`] of the ring is a position among the members.
 #[derive(Debug)]
 pub struct View {
     roster: Arc<Roster>,
@@ -50,16 +50,16 @@ impl View {
         self.roster.epoch
     }
 
-    /// The seat at a position of the ring.
+    /// The member at a position of the ring.
     #[inline]
-    pub fn seat(&self, node: NodeIndex) -> &Seat {
-        &self.roster.seats()[node.0 as usize]
+    pub fn member(&self, node: NodeIndex) -> &RosterMember {
+        &self.roster.members()[node.0 as usize]
     }
 
     /// The position of this very life of a node.
     pub fn index_of(&self, key: NodeKey, boot: Boot) -> Option<NodeIndex> {
-        let seats = self.roster.seats();
-        let at = seats.iter().position(|seat| seat.key == key && seat.boot == boot)?;
+        let members = self.roster.members();
+        let at = members.iter().position(|member| member.key == key && member.boot == boot)?;
         Some(NodeIndex(at as u16))
     }
 
@@ -87,7 +87,7 @@ pub struct Fill {
     pub before: Arc<View>,
     /// The view that made the ranges ours.
     pub after: Arc<View>,
-    /// How far it is, by position among the seats before.
+    /// How far it is, by position among the members before.
     pub sources: Vec<Source>,
 }
 
@@ -201,18 +201,18 @@ const _: () = assert!(REPLICAS_MAX <= 8, "per-replica states are arrays of eight
 #[cfg(test)]
 mod tests {
     use super::super::roster::Change;
-    use super::super::roster::tests::seat;
+    use super::super::roster::tests::member;
     use super::*;
 
     const THREE: RingParameters =
         RingParameters { hash: ringlane_ring::RingHash::Md5, points_per_weight: 20, replicas: 3 };
 
     fn views(first: &[&str], then: &str, boot: u64) -> (Arc<View>, Arc<View>) {
-        let mut roster = Roster::found(seat(first[0], 1), 0);
+        let mut roster = Roster::found(member(first[0], 1), 0);
         for id in &first[1..] {
-            roster = roster.with(&[Change::Seat(seat(id, 1))]).unwrap();
+            roster = roster.with(&[Change::Add(member(id, 1))]).unwrap();
         }
-        let next = roster.with(&[Change::Seat(seat(then, boot))]).unwrap();
+        let next = roster.with(&[Change::Add(member(then, boot))]).unwrap();
         let view = |roster| Arc::new(View::new(Arc::new(roster), THREE).unwrap());
         (view(roster), view(next))
     }

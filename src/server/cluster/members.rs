@@ -11,9 +11,9 @@ use crate::cluster::handshake::Party;
 use crate::cluster::identity::{Boot, NodeKey};
 use crate::cluster::link::{ClientEnd, PeerFacts};
 use crate::cluster::membership::Health;
-use crate::cluster::roster::Seat;
+use crate::cluster::roster::RosterMember;
 use crate::ring::NODES_MAX;
-use crate::stats::{ClusterView, SeatView};
+use crate::stats::{ClusterView, RingNodeView};
 
 /// The members as the governor of the node `me` sees them. A node may be met before gossip tells of
 /// it, so what was `told` is kept; of more than a ring can hold only the members' is.
@@ -28,7 +28,7 @@ pub fn view(
     }
     let Some(view) = governor.view() else {
         let shares = vec![0.0; members.len()];
-        return ClusterView { epoch: 0, shares, members, seats: Vec::new() };
+        return ClusterView { epoch: 0, shares, members, ring_nodes: Vec::new() };
     };
     let shares = view.ring().shares();
     let share = |key, boot| {
@@ -40,27 +40,29 @@ pub fn view(
         true => Some((ours, me.clients)),
         false => told.get(&key).copied(),
     };
-    let seats = view.roster().seats().iter();
+    let ring_members = view.roster().members().iter();
     ClusterView {
         epoch: view.epoch(),
         shares: members.iter().map(|member| share(member.key, member.boot)).collect(),
-        seats: seats.map(|seat| seat_view(seat, &members, facts(seat.key))).collect(),
+        ring_nodes: ring_members
+            .map(|member| ring_node_view(member, &members, facts(member.key)))
+            .collect(),
         members,
     }
 }
 
-fn seat_view(
-    seat: &Seat,
+fn ring_node_view(
+    member: &RosterMember,
     members: &[MemberStatus],
     told: Option<(PeerFacts, ClientEnd)>,
-) -> SeatView {
-    let is_it = |member: &&MemberStatus| member.key == seat.key && member.boot == seat.boot;
-    let this_life = |boot: Boot| boot == seat.boot;
-    SeatView {
-        id: seat.id.clone(),
-        boot: seat.boot,
-        weight: seat.weight,
-        health: members.iter().find(is_it).map_or(Health::Dead, |member| member.health),
-        told: told.filter(|(facts, _)| this_life(facts.boot)),
+) -> RingNodeView {
+    let is_it = |status: &&MemberStatus| status.key == member.key && status.boot == member.boot;
+    let this_boot = |boot: Boot| boot == member.boot;
+    RingNodeView {
+        id: member.id.clone(),
+        boot: member.boot,
+        weight: member.weight,
+        health: members.iter().find(is_it).map_or(Health::Dead, |status| status.health),
+        told: told.filter(|(facts, _)| this_boot(facts.boot)),
     }
 }

@@ -14,7 +14,7 @@ impl World {
             node.running
                 && node.stopped_until <= self.now
                 && node.governor.roster().is_some_and(|roster| {
-                    roster.seats().len() == running.len()
+                    roster.members().len() == running.len()
                         && running.iter().all(|other| roster.has(other.key(), other.boot))
                         && node
                             .governor
@@ -73,8 +73,8 @@ impl World {
             let replicas = view.ring().replicas(view.ring().point_of(&key));
             let mut held = Vec::new();
             for index in replicas.iter() {
-                let seat = view.seat(*index).key;
-                let node = self.nodes.iter_mut().find(|node| node.key() == seat)?;
+                let member = view.member(*index).key;
+                let node = self.nodes.iter_mut().find(|node| node.key() == member)?;
                 let core = usize::from(node.facts().core_of(&key));
                 let record = node.cores[core].store.read(&key, now);
                 held.push(record.map_or(0, |record| record.version.0));

@@ -146,7 +146,7 @@ impl Coordinator {
             return;
         }
         let mut peers: Vec<Peer> = Vec::new();
-        for seat in placement.view.roster().seats() {
+        for seat in placement.view.roster().members() {
             if seat.key > self.me && self.is_present(seat.key, seat.boot) {
                 let cores = self.reach[&seat.key].facts.core_count;
                 peers.extend((0..cores).map(|core| Peer { node: seat.key, core }));

@@ -58,7 +58,7 @@ impl Coordinator {
         operation.needed = holders.needed as u8;
         operation.replicas.clear();
         for node in holders.nodes.iter() {
-            let seat = fill.before.seat(*node);
+            let seat = fill.before.member(*node);
             let copied = fill.sources[node.0 as usize] == Source::Copied;
             let state = if copied { State::Holds(Version::NONE) } else { State::Unasked };
             operation.replicas.push(Replica { node: seat.key, boot: seat.boot, state });

@@ -119,11 +119,11 @@ impl Coordinator {
         };
         for fill in &mut placement.fills {
             let before = fill.before.clone();
-            for (seat, at) in before.roster().seats().iter().zip(0..) {
+            for (seat, at) in before.roster().members().iter().zip(0..) {
                 if fill.sources[at] != Source::Missing || roster.has(seat.key, seat.boot) {
                     continue;
                 }
-                let replaced = roster.seat(seat.key).is_some();
+                let replaced = roster.member(seat.key).is_some();
                 let dead_since = self.peers.dead_since(seat.key, seat.boot);
                 let gone_at = dead_since.map(|since| since.after(patience));
                 if replaced || gone_at.is_some_and(|at| at <= now) {
@@ -148,7 +148,7 @@ impl Coordinator {
         let wanted = |pull: &Pull| {
             placement.fills.iter().any(|fill| {
                 fill.epoch() == pull.epoch && {
-                    let seats = fill.before.roster().seats().iter().zip(&fill.sources);
+                    let seats = fill.before.roster().members().iter().zip(&fill.sources);
                     let mut missing = seats.filter(|(_, source)| **source == Source::Missing);
                     missing.any(|(seat, _)| seat.key == pull.node && seat.boot == pull.boot)
                 }
@@ -156,7 +156,7 @@ impl Coordinator {
         };
         self.filling.pulls.retain(wanted);
         for fill in &placement.fills {
-            for (seat, source) in fill.before.roster().seats().iter().zip(&fill.sources) {
+            for (seat, source) in fill.before.roster().members().iter().zip(&fill.sources) {
                 let (epoch, node) = (fill.epoch(), seat.key);
                 let known = self.filling.pulls.iter().any(|p| p.epoch == epoch && p.node == node);
                 if *source == Source::Missing && !known && node != me {
@@ -219,7 +219,7 @@ impl Coordinator {
             // A key that this node stands in for is kept while its own nodes are away.
             let theirs = !view.holds(self.me, self.boot, place)
                 && view.ring().replicas(place).iter().all(|node| {
-                    let seat = view.seat(*node);
+                    let seat = view.member(*node);
                     self.peers.is_alive(seat.key, seat.boot)
                 });
             if theirs {

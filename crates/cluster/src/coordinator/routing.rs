@@ -34,7 +34,7 @@ impl Coordinator {
         let Some(placement) = &self.placement else { return Members::new() };
         let view = &placement.view;
         let named = |node| {
-            let seat = view.seat(node);
+            let seat = view.member(node);
             (seat.key, seat.boot)
         };
         let replicas = view.ring().replicas(place);

@@ -6,7 +6,7 @@ use crate::identity::Identity;
 use crate::message::{ForwardOutcome, Messages, ReadOutcome, WriteOutcome};
 use crate::quorum::Replication;
 use crate::record::{Content, Lifetimes, Record};
-use crate::roster::{Change, Roster, Seat};
+use crate::roster::{Change, Roster, RosterMember};
 use crate::store::MapStore;
 use ringlane_ring::{RingHash, RingParameters};
 use ringlane_types::hash::HashSecret;
@@ -89,13 +89,13 @@ impl Bench {
             let address = ([127, 0, 0, number], 7000).into();
             Identity::new(&format!("n{number}"), Boot(1), address, address)
         };
-        let seat = |number: u8| {
+        let member = |number: u8| {
             let Identity { id, key, boot, gossip, link, .. } = identity(number);
-            Seat { id, key, boot, weight: 1, slot: 0, gossip, link }
+            RosterMember { id, key, boot, weight: 1, slot: 0, gossip, link }
         };
-        let mut roster = Roster::found(seat(1), 1);
+        let mut roster = Roster::found(member(1), 1);
         for number in 2..=count {
-            roster = roster.with([&Change::Seat(seat(number))]).expect("another seat");
+            roster = roster.with([&Change::Add(member(number))]).expect("another member");
         }
         let ring = RingParameters {
             hash: RingHash::Md5,
@@ -197,7 +197,7 @@ impl Bench {
         let mut keys = (0..).map(|number: u32| format!("key{number}"));
         let its_own = |key: &String| {
             let ring = self.view.ring();
-            self.view.seat(ring.owner(ring.point_of(key.as_bytes()))).key == node
+            self.view.member(ring.owner(ring.point_of(key.as_bytes()))).key == node
         };
         keys.find(its_own).expect("one of them")
     }
@@ -223,11 +223,11 @@ fn get() -> Command<'static> {
 }
 
 /// Whether a core whose ranges grow waits for what somebody has who died, came back as long as
-/// nobody looked, and gave up his seat; and whether it still does when he would be forgotten.
-fn waits_for_the_unseated(replication: Replication) -> [bool; 2] {
+/// nobody looked, and left the roster; and whether it still does when it would be forgotten.
+fn waits_for_the_removed(replication: Replication) -> [bool; 2] {
     let mut bench = Bench::with_replication(4, replication);
     let (dead, others) = (bench.others[2], [bench.others[0], bench.others[1]]);
-    let change = Change::Unseat { key: dead, boot: Boot(1) };
+    let change = Change::Remove { key: dead, boot: Boot(1) };
     let roster = bench.view.roster().with([&change]).expect("three seats are left");
     let ring = bench.view.ring().parameters();
     let view = Arc::new(View::new(Arc::new(roster), ring).expect("a ring"));
@@ -247,9 +247,9 @@ fn waits_for_the_unseated(replication: Replication) -> [bool; 2] {
 #[test]
 fn who_may_hold_the_only_copy_is_waited_for_until_he_would_be_forgotten() {
     let replication = |n, w, r| Replication::new(n, w, r).expect("valid");
-    assert_eq!(waits_for_the_unseated(replication(3, 1, 3)), [true, false]);
-    assert_eq!(waits_for_the_unseated(replication(3, 2, 2)), [false, false], "two others know");
-    assert_eq!(waits_for_the_unseated(replication(3, 1, 1)), [false, false], "nothing is promised");
+    assert_eq!(waits_for_the_removed(replication(3, 1, 3)), [true, false]);
+    assert_eq!(waits_for_the_removed(replication(3, 2, 2)), [false, false], "two others know");
+    assert_eq!(waits_for_the_removed(replication(3, 1, 1)), [false, false], "nothing is promised");
 }
 
 #[test]

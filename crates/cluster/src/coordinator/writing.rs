@@ -361,7 +361,7 @@ impl Coordinator {
         }
         let view = self.placement.as_ref().map(|placement| placement.view.clone());
         self.hints.expire(turn.now, |node| {
-            view.as_ref().is_none_or(|view| view.roster().seat(node).is_some())
+            view.as_ref().is_none_or(|view| view.roster().member(node).is_some())
         });
         let nodes: ArrayVec<NodeKey, 64> = self.hints.nodes().take(64).collect();
         for node in nodes {

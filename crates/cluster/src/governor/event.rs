@@ -53,7 +53,7 @@ pub enum Event<'b> {
     Flush(Version),
     /// This node's weight is another from now on.
     Weigh(u32),
-    /// Give up the seat. [`Effect::HandedOver`] follows when others hold what was held here.
+    /// Leave the roster. [`Effect::HandedOver`] follows when others hold what was held here.
     Leave,
     /// Say goodbye. Nothing is sent or believed afterwards.
     Goodbye,
@@ -102,7 +102,7 @@ pub enum Effect {
         /// Where the other one is, or was.
         by: SocketAddr,
     },
-    /// The seat is given up and what was held here has been copied, or no other node has a seat.
+    /// This node has left the roster and others have copied what it held, or there is no other member.
     HandedOver,
     /// Worth a line in the log.
     Log(LogLine),
@@ -134,7 +134,7 @@ pub struct MemberStatus {
     pub link: SocketAddr,
     /// How it looks from here.
     pub health: Health,
-    /// Its weight, if it is seated.
+    /// Its weight, if it is in the roster.
     pub weight: Option<u32>,
     /// The epoch of its roster, as it last said; 0 if it never did.
     pub epoch: u64,

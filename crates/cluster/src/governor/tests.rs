@@ -113,9 +113,9 @@ impl World {
         }
     }
 
-    fn seats(&self, at: usize) -> Vec<String> {
+    fn members(&self, at: usize) -> Vec<String> {
         let view = self.nodes[at].view.as_ref().expect("it has a view");
-        view.roster().seats().iter().map(|seat| seat.id.to_string()).collect()
+        view.roster().members().iter().map(|member| member.id.to_string()).collect()
     }
 }
 
@@ -126,7 +126,7 @@ fn a_node_without_anybody_to_join_founds_a_cluster_and_others_join_it() {
     world.start("b", 2, &[1]);
     world.start("c", 3, &[2]);
     world.run(10);
-    (0..3).for_each(|at| assert_eq!(world.seats(at), ["a", "b", "c"]));
+    (0..3).for_each(|at| assert_eq!(world.members(at), ["a", "b", "c"]));
     let stamp = |at: usize| world.nodes[at].view.as_ref().unwrap().stamp();
     assert!(stamp(0) == stamp(1) && stamp(1) == stamp(2));
 }
@@ -138,7 +138,7 @@ fn of_nodes_that_all_name_each_other_only_one_founds() {
         world.start(id, number, &[1, 2, 3]);
     }
     world.run(15);
-    (0..3).for_each(|at| assert_eq!(world.seats(at), ["a", "b", "c"]));
+    (0..3).for_each(|at| assert_eq!(world.members(at), ["a", "b", "c"]));
 }
 
 #[test]
@@ -147,7 +147,7 @@ fn without_the_first_of_them_the_next_one_founds() {
     world.start("c", 3, &[1, 2, 3]);
     world.start("b", 2, &[1, 2, 3]);
     world.run(25);
-    (0..2).for_each(|at| assert_eq!(world.seats(at), ["b", "c"]));
+    (0..2).for_each(|at| assert_eq!(world.members(at), ["b", "c"]));
 }
 
 #[test]
@@ -161,7 +161,7 @@ fn nobody_founds_while_one_who_may_know_of_a_cluster_is_remembered() {
     world.run(18);
     assert!(world.nodes[b].view.is_none(), "its first data would be what others have already");
     world.run(30);
-    assert_eq!(world.seats(b), ["b"]);
+    assert_eq!(world.members(b), ["b"]);
 }
 
 #[test]
@@ -173,11 +173,11 @@ fn fewer_than_a_write_quorum_found_no_cluster_that_promises_quorums() {
     assert!(world.nodes[b].view.is_none());
     world.start("c", 3, &[1, 2, 3]);
     world.run(10);
-    assert_eq!(world.seats(b), ["b", "c"]);
+    assert_eq!(world.members(b), ["b", "c"]);
 }
 
 #[test]
-fn a_dead_node_keeps_its_seat_for_a_while_and_then_loses_it() {
+fn a_dead_node_stays_a_member_for_a_while_and_is_then_removed() {
     let mut world = World::new();
     world.start("a", 1, &[]);
     world.start("b", 2, &[1]);
@@ -185,13 +185,13 @@ fn a_dead_node_keeps_its_seat_for_a_while_and_then_loses_it() {
     world.run(10);
     world.nodes[c].running = false;
     world.run(12);
-    assert_eq!(world.seats(0), ["a", "b", "c"]);
+    assert_eq!(world.members(0), ["a", "b", "c"]);
     world.run(30);
-    (0..2).for_each(|at| assert_eq!(world.seats(at), ["a", "b"]));
+    (0..2).for_each(|at| assert_eq!(world.members(at), ["a", "b"]));
 }
 
 #[test]
-fn a_restarted_node_gets_its_seat_under_its_new_boot() {
+fn a_restarted_node_is_a_member_under_its_new_boot() {
     let mut world = World::new();
     world.start("a", 1, &[]);
     world.start("b", 2, &[1]);
@@ -207,7 +207,7 @@ fn a_restarted_node_gets_its_seat_under_its_new_boot() {
 }
 
 #[test]
-fn a_restarted_node_is_seated_though_others_still_wait_for_its_former_life() {
+fn a_restarted_node_is_added_though_others_still_wait_for_its_former_boot() {
     let mut world = World::new();
     world.start("a", 1, &[]);
     world.start("b", 2, &[1]);
@@ -226,14 +226,14 @@ fn a_restarted_node_is_seated_though_others_still_wait_for_its_former_life() {
 }
 
 #[test]
-fn a_leaving_node_gives_up_its_seat_and_hears_when_it_may_go() {
+fn a_leaving_node_is_removed_and_hears_when_it_may_go() {
     let mut world = World::new();
     world.start("a", 1, &[]);
     let b = world.start("b", 2, &[1]);
     world.run(10);
     world.deliver(b, Event::Leave);
     world.run(10);
-    assert_eq!(world.seats(0), ["a"]);
+    assert_eq!(world.members(0), ["a"]);
     assert!(world.nodes[b].handed_over);
 }
 
@@ -247,7 +247,7 @@ fn a_leaving_node_waits_for_those_that_it_cannot_reach_any_more() {
     world.unsettled = true;
     world.deliver(b, Event::Leave);
     world.run(2);
-    assert_eq!(world.seats(b), ["a", "c"]);
+    assert_eq!(world.members(b), ["a", "c"]);
     let epoch = world.nodes[b].view.as_ref().unwrap().epoch();
     [0, c].into_iter().for_each(|at| world.nodes[at].running = false);
     world.run(8);

@@ -1,6 +1,6 @@
 //! Messages between nodes as wholes: who decides, who holds what, who lacks what.
 
-use super::super::agreement;
+use super::super::roster_consensus;
 use super::super::version::Version;
 use super::super::wire::{Malformed, Reader, Writer};
 
@@ -11,7 +11,7 @@ const NODE_TAGS: u8 = 64;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NodeMessage<'b> {
     /// About the next roster.
-    Agreement(agreement::Message),
+    Consensus(roster_consensus::Message),
     /// How the sender stands.
     Status {
         /// Digest of its roster.
@@ -103,7 +103,7 @@ impl<'b> NodeMessage<'b> {
 
     fn write_fields(&self, out: &mut Vec<u8>) {
         match self {
-            NodeMessage::Agreement(message) => {
+            NodeMessage::Consensus(message) => {
                 out.put_u8(NODE_TAGS);
                 message.write(out);
             }
@@ -159,7 +159,7 @@ impl<'b> NodeMessage<'b> {
     pub fn read(bytes: &'b [u8]) -> Result<Self, Malformed> {
         let mut reader = Reader::new(bytes);
         let message = match reader.u8()?.checked_sub(NODE_TAGS).ok_or(Malformed)? {
-            0 => NodeMessage::Agreement(agreement::Message::read(&mut reader)?),
+            0 => NodeMessage::Consensus(roster_consensus::Message::read(&mut reader)?),
             1 => {
                 let (stamp, epoch, settled) = (reader.u64()?, reader.u64()?, reader.u64()?);
                 let flushed = Version(reader.u64()?);

@@ -14,7 +14,7 @@ use ringlane_cluster::identity::{Boot, Identity};
 use ringlane_cluster::link::{LinkEvent, PeerFacts};
 use ringlane_cluster::notice::Notice;
 use ringlane_cluster::quorum::Replication;
-use ringlane_cluster::roster::{Change, Roster, Seat};
+use ringlane_cluster::roster::{Change, Roster, RosterMember};
 use ringlane_cluster::view::View;
 use ringlane_protocol::pipeline::Completion;
 use ringlane_protocol::{Context, Limits, Output};
@@ -111,12 +111,12 @@ impl Pair {
             let address = ([127, 0, 0, number], 7000).into();
             Identity::new(&format!("n{number}"), Boot(1), address, address)
         };
-        let seat = |number: u8| {
+        let member = |number: u8| {
             let Identity { id, key, boot, gossip, link, .. } = identity(number);
-            Seat { id, key, boot, weight: 1, slot: 0, gossip, link }
+            RosterMember { id, key, boot, weight: 1, slot: 0, gossip, link }
         };
-        let roster = Roster::found(seat(0), 1);
-        let roster = roster.with([&Change::Seat(seat(1))]).expect("another seat");
+        let roster = Roster::found(member(0), 1);
+        let roster = roster.with([&Change::Add(member(1))]).expect("another member");
         let hash = RingHash::default();
         let ring = RingParameters { hash, points_per_weight: 8, replicas: replication.replicas() };
         let view = Arc::new(View::new(Arc::new(roster), ring).expect("a ring"));

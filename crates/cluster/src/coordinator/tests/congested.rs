@@ -118,7 +118,7 @@ fn a_long_answer_waits_for_room_and_a_short_one_does_not() {
     let keys: Vec<String> = (0..1000).map(|number| format!("key{number}")).collect();
     let own = |key: &&String| {
         let ring = bench.view.ring();
-        bench.view.seat(ring.owner(ring.point_of(key.as_bytes()))).key == bench.me
+        bench.view.member(ring.owner(ring.point_of(key.as_bytes()))).key == bench.me
     };
     let own: Vec<&String> = keys.iter().filter(own).take(2).collect();
     bench.ask(0, 0, own[0], set(&vec![1; 100_000]));

@@ -3,14 +3,14 @@
 //! Gossip alone would let two nodes compute two rings of the same age, and two quorums that never
 //! meet. So what follows a roster is decided once, among the members of that roster, by Paxos with
 //! a single decision: a proposer gets promises from a majority, proposes what the highest ballot
-//! among them had accepted or else what is wished for, and a majority that accepts decides. A
+//! among them had accepted or else what was requested, and a majority that accepts decides. A
 //! member's votes are kept in memory only. That is sound because a restart is a new boot, which
-//! has no vote until it is seated: a member that forgets its promises is no member any more.
+//! has no vote until it is in the roster: a member that forgets its promises is no member any more.
 //!
 //! A cluster that lost the majority of its members for good could never decide again. Then, and
 //! only then, those who are left decide among themselves, without the members they hold for gone
 //! ([`Instance::without`]). Two parts of a cluster may do so apart; where two histories meet, the
-//! one that [outlasts](Roster::outlasts) the other stays and the others join it anew.
+//! one that [supersedes](Roster::supersedes) the other stays and the others join it anew.
 //!
 //! Refused: a leader with a log (there are a few decisions a day), and rings that merge (two
 //! incomparable rings can serve disjoint quorums before they do).
@@ -23,7 +23,7 @@ use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 
 use super::identity::{Boot, NodeKey};
-use super::roster::{Change, Roster, Seat};
+use super::roster::{Change, Roster, RosterMember};
 use ringlane_types::time::Instant;
 
 mod message;
@@ -33,15 +33,15 @@ mod tests;
 pub use message::{Ballot, CHAIN_MAX, Instance, Message};
 
 /// A proposer gives up a try after this.
-const TRY_FOR: Duration = Duration::from_secs(1);
-/// A wish nobody repeated is dropped after this.
-const WISH_FOR: Duration = Duration::from_secs(15);
-/// Most wishes kept; further ones are dropped, and repeated by whoever has them.
-const WISHES_MAX: usize = 256;
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(1);
+/// A request that nobody repeated is dropped after this.
+const REQUEST_LIFETIME: Duration = Duration::from_secs(15);
+/// Most requests kept; further ones are dropped and repeated by their senders.
+const REQUESTS_MAX: usize = 256;
 /// Most decisions a member votes in at once: the ordinary one and some without gone members.
 const VOTES_MAX: usize = 8;
 
-/// What happens to the agreement.
+/// An input of the consensus.
 #[derive(Clone, Debug)]
 pub enum Event {
     /// The nearest deadline has come; harmless at any time.
@@ -53,12 +53,12 @@ pub enum Event {
         /// The message.
         message: Message,
     },
-    /// This node wants a change.
-    Wish(Change),
+    /// This node requests a change.
+    RequestChange(Change),
     /// This node is the first of a new cluster.
     Found {
-        /// Its seat.
-        seat: Seat,
+        /// Its entry in the roster.
+        member: RosterMember,
         /// A number no other founder uses.
         random: u64,
     },
@@ -77,9 +77,9 @@ pub enum Effect {
     /// A roster was decided on. They come in order, each the parent of the next; a node's first
     /// ones may be from before its time.
     Decided(Arc<Roster>),
-    /// Another history of this cluster outlasts ours: give up the seat, and all data where
+    /// Another history of this cluster supersedes ours: give up membership, and all data where
     /// promises are given, and join those.
-    Outlasted(Arc<Roster>),
+    HistorySuperseded(Arc<Roster>),
 }
 
 /// What the proposer should take into account.
@@ -94,14 +94,14 @@ pub struct Situation<'s> {
 
 /// One node's part in the decisions.
 #[derive(Debug)]
-pub struct Agreement {
+pub struct RosterConsensus {
     me: NodeKey,
     boot: Boot,
     /// The latest rosters, each the parent of the next; empty before this node knows any.
     log: VecDeque<Arc<Roster>>,
     votes: HashMap<u64, Vote>,
     proposal: Option<Proposal>,
-    wishes: Vec<Wish>,
+    requests: Vec<RequestedChange>,
     propose_at: Option<Instant>,
     round: u32,
     random: Xoshiro256PlusPlus,
@@ -129,13 +129,13 @@ struct Proposal {
 }
 
 #[derive(Debug)]
-struct Wish {
+struct RequestedChange {
     change: Change,
     until: Instant,
 }
 
-impl Agreement {
-    /// The part of the node `me` in its life `boot`. `seed` decides every random choice.
+impl RosterConsensus {
+    /// The part of the node `me` in `boot`. `seed` decides every random choice.
     pub fn new(me: NodeKey, boot: Boot, seed: u64) -> Self {
         Self {
             me,
@@ -143,7 +143,7 @@ impl Agreement {
             log: VecDeque::new(),
             votes: HashMap::new(),
             proposal: None,
-            wishes: Vec::new(),
+            requests: Vec::new(),
             propose_at: None,
             round: 0,
             random: Xoshiro256PlusPlus::seed_from_u64(seed),
@@ -168,10 +168,10 @@ impl Agreement {
             Event::Message { from, message } => {
                 self.message(from, message, situation, now, effects);
             }
-            Event::Wish(change) => self.wish(change, now),
-            Event::Found { seat, random } => {
+            Event::RequestChange(change) => self.request(change, now),
+            Event::Found { member, random } => {
                 assert!(self.log.is_empty(), "a member founds no cluster");
-                self.decided(Arc::new(Roster::found(seat, random)), now, effects);
+                self.adopt(Arc::new(Roster::found(member, random)), now, effects);
             }
         }
     }
@@ -185,14 +185,14 @@ impl Agreement {
     fn tick(&mut self, situation: Situation<'_>, now: Instant, effects: &mut Vec<Effect>) {
         if self.proposal.as_ref().is_some_and(|proposal| proposal.until <= now) {
             self.proposal = None;
-            self.try_later(now);
+            self.schedule_attempt(now);
         }
         if self.proposal.is_none() && self.propose_at.is_some_and(|at| at <= now) {
             self.propose_at = None;
-            self.wishes.retain(|wish| wish.until > now);
-            if self.may_propose() {
+            self.requests.retain(|request| request.until > now);
+            if self.can_propose() {
                 if situation.hold {
-                    self.try_later(now);
+                    self.schedule_attempt(now);
                 } else {
                     self.propose(situation, now, effects);
                 }
@@ -200,41 +200,43 @@ impl Agreement {
         }
     }
 
-    fn wish(&mut self, change: Change, now: Instant) {
+    fn request(&mut self, change: Change, now: Instant) {
         if self.roster().is_some_and(|roster| roster.satisfies(&change)) {
             return;
         }
-        let until = now.after(WISH_FOR);
-        match self.wishes.iter().position(|wish| wish.change == change) {
-            Some(known) => self.wishes[known].until = until,
-            None if self.wishes.len() < WISHES_MAX => self.wishes.push(Wish { change, until }),
+        let until = now.after(REQUEST_LIFETIME);
+        match self.requests.iter().position(|request| request.change == change) {
+            Some(known) => self.requests[known].until = until,
+            None if self.requests.len() < REQUESTS_MAX => {
+                self.requests.push(RequestedChange { change, until })
+            }
             None => return,
         }
-        if self.propose_at.is_none() && self.may_propose() {
-            self.try_later(now);
+        if self.propose_at.is_none() && self.can_propose() {
+            self.schedule_attempt(now);
         }
     }
 
-    /// Whether this node is a member and somebody wants something.
-    fn may_propose(&self) -> bool {
+    /// Whether this node is a member and a change is requested.
+    fn can_propose(&self) -> bool {
         self.roster().is_some_and(|roster| {
             roster.has(self.me, self.boot)
-                && self.wishes.iter().any(|wish| !roster.satisfies(&wish.change))
+                && self.requests.iter().any(|request| !roster.satisfies(&request.change))
         })
     }
 
-    /// Random, so that of several members with the same wish one is first.
-    fn try_later(&mut self, now: Instant) {
+    /// Random, so that of several members with the same request one is first.
+    fn schedule_attempt(&mut self, now: Instant) {
         let millis = self.random.random_range(10..300);
         self.propose_at = Some(now.after(Duration::from_millis(millis)));
     }
 
     fn propose(&mut self, situation: Situation<'_>, now: Instant, effects: &mut Vec<Effect>) {
         let Some(roster) = self.roster().cloned() else { return };
-        let voters = roster.seats();
-        let is_gone = |seat: &&Seat| situation.gone.contains(&(seat.key, seat.boot));
+        let voters = roster.members();
+        let is_gone = |member: &&RosterMember| situation.gone.contains(&(member.key, member.boot));
         let mut without: Vec<(NodeKey, Boot)> =
-            voters.iter().filter(is_gone).map(|seat| (seat.key, seat.boot)).collect();
+            voters.iter().filter(is_gone).map(|member| (member.key, member.boot)).collect();
         if voters.len() - without.len() > voters.len() / 2 {
             without.clear();
         }
@@ -253,13 +255,13 @@ impl Agreement {
             accepts: HashSet::new(),
             found: None,
             value: None,
-            until: now.after(TRY_FOR),
+            until: now.after(ATTEMPT_TIMEOUT),
         });
-        self.ask_voters(Message::Prepare(instance, ballot), situation, now, effects);
+        self.send_to_voters(Message::Prepare(instance, ballot), situation, now, effects);
     }
 
     /// Sends `message` to all who vote, this node included.
-    fn ask_voters(
+    fn send_to_voters(
         &mut self,
         message: Message,
         situation: Situation<'_>,
@@ -270,9 +272,9 @@ impl Agreement {
             return;
         };
         let without = proposal.instance.without.clone();
-        for seat in roster.seats() {
-            if seat.key != self.me && !without.contains(&(seat.key, seat.boot)) {
-                effects.push(Effect::Send { to: seat.key, message: message.clone() });
+        for member in roster.members() {
+            if member.key != self.me && !without.contains(&(member.key, member.boot)) {
+                effects.push(Effect::Send { to: member.key, message: message.clone() });
             }
         }
         self.message(self.me, message, situation, now, effects);
@@ -294,7 +296,7 @@ impl Agreement {
                     vote.promised = ballot;
                     Message::Promise { instance: id, ballot, accepted: vote.accepted.clone() }
                 } else {
-                    Message::Refuse { instance: id, promised: vote.promised }
+                    Message::Reject { instance: id, promised: vote.promised }
                 };
                 self.reply(from, reply, situation, now, effects);
             }
@@ -310,32 +312,32 @@ impl Agreement {
                     vote.accepted = Some((ballot, roster));
                     Message::Accepted { instance: id, ballot }
                 } else {
-                    Message::Refuse { instance: id, promised: vote.promised }
+                    Message::Reject { instance: id, promised: vote.promised }
                 };
                 self.reply(from, reply, situation, now, effects);
             }
             Message::Promise { instance, ballot, accepted } => {
-                self.promised(from, instance, ballot, accepted, situation, now, effects);
+                self.on_promise(from, instance, ballot, accepted, situation, now, effects);
             }
             Message::Accepted { instance, ballot } => {
-                self.accepted(from, instance, ballot, now, effects);
+                self.on_accepted(from, instance, ballot, now, effects);
             }
-            Message::Refuse { instance, promised } => {
+            Message::Reject { instance, promised } => {
                 let ours = |proposal: &Proposal| proposal.instance.id() == instance;
                 if self.proposal.as_ref().is_some_and(ours) {
                     self.round = self.round.max(promised.round);
                     self.proposal = None;
-                    self.try_later(now);
+                    self.schedule_attempt(now);
                 }
             }
-            Message::Chain(rosters) => self.follow(from, &rosters, now, effects),
-            Message::Ask { digest } => self.tell(from, digest, effects),
-            Message::Wish(change) => {
-                let theirs = matches!(&change, Change::Seat(seat) if seat.key == from);
+            Message::Chain(rosters) => self.adopt_chain(from, &rosters, now, effects),
+            Message::RequestChain { digest } => self.send_chain(from, digest, effects),
+            Message::RequestChange(change) => {
+                let theirs = matches!(&change, Change::Add(member) if member.key == from);
                 if theirs && self.roster().is_some_and(|roster| roster.satisfies(&change)) {
-                    self.tell(from, 0, effects);
+                    self.send_chain(from, 0, effects);
                 }
-                self.wish(change, now);
+                self.request(change, now);
             }
         }
     }
@@ -366,19 +368,19 @@ impl Agreement {
         let roster = self.roster()?.clone();
         if roster.digest() != instance.parent {
             if self.log.iter().any(|known| known.digest() == instance.parent) {
-                self.tell(from, instance.parent, effects);
+                self.send_chain(from, instance.parent, effects);
             } else {
                 effects.push(Effect::Send {
                     to: from,
-                    message: Message::Ask { digest: roster.digest() },
+                    message: Message::RequestChain { digest: roster.digest() },
                 });
             }
             return None;
         }
         // A majority that is only a majority for some is one for nobody: whoever votes without
         // others must miss them too.
-        let agrees = instance.without.iter().all(|seat| situation.gone.contains(seat));
-        let voter = roster.has(self.me, self.boot) && roster.seat(from).is_some();
+        let agrees = instance.without.iter().all(|member| situation.gone.contains(member));
+        let voter = roster.has(self.me, self.boot) && roster.member(from).is_some();
         if !agrees || !voter || instance.without.contains(&(self.me, self.boot)) {
             return None;
         }
@@ -390,7 +392,7 @@ impl Agreement {
     }
 
     #[expect(clippy::too_many_arguments, reason = "one message's fields, and what every event has")]
-    fn promised(
+    fn on_promise(
         &mut self,
         from: NodeKey,
         instance: u64,
@@ -421,25 +423,25 @@ impl Agreement {
         }
         let found = proposal.found.take().map(|(_, roster)| roster);
         let gone = proposal.instance.without.clone();
-        let wished = || {
-            // Who decides without the gone takes their seats too, or the next decision would be
+        let requested = || {
+            // Who decides without the gone removes them too, or the next decision would be
             // without them again.
-            let unseat = |&(key, boot): &(NodeKey, Boot)| Change::Unseat { key, boot };
-            let unseats: Vec<Change> = gone.iter().map(unseat).collect();
-            let changes = self.wishes.iter().map(|wish| &wish.change).chain(&unseats);
+            let removal = |&(key, boot): &(NodeKey, Boot)| Change::Remove { key, boot };
+            let removals: Vec<Change> = gone.iter().map(removal).collect();
+            let changes = self.requests.iter().map(|request| &request.change).chain(&removals);
             self.log.back()?.with(changes).map(Arc::new)
         };
-        let Some(value) = found.or_else(wished) else {
+        let Some(value) = found.or_else(requested) else {
             self.proposal = None;
             return;
         };
         let proposal = self.proposal.as_mut().expect("looked at above");
         proposal.value = Some(value.clone());
         let message = Message::Accept(proposal.instance.clone(), ballot, value);
-        self.ask_voters(message, situation, now, effects);
+        self.send_to_voters(message, situation, now, effects);
     }
 
-    fn accepted(
+    fn on_accepted(
         &mut self,
         from: NodeKey,
         instance: u64,
@@ -460,45 +462,45 @@ impl Agreement {
         }
         let Some(roster) = proposal.value.clone() else { return };
         let parent = self.log.back().expect("only a member proposes").clone();
-        self.decided(roster.clone(), now, effects);
+        self.adopt(roster.clone(), now, effects);
         let mut told: Vec<NodeKey> =
-            parent.seats().iter().chain(roster.seats()).map(|seat| seat.key).collect();
+            parent.members().iter().chain(roster.members()).map(|member| member.key).collect();
         told.sort_unstable();
         told.dedup();
         told.retain(|to| *to != self.me);
         for to in told {
             // Newcomers get the history too, so that every log is as long as it can be.
-            let known = if parent.seat(to).is_some() { parent.digest() } else { 0 };
-            self.tell(to, known, effects);
+            let known = if parent.member(to).is_some() { parent.digest() } else { 0 };
+            self.send_chain(to, known, effects);
         }
     }
 
     /// Adopts what was decided.
-    fn decided(&mut self, roster: Arc<Roster>, now: Instant, effects: &mut Vec<Effect>) {
+    fn adopt(&mut self, roster: Arc<Roster>, now: Instant, effects: &mut Vec<Effect>) {
         self.log.push_back(roster.clone());
         if self.log.len() > CHAIN_MAX {
             self.log.pop_front();
         }
         self.votes.clear();
         self.proposal = None;
-        // A seat that was just given up is not taken again because of an old wish for it.
-        let given_up = |seat: &Seat| {
+        // A member that was just removed does not return because of an old request.
+        let removed = |member: &RosterMember| {
             let before = self.log.iter().rev().nth(1);
-            before.is_some_and(|before| before.has(seat.key, seat.boot))
-                && !roster.has(seat.key, seat.boot)
+            before.is_some_and(|before| before.has(member.key, member.boot))
+                && !roster.has(member.key, member.boot)
         };
-        self.wishes.retain(|wish| {
-            !roster.satisfies(&wish.change)
-                && !matches!(&wish.change, Change::Seat(seat) if given_up(seat))
+        self.requests.retain(|request| {
+            !roster.satisfies(&request.change)
+                && !matches!(&request.change, Change::Add(member) if removed(member))
         });
         effects.push(Effect::Decided(roster));
-        if self.propose_at.is_none() && self.may_propose() {
-            self.try_later(now);
+        if self.propose_at.is_none() && self.can_propose() {
+            self.schedule_attempt(now);
         }
     }
 
     /// Sends `to` the chain from the roster with `digest` on, or all that is known.
-    fn tell(&mut self, to: NodeKey, digest: u64, effects: &mut Vec<Effect>) {
+    fn send_chain(&mut self, to: NodeKey, digest: u64, effects: &mut Vec<Effect>) {
         let known = self.log.iter().position(|roster| roster.digest() == digest);
         if known.is_some_and(|at| at + 1 == self.log.len()) || self.log.is_empty() {
             return;
@@ -508,7 +510,7 @@ impl Agreement {
     }
 
     /// Follows a chain of decisions as far as it continues what this node knows.
-    fn follow(
+    fn adopt_chain(
         &mut self,
         from: NodeKey,
         chain: &[Arc<Roster>],
@@ -520,30 +522,35 @@ impl Agreement {
             .all(|pair| pair[1].parent == pair[0].digest() && pair[1].epoch == pair[0].epoch + 1);
         let (Some(last), true) = (chain.last(), linked) else { return };
         let Some(current) = self.roster().cloned() else {
-            return self.begin(chain, now, effects);
+            return self.adopt_first_chain(chain, now, effects);
         };
         if self.log.iter().any(|known| known.digest() == last.digest()) {
-            return self.tell(from, last.digest(), effects);
+            return self.send_chain(from, last.digest(), effects);
         }
         if let Some(next) = chain.iter().position(|roster| roster.parent == current.digest()) {
-            chain[next..].iter().for_each(|roster| self.decided(roster.clone(), now, effects));
+            chain[next..].iter().for_each(|roster| self.adopt(roster.clone(), now, effects));
         } else if chain[0].epoch > current.epoch + 1 && chain.len() < CHAIN_MAX {
             // It does not reach back to where we are; whoever knows more will be asked.
-        } else if last.outlasts(&current) {
-            effects.push(Effect::Outlasted(last.clone()));
+        } else if last.supersedes(&current) {
+            effects.push(Effect::HistorySuperseded(last.clone()));
         } else {
-            self.tell(from, last.digest(), effects);
+            self.send_chain(from, last.digest(), effects);
         }
     }
 
-    /// Takes over the first chain, if it tells how this node was seated: the roster before that
+    /// Takes over the first chain, if it shows how this node became a member: the roster before that
     /// names those who hold what is now ours.
-    fn begin(&mut self, chain: &[Arc<Roster>], now: Instant, effects: &mut Vec<Effect>) {
+    fn adopt_first_chain(
+        &mut self,
+        chain: &[Arc<Roster>],
+        now: Instant,
+        effects: &mut Vec<Effect>,
+    ) {
         match chain.iter().position(|roster| roster.has(self.me, self.boot)) {
             None => {}
             Some(0) if chain.len() < CHAIN_MAX => {}
-            Some(0) => effects.push(Effect::Outlasted(chain[chain.len() - 1].clone())),
-            Some(_) => chain.iter().for_each(|roster| self.decided(roster.clone(), now, effects)),
+            Some(0) => effects.push(Effect::HistorySuperseded(chain[chain.len() - 1].clone())),
+            Some(_) => chain.iter().for_each(|roster| self.adopt(roster.clone(), now, effects)),
         }
     }
 }

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
-use super::super::roster::tests::seat;
+use super::super::roster::tests::member;
 use super::super::wire::Reader;
 use super::*;
 
@@ -24,18 +24,18 @@ struct World {
 }
 
 struct Node {
-    agreement: Agreement,
+    consensus: RosterConsensus,
     gone: Vec<(NodeKey, Boot)>,
     hold: bool,
-    outlasted: bool,
+    superseded: bool,
 }
 
 fn key(id: &str) -> NodeKey {
     NodeKey::of(id)
 }
 
-fn seating(id: &str, boot: u64) -> Change {
-    Change::Seat(seat(id, boot))
+fn adding(id: &str, boot: u64) -> Change {
+    Change::Add(member(id, boot))
 }
 
 impl World {
@@ -57,27 +57,27 @@ impl World {
     fn with_members(seed: u64, ids: &[&str]) -> Self {
         let mut world = Self::new(seed);
         ids.iter().for_each(|id| world.start(id, 1));
-        let found = Event::Found { seat: seat(ids[0], 1), random: seed };
+        let found = Event::Found { member: member(ids[0], 1), random: seed };
         world.handle(key(ids[0]), found);
         for id in &ids[1..] {
-            world.wish(ids[0], seating(id, 1));
+            world.request(ids[0], adding(id, 1));
         }
         world.run(5_000);
         for id in ids {
-            assert_eq!(world.seated(id), sorted(ids), "as {id} sees it");
+            assert_eq!(world.member_ids(id), sorted(ids), "as {id} sees it");
         }
         world
     }
 
     fn start(&mut self, id: &str, boot: u64) {
         let seed = self.random.random();
-        let agreement = Agreement::new(key(id), Boot(boot), seed);
-        let node = Node { agreement, gone: Vec::new(), hold: false, outlasted: false };
+        let consensus = RosterConsensus::new(key(id), Boot(boot), seed);
+        let node = Node { consensus, gone: Vec::new(), hold: false, superseded: false };
         self.nodes.insert(key(id), node);
     }
 
-    fn wish(&mut self, at: &str, change: Change) {
-        self.handle(key(at), Event::Wish(change));
+    fn request(&mut self, at: &str, change: Change) {
+        self.handle(key(at), Event::RequestChange(change));
     }
 
     fn handle(&mut self, at: NodeKey, event: Event) {
@@ -85,7 +85,7 @@ impl World {
         let mut effects = Vec::new();
         let gone = node.gone.clone();
         let situation = Situation { gone: &gone, hold: node.hold };
-        node.agreement.handle(event, situation, self.now, &mut effects);
+        node.consensus.handle(event, situation, self.now, &mut effects);
         for effect in effects {
             match effect {
                 Effect::Send { to, message } => self.send(at, to, message),
@@ -94,7 +94,7 @@ impl World {
                     let reformed = !self.nodes[&at].gone.is_empty();
                     assert!(decided == roster.digest() || reformed, "two decisions on one roster");
                 }
-                Effect::Outlasted(_) => self.nodes.get_mut(&at).unwrap().outlasted = true,
+                Effect::HistorySuperseded(_) => self.nodes.get_mut(&at).unwrap().superseded = true,
             }
         }
     }
@@ -119,7 +119,7 @@ impl World {
         let end = self.now.after(Duration::from_millis(millis));
         loop {
             let arrival = self.wire.keys().next().map(|(at, _)| *at);
-            let deadline = self.nodes.values().filter_map(|n| n.agreement.next_deadline()).min();
+            let deadline = self.nodes.values().filter_map(|n| n.consensus.next_deadline()).min();
             let Some(next) = arrival.into_iter().chain(deadline).min().filter(|at| *at <= end)
             else {
                 break;
@@ -140,11 +140,11 @@ impl World {
     }
 
     fn roster(&self, id: &str) -> Arc<Roster> {
-        self.nodes[&key(id)].agreement.roster().expect("a member").clone()
+        self.nodes[&key(id)].consensus.roster().expect("a member").clone()
     }
 
-    fn seated(&self, id: &str) -> Vec<String> {
-        self.roster(id).seats().iter().map(|seat| seat.id.to_string()).collect()
+    fn member_ids(&self, id: &str) -> Vec<String> {
+        self.roster(id).members().iter().map(|member| member.id.to_string()).collect()
     }
 }
 
@@ -155,16 +155,16 @@ fn sorted(ids: &[&str]) -> Vec<String> {
 }
 
 #[test]
-fn a_node_is_seated_and_taken_away_by_any_member() {
+fn any_member_adds_and_removes_a_node() {
     let mut world = World::with_members(1, &["a", "b", "c"]);
     world.start("d", 1);
-    world.wish("b", seating("d", 1));
+    world.request("b", adding("d", 1));
     world.run(2_000);
-    assert_eq!(world.seated("d"), sorted(&["a", "b", "c", "d"]));
-    world.wish("d", Change::Unseat { key: key("a"), boot: Boot(1) });
+    assert_eq!(world.member_ids("d"), sorted(&["a", "b", "c", "d"]));
+    world.request("d", Change::Remove { key: key("a"), boot: Boot(1) });
     world.run(2_000);
     for id in ["b", "c", "d"] {
-        assert_eq!(world.seated(id), sorted(&["b", "c", "d"]));
+        assert_eq!(world.member_ids(id), sorted(&["b", "c", "d"]));
     }
 }
 
@@ -176,40 +176,43 @@ fn a_minority_decides_nothing() {
         minority(from) != minority(to)
     };
     world.start("f", 1);
-    world.wish("a", seating("g", 1));
-    world.wish("c", seating("f", 1));
+    world.request("a", adding("g", 1));
+    world.request("c", adding("f", 1));
     world.run(10_000);
-    assert_eq!(world.seated("a").len(), 5);
-    assert_eq!(world.seated("c"), sorted(&["a", "b", "c", "d", "e", "f"]));
+    assert_eq!(world.member_ids("a").len(), 5);
+    assert_eq!(world.member_ids("c"), sorted(&["a", "b", "c", "d", "e", "f"]));
     // Healed, who was away learns by asking.
     world.cut = |_, _| false;
     let digest = world.roster("a").digest();
-    world.handle(key("e"), Event::Message { from: key("a"), message: Message::Ask { digest } });
+    world.handle(
+        key("e"),
+        Event::Message { from: key("a"), message: Message::RequestChain { digest } },
+    );
     world.run(100);
-    assert_eq!(world.seated("a"), world.seated("c"));
+    assert_eq!(world.member_ids("a"), world.member_ids("c"));
 }
 
 #[test]
-fn a_restarted_member_has_no_vote_until_it_is_seated_again() {
+fn a_restarted_member_has_no_vote_until_it_is_in_the_roster_again() {
     let mut world = World::with_members(3, &["a", "b", "c"]);
     world.start("b", 2);
     world.nodes.remove(&key("c"));
-    world.wish("a", seating("b", 2));
+    world.request("a", adding("b", 2));
     world.run(10_000);
     assert_eq!(
-        world.roster("a").seat(key("b")).unwrap().boot,
+        world.roster("a").member(key("b")).unwrap().boot,
         Boot(1),
         "one of three decides nothing"
     );
     world.start("c", 2);
-    // Both others are gone for good; what is left decides alone, and seats their new lives.
+    // Both others are gone for good; what is left decides alone, and adds their new boots.
     world.nodes.get_mut(&key("a")).unwrap().gone = vec![(key("b"), Boot(1)), (key("c"), Boot(1))];
-    world.wish("a", seating("b", 2));
-    world.wish("a", seating("c", 2));
+    world.request("a", adding("b", 2));
+    world.request("a", adding("c", 2));
     world.run(3_000);
     for id in ["a", "b", "c"] {
-        assert_eq!(world.roster(id).seat(key("b")).unwrap().boot, Boot(2), "{id}");
-        assert_eq!(world.seated(id), sorted(&["a", "b", "c"]));
+        assert_eq!(world.roster(id).member(key("b")).unwrap().boot, Boot(2), "{id}");
+        assert_eq!(world.member_ids(id), sorted(&["a", "b", "c"]));
     }
 }
 
@@ -222,25 +225,28 @@ fn nobody_decides_without_members_whom_the_others_do_not_miss() {
         let cut_off = |node| [NodeKey::of("c"), NodeKey::of("d"), NodeKey::of("e")].contains(&node);
         cut_off(from) || cut_off(to)
     };
-    world.wish("a", seating("f", 1));
+    world.request("a", adding("f", 1));
     world.run(5_000);
-    assert_eq!(world.seated("a").len(), 5);
+    assert_eq!(world.member_ids("a").len(), 5);
     world.nodes.get_mut(&key("b")).unwrap().gone = gone;
-    world.wish("a", seating("f", 1));
+    world.request("a", adding("f", 1));
     world.run(5_000);
-    assert_eq!(world.seated("b"), sorted(&["a", "b", "f"]));
+    assert_eq!(world.member_ids("b"), sorted(&["a", "b", "f"]));
 }
 
 #[test]
 fn of_two_histories_the_longer_stays_and_the_other_learns_it() {
     let mut world = World::with_members(5, &["a", "b", "c"]);
     world.start("x", 1);
-    world.handle(key("x"), Event::Found { seat: seat("x", 1), random: 99 });
+    world.handle(key("x"), Event::Found { member: member("x", 1), random: 99 });
     let digest = world.roster("x").digest();
-    world.handle(key("a"), Event::Message { from: key("x"), message: Message::Ask { digest } });
+    world.handle(
+        key("a"),
+        Event::Message { from: key("x"), message: Message::RequestChain { digest } },
+    );
     world.run(1_000);
-    assert!(world.nodes[&key("x")].outlasted);
-    assert!(!world.nodes[&key("a")].outlasted);
+    assert!(world.nodes[&key("x")].superseded);
+    assert!(!world.nodes[&key("a")].superseded);
 }
 
 #[test]
@@ -248,12 +254,12 @@ fn a_held_decision_is_taken_once_it_is_released() {
     let mut world = World::with_members(6, &["a", "b", "c"]);
     world.nodes.values_mut().for_each(|node| node.hold = true);
     world.start("d", 1);
-    world.wish("a", seating("d", 1));
+    world.request("a", adding("d", 1));
     world.run(5_000);
-    assert_eq!(world.seated("a").len(), 3);
+    assert_eq!(world.member_ids("a").len(), 3);
     world.nodes.values_mut().for_each(|node| node.hold = false);
     world.run(2_000);
-    assert_eq!(world.seated("d").len(), 4);
+    assert_eq!(world.member_ids("d").len(), 4);
 }
 
 #[test]
@@ -261,53 +267,56 @@ fn a_node_far_behind_is_told_to_join_anew() {
     let mut world = World::with_members(7, &["a", "b", "c", "e", "f"]);
     world.cut = |from, to| from == NodeKey::of("c") || to == NodeKey::of("c");
     for boot in 0..CHAIN_MAX as u64 + 5 {
-        world.wish("a", seating("d", boot + 1));
+        world.request("a", adding("d", boot + 1));
         world.run(500);
     }
     world.cut = |_, _| false;
     let digest = world.roster("c").digest();
-    world.handle(key("a"), Event::Message { from: key("c"), message: Message::Ask { digest } });
+    world.handle(
+        key("a"),
+        Event::Message { from: key("c"), message: Message::RequestChain { digest } },
+    );
     world.run(100);
-    assert!(world.nodes[&key("c")].outlasted);
+    assert!(world.nodes[&key("c")].superseded);
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
-    // The seated that never run stay a minority, or the cluster would rightly stand still.
+    // Members that never run stay a minority, or the cluster would rightly stand still.
     /// Whatever the network does, no roster is followed by two, and with the network mended
-    /// everybody who asks ends with the same one, in which every wish is granted.
+    /// everybody who asks ends with the same one, in which every request is granted.
     #[test]
     fn one_decision_follows_each_roster(
         seed: u64,
         loss_percent in 0u32..40,
         delay_millis_max in 1u64..2_000,
-        wishes in proptest::collection::vec((0usize..5, 0usize..4, any::<bool>(), 0u64..3_000), 1..12),
+        requests in proptest::collection::vec((0usize..5, 0usize..4, any::<bool>(), 0u64..3_000), 1..12),
     ) {
         let ids = ["a", "b", "c", "d", "e"];
         let mut world = World::with_members(seed, &ids);
         (world.loss_percent, world.delay_millis_max) = (loss_percent, delay_millis_max);
-        for (at, whom, seat_it, pause) in wishes {
+        for (at, whom, add_it, pause) in requests {
             let id = format!("n{whom}");
-            let change = if seat_it {
-                seating(&id, 1)
+            let change = if add_it {
+                adding(&id, 1)
             } else {
-                Change::Unseat { key: key(&id), boot: Boot(1) }
+                Change::Remove { key: key(&id), boot: Boot(1) }
             };
-            world.wish(ids[at], change);
+            world.request(ids[at], change);
             world.run(pause);
         }
         (world.loss_percent, world.delay_millis_max) = (0, 5);
-        world.wish("a", seating("last", 1));
+        world.request("a", adding("last", 1));
         world.run(20_000);
         for id in &ids[1..] {
             let digest = world.roster(id).digest();
-            let ask = Event::Message { from: key(id), message: Message::Ask { digest } };
+            let ask = Event::Message { from: key(id), message: Message::RequestChain { digest } };
             world.handle(key("a"), ask);
         }
         world.run(100);
         let decided = world.roster("a");
-        prop_assert!(decided.seat(key("last")).is_some());
+        prop_assert!(decided.member(key("last")).is_some());
         for id in &ids {
             prop_assert_eq!(world.roster(id), decided.clone());
         }

@@ -10,7 +10,7 @@ use super::super::wire::{Malformed, Reader, Writer};
 
 /// Most rosters of one [`Message::Chain`].
 pub const CHAIN_MAX: usize = 64;
-/// Most seats a decision may be taken without.
+/// Most members a decision may be taken without.
 const WITHOUT_MAX: usize = ringlane_ring::NODES_MAX;
 
 /// A try to get one decision taken. A greater one overrides.
@@ -70,7 +70,7 @@ pub enum Message {
         ballot: Ballot,
     },
     /// Neither promised nor accepted, because of a promise to this ballot.
-    Refuse {
+    Reject {
         /// Which decision.
         instance: u64,
         /// The ballot that was promised to.
@@ -79,12 +79,12 @@ pub enum Message {
     /// Rosters that were decided on, each the parent of the next, oldest first.
     Chain(Vec<Arc<Roster>>),
     /// Send the chain from this roster on, or what you have.
-    Ask {
+    RequestChain {
         /// Digest of the roster known last; 0 for none.
         digest: u64,
     },
     /// Please have this decided.
-    Wish(Change),
+    RequestChange(Change),
 }
 
 impl Message {
@@ -117,7 +117,7 @@ impl Message {
                 out.put_u64(*instance);
                 write_ballot(ballot, out);
             }
-            Message::Refuse { instance, promised } => {
+            Message::Reject { instance, promised } => {
                 out.put_u8(5);
                 out.put_u64(*instance);
                 write_ballot(promised, out);
@@ -127,11 +127,11 @@ impl Message {
                 out.put_u8(rosters.len() as u8);
                 rosters.iter().for_each(|roster| roster.write(out));
             }
-            Message::Ask { digest } => {
+            Message::RequestChain { digest } => {
                 out.put_u8(7);
                 out.put_u64(*digest);
             }
-            Message::Wish(change) => {
+            Message::RequestChange(change) => {
                 out.put_u8(8);
                 change.write(out);
             }
@@ -156,7 +156,7 @@ impl Message {
                 Message::Accept(instance, ballot, Arc::new(Roster::read(reader)?))
             }
             4 => Message::Accepted { instance: reader.u64()?, ballot: read_ballot(reader)? },
-            5 => Message::Refuse { instance: reader.u64()?, promised: read_ballot(reader)? },
+            5 => Message::Reject { instance: reader.u64()?, promised: read_ballot(reader)? },
             6 => {
                 let count = reader.u8()? as usize;
                 if count > CHAIN_MAX {
@@ -165,8 +165,8 @@ impl Message {
                 let rosters = (0..count).map(|_| Roster::read(reader).map(Arc::new));
                 Message::Chain(rosters.collect::<Result<_, _>>()?)
             }
-            7 => Message::Ask { digest: reader.u64()? },
-            8 => Message::Wish(Change::read(reader)?),
+            7 => Message::RequestChain { digest: reader.u64()? },
+            8 => Message::RequestChange(Change::read(reader)?),
             _ => return Err(Malformed),
         })
     }
