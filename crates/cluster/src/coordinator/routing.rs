@@ -238,11 +238,12 @@ impl Coordinator {
         bytes: &[u8],
         turn: &mut Turn<'_, S, O>,
     ) {
+        // Also when it comes too late: whoever answers can be asked.
+        self.peers.succeeded(from.node, turn.now);
         let Some(mut operation) = self.operations.take(id) else { return };
         if !matches!(operation.stage, Stage::Forwarded(to) if to.node == from.node) {
             return self.operations.keep(id, operation);
         }
-        self.peers.succeeded(from.node, turn.now);
         let _ = self.clock.observe(version, turn.now);
         if operation.kind.may_change() {
             // A read that was on its way with the write may have left a copy of what was there.
