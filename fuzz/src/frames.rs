@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ringlane::cluster::frame::{FrameError, Key, Opened};
 use ringlane::cluster::handshake::{
-    Failure, HEAD_BYTES, Handshake, MESSAGE_BYTES_MAX, Party, Session, Step,
+    HandshakeError, HEAD_BYTES, Handshake, MESSAGE_BYTES_MAX, Party, LinkSession, HandshakeStep,
 };
 use ringlane::cluster::identity::{Boot, Identity, NodeKey};
 use ringlane::cluster::link::{ClientEnd, NODE_CORE, Peer};
@@ -70,7 +70,7 @@ fn meet(choices: &mut Choices<'_>) {
         Handshake::dial(dialler, core, peer, 0, [1; 16], &mut wire),
         Handshake::accept(acceptor, [2; 16]),
     ];
-    let mut sessions: [Option<Box<Session>>; 2] = [None, None];
+    let mut sessions: [Option<Box<LinkSession>>; 2] = [None, None];
     let mut tampered = false;
     // Hello, welcome, proof: to the acceptor, to the dialler, to the acceptor.
     for to in [1, 0, 1] {
@@ -78,8 +78,8 @@ fn meet(choices: &mut Choices<'_>) {
         tampered |= choices.tamper(&mut wire);
         let message = std::mem::take(&mut wire);
         match sides[to].handle(&message, &mut wire) {
-            Ok(Step::Await | Step::Called(_)) => {}
-            Ok(Step::Done(session)) => sessions[to] = Some(session),
+            Ok(HandshakeStep::Await | HandshakeStep::Called(_)) => {}
+            Ok(HandshakeStep::Done(session)) => sessions[to] = Some(session),
             Err(_) => return,
         }
     }
@@ -90,7 +90,7 @@ fn meet(choices: &mut Choices<'_>) {
 }
 
 /// Frames arrive whole and once, or are refused.
-fn frames(mut from: Session, mut to: Session, keyed: bool, choices: &mut Choices<'_>) {
+fn frames(mut from: LinkSession, mut to: LinkSession, keyed: bool, choices: &mut Choices<'_>) {
     let mut sent: Vec<Vec<u8>> = Vec::new();
     // Whether a changed frame has been believed, as without a key it may be: its number may be any.
     let mut misled = false;
@@ -148,9 +148,9 @@ fn overhear(choices: &mut Choices<'_>) {
         assert_eq!(Handshake::message_bytes(head), Ok(message.len()));
         out.clear();
         match side.handle(&message, &mut out) {
-            Ok(Step::Await | Step::Called(_)) => {}
-            Ok(Step::Done(_)) => assert!(choice & 1 == 0, "nobody has proved anything"),
-            Err(Failure::Refused(_)) => {
+            Ok(HandshakeStep::Await | HandshakeStep::Called(_)) => {}
+            Ok(HandshakeStep::Done(_)) => assert!(choice & 1 == 0, "nobody has proved anything"),
+            Err(HandshakeError::Refused(_)) => {
                 return assert!(!out.is_empty(), "whoever is refused is told");
             }
             Err(_) => return,

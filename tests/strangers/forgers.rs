@@ -5,7 +5,9 @@ use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ringlane::cluster::handshake::{Failure, HEAD_BYTES, Handshake, Party, Refusal};
+use ringlane::cluster::handshake::{
+    HEAD_BYTES, Handshake, HandshakeError, HandshakeRefusal, Party,
+};
 use ringlane::cluster::identity::{Boot, Identity, NodeKey};
 use ringlane::cluster::link::{ClientEnd, Peer};
 use ringlane::cluster::wire::{Reader, Writer};
@@ -182,7 +184,7 @@ fn a_stranger_has_no_link_with_a_node_without_a_key() {
         out.clear();
         let outcome = handshake.handle(&message, &mut out);
         assert!(
-            matches!(outcome, Err(Failure::RefusedBy(Refusal::Unknown))),
+            matches!(outcome, Err(HandshakeError::RefusedBy(HandshakeRefusal::Unknown))),
             "{outcome:?} with pass {pass}"
         );
         assert_eq!(stream.read(&mut [0; 64]).expect("an end"), 0, "the connection is closed");

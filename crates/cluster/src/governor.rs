@@ -29,13 +29,13 @@ use ringlane_ring::RingParameters;
 use ringlane_types::log_limiter::LogKind;
 use ringlane_types::time::Instant;
 
-mod doubts;
 mod event;
+mod link_loss_probes;
 #[cfg(test)]
 mod tests;
 
-use doubts::Doubts;
 pub use event::{Effect, Event, LogLine, MemberStatus};
+use link_loss_probes::LinkLossProbes;
 
 /// How often the governor looks at what it wants, and tells the others how it stands.
 const ROUND: Duration = Duration::from_secs(1);
@@ -73,7 +73,7 @@ pub struct Governor {
     view: Option<Arc<View>>,
     /// The greatest life of each other node that gossip told of.
     known: BTreeMap<NodeKey, Known>,
-    doubts: Doubts,
+    link_loss_probes: LinkLossProbes,
     statuses: BTreeMap<NodeKey, Status>,
     settled: Vec<u64>,
     decided_at: Instant,
@@ -114,7 +114,7 @@ impl Governor {
             consensus,
             view: None,
             known: BTreeMap::new(),
-            doubts: Doubts::default(),
+            link_loss_probes: LinkLossProbes::default(),
             statuses: BTreeMap::new(),
             decided_at: Instant::default(),
             digested: 0,
@@ -158,7 +158,7 @@ impl Governor {
             Event::Tick => {
                 self.gossip(membership::Event::Tick, now, effects);
                 self.agree(roster_consensus::Event::Tick, now, effects);
-                self.call_doubtful(now, effects);
+                self.probe_after_link_loss(now, effects);
                 if self.round_at <= now {
                     self.round(now, effects);
                 }
@@ -174,8 +174,8 @@ impl Governor {
             }
             Event::LinkLost { node } => {
                 if self.known.get(&node).is_some_and(|known| known.alive) {
-                    self.doubts.begin(node, now);
-                    self.call_doubtful(now, effects);
+                    self.link_loss_probes.begin(node, now);
+                    self.probe_after_link_loss(now, effects);
                 }
             }
             Event::Refused { node, address } => self.refused(node, address, now, effects),
@@ -211,7 +211,7 @@ impl Governor {
         let inner = [
             self.membership.next_deadline(),
             self.consensus.next_deadline(),
-            self.doubts.next_deadline(),
+            self.link_loss_probes.next_deadline(),
         ];
         inner.into_iter().flatten().chain([self.round_at]).min()
     }
@@ -544,8 +544,8 @@ impl Governor {
         }
     }
 
-    fn call_doubtful(&mut self, now: Instant, effects: &mut Vec<Effect>) {
-        while let Some(node) = self.doubts.next(now) {
+    fn probe_after_link_loss(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+        while let Some(node) = self.link_loss_probes.next(now) {
             let known = self.known.get(&node).filter(|known| known.alive);
             if let Some(address) = known.map(|known| known.identity.link) {
                 effects.push(Effect::Call { node, address });
@@ -563,7 +563,7 @@ impl Governor {
     ) {
         let there = |known: &&Known| known.alive && known.identity.link == address;
         if let Some(known) = self.known.get(&node).filter(there) {
-            self.doubts.end(node);
+            self.link_loss_probes.end(node);
             let boot = known.identity.boot;
             self.gossip(membership::Event::Refused { node, boot }, now, effects);
         }
@@ -571,7 +571,7 @@ impl Governor {
 
     fn alive(&mut self, identity: Identity, now: Instant, effects: &mut Vec<Effect>) {
         let Identity { key: node, boot, link: address, .. } = identity;
-        self.doubts.end(node);
+        self.link_loss_probes.end(node);
         if let Some(former) = self.known.get(&node)
             && former.identity.boot != boot
         {
@@ -590,7 +590,7 @@ impl Governor {
 
     fn dead(&mut self, identity: Identity, now: Instant, effects: &mut Vec<Effect>) {
         let Identity { key: node, boot, link: address, .. } = identity;
-        self.doubts.end(node);
+        self.link_loss_probes.end(node);
         log(effects, true, node.0, format!("node {} is dead", identity.id));
         self.note(node, Known { identity, alive: false, since: now });
         effects.push(Effect::Notice(Notice::Liveness { node, boot, alive: false }));
@@ -671,7 +671,7 @@ impl Governor {
             effects.push(Effect::Notice(Notice::Liveness { node, boot, alive: false }));
         }
         self.statuses.clear();
-        self.doubts = Doubts::default();
+        self.link_loss_probes = LinkLossProbes::default();
         self.view = None;
         self.settled.fill(0);
         (self.digested, self.found_at) = (0, None);

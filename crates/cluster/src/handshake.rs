@@ -86,7 +86,7 @@ pub struct Party {
 /// Why a node is not linked with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Refusal {
+pub enum HandshakeRefusal {
     /// It names another cluster.
     Cluster = 1,
     /// It places or replicates keys differently.
@@ -109,51 +109,53 @@ pub enum Refusal {
     Unknown = 10,
 }
 
-impl Refusal {
-    const ALL: [Refusal; 10] = [
-        Refusal::Cluster,
-        Refusal::Parameters,
-        Refusal::Key,
-        Refusal::Replay,
-        Refusal::NotListed,
-        Refusal::Version,
-        Refusal::Node,
-        Refusal::Core,
-        Refusal::Order,
-        Refusal::Unknown,
+impl HandshakeRefusal {
+    const ALL: [HandshakeRefusal; 10] = [
+        HandshakeRefusal::Cluster,
+        HandshakeRefusal::Parameters,
+        HandshakeRefusal::Key,
+        HandshakeRefusal::Replay,
+        HandshakeRefusal::NotListed,
+        HandshakeRefusal::Version,
+        HandshakeRefusal::Node,
+        HandshakeRefusal::Core,
+        HandshakeRefusal::Order,
+        HandshakeRefusal::Unknown,
     ];
 
     /// The sentence for the log, as said about the refused.
     pub const fn sentence(self) -> &'static str {
         match self {
-            Refusal::Cluster => membership::Refusal::Cluster.sentence(),
-            Refusal::Parameters => membership::Refusal::Parameters.sentence(),
-            Refusal::Key => membership::Refusal::Key.sentence(),
-            Refusal::Replay => "its proof is a recording",
-            Refusal::NotListed => membership::Refusal::NotListed.sentence(),
-            Refusal::Version => membership::Refusal::Version.sentence(),
-            Refusal::Node => "it is not the node that was called",
-            Refusal::Core => "it wants a core that does not exist",
-            Refusal::Order => "its id is this node's, or it should have waited to be dialled",
-            Refusal::Unknown => "gossip does not know it as a living member",
+            HandshakeRefusal::Cluster => membership::GossipRefusal::Cluster.sentence(),
+            HandshakeRefusal::Parameters => membership::GossipRefusal::Parameters.sentence(),
+            HandshakeRefusal::Key => membership::GossipRefusal::Key.sentence(),
+            HandshakeRefusal::Replay => "its proof is a recording",
+            HandshakeRefusal::NotListed => membership::GossipRefusal::NotListed.sentence(),
+            HandshakeRefusal::Version => membership::GossipRefusal::Version.sentence(),
+            HandshakeRefusal::Node => "it is not the node that was called",
+            HandshakeRefusal::Core => "it wants a core that does not exist",
+            HandshakeRefusal::Order => {
+                "its id is this node's, or it should have waited to be dialled"
+            }
+            HandshakeRefusal::Unknown => "gossip does not know it as a living member",
         }
     }
 }
 
 /// How a handshake failed. The connection is of no use any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Failure {
+pub enum HandshakeError {
     /// What arrived is no handshake, or none of its messages was due.
     Malformed,
     /// The other side is refused; it has been told if bytes to send were left.
-    Refused(Refusal),
+    Refused(HandshakeRefusal),
     /// The other side refuses us.
-    RefusedBy(Refusal),
+    RefusedBy(HandshakeRefusal),
 }
 
 /// What came out of a handshake: a link that both sides believe in.
 #[derive(Debug)]
-pub struct Session {
+pub struct LinkSession {
     /// The other side.
     pub peer: Peer,
     /// Its id.
@@ -185,14 +187,14 @@ pub struct Caller {
 
 /// Where a handshake stands after a message.
 #[derive(Debug)]
-pub enum Step {
+pub enum HandshakeStep {
     /// Another message is due.
     Await,
     /// The hello of this caller was in order. If it may be linked with, another message is due; else
     /// [`Handshake::refuse`] it.
     Called(Caller),
     /// Done.
-    Done(Box<Session>),
+    Done(Box<LinkSession>),
 }
 
 /// One side of one handshake.
@@ -210,14 +212,14 @@ enum State {
     /// Accepted; the hello is due.
     Accepted,
     /// The hello was answered; the proof is due. Everything said so far.
-    Welcomed { other: Other, said: Vec<u8> },
+    Welcomed { other: PeerHello, said: Vec<u8> },
     /// Nothing is due.
     Over,
 }
 
 /// What the other side said of itself.
 #[derive(Debug)]
-struct Other {
+struct PeerHello {
     terms: Terms,
     keyed: bool,
     id: Arc<str>,
@@ -271,10 +273,10 @@ impl Handshake {
     ///
     /// # Errors
     /// When it is none of a handshake, or too long for one.
-    pub fn message_bytes(head: &[u8; HEAD_BYTES]) -> Result<usize, Failure> {
+    pub fn message_bytes(head: &[u8; HEAD_BYTES]) -> Result<usize, HandshakeError> {
         let length = HEAD_BYTES + u16::from_le_bytes([head[5], head[6]]) as usize;
         if head[..4] != MAGIC.to_le_bytes() || length > MESSAGE_BYTES_MAX {
-            return Err(Failure::Malformed);
+            return Err(HandshakeError::Malformed);
         }
         Ok(length)
     }
@@ -283,32 +285,41 @@ impl Handshake {
     ///
     /// # Errors
     /// When the connection is to be closed, after sending `out`.
-    pub fn handle(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<Step, Failure> {
+    pub fn handle(
+        &mut self,
+        bytes: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<HandshakeStep, HandshakeError> {
         let outcome = self.message(bytes, out);
-        if let Err(Failure::Refused(reason)) = outcome {
+        if let Err(HandshakeError::Refused(reason)) = outcome {
             message(out, Kind::Refused, |out| out.put_u8(reason as u8));
         }
         outcome
     }
 
     /// Refuses a caller after its hello; `out` gets what is to be sent, in place of what it had.
-    pub fn refuse(&mut self, reason: Refusal, out: &mut Vec<u8>) -> Failure {
+    pub fn refuse(&mut self, reason: HandshakeRefusal, out: &mut Vec<u8>) -> HandshakeError {
         self.state = State::Over;
         out.clear();
         message(out, Kind::Refused, |out| out.put_u8(reason as u8));
-        Failure::Refused(reason)
+        HandshakeError::Refused(reason)
     }
 
-    fn message(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<Step, Failure> {
-        let head = bytes.first_chunk().ok_or(Failure::Malformed)?;
+    fn message(
+        &mut self,
+        bytes: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<HandshakeStep, HandshakeError> {
+        let head = bytes.first_chunk().ok_or(HandshakeError::Malformed)?;
         if Self::message_bytes(head)? != bytes.len() {
-            return Err(Failure::Malformed);
+            return Err(HandshakeError::Malformed);
         }
         let kind = head[4];
         if kind == Kind::Refused as u8 {
-            let reason = Refusal::ALL.into_iter().find(|r| bytes[HEAD_BYTES..] == [*r as u8]);
+            let reason =
+                HandshakeRefusal::ALL.into_iter().find(|r| bytes[HEAD_BYTES..] == [*r as u8]);
             self.state = State::Over;
-            return Err(reason.map_or(Failure::Malformed, Failure::RefusedBy));
+            return Err(reason.map_or(HandshakeError::Malformed, HandshakeError::RefusedBy));
         }
         match std::mem::replace(&mut self.state, State::Over) {
             State::Accepted if kind == Kind::Hello as u8 => self.hello(bytes, out),
@@ -318,27 +329,27 @@ impl Handshake {
             State::Welcomed { other, said } if kind == Kind::Proof as u8 => {
                 self.proof(other, said, bytes)
             }
-            _ => Err(Failure::Malformed),
+            _ => Err(HandshakeError::Malformed),
         }
     }
 
-    fn hello(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<Step, Failure> {
+    fn hello(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<HandshakeStep, HandshakeError> {
         let (other, tag) = self.read(bytes)?;
-        self.judge(&other)?;
-        self.verify("hello", &[bytes, tag], Refusal::Key)?;
+        self.check_eligible(&other)?;
+        self.verify("hello", &[bytes, tag], HandshakeRefusal::Key)?;
         let me = NodeKey::of(&self.party.id);
         if other.to != me {
-            return Err(Failure::Refused(Refusal::Node));
+            return Err(HandshakeError::Refused(HandshakeRefusal::Node));
         }
         if NodeKey::of(&other.id) >= me {
-            return Err(Failure::Refused(Refusal::Order));
+            return Err(HandshakeError::Refused(HandshakeRefusal::Order));
         }
         let core_exists = other.to_core < self.party.core_count;
         // The executors beside the cores speak with each other only.
         if (other.to_core == NODE_CORE) != (other.core == NODE_CORE)
             || !(core_exists || other.to_core == NODE_CORE)
         {
-            return Err(Failure::Refused(Refusal::Core));
+            return Err(HandshakeError::Refused(HandshakeRefusal::Core));
         }
         let start = out.len();
         let peer = Peer { node: NodeKey::of(&other.id), core: other.core };
@@ -349,7 +360,7 @@ impl Handshake {
         let said = [bytes, &out[start..]].concat();
         let caller = Caller { node: peer.node, boot: other.boot, pass: other.pass };
         self.state = State::Welcomed { other, said };
-        Ok(Step::Called(caller))
+        Ok(HandshakeStep::Called(caller))
     }
 
     fn welcome(
@@ -359,74 +370,84 @@ impl Handshake {
         hello: Vec<u8>,
         bytes: &[u8],
         out: &mut Vec<u8>,
-    ) -> Result<Step, Failure> {
+    ) -> Result<HandshakeStep, HandshakeError> {
         let (other, tag) = self.read(bytes)?;
-        self.judge(&other)?;
+        self.check_eligible(&other)?;
         // A recorded welcome was for another nonce of ours, and fails here.
-        self.verify("welcome", &[&hello, bytes, tag], Refusal::Key)?;
+        self.verify("welcome", &[&hello, bytes, tag], HandshakeRefusal::Key)?;
         let me = Peer { node: NodeKey::of(&self.party.id), core };
         let found = Peer { node: NodeKey::of(&other.id), core: other.core };
         if found != peer || (Peer { node: other.to, core: other.to_core }) != me {
-            return Err(Failure::Refused(Refusal::Node));
+            return Err(HandshakeError::Refused(HandshakeRefusal::Node));
         }
         let said = [&hello, bytes].concat();
         let start = out.len();
         message(out, Kind::Proof, |_| {});
         append_tag(&self.party, "proof", start, &said, out);
-        Ok(Step::Done(self.session(other, core, &said, Direction::Dialler)))
+        Ok(HandshakeStep::Done(self.session(other, core, &said, Direction::Dialler)))
     }
 
-    fn proof(&mut self, other: Other, said: Vec<u8>, bytes: &[u8]) -> Result<Step, Failure> {
+    fn proof(
+        &mut self,
+        other: PeerHello,
+        said: Vec<u8>,
+        bytes: &[u8],
+    ) -> Result<HandshakeStep, HandshakeError> {
         let (message, tag) = self.split_tag(bytes)?;
         if message.len() != HEAD_BYTES {
-            return Err(Failure::Malformed);
+            return Err(HandshakeError::Malformed);
         }
         // The hello was right, so its sender's key is; only a recording fails here.
-        self.verify("proof", &[&said, bytes, tag], Refusal::Replay)?;
+        self.verify("proof", &[&said, bytes, tag], HandshakeRefusal::Replay)?;
         let core = other.to_core;
-        Ok(Step::Done(self.session(other, core, &said, Direction::Acceptor)))
+        Ok(HandshakeStep::Done(self.session(other, core, &said, Direction::Acceptor)))
     }
 
     /// Facts and tag of a hello or welcome.
-    fn read<'b>(&self, bytes: &'b [u8]) -> Result<(Other, &'b [u8]), Failure> {
+    fn read<'b>(&self, bytes: &'b [u8]) -> Result<(PeerHello, &'b [u8]), HandshakeError> {
         let mut reader = Reader::new(&bytes[HEAD_BYTES..]);
         // Everything behind the version belongs to it.
-        let version = reader.u16().map_err(|Malformed| Failure::Malformed)?;
+        let version = reader.u16().map_err(|Malformed| HandshakeError::Malformed)?;
         if version != VERSION {
-            return Err(Failure::Refused(Refusal::Version));
+            return Err(HandshakeError::Refused(HandshakeRefusal::Version));
         }
-        let other = read_facts(&mut reader).map_err(|Malformed| Failure::Malformed)?;
+        let other = read_facts(&mut reader).map_err(|Malformed| HandshakeError::Malformed)?;
         let tag = reader.rest();
         if tag.len() != if other.keyed { TAG_BYTES } else { 0 } {
-            return Err(Failure::Malformed);
+            return Err(HandshakeError::Malformed);
         }
         Ok((other, tag))
     }
 
     /// Message and tag of a proof.
-    fn split_tag<'b>(&self, bytes: &'b [u8]) -> Result<(&'b [u8], &'b [u8]), Failure> {
+    fn split_tag<'b>(&self, bytes: &'b [u8]) -> Result<(&'b [u8], &'b [u8]), HandshakeError> {
         let tag_bytes = if self.party.key.is_some() { TAG_BYTES } else { 0 };
-        let end = bytes.len().checked_sub(tag_bytes).ok_or(Failure::Malformed)?;
+        let end = bytes.len().checked_sub(tag_bytes).ok_or(HandshakeError::Malformed)?;
         Ok(bytes.split_at(end))
     }
 
     /// Refuses who does not belong here.
-    fn judge(&self, other: &Other) -> Result<(), Failure> {
+    fn check_eligible(&self, other: &PeerHello) -> Result<(), HandshakeError> {
         let listed = &self.party.listed;
         let reason = match self.party.terms.refuse(&other.terms) {
-            Some(membership::Refusal::Cluster) => Refusal::Cluster,
-            Some(_) => Refusal::Parameters,
-            None if other.keyed != self.party.key.is_some() => Refusal::Key,
+            Some(membership::GossipRefusal::Cluster) => HandshakeRefusal::Cluster,
+            Some(_) => HandshakeRefusal::Parameters,
+            None if other.keyed != self.party.key.is_some() => HandshakeRefusal::Key,
             None if !listed.as_ref().is_none_or(|ids| ids.iter().any(|id| **id == *other.id)) => {
-                Refusal::NotListed
+                HandshakeRefusal::NotListed
             }
             None => return Ok(()),
         };
-        Err(Failure::Refused(reason))
+        Err(HandshakeError::Refused(reason))
     }
 
     /// Verifies the tag that ends the last but one of `parts` and is the last of them.
-    fn verify(&self, purpose: &str, parts: &[&[u8]], reason: Refusal) -> Result<(), Failure> {
+    fn verify(
+        &self,
+        purpose: &str,
+        parts: &[&[u8]],
+        reason: HandshakeRefusal,
+    ) -> Result<(), HandshakeError> {
         let Some(key) = &self.party.key else { return Ok(()) };
         let [said @ .., message, tag] = parts else { unreachable!("a message and its tag") };
         let mut signed = said.to_vec();
@@ -434,18 +455,24 @@ impl Handshake {
         if key.child(&[b"handshake", purpose.as_bytes()]).verifies(&signed, tag) {
             Ok(())
         } else {
-            Err(Failure::Refused(reason))
+            Err(HandshakeError::Refused(reason))
         }
     }
 
-    fn session(&self, other: Other, core: u16, said: &[u8], direction: Direction) -> Box<Session> {
+    fn session(
+        &self,
+        other: PeerHello,
+        core: u16,
+        said: &[u8],
+        direction: Direction,
+    ) -> Box<LinkSession> {
         let key = |name: &[u8]| Some(self.party.key.as_ref()?.child(&[b"link", name, said]));
         let (forth, back) = (key(b"from the dialler"), key(b"to the dialler"));
         let (ours, theirs) = match direction {
             Direction::Dialler => (forth, back),
             Direction::Acceptor => (back, forth),
         };
-        Box::new(Session {
+        Box::new(LinkSession {
             peer: Peer { node: NodeKey::of(&other.id), core: other.core },
             id: other.id,
             facts: PeerFacts {
@@ -515,7 +542,7 @@ fn write_facts(party: &Party, core: u16, to: Peer, pass: u64, nonce: &Nonce, out
     out.put(nonce);
 }
 
-fn read_facts(reader: &mut Reader<'_>) -> Result<Other, Malformed> {
+fn read_facts(reader: &mut Reader<'_>) -> Result<PeerHello, Malformed> {
     let terms = Terms::read(reader)?;
     let keyed = match reader.u8()? {
         0 => false,
@@ -526,7 +553,7 @@ fn read_facts(reader: &mut Reader<'_>) -> Result<Other, Malformed> {
     if id.len() > NODE_ID_BYTES_MAX {
         return Err(Malformed);
     }
-    let other = Other {
+    let other = PeerHello {
         terms,
         keyed,
         id: id.into(),

@@ -10,12 +10,12 @@
 //!
 //! kind      body                          what makes it believable     what it may do
 //! gossip    foca's, from the sender's     the cookie that we told      everything in SWIM, see
-//!           identity on                   that identity's address      `sieve`
-//! knock     nonce, identity, padding      nothing                      an answer no longer than it
-//! welcome   nonce, identity, perhaps a    the nonce of a knock of      its identity has answered;
+//!           identity on                   that identity's address      `update_filter`
+//! probe     nonce, identity, padding      nothing                      an answer no longer than it
+//! join ack  nonce, identity, perhaps a    the nonce of a probe of      its identity has answered;
 //!           later life of the asker       ours at that address         a later life ends this one
-//! refused   nonce, reason; with `Taken`   the nonce; `Taken` with a    a line in the log; see
-//!           address and boot              key also the tag             `taken`
+//! refused   nonce, reason; if the id is   the nonce; the id in use     a line in the log; see
+//!           in use address and boot       with a key also the tag      `on_id_in_use`
 //! cookie    the sender's address          the cookie that we told      what we send there shows the
 //!                                         that address                 new one
 //! ```
@@ -48,28 +48,28 @@ use ringlane_types::time::Instant;
 
 mod contacts;
 mod envelope;
-mod sieve;
 mod suspicion;
 #[cfg(test)]
 mod tests;
+mod update_filter;
 
-use contacts::{Contacts, Knock, Secret};
-use envelope::{Envelope, Head, Kind, Opened, Other};
-pub use envelope::{Refusal, Terms};
-use sieve::Gossip;
+use contacts::{Contacts, JoinProbe, Secret};
+use envelope::{Envelope, Head, IdHolder, Kind, Opened};
+pub use envelope::{GossipRefusal, Terms};
 use suspicion::Suspicions;
+use update_filter::Gossip;
 
 /// Most members, dead ones included, that are remembered for finding the cluster again.
 const KNOWN_MAX: usize = 2048;
-/// Longest body of a welcome. Knocks are padded to it, so that nobody is sent more than was asked
+/// Longest body of a join ack. Join probes are padded to it, so that nobody is sent more than was asked
 /// with in his name.
-const WELCOME_BYTES_MAX: usize = 8 + 2 * IDENTITY_BYTES_MAX;
+const JOIN_ACK_BYTES_MAX: usize = 8 + 2 * IDENTITY_BYTES_MAX;
 /// A node without members that only hears that its place is taken gives up after this.
-const TAKEN_PATIENCE: Duration = Duration::from_secs(30);
+const ID_IN_USE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often a node without any living member looks for one.
-const KNOCK_LONELY: Duration = Duration::from_secs(1);
+const JOIN_PERIOD_ALONE: Duration = Duration::from_secs(1);
 /// How often a node with members looks for those of `--join` that are not among them.
-const KNOCK_IDLE: Duration = Duration::from_secs(15);
+const JOIN_PERIOD: Duration = Duration::from_secs(15);
 
 /// How the cluster's nodes watch each other.
 #[derive(Clone, Debug)]
@@ -157,14 +157,14 @@ pub enum Effect {
         /// Who.
         from: SocketAddr,
         /// Why.
-        reason: Refusal,
+        reason: GossipRefusal,
     },
     /// A node refused us. Worth a line in the log; with a wrong key its word is not certain.
     RefusedBy {
         /// Who.
         from: SocketAddr,
         /// Why.
-        reason: Refusal,
+        reason: GossipRefusal,
     },
     /// This node's place is taken: another process runs under its id, which answered there itself,
     /// or the cluster knows a later life of it, since this one was started with a clock set back or
@@ -196,19 +196,19 @@ pub struct Membership {
     random: Xoshiro256PlusPlus,
     timers: BinaryHeap<Reverse<Scheduled>>,
     timers_made: u64,
-    knock_at: Option<Instant>,
+    join_at: Option<Instant>,
     suspicions: Suspicions,
     contacts: Contacts,
     /// When members were last asked whether another process has this node's place.
-    doubted_at: Option<Instant>,
+    id_verified_at: Option<Instant>,
     /// Since when this node has only heard that its place is taken.
-    taken_since: Option<Instant>,
+    id_in_use_since: Option<Instant>,
     probe_period: Duration,
     /// A suspicion is ended after this.
     suspect_max: Duration,
     /// Members as last reported, and where to look for them.
     known: HashMap<NodeKey, Known>,
-    /// Told to be dead since the last knock; whom we knock at next may know a later boot of ours.
+    /// Told to be dead since the last probe; whom we probe next may know a later boot of ours.
     declared_dead: bool,
     superseded: bool,
     left: bool,
@@ -244,11 +244,11 @@ impl Membership {
             random,
             timers: BinaryHeap::new(),
             timers_made: 0,
-            knock_at: None,
+            join_at: None,
             suspicions: Suspicions::default(),
             contacts: Contacts::default(),
-            doubted_at: None,
-            taken_since: None,
+            id_verified_at: None,
+            id_in_use_since: None,
             probe_period: settings.probe_period,
             suspect_max: settings.probe_period * (settings.missed_max + 1),
             known: HashMap::new(),
@@ -271,17 +271,17 @@ impl Membership {
         }
         match event {
             Event::Start => {
-                self.suspicions.look_at = Some(now.after(self.probe_period));
-                self.knock(now, effects);
+                self.suspicions.check_at = Some(now.after(self.probe_period));
+                self.send_join_probes(now, effects);
             }
             Event::Tick => self.tick(now, effects),
             Event::Datagram { from, bytes } => self.datagram(from, bytes, now, effects),
-            Event::Refused { node, boot } => self.accuse(node, boot, now, effects),
+            Event::Refused { node, boot } => self.suspect(node, boot, now, effects),
             Event::Leave => {
                 self.with_foca(now, effects, |foca, runtime| foca.leave_cluster(runtime));
                 self.left = true;
                 self.timers.clear();
-                (self.knock_at, self.suspicions.look_at) = (None, None);
+                (self.join_at, self.suspicions.check_at) = (None, None);
             }
         }
     }
@@ -292,7 +292,7 @@ impl Membership {
             return None;
         }
         let timer = self.timers.peek().map(|Reverse(scheduled)| scheduled.at);
-        [timer, self.knock_at, self.suspicions.look_at].into_iter().flatten().min()
+        [timer, self.join_at, self.suspicions.check_at].into_iter().flatten().min()
     }
 
     /// All other members that are remembered, sorted by id.
@@ -326,10 +326,10 @@ impl Membership {
             let Reverse(due) = self.timers.pop().expect("just peeked");
             self.with_foca(now, effects, |foca, runtime| foca.handle_timer(due.timer, runtime));
         }
-        if self.knock_at.is_some_and(|at| at <= now) {
-            self.knock(now, effects);
+        if self.join_at.is_some_and(|at| at <= now) {
+            self.send_join_probes(now, effects);
         }
-        if self.suspicions.look_at.is_some_and(|at| at <= now) {
+        if self.suspicions.check_at.is_some_and(|at| at <= now) {
             let members = self.foca.iter_membership_state();
             let (limit, period) = (self.suspect_max, self.probe_period);
             let overdue = self.suspicions.overdue(members, now, limit, period);
@@ -342,24 +342,24 @@ impl Membership {
     }
 
     /// Suspects a member whose process seems to be gone, and asks it whether that is so.
-    fn accuse(&mut self, node: NodeKey, boot: Boot, now: Instant, effects: &mut Vec<Effect>) {
-        let accused = self.foca.iter_membership_state().find(|member| {
+    fn suspect(&mut self, node: NodeKey, boot: Boot, now: Instant, effects: &mut Vec<Effect>) {
+        let member = self.foca.iter_membership_state().find(|member| {
             let Identity { key, boot: life, .. } = member.id();
             (*key, *life) == (node, boot) && member.state() != foca::State::Down
         });
-        let Some(accused) = accused.cloned() else { return };
-        let incarnation = accused.incarnation();
-        if !self.suspicions.accuse(node, incarnation, now.after(self.probe_period)) {
+        let Some(member) = member.cloned() else { return };
+        let incarnation = member.incarnation();
+        if !self.suspicions.suspect_on_evidence(node, incarnation, now.after(self.probe_period)) {
             return;
         }
-        let identity = accused.id().clone();
+        let identity = member.id().clone();
         let to = identity.gossip;
-        let (hinted, hearsay) = (false, false);
+        let (named_by_member, unverified) = (false, false);
         let suspect = foca::Member::new(identity, incarnation, foca::State::Suspect);
         self.with_foca(now, effects, |foca, runtime| {
             foca.apply_many(std::iter::once(suspect), true, runtime)
         });
-        self.send_knock(to, hinted, hearsay, now, effects);
+        self.send_join_probe(to, named_by_member, unverified, now, effects);
     }
 
     /// What a link with the member at `address` must show there: the cookie that it told us. 0 when
@@ -389,16 +389,16 @@ impl Membership {
             Opened::Refused { reason, tell } => {
                 effects.push(Effect::Refused { from, reason });
                 if tell {
-                    // The nonce of a knock: nothing else is told.
+                    // The nonce of a probe: nothing else is told.
                     let nonce = Reader::new(&bytes[envelope::HEAD_BYTES..]).u64().unwrap_or(0);
                     self.refuse(from, nonce, reason, None, bytes.len(), now, effects);
                 }
             }
             Opened::RefusedUs { reason, nonce, other } => {
-                let Some(knock) = self.contacts.answered(nonce, now) else { return };
+                let Some(probe) = self.contacts.answered(nonce, now) else { return };
                 effects.push(Effect::RefusedBy { from, reason });
                 if let Some(other) = other {
-                    self.taken(knock, other, now, effects);
+                    self.on_id_in_use(probe, other, now, effects);
                 }
             }
             Opened::Accepted { kind, head, body } => {
@@ -414,8 +414,8 @@ impl Membership {
         &mut self,
         to: SocketAddr,
         nonce: u64,
-        reason: Refusal,
-        other: Option<Other>,
+        reason: GossipRefusal,
+        other: Option<IdHolder>,
         asked_with: usize,
         now: Instant,
         effects: &mut Vec<Effect>,
@@ -423,7 +423,7 @@ impl Membership {
         let mut body = Vec::new();
         body.put_u64(nonce);
         body.put_u8(reason as u8);
-        if let Some(Other { address, boot }) = other {
+        if let Some(IdHolder { address, boot }) = other {
             body.put_address(address);
             body.put_u64(boot.0);
         }
@@ -451,20 +451,26 @@ impl Membership {
     /// A member says that our id belongs to a living process at `other`, or that process itself.
     /// Only itself is believed, and only where a member has named it or it was there first: who
     /// comes later must not end who is there.
-    fn taken(&mut self, knock: Knock, other: Other, now: Instant, effects: &mut Vec<Effect>) {
-        let lonely = self.foca.num_members() == 0;
-        if knock.to == other.address {
-            if knock.hinted || (lonely && other.boot < self.identity().boot) {
+    fn on_id_in_use(
+        &mut self,
+        probe: JoinProbe,
+        other: IdHolder,
+        now: Instant,
+        effects: &mut Vec<Effect>,
+    ) {
+        let alone = self.foca.num_members() == 0;
+        if probe.to == other.address {
+            if probe.named_by_member || (alone && other.boot < self.identity().boot) {
                 self.supersede(other.address, effects);
             }
             return;
         }
         if other.address != self.identity().gossip {
-            self.send_knock(other.address, true, true, now, effects);
+            self.send_join_probe(other.address, true, true, now, effects);
         }
         // It may have gone a moment ago, which members take a while to notice.
-        let since = *self.taken_since.get_or_insert(now);
-        if lonely && now.since(since) >= TAKEN_PATIENCE {
+        let since = *self.id_in_use_since.get_or_insert(now);
+        if alone && now.since(since) >= ID_IN_USE_TIMEOUT {
             self.supersede(other.address, effects);
         }
     }
@@ -486,10 +492,12 @@ impl Membership {
     ) {
         let mut reader = Reader::new(body);
         let understood = match kind {
-            Kind::Gossip => self.gossip(head, body, asked_with, now, effects),
-            Kind::Knock => self.knocked(from, head, &mut reader, asked_with, now, effects),
-            Kind::Welcome => self.welcome(from, head, &mut reader, now, effects),
-            Kind::Cookie => self.cookie(head, &mut reader, now, effects),
+            Kind::Gossip => self.on_gossip(head, body, asked_with, now, effects),
+            Kind::JoinProbe => {
+                self.on_join_probe(from, head, &mut reader, asked_with, now, effects)
+            }
+            Kind::JoinAck => self.on_join_ack(from, head, &mut reader, now, effects),
+            Kind::Cookie => self.on_cookie(head, &mut reader, now, effects),
             Kind::Refused => Ok(()),
         };
         if understood.is_err() {
@@ -497,7 +505,7 @@ impl Membership {
         }
     }
 
-    fn gossip(
+    fn on_gossip(
         &mut self,
         head: Head,
         body: &[u8],
@@ -517,31 +525,31 @@ impl Membership {
             self.answer(Kind::Cookie, to, shown, &own, asked_with, now, effects);
             return Ok(());
         }
-        if !self.admits(&source) || !self.may_speak(&source) {
+        if !self.admits(&source) || !self.accepts_from(&source) {
             return Ok(());
         }
         self.contacts.proved(&source, head.cookie, now);
-        if self.is_doubtful(source.key, source.boot) {
+        if self.was_cut_off_from(source.key, source.boot) {
             // Telling him that he is dead would make him renew himself and others lose sight of
             // him; whether he hears us is asked first.
-            self.send_knock(source.gossip, false, true, now, effects);
+            self.send_join_probe(source.gossip, false, true, now, effects);
             return Ok(());
         }
         let mut gossip = Gossip::read(body).ok_or(Malformed)?;
         let mut ask = Vec::new();
-        if self.sift(&mut gossip, &mut ask) {
-            self.doubt_own_place(now);
+        if self.filter_updates(&mut gossip, &mut ask) {
+            self.verify_own_id(now);
         }
-        let sifted = gossip.write();
-        self.with_foca(now, effects, |foca, runtime| foca.handle_data(&sifted, runtime));
+        let filtered = gossip.write();
+        self.with_foca(now, effects, |foca, runtime| foca.handle_data(&filtered, runtime));
         for identity in ask {
-            self.send_knock(identity.gossip, false, true, now, effects);
+            self.send_join_probe(identity.gossip, false, true, now, effects);
         }
         Ok(())
     }
 
-    /// Tells who knocked who we are, and which later boot of its id is known here, if any.
-    fn knocked(
+    /// Answers a join probe with who we are, and which later boot of its id is known here, if any.
+    fn on_join_probe(
         &mut self,
         from: SocketAddr,
         head: Head,
@@ -563,15 +571,15 @@ impl Membership {
             });
             elsewhere.map(|known| &known.identity)
         };
-        let other = other.map(|other| Other { address: other.gossip, boot: other.boot });
+        let other = other.map(|other| IdHolder { address: other.gossip, boot: other.boot });
         let reason = match other {
-            _ if !self.admits(&guest) => Some(Refusal::NotListed),
-            Some(_) => Some(Refusal::Taken),
+            _ if !self.admits(&guest) => Some(GossipRefusal::NotListed),
+            Some(_) => Some(GossipRefusal::IdInUse),
             None => None,
         };
         if let Some(reason) = reason {
             effects.push(Effect::Refused { from, reason });
-            let other = other.filter(|_| reason == Refusal::Taken);
+            let other = other.filter(|_| reason == GossipRefusal::IdInUse);
             self.refuse(from, nonce, reason, other, asked_with, now, effects);
             return Ok(());
         }
@@ -581,11 +589,11 @@ impl Membership {
         if let Some(later) = later {
             later.write(&mut body);
         }
-        self.answer(Kind::Welcome, from, head.cookie, &body, asked_with, now, effects);
+        self.answer(Kind::JoinAck, from, head.cookie, &body, asked_with, now, effects);
         Ok(())
     }
 
-    fn welcome(
+    fn on_join_ack(
         &mut self,
         from: SocketAddr,
         head: Head,
@@ -594,32 +602,32 @@ impl Membership {
         effects: &mut Vec<Effect>,
     ) -> Result<(), Malformed> {
         let (nonce, host) = (reader.u64()?, Identity::read(reader)?);
-        let Some(knock) = self.contacts.answered(nonce, now) else { return Ok(()) };
+        let Some(probe) = self.contacts.answered(nonce, now) else { return Ok(()) };
         if !self.admits(&host) {
-            effects.push(Effect::Refused { from, reason: Refusal::NotListed });
+            effects.push(Effect::Refused { from, reason: GossipRefusal::NotListed });
             return Ok(());
         }
-        if host.gossip != knock.to {
+        if host.gossip != probe.to {
             // It goes by another address, where it has not answered yet.
-            self.send_knock(host.gossip, false, true, now, effects);
+            self.send_join_probe(host.gossip, false, true, now, effects);
             return Ok(());
         }
-        if !self.may_speak(&host) {
+        if !self.accepts_from(&host) {
             return Ok(());
         }
         self.contacts.proved(&host, head.cookie, now);
-        self.taken_since = None;
+        self.id_in_use_since = None;
         if let Some(gossip) = self.contacts.release(host.gossip) {
             self.send_gossip(host.gossip, gossip, now, effects);
         }
-        self.suspicions.acquit(host.key);
+        self.suspicions.clear_suspicion(host.key);
         match Identity::read(reader) {
             Ok(by) if by.key == self.identity().key && by.boot > self.identity().boot => {
                 self.supersede(by.gossip, effects);
             }
             _ => {
-                if self.is_doubtful(host.key, host.boot) {
-                    self.begin_anew(effects);
+                if self.was_cut_off_from(host.key, host.boot) {
+                    self.rejoin(effects);
                 }
                 self.with_foca(now, effects, |foca, runtime| foca.announce(host, runtime));
             }
@@ -628,7 +636,7 @@ impl Membership {
     }
 
     /// What is sent to an address from now on shows what it wants to see.
-    fn cookie(
+    fn on_cookie(
         &mut self,
         head: Head,
         reader: &mut Reader<'_>,
@@ -646,7 +654,7 @@ impl Membership {
     }
 
     /// Whether this node holds everybody for dead, `node` too: most likely it was itself cut off.
-    fn is_doubtful(&self, node: NodeKey, boot: Boot) -> bool {
+    fn was_cut_off_from(&self, node: NodeKey, boot: Boot) -> bool {
         self.foca.num_members() == 0
             && self.foca.iter_membership_state().any(|member| {
                 let Identity { key, boot: life, .. } = member.id();
@@ -656,7 +664,7 @@ impl Membership {
 
     /// Comes back from being cut off from all: as a renewed member that has forgotten whom it held
     /// for dead, so that nobody hears of it and nobody need renew himself.
-    fn begin_anew(&mut self, effects: &mut Vec<Effect>) {
+    fn rejoin(&mut self, effects: &mut Vec<Effect>) {
         let identity = self.identity();
         let identity = foca::Identity::renew(identity).unwrap_or_else(|| identity.clone());
         let random = Xoshiro256PlusPlus::seed_from_u64(self.random.random());
@@ -671,48 +679,51 @@ impl Membership {
 
     /// Looks for members: all of `--join` that are not known to be alive, and, with nobody alive,
     /// a few of those who once were.
-    fn knock(&mut self, now: Instant, effects: &mut Vec<Effect>) {
-        let lonely = self.foca.num_members() == 0;
-        let doubtful = std::mem::take(&mut self.declared_dead);
-        let mut places: Vec<SocketAddr> = self.join.clone();
-        if lonely || doubtful {
+    fn send_join_probes(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+        let alone = self.foca.num_members() == 0;
+        let recheck = std::mem::take(&mut self.declared_dead);
+        let mut addresses: Vec<SocketAddr> = self.join.clone();
+        if alone || recheck {
             let mut known: Vec<&Known> = self.known.values().collect();
             known.sort_by_key(|known| known.identity.key);
             for _ in 0..3.min(known.len()) {
                 let chosen = self.random.random_range(0..known.len());
-                places.push(known.swap_remove(chosen).identity.gossip);
+                addresses.push(known.swap_remove(chosen).identity.gossip);
             }
         }
         let ours = self.identity().gossip;
-        places.sort_unstable();
-        places.dedup();
-        for to in places {
+        addresses.sort_unstable();
+        addresses.dedup();
+        for to in addresses {
             let alive = |known: &Known| known.alive && known.identity.gossip == to;
-            if to != ours && (doubtful || !self.known.values().any(alive)) {
-                self.send_knock(to, false, false, now, effects);
+            if to != ours && (recheck || !self.known.values().any(alive)) {
+                self.send_join_probe(to, false, false, now, effects);
             }
         }
-        self.knock_at = Some(now.after(if lonely { KNOCK_LONELY } else { KNOCK_IDLE }));
+        self.join_at = Some(now.after(if alone { JOIN_PERIOD_ALONE } else { JOIN_PERIOD }));
     }
 
-    /// Asks whoever is there to say who he is. `hearsay`: only others have named the address, so it
+    /// Asks whoever is there to say who he is. `unverified`: only others have named the address, so it
     /// is not asked too often.
-    fn send_knock(
+    fn send_join_probe(
         &mut self,
         to: SocketAddr,
-        hinted: bool,
-        hearsay: bool,
+        named_by_member: bool,
+        unverified: bool,
         now: Instant,
         effects: &mut Vec<Effect>,
     ) {
         let secret = &mut self.envelope.secret;
-        let Some(nonce) = self.contacts.knock(to, hinted, hearsay, secret, now) else { return };
-        let mut body = Vec::with_capacity(WELCOME_BYTES_MAX);
+        let Some(nonce) = self.contacts.begin_probe(to, named_by_member, unverified, secret, now)
+        else {
+            return;
+        };
+        let mut body = Vec::with_capacity(JOIN_ACK_BYTES_MAX);
         body.put_u64(nonce);
         self.identity().write(&mut body);
-        body.resize(WELCOME_BYTES_MAX, 0);
+        body.resize(JOIN_ACK_BYTES_MAX, 0);
         let shown = self.pass_to(to);
-        let bytes = self.envelope.seal(Kind::Knock, to, shown, &body, now);
+        let bytes = self.envelope.seal(Kind::JoinProbe, to, shown, &body, now);
         effects.push(Effect::Send { to, bytes });
     }
 
@@ -730,7 +741,7 @@ impl Membership {
             effects.push(Effect::Send { to, bytes });
         } else {
             self.contacts.hold(to, gossip, now);
-            self.send_knock(to, false, true, now, effects);
+            self.send_join_probe(to, false, true, now, effects);
         }
     }
 
@@ -779,9 +790,9 @@ impl Membership {
             OwnedNotification::Rejoin(_) => {
                 effects.push(Effect::Rejoined);
                 self.declared_dead = true;
-                self.knock_at = Some(now);
+                self.join_at = Some(now);
             }
-            OwnedNotification::Idle => self.knock_at = Some(now),
+            OwnedNotification::Idle => self.join_at = Some(now),
             OwnedNotification::Active | OwnedNotification::Defunct => {}
         }
     }

@@ -31,7 +31,7 @@ use super::sockets::ClusterSockets;
 use super::{Letter, Report};
 use crate::cluster::dials::{Dial, Dials, Ends};
 use crate::cluster::governor::{Effect, Event, Governor, GovernorSettings, LogLine};
-use crate::cluster::handshake::{Caller, Failure, Party, Refusal};
+use crate::cluster::handshake::{Caller, HandshakeError, HandshakeRefusal, Party};
 use crate::cluster::identity::{Identity, NodeKey};
 use crate::cluster::link::{ClientEnd, NODE_CORE, Peer, PeerFacts};
 use crate::cluster::notice::Notice;
@@ -510,7 +510,8 @@ impl Control {
         let level = match error {
             // It passes as soon as gossip has got there, and else is nobody's business.
             MeetError::Handshake(
-                Failure::RefusedBy(Refusal::Unknown) | Failure::Refused(Refusal::Unknown),
+                HandshakeError::RefusedBy(HandshakeRefusal::Unknown)
+                | HandshakeError::Refused(HandshakeRefusal::Unknown),
             ) => Level::Debug,
             MeetError::Handshake(_) => Level::Warn,
             _ => Level::Debug,

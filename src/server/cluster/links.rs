@@ -17,7 +17,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use crate::cluster::flow::{Body, FRAME_BYTES_MAX, Gathering, Sending};
 use crate::cluster::frame::{HEAD_BYTES, Opened, Opener, TAG_BYTES};
-use crate::cluster::handshake::Session;
+use crate::cluster::handshake::LinkSession;
 use crate::cluster::identity::{Boot, NodeKey};
 use crate::cluster::link::{LinkEvent, Peer, Room};
 use crate::server::net_ring::{Event, NetRing, Output, SendOutcome, Token, loans};
@@ -49,7 +49,7 @@ pub struct NewLink {
     /// The connection.
     pub socket: OwnedFd,
     /// What came out of the handshake.
-    pub session: Box<Session>,
+    pub session: Box<LinkSession>,
     /// The dial it came from; 0 if the other side dialled.
     pub serial: u64,
 }

@@ -14,7 +14,8 @@ use glommio::net::TcpStream;
 use super::sockets;
 use crate::cluster::dials::{Dial, Ends};
 use crate::cluster::handshake::{
-    Caller, Failure, HEAD_BYTES, Handshake, Nonce, Party, Refusal, Session, Step,
+    Caller, HEAD_BYTES, Handshake, HandshakeError, HandshakeRefusal, HandshakeStep, LinkSession,
+    Nonce, Party,
 };
 use crate::server::adopt;
 
@@ -32,7 +33,7 @@ pub enum MeetError {
     /// It took longer than [`PATIENCE`].
     Slow,
     /// The handshake failed.
-    Handshake(Failure),
+    Handshake(HandshakeError),
 }
 
 impl fmt::Display for MeetError {
@@ -40,11 +41,13 @@ impl fmt::Display for MeetError {
         match self {
             MeetError::Connection(error) => write!(f, "{error}"),
             MeetError::Slow => write!(f, "no handshake within {PATIENCE:?}"),
-            MeetError::Handshake(Failure::Malformed) => write!(f, "it does not speak as a node"),
-            MeetError::Handshake(Failure::Refused(reason)) => {
+            MeetError::Handshake(HandshakeError::Malformed) => {
+                write!(f, "it does not speak as a node")
+            }
+            MeetError::Handshake(HandshakeError::Refused(reason)) => {
                 write!(f, "it is refused since {}", reason.sentence())
             }
-            MeetError::Handshake(Failure::RefusedBy(reason)) => {
+            MeetError::Handshake(HandshakeError::RefusedBy(reason)) => {
                 write!(f, "it refuses this node since, in its eyes, {}", reason.sentence())
             }
         }
@@ -66,7 +69,7 @@ impl MeetError {
 }
 
 /// A connection whose two sides believe each other.
-pub type Met = (OwnedFd, Box<Session>);
+pub type Met = (OwnedFd, Box<LinkSession>);
 
 /// Makes the connection `dial`, and shows `pass` there.
 ///
@@ -129,14 +132,14 @@ async fn shake(
         message.resize(length, 0);
         stream.read_exact(&mut message[HEAD_BYTES..]).await?;
         let step = match handshake.handle(&message, &mut out) {
-            Ok(Step::Called(caller)) if !admits(caller) => {
-                Err(handshake.refuse(Refusal::Unknown, &mut out))
+            Ok(HandshakeStep::Called(caller)) if !admits(caller) => {
+                Err(handshake.refuse(HandshakeRefusal::Unknown, &mut out))
             }
             step => step,
         };
         match step {
-            Ok(Step::Await | Step::Called(_)) => {}
-            Ok(Step::Done(session)) => {
+            Ok(HandshakeStep::Await | HandshakeStep::Called(_)) => {}
+            Ok(HandshakeStep::Done(session)) => {
                 stream.write_all(&out).await?;
                 let socket = adopt::descriptor(stream)?;
                 sockets::prepare(&socket)?;

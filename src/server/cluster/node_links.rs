@@ -15,7 +15,7 @@ use glommio::channels::local_channel::{self, LocalReceiver, LocalSender};
 use glommio::net::TcpStream;
 
 use crate::cluster::frame::{Opened, Opener, Sealer};
-use crate::cluster::handshake::Session;
+use crate::cluster::handshake::LinkSession;
 use crate::cluster::identity::{Boot, NodeKey};
 use crate::server::adopt;
 
@@ -44,13 +44,13 @@ impl NodeLink {
     /// When the process has no descriptor left.
     pub fn start(
         socket: OwnedFd,
-        session: Session,
+        session: LinkSession,
         waiting_bytes_max: usize,
         body_bytes_max: usize,
         deliver: impl Fn(NodeKey, &[u8]) + 'static,
         lost: impl Fn() + 'static,
     ) -> io::Result<Self> {
-        let Session { peer, facts, sealer, opener, frame_bytes_max, .. } = session;
+        let LinkSession { peer, facts, sealer, opener, frame_bytes_max, .. } = session;
         let reader = adopt::stream(socket.try_clone()?);
         let writer = adopt::stream(socket);
         let (frames, queue) = local_channel::new_bounded(FRAMES_MAX);

@@ -52,8 +52,8 @@ fn split(mut bytes: &[u8]) -> Vec<Vec<u8>> {
 /// Both outcomes, and what the dialler and the acceptor said.
 #[derive(Debug, Default)]
 struct Met {
-    sessions: [Option<Box<Session>>; 2],
-    failures: [Option<Failure>; 2],
+    sessions: [Option<Box<LinkSession>>; 2],
+    failures: [Option<HandshakeError>; 2],
     said: [Vec<Vec<u8>>; 2],
 }
 
@@ -77,8 +77,8 @@ fn meet_with(
         met.said[from].push(bytes.clone());
         let mut out = Vec::new();
         match sides[1 - from].handle(&bytes, &mut out) {
-            Ok(Step::Await | Step::Called(_)) => {}
-            Ok(Step::Done(session)) => met.sessions[1 - from] = Some(session),
+            Ok(HandshakeStep::Await | HandshakeStep::Called(_)) => {}
+            Ok(HandshakeStep::Done(session)) => met.sessions[1 - from] = Some(session),
             Err(failure) => met.failures[1 - from] = Some(failure),
         }
         queue.extend(split(&out).into_iter().map(|message| (1 - from, message)));
@@ -90,14 +90,14 @@ fn meet(parties: &[Party; 2]) -> Met {
     meet_with(parties, [2, 3], NONCES, |_, _, _| {})
 }
 
-fn assert_refused(met: &Met, by: usize, reason: Refusal) {
-    assert_eq!(met.failures[by], Some(Failure::Refused(reason)), "{met:?}");
-    assert_eq!(met.failures[1 - by], Some(Failure::RefusedBy(reason)), "both know: {met:?}");
+fn assert_refused(met: &Met, by: usize, reason: HandshakeRefusal) {
+    assert_eq!(met.failures[by], Some(HandshakeError::Refused(reason)), "{met:?}");
+    assert_eq!(met.failures[1 - by], Some(HandshakeError::RefusedBy(reason)), "both know: {met:?}");
     assert!(met.sessions[by].is_none(), "{met:?}");
 }
 
 /// Sends a frame and returns it as it was on the wire.
-fn carry(from: &mut Session, to: &mut Session, body: &[u8]) -> Vec<u8> {
+fn carry(from: &mut LinkSession, to: &mut LinkSession, body: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
     let start = from.sealer.begin(&mut bytes);
     bytes.extend_from_slice(body);
@@ -134,7 +134,7 @@ fn a_wrong_or_missing_key_is_refused_and_both_know_why() {
         let mut parties = pair(None);
         parties[0].key = first.map(Key::from_file_contents);
         parties[1].key = second.map(Key::from_file_contents);
-        assert_refused(&meet(&parties), 1, Refusal::Key);
+        assert_refused(&meet(&parties), 1, HandshakeRefusal::Key);
     }
 }
 
@@ -142,27 +142,27 @@ fn a_wrong_or_missing_key_is_refused_and_both_know_why() {
 fn other_terms_and_unlisted_nodes_are_refused() {
     let mut parties = pair(Some(b"secret"));
     parties[0].terms = terms("elsewhere");
-    assert_refused(&meet(&parties), 1, Refusal::Cluster);
+    assert_refused(&meet(&parties), 1, HandshakeRefusal::Cluster);
     let ring = RingParameters { points_per_weight: 7, ..RingParameters::default() };
     parties[0].terms = Terms::new("test", ring, Replication::default());
-    assert_refused(&meet(&parties), 1, Refusal::Parameters);
+    assert_refused(&meet(&parties), 1, HandshakeRefusal::Parameters);
     let mut parties = pair(Some(b"secret"));
     parties[1].listed = Some(vec!["c".into()].into());
-    assert_refused(&meet(&parties), 1, Refusal::NotListed);
+    assert_refused(&meet(&parties), 1, HandshakeRefusal::NotListed);
     let mut parties = pair(Some(b"secret"));
     parties[0].listed = Some(vec!["c".into()].into());
-    assert_refused(&meet(&parties), 0, Refusal::NotListed);
+    assert_refused(&meet(&parties), 0, HandshakeRefusal::NotListed);
 }
 
 #[test]
 fn who_should_have_waited_or_wants_what_is_not_there_is_refused() {
     let [a, b] = pair(None);
-    assert_refused(&meet(&[b.clone(), a.clone()]), 1, Refusal::Order);
-    assert_refused(&meet(&[a.clone(), a.clone()]), 1, Refusal::Order);
+    assert_refused(&meet(&[b.clone(), a.clone()]), 1, HandshakeRefusal::Order);
+    assert_refused(&meet(&[a.clone(), a.clone()]), 1, HandshakeRefusal::Order);
     let cores = |cores| meet_with(&[a.clone(), b.clone()], cores, NONCES, |_, _, _| {});
-    assert_refused(&cores([2, 4]), 1, Refusal::Core);
-    assert_refused(&cores([2, NODE_CORE]), 1, Refusal::Core);
-    assert_refused(&cores([NODE_CORE, 2]), 1, Refusal::Core);
+    assert_refused(&cores([2, 4]), 1, HandshakeRefusal::Core);
+    assert_refused(&cores([2, NODE_CORE]), 1, HandshakeRefusal::Core);
+    assert_refused(&cores([NODE_CORE, 2]), 1, HandshakeRefusal::Core);
     assert!(cores([NODE_CORE, NODE_CORE]).sessions.iter().all(Option::is_some));
 }
 
@@ -175,7 +175,7 @@ fn a_node_that_took_over_an_address_is_not_taken_for_the_one_before() {
     Handshake::dial(dialler, 0, peer, 0, NONCES[0], &mut hello);
     let mut out = Vec::new();
     let outcome = Handshake::accept(stranger, NONCES[1]).handle(&hello, &mut out);
-    assert!(matches!(outcome, Err(Failure::Refused(Refusal::Node))));
+    assert!(matches!(outcome, Err(HandshakeError::Refused(HandshakeRefusal::Node))));
 }
 
 #[test]
@@ -195,9 +195,12 @@ fn a_recorded_handshake_opens_nothing() {
     assert!(met.sessions[1].is_none(), "{met:?}");
     let mut acceptor = Handshake::accept(Arc::new(parties[1].clone()), [8; 16]);
     let mut out = Vec::new();
-    assert!(matches!(acceptor.handle(&recorded.said[0][0], &mut out), Ok(Step::Called(_))));
+    assert!(matches!(
+        acceptor.handle(&recorded.said[0][0], &mut out),
+        Ok(HandshakeStep::Called(_))
+    ));
     let outcome = acceptor.handle(&recorded.said[0][1], &mut out);
-    assert!(matches!(outcome, Err(Failure::Refused(Refusal::Replay))));
+    assert!(matches!(outcome, Err(HandshakeError::Refused(HandshakeRefusal::Replay))));
 
     // The acceptor's part again, to a dialler with another nonce.
     let replay = |from: usize, _: usize, bytes: &mut Vec<u8>| {
@@ -242,8 +245,8 @@ fn another_version_is_told_so_whatever_follows_it() {
     let mut out = Vec::new();
     let mut acceptor = Handshake::accept(Arc::new(party("a", None)), NONCES[1]);
     let outcome = acceptor.handle(&hello, &mut out);
-    assert!(matches!(outcome, Err(Failure::Refused(Refusal::Version))));
-    assert_eq!(out[HEAD_BYTES..], [Refusal::Version as u8]);
+    assert!(matches!(outcome, Err(HandshakeError::Refused(HandshakeRefusal::Version))));
+    assert_eq!(out[HEAD_BYTES..], [HandshakeRefusal::Version as u8]);
 }
 
 #[test]
@@ -278,7 +281,7 @@ proptest! {
         message.put_u16(bytes.len() as u16 + 2);
         message.put_u16(version);
         message.extend_from_slice(&bytes);
-        let established = matches!(side.handle(&message, &mut out), Ok(Step::Done(_)));
+        let established = matches!(side.handle(&message, &mut out), Ok(HandshakeStep::Done(_)));
         prop_assert!(!established);
     }
 }
@@ -295,14 +298,19 @@ fn whoever_is_asked_learns_what_the_caller_shows_and_may_refuse_it() {
     let (mut hello, mut out) = (Vec::new(), Vec::new());
     let mut dialling = Handshake::dial(dialler, 0, peer, 77, NONCES[0], &mut hello);
     let mut asked = Handshake::accept(acceptor, NONCES[1]);
-    let Ok(Step::Called(caller)) = asked.handle(&hello, &mut out) else { panic!("no caller") };
+    let Ok(HandshakeStep::Called(caller)) = asked.handle(&hello, &mut out) else {
+        panic!("no caller")
+    };
     assert_eq!(caller, expected);
-    assert_eq!(asked.refuse(Refusal::Unknown, &mut out), Failure::Refused(Refusal::Unknown));
+    assert_eq!(
+        asked.refuse(HandshakeRefusal::Unknown, &mut out),
+        HandshakeError::Refused(HandshakeRefusal::Unknown)
+    );
     let mut none = Vec::new();
     let learnt = dialling.handle(&out, &mut none);
-    assert_eq!(learnt.unwrap_err(), Failure::RefusedBy(Refusal::Unknown));
+    assert_eq!(learnt.unwrap_err(), HandshakeError::RefusedBy(HandshakeRefusal::Unknown));
     // It is over: a proof comes too late.
     let mut proof = Vec::new();
     message(&mut proof, Kind::Proof, |_| {});
-    assert_eq!(asked.handle(&proof, &mut none).unwrap_err(), Failure::Malformed);
+    assert_eq!(asked.handle(&proof, &mut none).unwrap_err(), HandshakeError::Malformed);
 }

@@ -4,13 +4,13 @@
 //! because of it. Two proofs stand in its place, and whoever does not receive at an address can
 //! give neither:
 //!
-//! - A *nonce* goes out with each knock and comes back in its answer. An answer counts once, for a
-//!   short while, and only for the address that was knocked at.
+//! - A *nonce* goes out with each join probe and comes back in its answer. An answer counts once, for a
+//!   short while, and only for the address that was probed.
 //! - A *cookie* is what this node tells an address with everything that it sends there, and wants to
 //!   see in gossip that claims to come from it. It is computed from a secret and the address, so
 //!   nothing need be remembered of strangers.
 //!
-//! Third parties are never sent more than knocks, a bounded number a second and address.
+//! Third parties are never sent more than join probes, a bounded number a second and address.
 
 use core::net::SocketAddr;
 use std::collections::BTreeMap;
@@ -24,14 +24,14 @@ use ringlane_types::time::Instant;
 /// Addresses that are remembered, answered or not. Beyond, those go that never answered, then those
 /// not heard of for longest.
 const CONTACTS_MAX: usize = 4096;
-/// Knocks that wait for their answer; with more, the oldest are forgotten.
-const KNOCKS_MAX: usize = 4096;
-/// A knock that is not answered within this is forgotten.
-const KNOCK_LASTS: Duration = Duration::from_secs(5);
-/// An address is not knocked at more often than this.
-const KNOCK_PAUSE: Duration = Duration::from_millis(150);
-/// Knocks a second at addresses that only others have named.
-const HEARSAY_PER_SECOND: u64 = 64;
+/// Probes that wait for their answer; with more, the oldest are forgotten.
+const JOIN_PROBES_MAX: usize = 4096;
+/// A probe that is not answered within this is forgotten.
+const JOIN_PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+/// An address is not probed more often than this.
+const JOIN_PROBE_INTERVAL_MIN: Duration = Duration::from_millis(150);
+/// Probes a second of addresses that only others have named.
+const UNVERIFIED_PROBES_PER_SECOND: u64 = 64;
 
 /// What makes cookies and nonces that nobody can guess.
 #[derive(Debug)]
@@ -65,13 +65,13 @@ impl Secret {
     }
 }
 
-/// A knock that is out.
+/// A join probe that waits for its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Knock {
+pub(super) struct JoinProbe {
     /// Where to.
     pub to: SocketAddr,
     /// A member said that this node's id is taken by the process there.
-    pub hinted: bool,
+    pub named_by_member: bool,
     at: Instant,
 }
 
@@ -82,7 +82,7 @@ struct Contact {
     /// Who has answered there: in which life, and in which renewal of it.
     who: Option<(NodeKey, Boot, u32)>,
     heard_at: Instant,
-    knocked_at: Option<Instant>,
+    probed_at: Option<Instant>,
     /// Gossip that waits for the cookie.
     held: Option<Vec<u8>>,
 }
@@ -91,9 +91,9 @@ struct Contact {
 #[derive(Debug, Default)]
 pub(super) struct Contacts {
     by_address: BTreeMap<SocketAddr, Contact>,
-    knocks: BTreeMap<u64, Knock>,
-    /// The second for which knocks at hearsay are counted, and how many.
-    hearsay: (u64, u64),
+    probes: BTreeMap<u64, JoinProbe>,
+    /// The second for which probes of unverified addresses are counted, and how many.
+    unverified: (u64, u64),
 }
 
 impl Contacts {
@@ -137,42 +137,42 @@ impl Contacts {
         }
     }
 
-    /// The nonce for a knock at `to`; `None` while there were too many. `hearsay`: only others have
+    /// The nonce for a probe of `to`; `None` while there were too many. `unverified`: only others have
     /// named the address.
-    pub fn knock(
+    pub fn begin_probe(
         &mut self,
         to: SocketAddr,
-        hinted: bool,
-        hearsay: bool,
+        named_by_member: bool,
+        unverified: bool,
         secret: &mut Secret,
         now: Instant,
     ) -> Option<u64> {
-        let recent = |at: Instant| now.since(at) < KNOCK_PAUSE && now >= at;
-        if hearsay {
+        let recent = |at: Instant| now.since(at) < JOIN_PROBE_INTERVAL_MIN && now >= at;
+        if unverified {
             let second = now.as_secs();
-            let (counted, knocks) = self.hearsay;
-            let knocks = if counted == second { knocks } else { 0 };
-            let known = self.by_address.get(&to).and_then(|contact| contact.knocked_at);
-            if knocks >= HEARSAY_PER_SECOND || known.is_some_and(recent) {
+            let (counted, probes) = self.unverified;
+            let probes = if counted == second { probes } else { 0 };
+            let known = self.by_address.get(&to).and_then(|contact| contact.probed_at);
+            if probes >= UNVERIFIED_PROBES_PER_SECOND || known.is_some_and(recent) {
                 return None;
             }
-            self.hearsay = (second, knocks + 1);
+            self.unverified = (second, probes + 1);
         }
-        self.contact(to, now).knocked_at = Some(now);
-        if self.knocks.len() >= KNOCKS_MAX {
-            self.knocks.retain(|_, knock| now.since(knock.at) < KNOCK_LASTS / 2);
-            if self.knocks.len() >= KNOCKS_MAX {
-                self.knocks.clear();
+        self.contact(to, now).probed_at = Some(now);
+        if self.probes.len() >= JOIN_PROBES_MAX {
+            self.probes.retain(|_, probe| now.since(probe.at) < JOIN_PROBE_TIMEOUT / 2);
+            if self.probes.len() >= JOIN_PROBES_MAX {
+                self.probes.clear();
             }
         }
         let nonce = secret.nonce();
-        self.knocks.insert(nonce, Knock { to, hinted, at: now });
+        self.probes.insert(nonce, JoinProbe { to, named_by_member, at: now });
         Some(nonce)
     }
 
-    /// The knock that an answer with `nonce` is for. It counts once.
-    pub fn answered(&mut self, nonce: u64, now: Instant) -> Option<Knock> {
-        self.knocks.remove(&nonce).filter(|knock| now.since(knock.at) < KNOCK_LASTS)
+    /// The probe that an answer with `nonce` is for. It counts once.
+    pub fn answered(&mut self, nonce: u64, now: Instant) -> Option<JoinProbe> {
+        self.probes.remove(&nonce).filter(|probe| now.since(probe.at) < JOIN_PROBE_TIMEOUT)
     }
 
     fn contact(&mut self, address: SocketAddr, now: Instant) -> &mut Contact {
@@ -186,7 +186,7 @@ impl Contacts {
             cookie: None,
             who: None,
             heard_at: now,
-            knocked_at: None,
+            probed_at: None,
             held: None,
         })
     }
@@ -205,15 +205,17 @@ mod tests {
     #[test]
     fn an_answer_counts_once_and_soon() {
         let (mut contacts, mut secret) = (Contacts::default(), Secret::new([1, 2, 3, 4]));
-        let mut knock = |contacts: &mut Contacts, now| {
-            contacts.knock(address(1), false, false, &mut secret, now).expect("not hearsay")
+        let mut probe = |contacts: &mut Contacts, now| {
+            contacts
+                .begin_probe(address(1), false, false, &mut secret, now)
+                .expect("not unverified")
         };
-        let nonce = knock(&mut contacts, START);
+        let nonce = probe(&mut contacts, START);
         assert_eq!(contacts.answered(nonce ^ 1, START), None, "guessed");
-        assert_eq!(contacts.answered(nonce, START).map(|knock| knock.to), Some(address(1)));
+        assert_eq!(contacts.answered(nonce, START).map(|probe| probe.to), Some(address(1)));
         assert_eq!(contacts.answered(nonce, START), None, "twice");
-        let late = knock(&mut contacts, START);
-        assert_eq!(contacts.answered(late, START.after(KNOCK_LASTS)), None, "too late");
+        let late = probe(&mut contacts, START);
+        assert_eq!(contacts.answered(late, START.after(JOIN_PROBE_TIMEOUT)), None, "too late");
     }
 
     #[test]
@@ -225,17 +227,17 @@ mod tests {
     }
 
     #[test]
-    fn third_parties_are_knocked_at_so_often_a_second_and_no_more() {
+    fn third_parties_are_probed_a_bounded_number_of_times_a_second() {
         let (mut contacts, mut secret) = (Contacts::default(), Secret::new([1, 2, 3, 4]));
-        let mut knocks = |address: SocketAddr, now| {
-            contacts.knock(address, false, true, &mut secret, now).is_some()
+        let mut probes = |address: SocketAddr, now| {
+            contacts.begin_probe(address, false, true, &mut secret, now).is_some()
         };
-        let made = (0..5000).filter(|&number| knocks(address(number), START)).count();
-        assert_eq!(made as u64, HEARSAY_PER_SECOND);
+        let made = (0..5000).filter(|&number| probes(address(number), START)).count();
+        assert_eq!(made as u64, UNVERIFIED_PROBES_PER_SECOND);
         let later = START.after(Duration::from_secs(1));
-        assert!(knocks(address(9999), later));
-        assert!(!knocks(address(9999), later), "the same address again");
-        assert!(knocks(address(9999), later.after(KNOCK_PAUSE)));
+        assert!(probes(address(9999), later));
+        assert!(!probes(address(9999), later), "the same address again");
+        assert!(probes(address(9999), later.after(JOIN_PROBE_INTERVAL_MIN)));
     }
 
     #[test]
@@ -245,10 +247,12 @@ mod tests {
         contacts.proved(&member, 7, START);
         for number in 0..20_000 {
             let now = START.after(Duration::from_millis(number.into()));
-            contacts.knock(address(number), false, false, &mut secret, now);
+            contacts.begin_probe(address(number), false, false, &mut secret, now);
             contacts.hold(address(number), vec![0; 10], now);
         }
-        assert!(contacts.by_address.len() <= CONTACTS_MAX && contacts.knocks.len() <= KNOCKS_MAX);
+        assert!(
+            contacts.by_address.len() <= CONTACTS_MAX && contacts.probes.len() <= JOIN_PROBES_MAX
+        );
         assert_eq!(contacts.cookie_of(address(60_000)), Some(7));
         assert!(contacts.has_answered(&member));
         let restarted = Identity::new("a", Boot(2), address(60_000), address(60_000));

@@ -39,11 +39,11 @@ impl Terms {
     }
 
     /// Why a node with the terms `other` does not belong here; `None` if it does.
-    pub fn refuse(&self, other: &Terms) -> Option<Refusal> {
+    pub fn refuse(&self, other: &Terms) -> Option<GossipRefusal> {
         if self.cluster != other.cluster {
-            Some(Refusal::Cluster)
+            Some(GossipRefusal::Cluster)
         } else if self.parameters != other.parameters {
-            Some(Refusal::Parameters)
+            Some(GossipRefusal::Parameters)
         } else {
             None
         }
@@ -64,7 +64,7 @@ impl Terms {
 /// Why a node is not listened to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Refusal {
+pub enum GossipRefusal {
     /// It names another cluster.
     Cluster = 1,
     /// It places or replicates keys differently.
@@ -76,31 +76,31 @@ pub enum Refusal {
     /// Its id is not on the static list.
     NotListed = 5,
     /// Another process runs under its id, and is alive.
-    Taken = 6,
+    IdInUse = 6,
     /// It speaks another version.
     Version = 7,
 }
 
-impl Refusal {
+impl GossipRefusal {
     /// The sentence for the log, as said about the refused.
     pub const fn sentence(self) -> &'static str {
         match self {
-            Refusal::Cluster => "it names another cluster",
-            Refusal::Parameters => {
+            GossipRefusal::Cluster => "it names another cluster",
+            GossipRefusal::Parameters => {
                 "its ring hash, points, replicas or quorums differ from this cluster's"
             }
-            Refusal::Key => "its cluster key is missing or differs",
-            Refusal::Replay => "its message is a recording, or its clock is far off",
-            Refusal::NotListed => "its node id is not on the static list",
-            Refusal::Taken => "another process runs under its node id",
-            Refusal::Version => "it speaks another version",
+            GossipRefusal::Key => "its cluster key is missing or differs",
+            GossipRefusal::Replay => "its message is a recording, or its clock is far off",
+            GossipRefusal::NotListed => "its node id is not on the static list",
+            GossipRefusal::IdInUse => "another process runs under its node id",
+            GossipRefusal::Version => "it speaks another version",
         }
     }
 
     /// The reason with this number on the wire.
     pub fn from_wire(number: u8) -> Option<Self> {
-        use Refusal::*;
-        let all = [Cluster, Parameters, Key, Replay, NotListed, Taken, Version];
+        use GossipRefusal::*;
+        let all = [Cluster, Parameters, Key, Replay, NotListed, IdInUse, Version];
         all.into_iter().find(|reason| *reason as u8 == number)
     }
 }
@@ -111,10 +111,10 @@ pub(super) enum Kind {
     /// foca's own.
     Gossip = 0,
     /// Who are you? With a nonce and the asker's identity, and as long as the longest answer.
-    Knock = 1,
-    /// The nonce of a knock and the identity of who was knocked at.
-    Welcome = 2,
-    /// The nonce of a knock and the reason why it was refused.
+    JoinProbe = 1,
+    /// The nonce of a probe and the identity of who was probed.
+    JoinAck = 2,
+    /// The nonce of a probe and the reason why it was refused.
     Refused = 3,
     /// Gossip came without the cookie that its sender's address was told: here it is, and the
     /// address that wants to see it.
@@ -137,16 +137,16 @@ pub(super) enum Opened<'b> {
     /// Nothing of ours.
     Noise,
     /// Not to be believed. `tell`: its sender asked to be let in and deserves an answer.
-    Refused { reason: Refusal, tell: bool },
+    Refused { reason: GossipRefusal, tell: bool },
     /// Its sender does not believe us, it says; whether it was asked tells the nonce.
-    RefusedUs { reason: Refusal, nonce: u64, other: Option<Other> },
+    RefusedUs { reason: GossipRefusal, nonce: u64, other: Option<IdHolder> },
     /// Of the right cluster. What it proves beyond that tell its nonce, or the cookie it shows.
     Accepted { kind: Kind, head: Head, body: &'b [u8] },
 }
 
 /// The process that runs under our id, as somebody says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Other {
+pub(super) struct IdHolder {
     pub address: SocketAddr,
     pub boot: Boot,
 }
@@ -217,7 +217,7 @@ impl Envelope {
     pub fn open<'b>(&mut self, bytes: &'b [u8], now: Instant) -> Opened<'b> {
         if bytes.first_chunk::<4>().is_some_and(|magic| MAGICS_BEFORE.contains(magic)) {
             // Its sender would not understand why.
-            return Opened::Refused { reason: Refusal::Version, tell: false };
+            return Opened::Refused { reason: GossipRefusal::Version, tell: false };
         }
         if bytes.len() < HEAD_BYTES || bytes[..4] != MAGIC.to_le_bytes() {
             return Opened::Noise;
@@ -234,7 +234,7 @@ impl Envelope {
         let (sender, boot) = (NodeKey(sender), Boot(boot));
         let head = Head { sender, boot, shown, cookie };
         let (tagged, kind) = (kind & TAGGED != 0, kind & !TAGGED);
-        let kinds = [Kind::Gossip, Kind::Knock, Kind::Welcome, Kind::Refused, Kind::Cookie];
+        let kinds = [Kind::Gossip, Kind::JoinProbe, Kind::JoinAck, Kind::Refused, Kind::Cookie];
         let Some(&kind) = kinds.iter().find(|known| **known as u8 == kind) else {
             return Opened::Noise;
         };
@@ -242,8 +242,8 @@ impl Envelope {
         let Some(body) = bytes.get(HEAD_BYTES..end) else {
             return Opened::Noise;
         };
-        // Only a knock is answered: an answer to every forged datagram would multiply traffic.
-        let refused = |reason| Opened::Refused { reason, tell: kind == Kind::Knock };
+        // Only a join probe is answered: an answer to every forged datagram would multiply traffic.
+        let refused = |reason| Opened::Refused { reason, tell: kind == Kind::JoinProbe };
         let authentic = match &self.key {
             Some(key) => tagged && key.verifies(&[&bytes[..end]], &bytes[end..]),
             None => !tagged,
@@ -255,15 +255,15 @@ impl Envelope {
             return refused(reason);
         }
         if !authentic {
-            return refused(Refusal::Key);
+            return refused(GossipRefusal::Key);
         }
         // Our own, by another of our addresses; or of another process that runs under our id, and
         // is to be told so.
-        if sender == self.sender && (boot == self.boot || kind != Kind::Knock) {
+        if sender == self.sender && (boot == self.boot || kind != Kind::JoinProbe) {
             return Opened::Noise;
         }
         if self.key.is_some() && !self.first_time(sender, boot, sequence, now) {
-            return Opened::Refused { reason: Refusal::Replay, tell: false };
+            return Opened::Refused { reason: GossipRefusal::Replay, tell: false };
         }
         Opened::Accepted { kind, head, body }
     }
@@ -307,11 +307,11 @@ impl Envelope {
 fn refusal(body: &[u8], authentic: bool) -> Option<Opened<'static>> {
     let mut reader = Reader::new(body);
     let nonce = reader.u64().ok()?;
-    let reason = Refusal::from_wire(reader.u8().ok()?)?;
+    let reason = GossipRefusal::from_wire(reader.u8().ok()?)?;
     let other = match reason {
-        Refusal::Taken if !authentic => return None,
-        Refusal::Taken => {
-            Some(Other { address: reader.address().ok()?, boot: Boot(reader.u64().ok()?) })
+        GossipRefusal::IdInUse if !authentic => return None,
+        GossipRefusal::IdInUse => {
+            Some(IdHolder { address: reader.address().ok()?, boot: Boot(reader.u64().ok()?) })
         }
         _ => None,
     };

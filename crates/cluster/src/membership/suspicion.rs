@@ -6,7 +6,7 @@
 //! suspect, whom nobody tells, never refutes it. So each member ends what it has believed for long
 //! enough: the suspect counts as dead, hears of that if it is alive, and returns renewed.
 //!
-//! A member whose process is seen to be gone is *accused*: it is a suspect with less time to refute.
+//! A member whose process is seen to be gone is suspected *on evidence*: it has less time to refute.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -21,20 +21,20 @@ use ringlane_types::time::Instant;
 pub(super) struct Suspicions {
     until: HashMap<NodeKey, Suspicion>,
     /// When to look again.
-    pub look_at: Option<Instant>,
+    pub check_at: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Suspicion {
     incarnation: Incarnation,
     until: Instant,
-    accused: bool,
+    on_evidence: bool,
 }
 
 impl Suspicions {
     /// Takes note of who is suspect now; the members that may not refute any longer, which is
-    /// `limit` after they were first seen here, or earlier if they were accused. To be called again
-    /// within `period`, at [`Suspicions::look_at`].
+    /// `limit` after they were first seen here, or earlier if there is evidence. To be called again
+    /// within `period`, at [`Suspicions::check_at`].
     pub fn overdue<'m>(
         &mut self,
         members: impl Iterator<Item = &'m Member<Identity>>,
@@ -47,7 +47,7 @@ impl Suspicions {
         for member in members.filter(|member| member.state() == State::Suspect) {
             let (key, incarnation) = (member.id().key, member.incarnation());
             let known = self.until.get(&key).filter(|known| known.incarnation == incarnation);
-            let new = Suspicion { incarnation, until: now.after(limit), accused: false };
+            let new = Suspicion { incarnation, until: now.after(limit), on_evidence: false };
             let suspicion = known.copied().unwrap_or(new);
             if now > suspicion.until {
                 overdue.push(Member::new(member.id().clone(), incarnation, State::Down));
@@ -56,28 +56,33 @@ impl Suspicions {
             }
         }
         self.until = until;
-        let accused = self.until.values().filter(|suspicion| suspicion.accused);
-        let verdicts = accused.map(|suspicion| suspicion.until.after(Duration::from_millis(1)));
-        self.look_at = verdicts.chain([now.after(period)]).min();
+        let urgent = self.until.values().filter(|suspicion| suspicion.on_evidence);
+        let verdicts = urgent.map(|suspicion| suspicion.until.after(Duration::from_millis(1)));
+        self.check_at = verdicts.chain([now.after(period)]).min();
         overdue
     }
 
-    /// The member is a suspect that may refute until `until` and no longer. False if it was accused
-    /// before and has that time already.
-    pub fn accuse(&mut self, key: NodeKey, incarnation: Incarnation, until: Instant) -> bool {
+    /// The member is a suspect that may refute until `until` and no longer. False if it was
+    /// suspected on evidence before and has that time already.
+    pub fn suspect_on_evidence(
+        &mut self,
+        key: NodeKey,
+        incarnation: Incarnation,
+        until: Instant,
+    ) -> bool {
         let known = self.until.get(&key).filter(|known| known.incarnation == incarnation);
-        if known.is_some_and(|known| known.accused || known.until <= until) {
+        if known.is_some_and(|known| known.on_evidence || known.until <= until) {
             return false;
         }
-        self.until.insert(key, Suspicion { incarnation, until, accused: true });
+        self.until.insert(key, Suspicion { incarnation, until, on_evidence: true });
         let verdict = until.after(Duration::from_millis(1));
-        self.look_at = self.look_at.map(|at| at.min(verdict));
+        self.check_at = self.check_at.map(|at| at.min(verdict));
         true
     }
 
     /// The member has shown that it lives: it has as much time to refute as any suspect.
-    pub fn acquit(&mut self, key: NodeKey) {
-        if self.until.get(&key).is_some_and(|suspicion| suspicion.accused) {
+    pub fn clear_suspicion(&mut self, key: NodeKey) {
+        if self.until.get(&key).is_some_and(|suspicion| suspicion.on_evidence) {
             self.until.remove(&key);
         }
     }
@@ -115,19 +120,19 @@ mod tests {
     }
 
     #[test]
-    fn an_accused_has_less_time_and_as_much_as_any_when_it_has_shown_that_it_lives() {
+    fn evidence_shortens_the_time_to_refute_until_the_member_shows_that_it_lives() {
         let mut suspicions = Suspicions::default();
         let members = [suspect(1)];
         let key = members[0].id().key;
         suspicions.overdue(members.iter(), at(0), LIMIT, PERIOD);
-        assert!(suspicions.accuse(key, 1, at(400)));
-        assert!(!suspicions.accuse(key, 1, at(900)), "a second time changes nothing");
-        assert_eq!(suspicions.look_at, Some(at(401)));
+        assert!(suspicions.suspect_on_evidence(key, 1, at(400)));
+        assert!(!suspicions.suspect_on_evidence(key, 1, at(900)), "a second time changes nothing");
+        assert_eq!(suspicions.check_at, Some(at(401)));
         assert!(suspicions.overdue(members.iter(), at(200), LIMIT, PERIOD).is_empty());
-        assert_eq!(suspicions.look_at, Some(at(401)), "a look in between does not put it off");
-        suspicions.acquit(key);
+        assert_eq!(suspicions.check_at, Some(at(401)), "a look in between does not put it off");
+        suspicions.clear_suspicion(key);
         assert!(suspicions.overdue(members.iter(), at(401), LIMIT, PERIOD).is_empty());
-        assert!(suspicions.accuse(key, 1, at(800)));
+        assert!(suspicions.suspect_on_evidence(key, 1, at(800)));
         assert_eq!(suspicions.overdue(members.iter(), at(801), LIMIT, PERIOD).len(), 1);
     }
 }

@@ -296,20 +296,20 @@ fn a_stranger_is_refused_and_both_sides_learn_why() {
     let other_ring = RingParameters { points_per_weight: 100, ..Default::default() };
     let listed: Arc<[Box<str>]> = ["n1".into(), "n2".into()].into();
     let with = |terms| MembershipSettings { terms, ..joining(&[1]) };
-    let cases: [(MembershipSettings, MembershipSettings, Refusal); 6] = [
-        (settings(), with(terms("other")), Refusal::Cluster),
+    let cases: [(MembershipSettings, MembershipSettings, GossipRefusal); 6] = [
+        (settings(), with(terms("other")), GossipRefusal::Cluster),
         (
             settings(),
             with(Terms::new("test", other_ring, Replication::default())),
-            Refusal::Parameters,
+            GossipRefusal::Parameters,
         ),
-        (keyed(settings(), b"one"), keyed(joining(&[1]), b"two"), Refusal::Key),
-        (keyed(settings(), b"one"), joining(&[1]), Refusal::Key),
-        (settings(), keyed(joining(&[1]), b"two"), Refusal::Key),
+        (keyed(settings(), b"one"), keyed(joining(&[1]), b"two"), GossipRefusal::Key),
+        (keyed(settings(), b"one"), joining(&[1]), GossipRefusal::Key),
+        (settings(), keyed(joining(&[1]), b"two"), GossipRefusal::Key),
         (
             MembershipSettings { listed: Some(listed), ..settings() },
             joining(&[1]),
-            Refusal::NotListed,
+            GossipRefusal::NotListed,
         ),
     ];
     for (inside, outside, reason) in cases {
@@ -340,7 +340,7 @@ fn a_keyed_cluster_forms_and_believes_no_recording() {
     let refused = world.events(1);
     assert_eq!(refused.len(), to_first.len());
     let replay =
-        |effect: &Effect| matches!(effect, Effect::Refused { reason: Refusal::Replay, .. });
+        |effect: &Effect| matches!(effect, Effect::Refused { reason: GossipRefusal::Replay, .. });
     assert!(refused.iter().all(replay));
     // Nor after a restart, when the numbers seen before are forgotten: by then they are too old.
     world.run(Duration::from_secs(40));
@@ -494,13 +494,13 @@ fn answers_that_nobody_asked_for_change_nothing() {
         });
         let taken = forger.datagram(3, &victim, nonce, |out| {
             out.put_u64(nonce);
-            out.put_u8(Refusal::Taken as u8);
+            out.put_u8(GossipRefusal::IdInUse as u8);
             out.put_address(address(2));
             out.put_u64(u64::MAX);
         });
         let refused = forger.datagram(3, &host, nonce, |out| {
             out.put_u64(nonce);
-            out.put_u8(Refusal::Key as u8);
+            out.put_u8(GossipRefusal::Key as u8);
         });
         let cookie = forger.datagram(4, &host, nonce, |out| out.put_address(address(2)));
         for bytes in [welcome, taken, refused, cookie] {
@@ -600,7 +600,7 @@ fn liar_says(world: &mut World, updates: Vec<foca::Member<Identity>>) -> Vec<Eff
 #[test]
 fn third_parties_are_not_called_because_a_member_names_them() {
     let mut world = cluster(4, chain);
-    let (mut sent, mut knocks) = (0, 0);
+    let (mut sent, mut probes) = (0, 0);
     for round in 0..100u8 {
         let updates = (0..10u8)
             .map(|number| {
@@ -611,10 +611,10 @@ fn third_parties_are_not_called_because_a_member_names_them() {
             .collect();
         let effects = liar_says(&mut world, updates);
         assert!(!effects.iter().any(|effect| matches!(effect, Effect::Alive(_))), "{effects:?}");
-        knocks += effects.len();
+        probes += effects.len();
         sent += sent_bytes(&effects);
     }
-    assert!(knocks <= 64 && sent < 64 * 400, "{knocks} knocks, {sent} bytes in a moment");
+    assert!(probes <= 64 && sent < 64 * 400, "{probes} probes, {sent} bytes in a moment");
     world.recorded.clear();
     world.run(Duration::from_secs(15));
     let strangers = world.recorded.iter().filter(|(_, to, _)| to.port() == 80).count();
@@ -668,7 +668,7 @@ fn links_are_for_living_members_that_receive_at_their_address() {
 fn nodes_of_an_earlier_version_are_refused_with_the_reason() {
     let mut world = cluster(2, chain);
     let bytes = [b"RLg1", &[0u8; 60][..]].concat();
-    let refused = Effect::Refused { from: address(9), reason: Refusal::Version };
+    let refused = Effect::Refused { from: address(9), reason: GossipRefusal::Version };
     assert_eq!(reaction(&mut world, address(9), 1, &bytes), [refused]);
 }
 
@@ -697,9 +697,9 @@ fn equal_seeds_and_events_give_equal_effects() {
     assert!(run() == run());
 }
 
-/// Tells node `number` that nobody listens any more where `accused` took connections.
-fn refused(world: &mut World, number: u8, accused: u8) {
-    let identity = Identity::new(&format!("n{accused}"), Boot(0), address(1), address(1));
+/// Tells node `number` that nobody listens any more where `suspect` took connections.
+fn refused(world: &mut World, number: u8, suspect: u8) {
+    let identity = Identity::new(&format!("n{suspect}"), Boot(0), address(1), address(1));
     let node = world.nodes.get_mut(&address(number)).unwrap();
     let boot = node.membership.known[&identity.key].identity.boot;
     let mut effects = Vec::new();

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::*;
 use crate::cluster::frame::Key;
-use crate::cluster::handshake::{Handshake, Party, Step};
+use crate::cluster::handshake::{Handshake, HandshakeStep, Party};
 use crate::cluster::link::ClientEnd;
 use crate::cluster::membership::Terms;
 use crate::cluster::quorum::Replication;
@@ -18,7 +18,7 @@ fn ids() -> [&'static str; 2] {
 }
 
 /// Both ends of a session between core 0 of one node and core 1 of the other.
-fn sessions(boot: u64, frame_bytes_max: u32) -> [Box<Session>; 2] {
+fn sessions(boot: u64, frame_bytes_max: u32) -> [Box<LinkSession>; 2] {
     let party = |id: &str| {
         Arc::new(Party {
             id: id.into(),
@@ -38,9 +38,13 @@ fn sessions(boot: u64, frame_bytes_max: u32) -> [Box<Session>; 2] {
     let mut dialling = Handshake::dial(dialler, 0, peer, 0, [1; 16], &mut hello);
     let mut accepting = Handshake::accept(acceptor, [2; 16]);
     accepting.handle(&hello, &mut welcome).expect("a hello");
-    let Ok(Step::Done(ours)) = dialling.handle(&welcome, &mut proof) else { panic!("no session") };
+    let Ok(HandshakeStep::Done(ours)) = dialling.handle(&welcome, &mut proof) else {
+        panic!("no session")
+    };
     let mut none = Vec::new();
-    let Ok(Step::Done(theirs)) = accepting.handle(&proof, &mut none) else { panic!("no session") };
+    let Ok(HandshakeStep::Done(theirs)) = accepting.handle(&proof, &mut none) else {
+        panic!("no session")
+    };
     [ours, theirs]
 }
 
@@ -60,7 +64,7 @@ impl Side {
         Self { net, links: Links::new(settings), frames: Vec::new() }
     }
 
-    fn add(&mut self, socket: UnixStream, session: Box<Session>, serial: u64) {
+    fn add(&mut self, socket: UnixStream, session: Box<LinkSession>, serial: u64) {
         self.links.add(NewLink { socket: socket.into(), session, serial });
     }
 

@@ -81,19 +81,19 @@ fn nodes_that_do_not_belong_together_part_and_both_know_why() {
         let [a, b] = ids();
         let (one, two) = (Some(&b"one"[..]), Some(&b"two"[..]));
         for (dialler, acceptor, reason) in [
-            (party(a, "test", one), party(b, "test", two), Refusal::Key),
-            (party(a, "test", None), party(b, "test", two), Refusal::Key),
-            (party(a, "test", one), party(b, "test", None), Refusal::Key),
-            (party(a, "elsewhere", one), party(b, "test", one), Refusal::Cluster),
+            (party(a, "test", one), party(b, "test", two), HandshakeRefusal::Key),
+            (party(a, "test", None), party(b, "test", two), HandshakeRefusal::Key),
+            (party(a, "test", one), party(b, "test", None), HandshakeRefusal::Key),
+            (party(a, "elsewhere", one), party(b, "test", one), HandshakeRefusal::Cluster),
         ] {
             let (dialled, answered) = meet(dialler, acceptor).await;
             let (dialled, answered) = (dialled.unwrap_err(), answered.unwrap_err());
             assert!(
-                matches!(&answered, MeetError::Handshake(Failure::Refused(r)) if *r == reason),
+                matches!(&answered, MeetError::Handshake(HandshakeError::Refused(r)) if *r == reason),
                 "{answered:?}"
             );
             assert!(
-                matches!(&dialled, MeetError::Handshake(Failure::RefusedBy(r)) if *r == reason),
+                matches!(&dialled, MeetError::Handshake(HandshakeError::RefusedBy(r)) if *r == reason),
                 "{dialled:?}"
             );
             assert!(dialled.to_string().contains(reason.sentence()));
@@ -151,7 +151,10 @@ fn a_recorded_dialler_gets_nowhere() {
         };
         let ((), answered) = zip(replaying, accepting).await;
         assert!(
-            matches!(&answered, Err(MeetError::Handshake(Failure::Refused(Refusal::Replay)))),
+            matches!(
+                &answered,
+                Err(MeetError::Handshake(HandshakeError::Refused(HandshakeRefusal::Replay)))
+            ),
             "{answered:?}"
         );
     });
@@ -176,6 +179,9 @@ fn a_silent_or_foreign_peer_is_given_up() {
             answer(b, stream, |_| true).await
         };
         let ((), answered) = zip(foreign, answering).await;
-        assert!(matches!(answered, Err(MeetError::Handshake(Failure::Malformed))), "{answered:?}");
+        assert!(
+            matches!(answered, Err(MeetError::Handshake(HandshakeError::Malformed))),
+            "{answered:?}"
+        );
     });
 }

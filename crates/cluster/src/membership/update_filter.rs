@@ -3,8 +3,8 @@
 //! SWIM believes whatever members say of each other. Then one of them that lies, or anybody in a
 //! cluster without a key, could replace a living node by a later life of it that nobody can refute,
 //! or have all others call addresses that nobody has been seen at. So news of a node, or of a life,
-//! that is new here counts only once that life has answered at its address; until then it is knocked
-//! at, and joins by its own answer. What is said of lives that are known is SWIM's business: those
+//! that is new here counts only once that life has answered at its address; until then it is probed,
+//! and joins by its own answer. What is said of lives that are known is SWIM's business: those
 //! can speak for themselves.
 
 use foca::{Codec, Header, Member, State};
@@ -52,65 +52,69 @@ impl Gossip {
     }
 }
 
-/// What becomes of a piece of news.
+/// What becomes of an update about a member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum News {
+pub(super) enum UpdateVerdict {
     /// SWIM may hear it.
-    Believed,
+    Apply,
     /// Whoever is at the address is to be asked first.
-    Hearsay,
+    Verify,
     /// Nothing follows.
-    Dropped,
+    Drop,
     /// It is about another life of this node: members are to be asked whether its place is taken.
     OwnId,
 }
 
 impl Membership {
     /// Whether what `source` says is listened to; it has proved that it is at its address.
-    pub(super) fn may_speak(&self, source: &Identity) -> bool {
+    pub(super) fn accepts_from(&self, source: &Identity) -> bool {
         let own = source.key == self.identity().key;
-        !own && is_whole(source) && self.may_follow(source) && self.has_room_for(source)
+        !own && has_one_host(source) && self.may_replace(source) && self.has_room_for(source)
     }
 
-    pub(super) fn judge(&self, source: &Identity, update: &Member<Identity>) -> News {
+    pub(super) fn verdict_on(&self, source: &Identity, update: &Member<Identity>) -> UpdateVerdict {
         let identity = update.id();
         let life = (identity.boot, identity.renewal);
         let me = self.identity();
         if identity.key == me.key {
             let ours = (me.boot, me.renewal);
-            return if life <= ours { News::Believed } else { News::OwnId };
+            return if life <= ours { UpdateVerdict::Apply } else { UpdateVerdict::OwnId };
         }
-        if !is_whole(identity) || !self.has_room_for(identity) {
-            return News::Dropped;
+        if !has_one_host(identity) || !self.has_room_for(identity) {
+            return UpdateVerdict::Drop;
         }
         if identity == source {
-            return News::Believed;
+            return UpdateVerdict::Apply;
         }
         let known = self.known.get(&identity.key);
         match known {
-            Some(known) if life <= (known.identity.boot, known.identity.renewal) => News::Believed,
+            Some(known) if life <= (known.identity.boot, known.identity.renewal) => {
+                UpdateVerdict::Apply
+            }
             // Nobody is sent anything because of somebody who is dead.
-            None if update.state() == State::Down => News::Believed,
-            Some(known) if !known.alive && update.state() == State::Down => News::Believed,
-            _ if update.state() == State::Down || !self.may_follow(identity) => News::Dropped,
-            _ if self.contacts.has_answered(identity) => News::Believed,
-            _ => News::Hearsay,
+            None if update.state() == State::Down => UpdateVerdict::Apply,
+            Some(known) if !known.alive && update.state() == State::Down => UpdateVerdict::Apply,
+            _ if update.state() == State::Down || !self.may_replace(identity) => {
+                UpdateVerdict::Drop
+            }
+            _ if self.contacts.has_answered(identity) => UpdateVerdict::Apply,
+            _ => UpdateVerdict::Verify,
         }
     }
 
     /// Takes out of `gossip` what is not believed; whom to ask is appended to `ask`. True if
     /// members are to be asked about this node's own place.
-    pub(super) fn sift(&self, gossip: &mut Gossip, ask: &mut Vec<Identity>) -> bool {
+    pub(super) fn filter_updates(&self, gossip: &mut Gossip, ask: &mut Vec<Identity>) -> bool {
         let source = gossip.header.src.clone();
         let mut own = false;
-        gossip.updates.retain(|update| match self.judge(&source, update) {
-            News::Believed => true,
-            News::Hearsay => {
+        gossip.updates.retain(|update| match self.verdict_on(&source, update) {
+            UpdateVerdict::Apply => true,
+            UpdateVerdict::Verify => {
                 ask.push(update.id().clone());
                 false
             }
-            News::Dropped => false,
-            News::OwnId => {
+            UpdateVerdict::Drop => false,
+            UpdateVerdict::OwnId => {
                 own |= update.state() != State::Down;
                 false
             }
@@ -120,7 +124,7 @@ impl Membership {
 
     /// A later life may follow at the same address, whose former owner must have gone, or when the
     /// former one is dead. Earlier lives are SWIM's business.
-    fn may_follow(&self, identity: &Identity) -> bool {
+    fn may_replace(&self, identity: &Identity) -> bool {
         self.known.get(&identity.key).is_none_or(|known| {
             let former = &known.identity;
             !known.alive || former.gossip == identity.gossip || identity.boot <= former.boot
@@ -133,17 +137,17 @@ impl Membership {
     }
 
     /// Members are asked soon whether another process has this node's place, at most once in
-    /// `KNOCK_LONELY`.
-    pub(super) fn doubt_own_place(&mut self, now: Instant) {
-        if self.doubted_at.is_none_or(|at| now.since(at) >= super::KNOCK_LONELY) {
-            self.doubted_at = Some(now);
+    /// `JOIN_PERIOD_ALONE`.
+    pub(super) fn verify_own_id(&mut self, now: Instant) {
+        if self.id_verified_at.is_none_or(|at| now.since(at) >= super::JOIN_PERIOD_ALONE) {
+            self.id_verified_at = Some(now);
             self.declared_dead = true;
-            self.knock_at = Some(now);
+            self.join_at = Some(now);
         }
     }
 }
 
 /// Connections are made to nobody but the host that answers gossip.
-fn is_whole(identity: &Identity) -> bool {
+fn has_one_host(identity: &Identity) -> bool {
     identity.link.ip() == identity.gossip.ip()
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::super::identity::NodeKey;
 use ringlane_types::time::Instant;
 
-/// Pauses before the first and each further call; after the last one it is left to gossip.
+/// Pauses before the first and each further probe; after the last one it is left to gossip.
 const PAUSES: [Duration; 6] = [
     Duration::ZERO,
     Duration::from_millis(50),
@@ -23,38 +23,38 @@ const PAUSES: [Duration; 6] = [
 
 /// Who is to be called, and when.
 #[derive(Debug, Default)]
-pub(super) struct Doubts {
-    calls: BTreeMap<NodeKey, Call>,
+pub(super) struct LinkLossProbes {
+    probes: BTreeMap<NodeKey, Probe>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Call {
+struct Probe {
     at: Instant,
     made: usize,
 }
 
-impl Doubts {
+impl LinkLossProbes {
     /// The link with `node` was lost.
     pub fn begin(&mut self, node: NodeKey, now: Instant) {
-        self.calls.insert(node, Call { at: now.after(PAUSES[0]), made: 0 });
+        self.probes.insert(node, Probe { at: now.after(PAUSES[0]), made: 0 });
     }
 
     /// It is known by now how `node` is.
     pub fn end(&mut self, node: NodeKey) {
-        self.calls.remove(&node);
+        self.probes.remove(&node);
     }
 
-    /// When [`Doubts::next`] has something.
+    /// When [`LinkLossProbes::next`] has something.
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.calls.values().map(|call| call.at).min()
+        self.probes.values().map(|probe| probe.at).min()
     }
 
-    /// The next node to call, if it is time; to be asked until there is none.
+    /// The next node to probe, if it is time; to be asked until there is none.
     pub fn next(&mut self, now: Instant) -> Option<NodeKey> {
-        let (&node, call) = self.calls.iter_mut().find(|(_, call)| call.at <= now)?;
-        call.made += 1;
-        match PAUSES.get(call.made) {
-            Some(pause) => call.at = now.after(*pause),
+        let (&node, probe) = self.probes.iter_mut().find(|(_, probe)| probe.at <= now)?;
+        probe.made += 1;
+        match PAUSES.get(probe.made) {
+            Some(pause) => probe.at = now.after(*pause),
             None => self.end(node),
         }
         Some(node)
@@ -69,15 +69,18 @@ mod tests {
     fn a_node_is_called_a_few_times_and_not_any_more_once_it_is_known_how_it_is() {
         let (one, other) = (NodeKey(1), NodeKey(2));
         let start = Instant::from_millis(1000);
-        let mut doubts = Doubts::default();
-        doubts.begin(one, start);
-        doubts.begin(other, start);
-        assert_eq!((doubts.next(start), doubts.next(start)), (Some(one), Some(other)));
-        assert_eq!(doubts.next(start), None);
-        doubts.end(other);
+        let mut link_loss_probes = LinkLossProbes::default();
+        link_loss_probes.begin(one, start);
+        link_loss_probes.begin(other, start);
+        assert_eq!(
+            (link_loss_probes.next(start), link_loss_probes.next(start)),
+            (Some(one), Some(other))
+        );
+        assert_eq!(link_loss_probes.next(start), None);
+        link_loss_probes.end(other);
         let mut called = Vec::new();
-        while let Some(at) = doubts.next_deadline() {
-            assert_eq!(doubts.next(at), Some(one));
+        while let Some(at) = link_loss_probes.next_deadline() {
+            assert_eq!(link_loss_probes.next(at), Some(one));
             called.push(at.since(start).as_millis());
         }
         assert_eq!(called, [50, 150, 350, 750, 1550]);
