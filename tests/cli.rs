@@ -51,9 +51,9 @@ fn an_inquiry_that_fails_says_what_to_do() {
         }
     });
     for (address, words) in [
-        ("here", "--address here is no address: write one such as 127.0.0.1:11211"),
-        (&nobody, "refuses: is a node running there?"),
-        (&elsewhere, "is no node of Ringlane"),
+        ("here", "--address here is not an address: use one such as 127.0.0.1:11211"),
+        (&nobody, "refused the connection: is a node running there?"),
+        (&elsewhere, "is not a Ringlane node"),
     ] {
         for what in [&["cluster", "status"][..], &["cluster", "ring", "key"]] {
             let line = refused(&[what, &["--address", address]].concat());
@@ -85,7 +85,7 @@ fn every_invalid_value_ends_with_one_sentence_that_names_it() {
         ("--cpus 100000", "CPU 100000"),
         ("-c 0", "--max-connections 0"),
         ("-c 4000000000", "4000000000 connections"),
-        ("-c 8388609", "8388609 connections are more than a node can tell apart"),
+        ("-c 8388609", "8388609 connections are too many"),
         ("-I 100", "100B"),
         ("-I 2GiB", "2GiB"),
         ("-I 5GiB", "--max-item-size 5GiB"),
@@ -132,12 +132,12 @@ fn every_invalid_value_ends_with_one_sentence_that_names_it() {
         ("--cluster-listen 127.0.0.2:7000 --members a=127.0.0.3:7000", "this node"),
         ("--cluster-listen 127.0.0.2:7000 --dead-after soon", "--dead-after soon"),
         ("--cluster-key-file /no/such.key", "--cluster-key-file /no/such.key"),
-        ("--cluster-key-file /dev/null", "/dev/null is no key"),
-        (&exposed_key, "is open to other users (mode 644): `chmod 600 "),
+        ("--cluster-key-file /dev/null", "/dev/null is not a key"),
+        (&exposed_key, "is open to other users (mode 644): run `chmod 600 "),
     ] {
         let mut arguments: Vec<&str> = line.split(' ').collect();
         if !line.starts_with("-p") {
-            // Whoever listens on the default port would add a sentence of its own.
+            // A process on the default port would add a second complaint.
             arguments.extend(["--port", &port]);
         }
         let sentence = refused(&arguments);
@@ -146,11 +146,11 @@ fn every_invalid_value_ends_with_one_sentence_that_names_it() {
 }
 
 #[test]
-fn a_taken_port_is_named_with_the_mend() {
+fn a_taken_port_is_named_with_the_fix() {
     let owner = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let port = owner.local_addr().expect("its address").port().to_string();
     let sentence = refused(&["-m", "64", "-p", &port]);
-    assert!(sentence.contains(&port) && sentence.contains("already taken"), "{sentence}");
+    assert!(sentence.contains(&port) && sentence.contains("already in use"), "{sentence}");
 }
 
 #[test]
@@ -217,7 +217,7 @@ fn check_tells_all_that_the_host_lacks_and_fails() {
     let output = ringlane(&["check", "-p", &port, "--cpus", "99"]);
     let complaints = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1));
-    assert!(complaints.contains("CPU 99") && complaints.contains("already taken"), "{complaints}");
+    assert!(complaints.contains("CPU 99") && complaints.contains("already in use"), "{complaints}");
     assert!(complaints.lines().all(|line| line.starts_with("ringlane: ")), "{complaints}");
     assert!(String::from_utf8_lossy(&output.stdout).contains("on CPU 99"));
 }

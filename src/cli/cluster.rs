@@ -1,18 +1,18 @@
-//! The cluster's settings, resolved: all or nothing, by whether the node listens for other nodes.
+//! Resolves the cluster settings: all or none, depending on `--cluster-listen`.
 
 use ringlane::config::ClusterConfig;
 
 use super::CliError;
 use super::settings::Settings;
 
-/// The node's part of a cluster, if it is to have one.
+/// The cluster configuration, or `None` for a standalone node.
 pub fn resolve(settings: &Settings) -> Result<Option<ClusterConfig>, CliError> {
     let Some(listen) = &settings.cluster_listen else {
         return match given(settings) {
             None => Ok(None),
             Some(flag) => Err(CliError(format!(
-                "{flag} has no effect on a node of its own: give --cluster-listen ADDR:PORT too, \
-                 or leave it away"
+                "{flag} has no effect on a standalone node: give --cluster-listen ADDR:PORT or \
+                 omit it"
             ))),
         };
     };
@@ -65,18 +65,18 @@ pub fn resolve(settings: &Settings) -> Result<Option<ClusterConfig>, CliError> {
     Ok(Some(cluster))
 }
 
-/// What is to be said of a cluster without a key, which `ClusterConfig::check` has let pass.
+/// A warning about a cluster without a key, which `ClusterConfig::check` has allowed.
 pub fn note(cluster: &ClusterConfig) -> Option<String> {
     cluster.key.is_none().then(|| {
         format!(
-            "without --cluster-key-file whoever reaches {} can join the cluster, and read and \
-             change what it holds",
+            "without --cluster-key-file anyone who reaches {} can join the cluster, and read and \
+             change its items",
             cluster.listen
         )
     })
 }
 
-/// The first setting that only a cluster can heed.
+/// The flag of the first given setting that only applies to a cluster.
 fn given(settings: &Settings) -> Option<&'static str> {
     macro_rules! first {
         ($($field:ident $flag:literal)*) => {

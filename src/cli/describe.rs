@@ -1,4 +1,4 @@
-//! What `ringlane check` prints: the configuration in words, one line per setting.
+//! The output of `ringlane check`: the configuration, one line per setting.
 
 use std::fmt::Write;
 use std::net::SocketAddr;
@@ -9,7 +9,7 @@ use ringlane::config::{ClusterConfig, Config};
 use ringlane::ring::RingHash;
 use ringlane::server::preflight::ranges;
 
-/// The configuration, one line per setting, each ended.
+/// The configuration, one newline-terminated line per setting.
 pub fn describe(config: &Config) -> String {
     let mut text = String::new();
     let mut line = |name: &str, value: String| {
@@ -43,9 +43,9 @@ pub fn describe(config: &Config) -> String {
     line("eviction", config.eviction.name().into());
     line("default TTL", span(config.default_ttl, "none"));
     line("max connections", config.connections_max.to_string());
-    line("for connections", Size(config.connection_memory_bytes).to_string());
+    line("connection mem", Size(config.connection_memory_bytes).to_string());
     line("idle timeout", span(config.idle_timeout, "none"));
-    line("busy poll", format!("{} µs at most", config.busy_poll.as_micros()));
+    line("busy poll", format!("at most {} µs", config.busy_poll.as_micros()));
     let permissions = config.permissions;
     let allowed: Vec<&str> = [
         ("cas", permissions.cas),
@@ -88,13 +88,13 @@ fn describe_cluster(cluster: &ClusterConfig, line: &mut impl FnMut(&str, String)
         line("members", members.collect::<Vec<_>>().join(", "));
     }
     let key =
-        if cluster.key.is_some() { "given" } else { "none: whoever reaches the port is believed" };
+        if cluster.key.is_some() { "given" } else { "none: anyone who reaches the port can join" };
     line("cluster key", key.into());
     let replication = cluster.replication;
     line(
         "replication",
         format!(
-            "{} copies, {} to write, {} to read",
+            "{} replicas, write quorum {}, read quorum {}",
             replication.replicas(),
             replication.write_quorum(),
             replication.read_quorum()
@@ -112,24 +112,24 @@ fn describe_cluster(cluster: &ClusterConfig, line: &mut impl FnMut(&str, String)
     line(
         "liveness",
         format!(
-            "probed every {:?}, dead after {:?}, forgotten after {:?}",
+            "probe every {:?}, dead after {:?}, forget after {:?}",
             cluster.probe_period, cluster.dead_after, cluster.forget_after
         ),
     );
-    line("requests wait", format!("{:?} for other nodes at most", cluster.operation_timeout));
+    line("operations", format!("time out after {:?}", cluster.operation_timeout));
     line(
         "hints",
-        format!("{} for {:?} at most", Size(cluster.hint_bytes_max), cluster.hint_age_max),
+        format!("at most {} for {:?}", Size(cluster.hint_bytes_max), cluster.hint_age_max),
     );
     line("link queue", Size(cluster.link_queue_bytes_max).to_string());
-    line("operations", format!("{} of values at most", Size(cluster.operation_bytes_max)));
+    line("operation mem", Size(cluster.operation_bytes_max).to_string());
     line("rebalancing", format!("{} per second", Size(cluster.rebalance_bytes_per_second)));
-    line("leaving", format!("others have {:?} to copy", cluster.leave_timeout));
+    line("leave timeout", format!("{:?}", cluster.leave_timeout));
     let hot = cluster.hot_keys;
     line(
         "hot keys",
         format!(
-            "{} requests in {:?}, copies of {} for {:?}",
+            "{} requests in {:?}, copies at most {} for {:?}",
             hot.threshold,
             hot.window,
             Size(hot.cache_bytes_max),
@@ -161,7 +161,8 @@ mod tests {
     fn a_member_of_a_cluster_shows_what_it_shares_with_the_others() {
         let cluster = ClusterConfig::new("127.0.0.2:7000".parse().expect("an address"));
         let text = describe(&Config { cluster: Some(cluster), ..Config::default() });
-        for word in ["ringlane", "127.0.0.2:7000", "1 copies", "md5, 150", "3s", "64MiB", "1000"] {
+        for word in ["ringlane", "127.0.0.2:7000", "1 replicas", "md5, 150", "3s", "64MiB", "1000"]
+        {
             assert!(text.contains(word), "{word} in {text}");
         }
     }

@@ -1,4 +1,4 @@
-//! The configuration file: TOML whose keys are the long names of the flags.
+//! The configuration file: TOML whose keys are long flag names.
 
 use std::fs;
 use std::path::Path;
@@ -7,18 +7,18 @@ use super::CliError;
 use super::settings::Settings;
 use super::values::printable;
 
-/// Reads settings from the file at `path`. An unknown key is refused by name.
+/// Reads settings from the file at `path`. An unknown key is an error that names it.
 pub fn read(path: &Path) -> Result<Settings, CliError> {
     let shown = path.display();
     let text = fs::read_to_string(path).map_err(|error| {
         CliError(format!(
-            "the configuration file {shown} cannot be read ({error}): name a readable TOML file"
+            "cannot read the configuration file {shown} ({error}): give a readable TOML file"
         ))
     })?;
     parse(&text).map_err(|complaint| CliError(format!("{shown}{complaint}")))
 }
 
-/// Reads settings from the text of a file. A refusal starts with the line's number and text.
+/// Reads settings from the text of a file. An error starts with the line's number and text.
 fn parse(text: &str) -> Result<Settings, String> {
     toml::from_str(text).map_err(|error| {
         let message = error.message().lines().collect::<Vec<_>>().join(", ");
@@ -34,15 +34,14 @@ fn parse(text: &str) -> Result<Settings, String> {
     })
 }
 
-/// What the TOML reader says, made to follow the line it is about.
+/// The TOML parser's message, phrased to follow the quoted line.
 fn sentence(message: &str) -> String {
     if message.starts_with("is ") || message.starts_with("are ") {
         return message.to_owned();
     }
     match message.strip_prefix("unknown field ") {
         Some(rest) => format!(
-            "has the unknown key {}: the keys are the long names of flags, which `ringlane --help` \
-             lists",
+            "has the unknown key {}: keys are the long flag names that `ringlane --help` lists",
             rest.split(", expected").next().unwrap_or(rest),
         ),
         None => format!("is not valid: {message}"),
@@ -122,7 +121,7 @@ mod tests {
         .expect("a valid file");
         assert_eq!(file.clone().or(Settings::default()), file);
         assert_eq!(Settings::default().or(file.clone()), file);
-        // Nothing of it may have stayed unset, or a key is read but not kept.
+        // A field that is still unset means a key that is read but not stored.
         assert!(!format!("{file:?}").contains(": None"), "{file:?}");
         let _ = fs::remove_file(key);
     }
@@ -136,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_names_line_value_and_mend() {
+    fn a_refusal_names_line_value_and_the_fix() {
         let complaint = |text: &str| {
             let sentence = parse(text).expect_err(text);
             assert!(!sentence.contains('\n'), "one sentence: {sentence}");
@@ -145,9 +144,9 @@ mod tests {
         let unknown = complaint("port = 1\nmemry = 64\n");
         assert!(unknown.contains("line 2") && unknown.contains("unknown key `memry`"), "{unknown}");
         let bad = complaint("port = 1\n\nmemory = \"12x\"\n");
-        assert!(bad.contains("line 3: `memory = \"12x\"` is no size: write 64MiB"), "{bad}");
+        assert!(bad.contains("line 3: `memory = \"12x\"` is not a size: use 64MiB"), "{bad}");
         let negative = complaint("cores = -1");
-        assert!(negative.contains("`cores = -1` is no number from 1"), "{negative}");
+        assert!(negative.contains("`cores = -1` is out of range: use a number"), "{negative}");
         assert!(complaint("port").contains("line 1"));
         assert!(complaint("disable-cas = 3").contains("line 1"));
         assert!(complaint("[cluster]\nport = 1").contains("unknown key `cluster`"));

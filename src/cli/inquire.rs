@@ -1,7 +1,7 @@
-//! `ringlane cluster`: asks a running node about its cluster, for people and for scripts.
+//! `ringlane cluster`: queries a running node about its cluster, for people and scripts.
 //!
-//! What is shown comes from the node's `stats cluster`, so any client could ask for the same. Where
-//! a key belongs is computed here from the members, as any client could do too.
+//! The data comes from the node's `stats cluster`, which any client can request. The owners of a
+//! key are computed here from the members, as any client could do too.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -16,15 +16,15 @@ use ringlane::ring::{Ring, RingHash, RingNode, RingParameters};
 use super::CliError;
 use super::values::complaint;
 
-/// A node answers this within moments or not at all.
+/// Longest wait for an answer; a healthy node answers within milliseconds.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What is asked.
+/// The subcommands of `ringlane cluster`.
 #[derive(Debug, Subcommand)]
 pub enum Inquiry {
-    /// Show the members and what passes between them
+    /// Show the members and the traffic between them
     Status(Target),
-    /// Show where keys are kept: each with its point on the ring and its nodes, the first one first
+    /// Show for each key its point on the ring and its replicas in preference order
     Ring {
         #[command(flatten)]
         target: Target,
@@ -34,10 +34,10 @@ pub enum Inquiry {
     },
 }
 
-/// Whom to ask, and how to answer.
+/// Which node to query, and the output format.
 #[derive(Args, Debug)]
 pub struct Target {
-    /// Where clients reach a node of the cluster
+    /// Client address of a node of the cluster
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:11211")]
     address: String,
     /// Print JSON
@@ -45,7 +45,7 @@ pub struct Target {
     json: bool,
 }
 
-/// Asks, and returns what is to be printed.
+/// Queries the node and returns the text to print.
 pub fn inquire(inquiry: Inquiry) -> Result<String, CliError> {
     match inquiry {
         Inquiry::Status(target) => {
@@ -56,11 +56,11 @@ pub fn inquire(inquiry: Inquiry) -> Result<String, CliError> {
     }
 }
 
-/// What a node has told.
+/// What a node reported.
 struct Cluster {
-    /// Figures of the node and the cluster, in the node's order.
+    /// Statistics of the node and the cluster, in the node's order.
     figures: Vec<(String, String)>,
-    /// By id, each member's figures.
+    /// Each member's statistics by its id.
     members: BTreeMap<String, BTreeMap<String, String>>,
 }
 
@@ -68,11 +68,11 @@ impl Cluster {
     fn ask(address: &str) -> Result<Self, CliError> {
         let lines = stats(address).map_err(|error| {
             let reason = match error.kind() {
-                ErrorKind::InvalidInput => "is no address: write one such as 127.0.0.1:11211",
-                ErrorKind::ConnectionRefused => "refuses: is a node running there?",
-                ErrorKind::UnexpectedEof | ErrorKind::InvalidData => "is no node of Ringlane",
-                ErrorKind::WouldBlock | ErrorKind::TimedOut => "does not answer within 5 s",
-                _ => return CliError(format!("--address {address} cannot be asked: {error}")),
+                ErrorKind::InvalidInput => "is not an address: use one such as 127.0.0.1:11211",
+                ErrorKind::ConnectionRefused => "refused the connection: is a node running there?",
+                ErrorKind::UnexpectedEof | ErrorKind::InvalidData => "is not a Ringlane node",
+                ErrorKind::WouldBlock | ErrorKind::TimedOut => "did not answer within 5 s",
+                _ => return CliError(format!("--address {address} cannot be queried: {error}")),
             };
             CliError(complaint("--address", address, reason))
         })?;
@@ -93,7 +93,7 @@ impl Cluster {
             Ok(cluster)
         } else {
             Err(CliError(format!(
-                "the node at {address} belongs to no cluster: start it with --cluster-listen"
+                "the node at {address} is standalone: start it with --cluster-listen to cluster it"
             )))
         }
     }
@@ -166,7 +166,7 @@ impl Cluster {
     }
 
     fn places(&self, keys: &[String], json: bool) -> Result<String, CliError> {
-        let trouble = |what: String| CliError(format!("the node's members make no ring: {what}"));
+        let trouble = |what: String| CliError(format!("the node's members form no ring: {what}"));
         let number = |text: &str| text.parse::<u32>().unwrap_or(0);
         let hash = RingHash::NAMES.iter().find(|(name, _)| *name == self.figure("ring_hash"));
         let parameters = RingParameters {
@@ -181,7 +181,7 @@ impl Cluster {
         let ring = Ring::new(u64::from(number(self.figure("epoch"))), parameters, seated)
             .map_err(|error| trouble(error.to_string()))?;
         if let Some(key) = keys.iter().find(|key| !(1..=KEY_BYTES_MAX).contains(&key.len())) {
-            let reason = format!("is no key: one has 1 to {KEY_BYTES_MAX} bytes");
+            let reason = format!("is not a key: keys have 1 to {KEY_BYTES_MAX} bytes");
             return Err(CliError(complaint("KEY", key, &reason)));
         }
         let widest = keys.iter().map(|key| key.chars().count()).max().unwrap_or(0);
@@ -222,7 +222,7 @@ fn stats(address: &str) -> std::io::Result<Vec<String>> {
     Err(ErrorKind::UnexpectedEof.into())
 }
 
-/// A figure as JSON: numbers bare, everything else as a string.
+/// A statistic as JSON: numbers bare, everything else as a string.
 fn json_value(value: &str) -> String {
     if value.parse::<f64>().is_ok_and(f64::is_finite) { value.into() } else { quoted(value) }
 }

@@ -1,9 +1,9 @@
 //! The file with the cluster's key (`--cluster-key-file`).
 //!
-//! Whoever reads it can speak for the cluster, and whoever writes it decides who can. So it is
-//! refused, as ssh refuses a private key, unless it belongs to the user that the node runs as, or to
-//! root, and is closed to others. A file of root's may be readable by its group, since that is how a
-//! node that is not root is let at it.
+//! Anyone who can read it can act as a node, and anyone who can write it decides who can. So it is
+//! refused, as ssh refuses a private key, unless it belongs to the node's user or to root and is
+//! closed to others. A file owned by root may be group-readable: that is how a node without root
+//! privileges gets access.
 
 use std::fs::File;
 use std::io::Read;
@@ -12,7 +12,7 @@ use std::str::FromStr;
 
 use ringlane::cluster::frame::Key;
 
-/// The key in a file. Read at once, so that a file that cannot be is named with its setting.
+/// The key in a file, read during parsing so that an error names the setting.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyFile(pub Key);
 
@@ -22,9 +22,9 @@ const KEY_FILE_BYTES: std::ops::RangeInclusive<usize> = 16..=65_536;
 impl FromStr for KeyFile {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        let unreadable = |error| format!("cannot be read ({error}): name a readable file");
+        let unreadable = |error| format!("cannot be read ({error}): give a readable file");
         let file = File::open(text).map_err(unreadable)?;
-        // Of the file that is open, whatever the path names by now.
+        // From the open file: the path may name another one by now.
         let there = file.metadata().map_err(unreadable)?;
         let me = rustix::process::geteuid().as_raw();
         if there.is_file()
@@ -34,21 +34,20 @@ impl FromStr for KeyFile {
         }
         let mut bytes = Vec::new();
         file.take(*KEY_FILE_BYTES.end() as u64 + 1).read_to_end(&mut bytes).map_err(unreadable)?;
-        // A line feed at the end belongs to the editor, not to the secret.
+        // A trailing newline comes from the editor and is not part of the secret.
         let secret = bytes.trim_ascii();
         if !KEY_FILE_BYTES.contains(&secret.len()) {
-            return Err("is no key: write 16 to 65536 bytes, for example with `openssl rand -hex \
-                        32`"
-            .into());
+            let fix = "use 16 to 65536 bytes, for example from `openssl rand -hex 32`";
+            return Err(format!("is not a key: {fix}"));
         }
         Ok(Self(Key::from_file_contents(secret)))
     }
 }
 
-/// Who besides the node can get at a key.
+/// Who besides the node can access a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Exposure {
-    /// Its owner, who is neither the node's user nor root.
+    /// Its owner, neither the node's user nor root.
     Owner(u32),
     /// Others, by these permission bits.
     Mode(u32),
@@ -58,16 +57,18 @@ impl Exposure {
     fn sentence(self, path: &str, me: u32) -> String {
         match self {
             Self::Owner(owner) => {
-                format!("belongs to user {owner}, who can read and change it: `chown {me} {path}`")
+                format!(
+                    "belongs to user {owner}, who can read and change it: run `chown {me} {path}`"
+                )
             }
             Self::Mode(mode) => {
-                format!("is open to other users (mode {mode:o}): `chmod 600 {path}`")
+                format!("is open to other users (mode {mode:o}): run `chmod 600 {path}`")
             }
         }
     }
 }
 
-/// Who else can get at a file with these permission bits and this owner, if the node runs as user
+/// Who else can access a file with these permission bits and this owner, if the node runs as user
 /// `me`.
 fn exposure(mode: u32, owner: u32, me: u32) -> Option<Exposure> {
     const ROOT: u32 = 0;

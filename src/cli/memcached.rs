@@ -1,9 +1,9 @@
-//! memcached's flags that mean nothing here, so that its command lines keep working.
+//! memcached's flags that have no counterpart here, so that its command lines keep working.
 //!
-//! A flag that tunes memcached's own machinery is read, checked for its form and left without
-//! effect, which a note says. One that promises something a client or an operator would miss is
-//! refused with what to do instead. Refused here: taking everything silently, since a server that
-//! was asked for TLS and answers in plain text is worse than one that does not start.
+//! A flag that tunes memcached's internals is parsed, validated and ignored with a note. One that
+//! promises something a client or an operator would miss is refused, with an alternative. Refused
+//! here: accepting everything silently, since a server that was asked for TLS and answers in plain
+//! text is worse than one that does not start.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -13,38 +13,38 @@ use clap::Args;
 use super::settings::Settings;
 use super::values::{Number, Seconds, UdpOff};
 
-/// Flags that are accepted for memcached's sake.
+/// Flags accepted for compatibility with memcached.
 #[derive(Args, Debug)]
 pub struct MemcachedFlags {
     /// Accepted if it is 0: there is no UDP.
     #[arg(short = 'U', long = "udp-port", value_name = "0", hide = true)]
     udp_port: Option<UdpOff>,
-    /// Without effect: start the server as the wanted user.
+    /// Ignored: start the server as that user instead.
     #[arg(short = 'u', long = "user", value_name = "NAME", hide = true)]
     user: Option<String>,
-    /// Without effect: what one receive buffer holds is served before the next connection's turn.
+    /// Ignored: a connection's turn serves what one receive buffer holds.
     #[arg(short = 'R', long = "max-reqs-per-event", value_name = "COUNT", hide = true)]
     requests_per_event: Option<Number>,
-    /// Without effect: watch is refused in any case.
+    /// Ignored: watch is always refused.
     #[arg(short = 'W', long = "disable-watch", hide = true)]
     watch_disabled: bool,
-    /// Without effect: the sizes of slab classes are given.
+    /// Ignored: slab class sizes are fixed.
     #[arg(short = 'f', long = "slab-growth-factor", value_name = "FACTOR", hide = true)]
     growth_factor: Option<GrowthFactor>,
-    /// Without effect: the sizes of slab classes are given.
+    /// Ignored: slab class sizes are fixed.
     #[arg(short = 'n', long = "slab-min-size", value_name = "BYTES", hide = true)]
     least_chunk: Option<Number>,
-    /// Accepted if it is auto: every protocol is served.
+    /// Accepted if it is auto: all protocols are served.
     #[arg(short = 'B', long = "protocol", value_name = "auto", hide = true)]
     protocol: Option<EveryProtocol>,
-    /// What memcached's machinery is tuned with: `idle_timeout` counts, the rest is without effect.
+    /// memcached's extended options: `idle_timeout` takes effect, other known ones are ignored.
     #[arg(short = 'o', long = "extended", value_name = "LIST", value_delimiter = ',', hide = true)]
     extended: Option<Vec<ExtendedOption>>,
 }
 
 impl MemcachedFlags {
-    /// Carries what has a counterpart here into `settings`, which win, and names the rest in a
-    /// sentence, if there is any.
+    /// Copies options with a counterpart here into `settings`, where a value already set wins.
+    /// Returns a sentence naming the ignored ones, if any.
     pub fn apply(&self, settings: &mut Settings) -> Option<String> {
         let mut idle = Vec::new();
         if self.growth_factor.is_some() {
@@ -61,9 +61,8 @@ impl MemcachedFlags {
                 ExtendedOption::WithoutEffect(name) => idle.push(format!("-o {name}")),
             }
         }
-        (!idle.is_empty()).then(|| {
-            format!("{} tune memcached's own machinery and have no effect here", idle.join(", "))
-        })
+        (!idle.is_empty())
+            .then(|| format!("memcached tuning options without effect here: {}", idle.join(", ")))
     }
 }
 
@@ -76,12 +75,12 @@ impl FromStr for GrowthFactor {
     fn from_str(text: &str) -> Result<Self, String> {
         match text.parse::<f64>() {
             Ok(factor) if factor > 1.0 && factor.is_finite() => Ok(Self),
-            _ => Err("is no growth factor: write one above 1, such as 1.25".into()),
+            _ => Err("is not a growth factor: use a number above 1, such as 1.25".into()),
         }
     }
 }
 
-/// memcached's choice of protocol, which must leave it open.
+/// memcached's protocol selection, of which only automatic detection is supported.
 #[derive(Clone, Copy, Debug)]
 pub struct EveryProtocol;
 
@@ -90,10 +89,10 @@ impl FromStr for EveryProtocol {
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
             "auto" | "auto-negotiate" => Ok(Self),
-            "ascii" | "binary" => Err("is refused since every protocol is served on one port, \
-                                       told apart by its first byte: write auto or leave it away"
+            "ascii" | "binary" => Err("is not supported: one port serves all protocols, \
+                                       detected by the first byte; use auto or omit the flag"
                 .into()),
-            _ => Err("is no protocol: write auto or leave it away".into()),
+            _ => Err("is not a protocol: use auto or omit the flag".into()),
         }
     }
 }
@@ -101,13 +100,13 @@ impl FromStr for EveryProtocol {
 /// One of memcached's extended options.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ExtendedOption {
-    /// `idle_timeout`: the same as `--idle-timeout`; `None` for its 0, which means never.
+    /// `idle_timeout`: same as `--idle-timeout`; `None` for 0, which means never.
     IdleTimeout(Option<Duration>),
-    /// The name of one that tunes what works differently here.
+    /// Name of an option that tunes something that works differently here.
     WithoutEffect(&'static str),
 }
 
-/// Extended options whose absence no client can tell.
+/// Extended options whose absence no client can observe.
 const WITHOUT_EFFECT: [&str; 37] = [
     "modern",
     "no_modern",
@@ -159,29 +158,29 @@ impl FromStr for ExtendedOption {
             return match value.unwrap_or_default().parse::<u32>() {
                 Ok(0) => Ok(Self::IdleTimeout(None)),
                 Ok(seconds) => Ok(Self::IdleTimeout(Some(Duration::from_secs(u64::from(seconds))))),
-                Err(_) => Err("lacks its seconds: write idle_timeout=60".into()),
+                Err(_) => Err("needs a number of seconds, as in idle_timeout=60".into()),
             };
         }
         WITHOUT_EFFECT
             .into_iter()
             .find(|known| *known == name)
             .map(Self::WithoutEffect)
-            .ok_or_else(|| "is no extended option that exists here: leave it away".into())
+            .ok_or_else(|| "is not a supported extended option: omit it".into())
     }
 }
 
-/// memcached's flags that this server does not have, with what to do instead.
+/// memcached's flags that this server does not support, with what to do instead.
 pub const REFUSED: [(&str, &str); 10] = [
-    ("-d", "Ringlane stays in the foreground: run it under systemd or end the line with `&`"),
-    ("-S", "SASL does not exist yet: leave it away and guard the port with a firewall"),
-    ("-Y", "authentication does not exist yet: leave it away and guard the port with a firewall"),
-    ("-Z", "TLS does not exist here: leave it away or put a TLS proxy in front"),
-    ("-L", "huge pages are not asked for by flag: leave it away"),
-    ("-r", "core dumps are not configured by flag: run `ulimit -c unlimited` before"),
-    ("-e", "items do not survive the process: leave it away"),
-    ("-N", "network cards are not told apart: leave it away"),
+    ("-d", "Ringlane stays in the foreground; run it under systemd or end the line with `&`"),
+    ("-S", "there is no SASL yet; omit it and protect the port with a firewall"),
+    ("-Y", "there is no authentication yet; omit it and protect the port with a firewall"),
+    ("-Z", "there is no TLS; omit it or put a TLS proxy in front"),
+    ("-L", "huge pages are not requested by flag; omit it"),
+    ("-r", "core dumps are not configured by flag; run `ulimit -c unlimited` first"),
+    ("-e", "items do not survive the process; omit it"),
+    ("-N", "connections are not assigned by NAPI id; omit it"),
     ("-i", "the licence is in the files LICENSE-MIT and LICENSE-APACHE"),
-    ("-q", "there is no such flag: leave it away"),
+    ("-q", "there is no such flag; omit it"),
 ];
 
 #[cfg(test)]
@@ -204,7 +203,7 @@ mod tests {
     fn tuning_of_memcacheds_machinery_is_taken_and_named() {
         let flags =
             parse("-f 1.25 -n 48 -B auto -o no_modern,slab_automove=0 -o lru_crawler -R 20")
-                .expect("all of these are harmless");
+                .expect("all of these are ignored");
         let mut settings = Settings::default();
         let note = flags.apply(&mut settings).expect("a note");
         for name in ["-f", "-n", "-o no_modern", "-o slab_automove", "-o lru_crawler"] {

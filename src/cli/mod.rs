@@ -1,8 +1,8 @@
 //! The command line: what the user typed, read into settings and merged with file and host.
 //!
-//! Flags and configuration file are two spellings of one [`Settings`]; the flags win. Whatever is
-//! wrong with them is told in one sentence that names the value and the mend: clap's own messages,
-//! several lines with a usage text, are rewritten here.
+//! Flags and configuration file are two spellings of one [`Settings`]; the flags win. Every error
+//! is one sentence that names the value and the fix: clap's own messages, several lines with a
+//! usage text, are rewritten here.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -26,14 +26,14 @@ use memcached::{MemcachedFlags, REFUSED};
 pub use resolve::Resolution;
 use settings::Settings;
 
-/// What the user wants done.
+/// What the user asked for.
 #[derive(Debug)]
 pub enum Command {
     /// Run the server.
     Serve(Resolution),
-    /// Tell what the server would run with, and what the host lacks.
+    /// Show what the server would run with, and what the host lacks.
     Check(Resolution, HostFacts),
-    /// Print this and be done: help or version.
+    /// Print this and exit: help or version.
     Print(String),
 }
 
@@ -53,7 +53,7 @@ impl std::error::Error for CliError {}
 #[command(
     name = "ringlane",
     version,
-    about = "A distributed in-memory cache server; memcached clients can use it.",
+    about = "A distributed in-memory cache server, compatible with memcached clients.",
     args_conflicts_with_subcommands = true,
     disable_help_subcommand = true,
     args_override_self = true,
@@ -72,17 +72,17 @@ enum CliCommand {
     /// Run the server (the default).
     #[command(args_override_self = true, allow_negative_numbers = true)]
     Serve(Flags),
-    /// Print what the server would run with and what this host lacks; exit code 1 if it would fail.
+    /// Print the effective settings and what this host lacks; exit code 1 if the server would fail.
     #[command(args_override_self = true, allow_negative_numbers = true)]
     Check(Flags),
-    /// Ask a running node about its cluster.
+    /// Query a running node about its cluster.
     #[command(subcommand)]
     Cluster(inquire::Inquiry),
 }
 
 #[derive(Debug, Args)]
 struct Flags {
-    /// Read settings from a TOML file whose keys are the long names of the flags; flags win.
+    /// Read settings from a TOML file whose keys are long flag names; flags win.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(flatten)]
@@ -112,7 +112,7 @@ pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, Cl
     Ok(if checking { Command::Check(resolution, host) } else { Command::Serve(resolution) })
 }
 
-/// Flags and file as one, and a note on flags that have no effect.
+/// Merges flags and file; also returns a note on flags that have no effect.
 fn merged(mut flags: Flags) -> Result<(Settings, Option<String>), CliError> {
     let note = flags.memcached.apply(&mut flags.settings);
     let file = match &flags.config {
@@ -137,54 +137,54 @@ fn refusal(error: &clap::Error) -> Result<Command, CliError> {
             return Ok(Command::Print(error.render().to_string()));
         }
         ErrorKind::UnknownArgument => match REFUSED.iter().find(|(refused, _)| *refused == flag) {
-            Some((flag, mend)) => format!("{flag} is not supported since {mend}"),
+            Some((flag, fix)) => format!("{flag} is not supported: {fix}"),
             None if flag.starts_with('-') => {
                 let similar = text(ContextKind::SuggestedArg);
-                let mend = match similar.as_str() {
+                let fix = match similar.as_str() {
                     "" => "`ringlane --help` lists the flags".into(),
                     similar => format!("did you mean {similar}?"),
                 };
                 let below_zero = flag[1..].starts_with(|c: char| c.is_ascii_digit());
                 match below_zero {
-                    true => format!("there is no flag {flag}, and no value below 0"),
-                    false => format!("there is no flag {}: {mend}", values::printable(flag)),
+                    true => format!("there is no flag {flag}, and values below 0 are not allowed"),
+                    false => format!("there is no flag {}: {fix}", values::printable(flag)),
                 }
             }
             None => format!(
-                "{} is neither flag nor command: `ringlane --help` lists both",
+                "{} is neither a flag nor a command: `ringlane --help` lists both",
                 values::printable(&argument)
             ),
         },
         ErrorKind::InvalidSubcommand => {
             let usage = error.get(ContextKind::Usage).map(ToString::to_string).unwrap_or_default();
-            let mend = match usage.contains("ringlane cluster") {
+            let fix = match usage.contains("ringlane cluster") {
                 true => "use status or ring",
                 false => "use serve (the default), check or cluster",
             };
             let command = values::printable(&text(ContextKind::InvalidSubcommand));
-            format!("there is no command {command}: {mend}")
+            format!("there is no command {command}: {fix}")
         }
         // Only `cluster` has commands that must be given, and they have arguments that must.
         ErrorKind::MissingSubcommand | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            "`ringlane cluster` lacks what to ask: use status or ring".into()
+            "`ringlane cluster` needs a command: use status or ring".into()
         }
         ErrorKind::MissingRequiredArgument => {
-            format!("{argument} is missing: `ringlane cluster --help` says what is asked how")
+            format!("{argument} is missing: `ringlane cluster --help` shows the usage")
         }
         ErrorKind::InvalidValue if value.is_empty() => {
-            format!("{flag} lacks its value: `ringlane --help` says which it takes")
+            format!("{flag} needs a value: `ringlane --help` shows which")
         }
         ErrorKind::ValueValidation | ErrorKind::InvalidValue => {
             let reason = std::error::Error::source(error)
-                .map_or("is neither true nor false: write one of them".into(), |reason| {
+                .map_or("is neither true nor false: use one of them".into(), |reason| {
                     reason.to_string()
                 });
             values::complaint(flag, &value, &reason)
         }
         ErrorKind::ArgumentConflict => {
-            "flags belong behind the command: write `ringlane check --memory 1GiB`".into()
+            "flags follow the command: write `ringlane check --memory 1GiB`".into()
         }
-        ErrorKind::InvalidUtf8 => "an argument is no valid UTF-8: write it in UTF-8".into(),
+        ErrorKind::InvalidUtf8 => "an argument is not valid UTF-8: encode it as UTF-8".into(),
         _ => error.to_string().lines().next().unwrap_or_default().replace("error: ", ""),
     }))
 }
@@ -199,7 +199,7 @@ mod tests {
             Ok(cli) => merged(match cli.command {
                 Some(CliCommand::Serve(flags) | CliCommand::Check(flags)) => flags,
                 None => cli.flags,
-                Some(CliCommand::Cluster(_)) => panic!("an inquiry has no settings"),
+                Some(CliCommand::Cluster(_)) => panic!("a query has no settings"),
             })
             .map(|(settings, _)| settings),
             Err(error) => Err(refusal(&error).expect_err("a refusal")),
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_value_is_named_with_its_flag_and_mend() {
+    fn a_refused_value_is_named_with_its_flag_and_the_fix() {
         for (line, words) in [
             ("-m 12x", ["--memory 12x", "64MiB"]),
             ("--memory -5", ["--memory -5", "64MiB"]),
@@ -283,13 +283,13 @@ mod tests {
         assert!(complaint("--memry 64").contains("--memory"));
         assert!(complaint("--frobnicate").contains("--frobnicate"));
         assert!(complaint("start").contains("start"));
-        assert!(complaint("-m").contains("--memory lacks its value"));
-        assert!(complaint("-m 64 check").contains("behind the command"));
+        assert!(complaint("-m").contains("--memory needs a value"));
+        assert!(complaint("-m 64 check").contains("follow the command"));
         assert!(complaint("stop").contains("check or cluster"));
         assert!(complaint("cluster").contains("use status or ring"));
         assert!(complaint("cluster sttus").contains("no command sttus: use status or ring"));
         assert!(complaint("cluster ring").contains("<KEY>... is missing"));
-        assert!(complaint("--leave-timeout -1s").contains("no value below 0"));
+        assert!(complaint("--leave-timeout -1s").contains("values below 0 are not allowed"));
         assert!(complaint("--disable-cas=perhaps").contains("--disable-cas perhaps is neither"));
         assert!(complaint("--config /no/such.toml").contains("/no/such.toml"));
     }

@@ -1,4 +1,4 @@
-//! Settings and host facts to one valid [`Config`]; pure, so that every default is testable.
+//! Turns settings and host facts into one valid [`Config`]; pure, so every default is testable.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -14,16 +14,16 @@ use ringlane::shard::Eviction;
 use super::settings::Settings;
 use super::{CliError, cluster};
 
-/// A configuration, and what the host made different from the documented defaults.
+/// A configuration, and how the host changed the documented defaults.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Resolution {
-    /// Checked, ready to run with.
+    /// Checked and ready to run.
     pub config: Config,
     /// Sentences for the log.
     pub notes: Vec<String>,
 }
 
-/// Fills what `settings` leave open from the defaults and the host, and checks the whole.
+/// Completes `settings` from the defaults and the host, and checks the result.
 pub fn resolve(settings: Settings, host: &HostFacts) -> Result<Resolution, CliError> {
     let mut notes = Vec::new();
     let (listen, port) = addresses(&settings)?;
@@ -90,8 +90,8 @@ fn addresses(settings: &Settings) -> Result<(Vec<IpAddr>, u16), CliError> {
         match (address.port, port) {
             (Some(own), Some(other)) if own != other => {
                 return Err(CliError(format!(
-                    "--listen {}:{own} has another port than {other}: all addresses share one \
-                     port, so choose one",
+                    "--listen {}:{own} conflicts with port {other}: all addresses share one port, \
+                     so choose one",
                     address.ip
                 )));
             }
@@ -106,8 +106,8 @@ fn addresses(settings: &Settings) -> Result<(Vec<IpAddr>, u16), CliError> {
         None if unix_only => (vec![], PORT),
         Some(0) => {
             return Err(CliError(
-                "--port 0 leaves nothing to listen on: choose a port from 1 to 65535 or give just \
-                 a --unix-socket"
+                "--port 0 leaves nothing to listen on: use a port from 1 to 65535, or give only \
+                 --unix-socket"
                     .into(),
             ));
         }
@@ -141,8 +141,8 @@ fn cpus(
         if count > cpus.len() {
             let whose = if named.is_some() { "in --cpus" } else { "that this process may use" };
             return Err(CliError(format!(
-                "--cores {count} is more than the {} CPUs {whose} ({}): lower it, or name a CPU \
-                 twice in --cpus to put two cores on it",
+                "--cores {count} exceeds the {} CPUs {whose} ({}): lower it, or list a CPU twice \
+                 in --cpus to run two cores on it",
                 cpus.len(),
                 preflight::ranges(&cpus)
             )));
@@ -153,8 +153,7 @@ fn cpus(
         if quota < cpus.len() {
             cpus.truncate(quota.max(1));
             notes.push(format!(
-                "{} cores are used since the control group grants no more CPU time; --cores \
-                 overrides it",
+                "using {} cores, the CPU quota of the control group; --cores overrides it",
                 cpus.len()
             ));
         }
@@ -164,7 +163,7 @@ fn cpus(
         if fed < cpus.len() {
             cpus.truncate(fed);
             notes.push(format!(
-                "{fed} cores are used since {} of memory is too little for more; --cores \
+                "using {fed} cores, since {} of memory does not suffice for more; --cores \
                  overrides it",
                 Size(memory_bytes)
             ));
@@ -177,7 +176,7 @@ fn eviction(settings: &Settings) -> Result<Eviction, CliError> {
     let none = settings.disable_evictions.unwrap_or(false);
     match settings.eviction.map(|name| name.0) {
         Some(policy) if none && policy != Eviction::None => Err(CliError(format!(
-            "--eviction {} contradicts -M, which means --eviction none: leave one away",
+            "--eviction {} contradicts -M, which means --eviction none: omit one of them",
             policy.name()
         ))),
         _ if none => Ok(Eviction::None),
@@ -200,8 +199,8 @@ fn fit_connections(config: &mut Config, host: &HostFacts, notes: &mut Vec<String
     if possible < config.connections_max as u64 {
         config.connections_max = possible as u32;
         notes.push(format!(
-            "{possible} connections at once are allowed since the limit of open files is {}; \
-             `ulimit -Hn` raises it",
+            "allowing {possible} concurrent connections, since the open file limit is {}; raise it \
+             with `ulimit -Hn`",
             host.files_max
         ));
     }

@@ -1,4 +1,4 @@
-//! Every setting as it may be given: on the command line, in the file, or not at all.
+//! Every setting as given on the command line or in the configuration file; each is optional.
 
 use std::path::PathBuf;
 
@@ -11,42 +11,42 @@ use super::values::{
     NodeId, Number, Port, RingHashName, Seconds, SocketAddress, Span, UnixMode, list, text,
 };
 
-/// One source of settings; what it does not say is `None`.
+/// The settings from one source; `None` where it is silent.
 #[derive(Args, Clone, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Settings {
-    /// Addresses to listen on, separated by commas [default: 127.0.0.1]
+    /// Comma-separated addresses to listen on [default: 127.0.0.1]
     #[arg(short = 'l', long, value_name = "ADDR", value_delimiter = ',', help_heading = NETWORK)]
     #[serde(deserialize_with = "list")]
     pub listen: Option<Vec<ListenAddress>>,
-    /// TCP port; 0 for none if there is a unix socket [default: 11211]
+    /// TCP port; 0 disables TCP if a unix socket is given [default: 11211]
     #[arg(short = 'p', long, value_name = "PORT", help_heading = NETWORK)]
     #[serde(deserialize_with = "text")]
     pub port: Option<Port>,
-    /// One more port per core, from BASE on, that reaches just that core
+    /// First of one extra port per core; each reaches only its own core
     #[arg(long, value_name = "BASE", help_heading = NETWORK)]
     #[serde(deserialize_with = "text")]
     pub shard_ports: Option<Port>,
-    /// Unix socket to listen on, instead of TCP unless an address or port is given too
+    /// Unix socket to listen on; replaces TCP unless an address or port is given too
     #[arg(short = 's', long, value_name = "PATH", help_heading = NETWORK)]
     pub unix_socket: Option<PathBuf>,
-    /// Permissions of the unix socket, octal [default: 700]
+    /// Permissions of the unix socket in octal [default: 700]
     #[arg(short = 'a', long, alias = "unix-mask", value_name = "MODE", help_heading = NETWORK)]
     #[serde(deserialize_with = "text")]
     pub unix_mode: Option<UnixMode>,
-    /// Connections waiting to be accepted, per listener [default: 1024]
+    /// Connections waiting to be accepted on each listener [default: 1024]
     #[arg(short = 'b', long, alias = "listen-backlog", value_name = "COUNT", help_heading = NETWORK)]
     #[serde(deserialize_with = "text")]
     pub backlog: Option<Number>,
-    /// Connections at once [default: 10000, or as many as the file limit allows]
+    /// Maximum concurrent connections [default: 10000, or what the open file limit allows]
     #[arg(short = 'c', long, alias = "conn-limit", value_name = "COUNT", help_heading = NETWORK)]
     #[serde(deserialize_with = "text")]
     pub max_connections: Option<Number>,
-    /// Memory for what connections hold besides items [default: 64MiB]
+    /// Memory for connection buffers [default: 64MiB]
     #[arg(long, value_name = "SIZE", help_heading = NETWORK)]
     #[serde(deserialize_with = "text")]
     pub connection_memory: Option<MemorySize>,
-    /// Close a connection that has been silent for so long [default: never]
+    /// Close connections idle for this long [default: never]
     #[arg(long, value_name = "SECS", help_heading = NETWORK)]
     #[serde(deserialize_with = "text")]
     pub idle_timeout: Option<Seconds>,
@@ -55,102 +55,102 @@ pub struct Settings {
     #[serde(deserialize_with = "text")]
     pub admin: Option<SocketAddress>,
 
-    /// How many cores, each with its own part of the items [default: every allowed CPU]
+    /// Number of cores, each owning one shard of the items [default: every allowed CPU]
     #[arg(short = 't', long, alias = "threads", value_name = "COUNT", help_heading = CORES)]
     #[serde(deserialize_with = "text")]
     pub cores: Option<Number>,
-    /// CPUs to run the cores on, such as 2-5,8 [default: the allowed ones, in order]
+    /// CPUs to pin the cores to, such as 2-5,8 [default: the allowed ones, in order]
     #[arg(long, value_name = "LIST", help_heading = CORES)]
     #[serde(deserialize_with = "text")]
     pub cpus: Option<CpuList>,
-    /// Poll for so long at most before a core sleeps; 0 for not at all [default: 50]
+    /// Longest busy-poll before a core sleeps; 0 disables it [default: 50]
     #[arg(long, value_name = "MICROS", help_heading = CORES)]
     #[serde(deserialize_with = "text")]
     pub busy_poll: Option<Micros>,
 
-    /// Memory for items: 64MiB, 1GiB, or a plain number of MiB [default: 1GiB, or a quarter of RAM]
+    /// Memory for items: 64MiB, 1GiB, or a number of MiB [default: 1GiB, or a quarter of RAM]
     #[arg(short = 'm', long, alias = "memory-limit", value_name = "SIZE", help_heading = ITEMS)]
     #[serde(deserialize_with = "text")]
     pub memory: Option<MemorySize>,
-    /// Take all of it at the start and keep it from being swapped out
+    /// Allocate item memory at startup and lock it into RAM
     #[arg(short = 'k', long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true, help_heading = ITEMS)]
     pub lock_memory: Option<bool>,
-    /// Largest item: 1MiB, 512k, or a plain number of bytes [default: 1MiB]
+    /// Largest item: 1MiB, 512k, or a number of bytes [default: 1MiB]
     #[arg(short = 'I', long, value_name = "SIZE", help_heading = ITEMS)]
     #[serde(deserialize_with = "text")]
     pub max_item_size: Option<ItemSize>,
-    /// Which item makes room when memory is full: lru, lfu, s3fifo, fifo, random, ttl or none
+    /// Eviction policy when memory is full: lru, lfu, s3fifo, fifo, random, ttl or none
     /// [default: lru]
     #[arg(long, value_name = "POLICY", help_heading = ITEMS)]
     #[serde(deserialize_with = "text")]
     pub eviction: Option<EvictionName>,
-    /// Answer with an error when memory is full: the same as --eviction none
+    /// Return an error when memory is full; same as --eviction none
     #[arg(short = 'M', long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true, help_heading = ITEMS)]
     pub disable_evictions: Option<bool>,
-    /// TTL of items that are stored without one [default: none]
+    /// TTL of items stored without one [default: none]
     #[arg(long, value_name = "SECS", help_heading = ITEMS)]
     #[serde(deserialize_with = "text")]
     pub default_ttl: Option<Seconds>,
 
-    /// Neither show nor compare CAS tokens
+    /// Disable CAS: tokens are neither returned nor compared
     #[arg(short = 'C', long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true, help_heading = CLIENTS)]
     pub disable_cas: Option<bool>,
     /// Refuse flush_all
     #[arg(short = 'F', long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true, help_heading = CLIENTS)]
     pub disable_flush_all: Option<bool>,
-    /// Let clients stop the server with the command shutdown
+    /// Let clients stop the server with the shutdown command
     #[arg(short = 'A', long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true, help_heading = CLIENTS)]
     pub enable_shutdown: Option<bool>,
-    /// Refuse to list keys (lru_crawler metadump, stats cachedump)
+    /// Refuse commands that list keys (lru_crawler metadump, stats cachedump)
     #[arg(short = 'X', long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true, help_heading = CLIENTS)]
     pub disable_dumping: Option<bool>,
 
-    /// Count requests by key prefix, which ends at this character (stats detail)
+    /// Character that ends a key prefix; counts requests per prefix (stats detail)
     #[arg(short = 'D', long, value_name = "CHAR", help_heading = LOG)]
     #[serde(deserialize_with = "text")]
     pub prefix_delimiter: Option<Delimiter>,
     /// Write the process id to this file while the server runs
     #[arg(short = 'P', long, alias = "pidfile", value_name = "FILE", help_heading = LOG)]
     pub pid_file: Option<PathBuf>,
-    /// Take part in a cluster: UDP gossip and TCP links of other nodes
+    /// Join or found a cluster: address for gossip (UDP) and links (TCP) [default: standalone]
     #[arg(long, value_name = "ADDR:PORT", help_heading = CLUSTER)]
     #[serde(deserialize_with = "text")]
     pub cluster_listen: Option<SocketAddress>,
-    /// The address other nodes reach it by [default: the one listened on]
+    /// Address at which other nodes reach this one [default: the listen address]
     #[arg(long, value_name = "ADDR:PORT", help_heading = CLUSTER)]
     #[serde(deserialize_with = "text")]
     pub cluster_advertise: Option<SocketAddress>,
-    /// The node's id, the same after a restart [default: its cluster address]
+    /// Node id, unique in the cluster and stable across restarts [default: its cluster address]
     #[arg(long, value_name = "NAME", help_heading = CLUSTER)]
     #[serde(deserialize_with = "text")]
     pub node_id: Option<NodeId>,
-    /// Where some members may be found, separated by commas
+    /// Comma-separated cluster addresses of existing members [default: none, the first node]
     #[arg(long, value_name = "ADDR:PORT", value_delimiter = ',', help_heading = CLUSTER)]
     #[serde(deserialize_with = "list")]
     pub join: Option<Vec<SocketAddress>>,
-    /// All nodes that may be members, separated by commas; others are refused
+    /// Comma-separated static list of permitted members; other nodes are refused
     #[arg(long, value_name = "ID=ADDR:PORT", value_delimiter = ',', help_heading = CLUSTER)]
     #[serde(deserialize_with = "list")]
     pub members: Option<Vec<Member>>,
-    /// Name of the cluster; nodes of another one are refused [default: ringlane]
+    /// Cluster name; nodes with a different one are refused [default: ringlane]
     #[arg(long, value_name = "NAME", help_heading = CLUSTER)]
     pub cluster_name: Option<String>,
-    /// File with the secret that all nodes share [default: none]
+    /// File with the secret shared by all nodes [default: none]
     #[arg(long, value_name = "FILE", help_heading = CLUSTER)]
     #[serde(deserialize_with = "text")]
     pub cluster_key_file: Option<KeyFile>,
-    /// Listen for nodes beyond loopback without a key: whoever reaches the port is believed
+    /// Accept nodes beyond loopback without a key: anyone who reaches the port can join
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true, help_heading = CLUSTER)]
     pub cluster_insecure: Option<bool>,
-    /// Copies of each key, 1 to 8 [default: 1]
+    /// Replicas of each key, 1 to 8 [default: 1]
     #[arg(long, value_name = "COUNT", help_heading = CLUSTER)]
     #[serde(deserialize_with = "text")]
     pub replicas: Option<Number>,
-    /// Copies that must have applied a write [default: 1]
+    /// Replicas that must acknowledge a write [default: 1]
     #[arg(long, value_name = "COUNT", help_heading = CLUSTER)]
     #[serde(deserialize_with = "text")]
     pub write_quorum: Option<Number>,
-    /// Copies that must have answered a read [default: 1]
+    /// Replicas that must answer a read [default: 1]
     #[arg(long, value_name = "COUNT", help_heading = CLUSTER)]
     #[serde(deserialize_with = "text")]
     pub read_quorum: Option<Number>,
@@ -158,72 +158,72 @@ pub struct Settings {
     #[arg(long, value_name = "COUNT", help_heading = CLUSTER)]
     #[serde(deserialize_with = "text")]
     pub vnodes: Option<Number>,
-    /// How keys are placed on the ring: md5 or xxh3 [default: md5]
+    /// Hash function of the ring: md5 or xxh3 [default: md5]
     #[arg(long, value_name = "HASH", help_heading = CLUSTER)]
     #[serde(deserialize_with = "text")]
     pub ring_hash: Option<RingHashName>,
-    /// The node's share of the keys relative to others, 1 to 100 [default: 1]
+    /// This node's share of the keys relative to other nodes, 1 to 100 [default: 1]
     #[arg(long, value_name = "COUNT", help_heading = CLUSTER)]
     #[serde(deserialize_with = "text")]
     pub weight: Option<Number>,
-    /// How often a member is probed [default: 1s]
+    /// Interval between probes of a member [default: 1s]
     #[arg(long, value_name = "SPAN", help_heading = CLUSTER)]
     #[serde(deserialize_with = "text")]
     pub probe_period: Option<Span>,
-    /// Silence after which a member is dead [default: 3s]
+    /// Declare an unresponsive member dead after this long [default: 3s]
     #[arg(long, value_name = "SPAN", help_heading = CLUSTER)]
     #[serde(deserialize_with = "text")]
     pub dead_after: Option<Span>,
-    /// A dead member is forgotten after this [default: 10m]
+    /// Forget a dead member after this long [default: 10m]
     #[arg(long, value_name = "SPAN", help_heading = CLUSTER)]
     #[serde(deserialize_with = "text")]
     pub forget_after: Option<Span>,
-    /// Longest wait for other nodes in a request [default: 5s]
+    /// Longest wait of a request for other nodes [default: 5s]
     #[arg(long, value_name = "SPAN", help_heading = CLUSTER)]
     #[serde(deserialize_with = "text")]
     pub operation_timeout: Option<Span>,
-    /// Memory for writes kept for absent nodes [default: 64MiB]
+    /// Memory for hints, the writes kept for absent nodes [default: 64MiB]
     #[arg(long, value_name = "SIZE", help_heading = CLUSTER)]
     #[serde(deserialize_with = "text")]
     pub hint_memory: Option<MemorySize>,
-    /// Such writes are dropped after this [default: 10m]
+    /// Drop hints older than this [default: 10m]
     #[arg(long, value_name = "SPAN", help_heading = CLUSTER)]
     #[serde(deserialize_with = "text")]
     pub hint_age: Option<Span>,
-    /// Bytes waiting for one core of another node [default: 8MiB]
+    /// Bytes queued for one core of another node [default: 8MiB]
     #[arg(long, value_name = "SIZE", help_heading = CLUSTER)]
     #[serde(deserialize_with = "text")]
     pub link_queue: Option<MemorySize>,
-    /// Memory for requests that wait for other nodes [default: 128MiB]
+    /// Memory for requests waiting for other nodes [default: 128MiB]
     #[arg(long, value_name = "SIZE", help_heading = CLUSTER)]
     #[serde(deserialize_with = "text")]
     pub operation_memory: Option<MemorySize>,
-    /// Bytes per second taken in when ranges become its own [default: 32MiB]
+    /// Bytes per second this node receives while rebalancing [default: 32MiB]
     #[arg(long, value_name = "SIZE", help_heading = CLUSTER)]
     #[serde(deserialize_with = "text")]
     pub rebalance_rate: Option<MemorySize>,
-    /// Longest wait, when it ends, for others to copy what it holds [default: 3s]
+    /// Longest wait at shutdown for other nodes to copy this node's items [default: 3s]
     #[arg(long, value_name = "SPAN", help_heading = CLUSTER)]
     #[serde(deserialize_with = "text")]
     pub leave_timeout: Option<Span>,
-    /// Span over which requests for a key are counted [default: 60s]
+    /// Time window for counting requests per key [default: 60s]
     #[arg(long, value_name = "SPAN", help_heading = CLUSTER)]
     #[serde(deserialize_with = "text")]
     pub hot_key_window: Option<Span>,
-    /// Requests to one core in it that make a key hot [default: 1000]
+    /// Requests to one core within the window that make a key hot [default: 1000]
     #[arg(long, value_name = "COUNT", help_heading = CLUSTER)]
     #[serde(deserialize_with = "text")]
     pub hot_key_threshold: Option<Number>,
-    /// Memory for copies of hot keys of other nodes [default: 4MiB]
+    /// Memory for cached copies of other nodes' hot keys [default: 4MiB]
     #[arg(long, value_name = "SIZE", help_heading = CLUSTER)]
     #[serde(deserialize_with = "text")]
     pub hot_key_memory: Option<MemorySize>,
-    /// Such a copy is used for so long, 1s at most; 0 for none [default: 1s]
+    /// Longest use of a cached copy, at most 1s; 0 disables them [default: 1s]
     #[arg(long, value_name = "SPAN", help_heading = CLUSTER)]
     #[serde(deserialize_with = "text")]
     pub hot_key_age: Option<Span>,
 
-    /// What reaches the log: off, error, warn, info, debug or trace [default: info]
+    /// Log level: off, error, warn, info, debug or trace [default: info]
     #[arg(long, value_name = "LEVEL", help_heading = LOG)]
     #[serde(deserialize_with = "text")]
     pub log: Option<LogName>,
@@ -240,7 +240,7 @@ const CLUSTER: &str = "Cluster";
 const LOG: &str = "Log and statistics";
 
 impl Settings {
-    /// These settings, and where they say nothing, the other ones.
+    /// These settings, completed from `other` where they are silent.
     pub fn or(self, other: Settings) -> Settings {
         // No `..`: a setting that this forgets would not compile.
         macro_rules! first {

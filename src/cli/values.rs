@@ -1,6 +1,6 @@
-//! The values of settings: read from text, the same on the command line and in the file.
+//! Parses the values of settings, the same way on the command line and in the file.
 //!
-//! A refusal is the rest of a sentence that begins with setting and value: "is no size: write
+//! An error is the rest of a sentence that begins with setting and value: "is not a size: use
 //! 64MiB ..."; [`complaint`] puts it together.
 
 use std::fmt;
@@ -16,7 +16,7 @@ use ringlane::ring::RingHash;
 use ringlane::shard::Eviction;
 use serde::de::{Deserializer, Error, SeqAccess, Visitor};
 
-/// The sentence that refuses `value` for `setting`.
+/// The sentence that rejects `value` for `setting`.
 pub fn complaint(setting: &str, value: &str, reason: &str) -> String {
     let value = if value.is_empty() { "\"\"".into() } else { printable(value) };
     format!("{setting} {value} {reason}")
@@ -37,7 +37,7 @@ impl FromStr for MemorySize {
     fn from_str(text: &str) -> Result<Self, String> {
         match Size::parse(text, 1 << 20) {
             Some(Size(bytes)) if bytes > 0 => Ok(Self(bytes)),
-            _ => Err("is no size: write 64MiB, 1GiB or a plain number of MiB".into()),
+            _ => Err("is not a size: use 64MiB, 1GiB or a number of MiB".into()),
         }
     }
 }
@@ -51,7 +51,7 @@ impl FromStr for ItemSize {
     fn from_str(text: &str) -> Result<Self, String> {
         let bytes = Size::parse(text, 1).and_then(|size| u32::try_from(size.0).ok());
         bytes.map(Self).ok_or_else(|| {
-            "is no size of an item: write 512k, 1MiB or a number of bytes, 1GiB at most".into()
+            "is not an item size: use 512k, 1MiB or a number of bytes, at most 1GiB".into()
         })
     }
 }
@@ -65,7 +65,7 @@ impl FromStr for Number {
     fn from_str(text: &str) -> Result<Self, String> {
         match text.parse() {
             Ok(number) if number > 0 => Ok(Self(number)),
-            _ => Err("is no number from 1 to 4294967295: write such a one".into()),
+            _ => Err("is out of range: use a number from 1 to 4294967295".into()),
         }
     }
 }
@@ -77,7 +77,7 @@ pub struct Port(pub u16);
 impl FromStr for Port {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        text.parse().map(Self).map_err(|_| "is no port: write a number from 1 to 65535".into())
+        text.parse().map(Self).map_err(|_| "is not a port: use a number from 1 to 65535".into())
     }
 }
 
@@ -90,17 +90,17 @@ impl FromStr for UdpOff {
     fn from_str(text: &str) -> Result<Self, String> {
         match text.parse() {
             Ok(0u16) => Ok(Self),
-            _ => Err("is refused since there is no UDP: write 0 or leave it away".into()),
+            _ => Err("is not supported: there is no UDP; use 0 or omit the flag".into()),
         }
     }
 }
 
-/// An address to listen on, perhaps with a port of its own.
+/// An address to listen on, optionally with a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ListenAddress {
     /// The address.
     pub ip: IpAddr,
-    /// The port behind it.
+    /// Its port, if one was given.
     pub port: Option<u16>,
 }
 
@@ -122,7 +122,7 @@ impl FromStr for ListenAddress {
         let port = port.filter(|_| !name.is_empty());
         let found = port.and_then(|port| (name, port).to_socket_addrs().ok()?.next());
         let found = found.ok_or(
-            "is no address of this host: write one such as 127.0.0.1, ::1 or 0.0.0.0 for all",
+            "is not an address of this host: use one such as 127.0.0.1, ::1, or 0.0.0.0 for all",
         )?;
         Ok(Self { ip: found.ip(), port: (found.port() != 0).then_some(found.port()) })
     }
@@ -137,7 +137,7 @@ impl FromStr for SocketAddress {
     fn from_str(text: &str) -> Result<Self, String> {
         match text.to_socket_addrs().ok().and_then(|mut found| found.next()) {
             Some(address) if address.port() != 0 => Ok(Self(address)),
-            _ => Err("is no address with a port: write one such as 127.0.0.1:8080".into()),
+            _ => Err("is not an address with a port: use one such as 127.0.0.1:8080".into()),
         }
     }
 }
@@ -156,7 +156,7 @@ impl FromStr for CpuList {
                 (Ok(first), Ok(last)) if first <= last && last - first < CORES_MAX => {
                     cpus.extend(first..=last);
                 }
-                _ => return Err("is no list of CPUs: write one such as 2-5,8".into()),
+                _ => return Err("is not a list of CPUs: use one such as 2-5,8".into()),
             }
         }
         Ok(Self(cpus))
@@ -172,7 +172,7 @@ impl FromStr for Seconds {
     fn from_str(text: &str) -> Result<Self, String> {
         match text.parse::<u32>() {
             Ok(seconds) if seconds > 0 => Ok(Self(Duration::from_secs(seconds.into()))),
-            _ => Err("is no span: write a number of seconds from 1, or leave it away".into()),
+            _ => Err("is not a duration: use at least 1 second, or omit the flag".into()),
         }
     }
 }
@@ -187,11 +187,11 @@ impl FromStr for Micros {
         let micros = text.parse::<u32>();
         micros
             .map(|micros| Self(Duration::from_micros(micros.into())))
-            .map_err(|_| "is no span: write a number of microseconds, or 0 for none".into())
+            .map_err(|_| "is not a duration: use a number of microseconds, or 0 for none".into())
     }
 }
 
-/// A span with its unit; a plain number counts seconds.
+/// A duration with its unit; a plain number counts seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span(pub Duration);
 
@@ -209,7 +209,7 @@ impl FromStr for Span {
         };
         match number.parse::<u32>() {
             Ok(number) if millis > 0 => Ok(Self(Duration::from_millis(number as u64 * millis))),
-            _ => Err("is no span: write one such as 500ms, 3s, 10m or 1h".into()),
+            _ => Err("is not a duration: use one such as 500ms, 3s, 10m or 1h".into()),
         }
     }
 }
@@ -223,7 +223,7 @@ impl FromStr for NodeId {
     fn from_str(text: &str) -> Result<Self, String> {
         match is_node_id(text) {
             true => Ok(Self(text.into())),
-            false => Err("is no node id: write 1 to 64 bytes without spaces, = or commas".into()),
+            false => Err("is not a node id: use 1 to 64 bytes without spaces, = or commas".into()),
         }
     }
 }
@@ -239,7 +239,7 @@ impl FromStr for Member {
             let SocketAddress(address) = address.parse().ok()?;
             is_node_id(id).then(|| ListedMember { id: id.into(), address })
         });
-        member.map(Self).ok_or_else(|| "is no member: write one such as a=127.0.0.2:7000".into())
+        member.map(Self).ok_or_else(|| "is not a member: use one such as a=127.0.0.2:7000".into())
     }
 }
 
@@ -250,7 +250,7 @@ pub struct RingHashName(pub RingHash);
 impl FromStr for RingHashName {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        by_name(&RingHash::NAMES, text, "is no ring hash: choose one of").map(Self)
+        by_name(&RingHash::NAMES, text, "is not a ring hash: use one of").map(Self)
     }
 }
 
@@ -263,12 +263,12 @@ impl FromStr for UnixMode {
     fn from_str(text: &str) -> Result<Self, String> {
         match u32::from_str_radix(text.strip_prefix("0o").unwrap_or(text), 8) {
             Ok(mode) if mode <= 0o777 => Ok(Self(mode)),
-            _ => Err("are no permissions: write an octal number from 0 to 777, such as 700".into()),
+            _ => Err("is not a file mode: use an octal number from 0 to 777, such as 700".into()),
         }
     }
 }
 
-/// What ends the prefix of a key: one printable ASCII character, since a key holds no space.
+/// The character that ends the prefix of a key: printable ASCII, since a key holds no space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Delimiter(pub u8);
 
@@ -277,7 +277,7 @@ impl FromStr for Delimiter {
     fn from_str(text: &str) -> Result<Self, String> {
         match text.as_bytes() {
             &[byte] if byte.is_ascii_graphic() => Ok(Self(byte)),
-            _ => Err("is no delimiter: write one character, such as :".into()),
+            _ => Err("is not a delimiter: use one character, such as :".into()),
         }
     }
 }
@@ -289,7 +289,7 @@ pub struct EvictionName(pub Eviction);
 impl FromStr for EvictionName {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        let reason = "is no eviction policy that exists: choose one of";
+        let reason = "is not an eviction policy: use one of";
         by_name(&Eviction::NAMES, text, reason).map(Self)
     }
 }
@@ -301,7 +301,7 @@ pub struct LogName(pub LogLevel);
 impl FromStr for LogName {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        by_name(&LogLevel::NAMES, text, "is no log level: choose one of").map(Self)
+        by_name(&LogLevel::NAMES, text, "is not a log level: use one of").map(Self)
     }
 }
 
@@ -313,7 +313,7 @@ fn by_name<T: Copy>(names: &[(&str, T)], text: &str, reason: &str) -> Result<T, 
     })
 }
 
-/// Reads a value from a file in which it may be a string, a number, or a list of these.
+/// Reads a value that may be a string, a number, or a list of these in the file.
 pub fn text<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
 where
     D: Deserializer<'de>,
@@ -323,7 +323,7 @@ where
     text.parse().map(Some).map_err(D::Error::custom)
 }
 
-/// Reads several values, from a list or from a string with commas.
+/// Reads several values from a list or a comma-separated string.
 pub fn list<'de, D, T>(deserializer: D) -> Result<Option<Vec<T>>, D::Error>
 where
     D: Deserializer<'de>,
@@ -333,7 +333,7 @@ where
     text.split(',').map(str::parse).collect::<Result<_, _>>().map(Some).map_err(D::Error::custom)
 }
 
-/// Whatever was written, as text; elements of a list are joined with commas.
+/// Any of these as text; list elements are joined with commas.
 struct AnyText;
 
 impl<'de> Visitor<'de> for AnyText {
