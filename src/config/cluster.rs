@@ -1,8 +1,8 @@
-//! What a node needs to know to be a member of a cluster.
+//! The configuration of a cluster member.
 //!
-//! It is written in the values of `cluster` itself (replication, ring hash, key), which are valid by
-//! construction, so that nothing has to be translated or checked twice. Everything that all nodes
-//! must have in common goes into [`ClusterConfig::terms`]; a node with other terms is refused.
+//! It uses the types of `cluster` itself (replication, ring hash, key), which are valid by
+//! construction, so that nothing is translated or checked twice. Settings that all nodes must share
+//! go into [`ClusterConfig::terms`]; a node with different terms is refused.
 
 use crate::hash::HashSecret;
 use std::net::{IpAddr, SocketAddr};
@@ -23,17 +23,17 @@ use crate::ring::{
     WEIGHT_MAX,
 };
 
-/// The name of a cluster that was given none.
+/// Default name of a cluster.
 pub const CLUSTER_NAME: &str = "ringlane";
-/// Most points of a node per unit of weight, so that the rings of large clusters stay small.
+/// Maximum points of a node per unit of weight, so that the rings of large clusters stay small.
 pub const POINTS_PER_WEIGHT_MAX: u32 = 4096;
 /// Shortest and longest probe period.
 pub const PROBE_PERIOD_RANGE: (Duration, Duration) =
     (Duration::from_millis(50), Duration::from_secs(60));
-/// Shortest and longest wait for the answers of other nodes.
+/// Shortest and longest wait for answers from other nodes.
 pub const OPERATION_TIMEOUT_RANGE: (Duration, Duration) =
     (Duration::from_millis(10), Duration::from_secs(60));
-/// Longest wait of a leaving node for others to copy what it holds.
+/// Longest wait of a leaving node for others to copy its items.
 pub const LEAVE_TIMEOUT_MAX: Duration = Duration::from_secs(24 * 3600);
 /// Smallest queue of a link in bytes.
 pub const LINK_QUEUE_BYTES_MIN: u64 = 64 << 10;
@@ -43,9 +43,9 @@ pub const LINK_QUEUE_BYTES_MAX: u64 = 1 << 30;
 pub const HOT_KEY_AGE_MAX: Duration = Duration::from_secs(1);
 
 impl Config {
-    /// Where clients are told to find this node: the address that other nodes reach it by if it
-    /// listens there, else the first that it listens on. A node of its own that listens on all
-    /// addresses names none.
+    /// The client address that this node announces: the one at which other nodes reach it if it
+    /// listens there, else the first listen address. A standalone node that listens on all
+    /// addresses announces none.
     pub fn client_end(&self) -> ClientEnd {
         if self.listen.is_empty() {
             return ClientEnd::default();
@@ -62,57 +62,57 @@ impl Config {
     }
 }
 
-/// One node's part of a cluster.
+/// A node's cluster settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClusterConfig {
-    /// The cluster's name. Nodes of another name are refused.
+    /// The cluster's name. Nodes with a different one are refused.
     pub name: String,
-    /// This node's id, 1 to 64 bytes, its own in the cluster and the same after a restart: the
-    /// place of its keys follows from it.
+    /// This node's id, 1 to 64 bytes, unique in the cluster and stable across restarts: it
+    /// determines the node's ring positions.
     pub node_id: String,
-    /// Its share of the keys relative to other nodes, 1 to 100.
+    /// This node's share of the keys relative to other nodes, 1 to 100.
     pub weight: u32,
-    /// Where it takes gossip (UDP) and connections of other nodes (TCP).
+    /// Address for gossip (UDP) and connections (TCP) from other nodes.
     pub listen: SocketAddr,
-    /// What the other nodes are told to send to, where that differs from `listen`.
+    /// Address announced to other nodes; it may differ from `listen`.
     pub advertise: SocketAddr,
-    /// Where some members may be found. Empty for the first node.
+    /// Cluster addresses of existing members. Empty for the first node.
     pub join: Vec<SocketAddr>,
-    /// With a static list: all nodes that may be members, this one among them. Others are refused.
+    /// Static list of permitted members, including this node. Others are refused.
     pub members: Option<Vec<ListedMember>>,
-    /// The key that all nodes share; `None` believes everybody who can reach the port.
+    /// The secret shared by all nodes; `None` trusts anyone who can reach the port.
     pub key: Option<Key>,
-    /// Listen beyond loopback although there is no key.
+    /// Allows listening beyond loopback without a key.
     pub insecure: bool,
-    /// How keys are placed on the ring. The same on all nodes.
+    /// Hash function of the ring. The same on all nodes.
     pub ring_hash: RingHash,
     /// Points of a node of weight 1. The same on all nodes.
     pub points_per_weight: u32,
-    /// Copies of each key and how many of them take part. The same on all nodes.
+    /// Number of replicas, write and read quorum. The same on all nodes.
     pub replication: Replication,
-    /// How often a member is probed.
+    /// Interval between probes of a member.
     pub probe_period: Duration,
-    /// Silence after which a member is dead, at least two probe periods.
+    /// An unresponsive member is dead after this, at least two probe periods.
     pub dead_after: Duration,
-    /// A dead member is forgotten after this, and its data given to others.
+    /// A dead member is forgotten after this, and its ranges are reassigned.
     pub forget_after: Duration,
-    /// An operation whose replicas have not answered after this fails.
+    /// An operation fails if its replicas have not answered after this.
     pub operation_timeout: Duration,
-    /// Bytes of hints that the node keeps for others, all cores together; then the oldest go.
+    /// Bytes of hints stored for other nodes, all cores together; beyond, the oldest are dropped.
     pub hint_bytes_max: u64,
     /// A hint older than this is dropped.
     pub hint_age_max: Duration,
-    /// Bytes that wait for or are on their way to one core of another node, for short requests,
-    /// long ones and long answers each; beyond, they wait until there is room.
+    /// Bytes queued or in flight to one core of another node, for short requests, long ones and
+    /// long answers each; beyond, they wait until there is room.
     pub link_queue_bytes_max: u64,
-    /// Bytes of requests for other nodes that are under way or wait, all cores together; a long one
-    /// beyond is refused.
+    /// Bytes of requests for other nodes, in flight or waiting, all cores together; beyond, long
+    /// ones are refused.
     pub operation_bytes_max: u64,
-    /// Bytes per second that the node takes in when ranges become its own, all cores together.
+    /// Bytes per second that the node receives for newly assigned ranges, all cores together.
     pub rebalance_bytes_per_second: u64,
-    /// A node that is told to end waits no longer than this for others to copy what it holds.
+    /// Longest wait of a stopping node for others to copy its items.
     pub leave_timeout: Duration,
-    /// When a key counts as hot and what follows.
+    /// Hot key detection and caching.
     pub hot_keys: HotKeyConfig,
 }
 
@@ -125,16 +125,16 @@ pub struct ListedMember {
     pub address: SocketAddr,
 }
 
-/// Keys that are asked for so often that a node that does not own them keeps a copy.
+/// Hot keys: requested so often that a node that does not own them caches a copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HotKeyConfig {
-    /// Requests are counted over this span.
+    /// Time window over which requests are counted.
     pub window: Duration,
-    /// A key with so many requests to one core in it is hot.
+    /// Requests to one core within the window that make a key hot.
     pub threshold: u32,
-    /// Bytes of copies, all cores together; then the coldest go.
+    /// Bytes of cached copies, all cores together; beyond, the coldest are evicted.
     pub cache_bytes_max: u64,
-    /// A copy is used for so long; zero keeps none.
+    /// Longest use of a copy; zero disables caching.
     pub cache_age_max: Duration,
 }
 
@@ -150,8 +150,8 @@ impl Default for HotKeyConfig {
 }
 
 impl ClusterConfig {
-    /// The first node of a cluster with the documented defaults. Its id is its address, which no
-    /// other node of the cluster has.
+    /// The first node of a cluster with the documented defaults. Its id is its address, which is
+    /// unique in the cluster.
     pub fn new(listen: SocketAddr) -> Self {
         Self {
             name: CLUSTER_NAME.into(),
@@ -180,27 +180,27 @@ impl ClusterConfig {
         }
     }
 
-    /// So many copies and quorums.
+    /// The given replica count and quorums.
     ///
     /// # Errors
-    /// When they cannot be had: a sentence that names the setting and the mend.
+    /// For an impossible combination: a sentence that names the setting and the fix.
     pub fn replication(replicas: u32, write: u32, read: u32) -> Result<Replication, ConfigError> {
         require((1..=REPLICAS_MAX as u32).contains(&replicas), || {
-            format!("{replicas} replicas are not possible: choose 1 to {REPLICAS_MAX}")
+            format!("{replicas} replicas are not possible: use 1 to {REPLICAS_MAX}")
         })?;
         for (quorum, name) in [(write, "write"), (read, "read")] {
             require((1..=replicas).contains(&quorum), || {
                 format!(
-                    "a {name} quorum of {quorum} is not between 1 and the {replicas} replicas: \
-                     lower it or raise --replicas"
+                    "a {name} quorum of {quorum} is not between 1 and the number of replicas \
+                     ({replicas}): change it or raise --replicas"
                 )
             })?;
         }
         let made = Replication::new(replicas as u8, write as u8, read as u8);
-        Ok(made.expect("what it demands was just checked"))
+        Ok(made.expect("its preconditions were just checked"))
     }
 
-    /// What all nodes must agree on to place keys alike.
+    /// What all nodes must share to map keys to the same nodes.
     pub fn ring(&self) -> RingParameters {
         RingParameters {
             hash: self.ring_hash,
@@ -209,14 +209,14 @@ impl ClusterConfig {
         }
     }
 
-    /// How long traces of a write may turn up.
+    /// How long traces of a write may arrive.
     pub fn lifetimes(&self) -> Lifetimes {
         let drift = Lifetimes::default().drift;
         let (operation, hint) = (self.operation_timeout, self.hint_age_max);
         Lifetimes { operation, hint, drift, tombstone: hint + operation + 4 * drift }
     }
 
-    /// Rules and bounds of the coordinator of one of `core_count` cores.
+    /// Settings of the coordinator of one of `core_count` cores.
     pub fn coordinator(
         &self,
         core: usize,
@@ -246,12 +246,12 @@ impl ClusterConfig {
         }
     }
 
-    /// What all nodes of the cluster must have in common.
+    /// The settings that all nodes of the cluster must share.
     pub fn terms(&self) -> Terms {
         Terms::new(&self.name, self.ring(), self.replication)
     }
 
-    /// How members watch each other.
+    /// Settings of failure detection.
     pub fn membership(&self) -> MembershipSettings {
         let periods = self.dead_after.as_millis().div_ceil(self.probe_period.as_millis());
         let listed = self.members.iter().flatten();
@@ -274,65 +274,67 @@ impl ClusterConfig {
         Some(members.iter().map(|member| member.id.as_str().into()).collect())
     }
 
-    /// Finds the first setting that cannot be served.
+    /// Rejects the first unusable setting.
     pub(super) fn check(&self) -> Result<(), ConfigError> {
         require(!self.name.is_empty(), || {
-            "a cluster without a name could be mistaken for another: give it one".into()
+            "an empty cluster name could match any cluster: give it a name".into()
         })?;
         require(is_node_id(&self.node_id), || {
             format!(
-                "{:?} is no node id: write 1 to {NODE_ID_BYTES_MAX} bytes without spaces",
+                "{:?} is not a node id: use 1 to {NODE_ID_BYTES_MAX} bytes without spaces",
                 self.node_id
             )
         })?;
         require((1..=WEIGHT_MAX).contains(&self.weight), || {
-            format!("a weight of {} is not possible: choose 1 to {WEIGHT_MAX}", self.weight)
+            format!("a weight of {} is not possible: use 1 to {WEIGHT_MAX}", self.weight)
         })?;
         require((1..=POINTS_PER_WEIGHT_MAX).contains(&self.points_per_weight), || {
             format!(
-                "{} points per node are not possible: choose 1 to {POINTS_PER_WEIGHT_MAX}",
+                "{} vnodes are not possible: use 1 to {POINTS_PER_WEIGHT_MAX}",
                 self.points_per_weight
             )
         })?;
         require(self.listen.port() != 0 && self.advertise.port() != 0, || {
-            "cluster port 0 cannot be found by other nodes: choose one from 1 to 65535".into()
+            "other nodes cannot reach cluster port 0: use one from 1 to 65535".into()
         })?;
         require(!self.advertise.ip().is_unspecified(), || {
             format!(
-                "other nodes cannot reach {}: name the address that they can with \
-                 --cluster-advertise",
+                "other nodes cannot reach {}: give a reachable address with --cluster-advertise",
                 self.advertise
             )
         })?;
         require(self.key.is_some() || self.insecure || is_loopback(self.listen), || {
             format!(
-                "without a key whoever reaches {} could join the cluster and change what it holds: \
-                 give --cluster-key-file FILE, or --cluster-insecure where the network is trusted",
+                "without a key anyone who reaches {} could join the cluster and change its items: \
+                 give --cluster-key-file FILE, or --cluster-insecure on a trusted network",
                 self.listen
             )
         })?;
         require(self.join.len() <= NODES_MAX, || {
-            format!("{} addresses to join are too many: a few suffice", self.join.len())
+            format!(
+                "{} addresses to join are too many: give at most {NODES_MAX}; a few suffice",
+                self.join.len()
+            )
         })?;
         self.check_members()?;
         self.check_spans()?;
         let queue = self.link_queue_bytes_max;
         require((LINK_QUEUE_BYTES_MIN..=LINK_QUEUE_BYTES_MAX).contains(&queue), || {
-            format!("a link queue of {queue} bytes is not possible: choose 64KiB to 1GiB")
+            format!("a link queue of {queue} bytes is not possible: use 64KiB to 1GiB")
         })?;
         require(self.operation_bytes_max >= MIB, || {
-            "requests under way need room for values: choose an operation memory of 1MiB or more"
+            "an operation memory below 1MiB has no room for values in flight: use 1MiB or more"
                 .into()
         })?;
         require(self.rebalance_bytes_per_second >= MIB, || {
-            "rebalancing below 1MiB per second would never end: choose 1MiB or more".into()
+            "rebalancing below 1MiB per second might never finish: use 1MiB or more".into()
         })
     }
 
     fn check_members(&self) -> Result<(), ConfigError> {
         let Some(members) = &self.members else { return Ok(()) };
         require(members.len() <= NODES_MAX, || {
-            format!("{} members are more than the {NODES_MAX} of a ring", members.len())
+            format!("{} members are too many: a cluster has at most {NODES_MAX}", members.len())
         })?;
         for (number, member) in members.iter().enumerate() {
             let twice = members[..number]
@@ -340,14 +342,14 @@ impl ClusterConfig {
                 .any(|other| other.id == member.id || other.address == member.address);
             require(!twice, || {
                 format!(
-                    "the member {}={} is listed twice: ids and addresses must differ",
+                    "the member {}={} is listed twice: ids and addresses must be unique",
                     member.id, member.address
                 )
             })?;
         }
         require(members.iter().any(|member| member.id == self.node_id), || {
             format!(
-                "this node, {}, is not among the listed members: add it or choose --node-id from \
+                "this node, {}, is not among the listed members: add it, or use a --node-id from \
                  the list",
                 self.node_id
             )
@@ -358,7 +360,7 @@ impl ClusterConfig {
         let within = |span: Duration, (least, most): (Duration, Duration), name: &str| {
             require((least..=most).contains(&span), || {
                 let (span, least) = (shown(span), shown(least));
-                format!("{name} of {span} is not possible: choose {least} to {most:?}")
+                format!("{name} of {span} is not possible: use {least} to {most:?}")
             })
         };
         within(self.probe_period, PROBE_PERIOD_RANGE, "a probe period")?;
@@ -366,15 +368,14 @@ impl ClusterConfig {
         within(self.leave_timeout, (Duration::ZERO, LEAVE_TIMEOUT_MAX), "a leave timeout")?;
         require(self.dead_after >= self.probe_period * 2, || {
             format!(
-                "a member cannot be dead after {} when it is probed every {:?}: allow at least \
-                 two probes",
+                "--dead-after {} is too short for probes every {:?}: allow at least two probes",
                 shown(self.dead_after),
                 self.probe_period
             )
         })?;
         require(self.forget_after > self.dead_after, || {
             format!(
-                "a member cannot be forgotten after {} when it is dead only after {:?}: raise \
+                "a member cannot be forgotten after {} if it is dead only after {:?}: raise \
                  --forget-after",
                 shown(self.forget_after),
                 self.dead_after
@@ -382,25 +383,25 @@ impl ClusterConfig {
         })?;
         require(self.hot_keys.cache_age_max <= HOT_KEY_AGE_MAX, || {
             format!(
-                "copies of hot keys older than {HOT_KEY_AGE_MAX:?} would be too stale: lower \
+                "copies of hot keys older than {HOT_KEY_AGE_MAX:?} are too stale: lower \
                  --hot-key-age"
             )
         })
     }
 }
 
-/// Whether only this host reaches `address`.
+/// Whether `address` is reachable only from this host.
 fn is_loopback(address: SocketAddr) -> bool {
     address.ip().to_canonical().is_loopback()
 }
 
-/// Whether `text` can be a node's id: it is written in lists and log lines.
+/// Whether `text` can be a node's id, which appears in lists and log lines.
 pub fn is_node_id(text: &str) -> bool {
     (1..=NODE_ID_BYTES_MAX).contains(&text.len())
         && !text.contains(|c: char| c.is_whitespace() || c.is_control() || matches!(c, '=' | ','))
 }
 
-/// A span as people write it; the zero of `Debug` is 0ns.
+/// A duration as people write it; `Debug` would print zero as 0ns.
 fn shown(span: Duration) -> String {
     if span.is_zero() { "0s".into() } else { format!("{span:?}") }
 }
@@ -500,7 +501,7 @@ mod tests {
         };
         let valid = list("a", vec![a.clone(), b.clone()]);
         assert_eq!(valid.check(), Ok(()));
-        // Itself among them: who is first of all founds the cluster.
+        // Including itself: the first node of all founds the cluster.
         assert_eq!(valid.membership().join, [a.address, b.address]);
         assert!(complaint(list("c", vec![a.clone(), b.clone()])).contains("this node, c"));
         assert!(complaint(list("a", vec![a.clone(), b, a])).contains("listed twice"));

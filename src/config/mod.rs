@@ -1,10 +1,10 @@
-//! All settings and limits, as valid values that are checked once and threaded down.
+//! All settings and limits, as valid values that are checked once and passed down.
 //!
-//! A [`Config`] says what one node runs with, completely: command line, configuration file and
-//! host facts have been merged before it exists (the server's command line does that), so nothing
-//! behind it asks the host again or knows a default of its own. It is plain data; the relations
-//! between its fields are what [`Config::check`] states. Refused: a struct with private fields and
-//! a builder, since tests want `Config { port, ..Config::tiny() }` and everybody reads every field.
+//! A [`Config`] is the complete configuration of one node: command line, configuration file and
+//! host facts are merged before it exists (the server's command line does that), so no code that
+//! uses it queries the host again or has defaults of its own. It is plain data; [`Config::check`]
+//! states the relations between its fields. Refused: a struct with private fields and a builder,
+//! since tests want `Config { port, ..Config::tiny() }` and all fields are read everywhere.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -25,85 +25,85 @@ const GIB: u64 = 1 << 30;
 
 /// memcached's port.
 pub const PORT: u16 = 11211;
-/// Memory for items when the host has plenty, in bytes.
+/// Default memory for items in bytes, on a host with at least four times as much.
 pub const MEMORY_BYTES: u64 = GIB;
-/// Least memory of one core, in bytes: two slab pages.
+/// Minimum memory of one core in bytes: two slab pages.
 pub const CORE_MEMORY_BYTES_MIN: u64 = 2 * MIB;
-/// Most memory of one core, in bytes: what 32-bit chunk positions of 8 bytes reach.
+/// Maximum memory of one core in bytes: the reach of 32-bit chunk positions in units of 8 bytes.
 pub const CORE_MEMORY_BYTES_MAX: u64 = 32 * GIB;
-/// Least and most that the item size limit may be set to, in bytes.
+/// Smallest and largest item size limit in bytes.
 pub const ITEM_BYTES_MAX_RANGE: (u64, u64) = (KIB, GIB);
-/// Connections held at once unless told otherwise, in so far as the file limit allows them.
+/// Default maximum of concurrent connections, as far as the open file limit allows.
 pub const CONNECTIONS_MAX: u32 = 10_000;
-/// Memory for what connections hold, in bytes, unless told otherwise.
+/// Default memory for connection buffers in bytes.
 pub const CONNECTION_MEMORY_BYTES: u64 = 64 * MIB;
-/// Least of it for each core, in bytes: one answer of the usual size limit.
+/// Minimum of it per core in bytes: one answer of the default item size limit.
 pub const CORE_CONNECTION_MEMORY_BYTES_MIN: u64 = MIB;
-/// Most cores of one node.
+/// Maximum number of cores of one node.
 pub const CORES_MAX: usize = 256;
-/// Most connections of a node: what is left of the 24 bits by which the net ring names a slot, half
-/// of which are for links to other nodes.
+/// Maximum connections of a node: half of the slots that the net ring's 24 bits can number; the
+/// other half is for links to other nodes.
 pub const CONNECTION_SLOTS: u32 = 1 << 23;
 
-/// Longest busy polling, so that a typing error does not burn a CPU for good.
+/// Longest busy-poll, so that a typo does not burn a CPU forever.
 pub const BUSY_POLL_MAX: Duration = Duration::from_millis(10);
 
-/// Everything one node runs with.
+/// The complete configuration of one node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Addresses for TCP clients, all with [`Config::port`]. Empty for none, if there is a
+    /// Listen addresses for TCP clients, all with [`Config::port`]. May be empty if there is a
     /// [`Config::unix_socket`].
     pub listen: Vec<IpAddr>,
     /// TCP port of the listen addresses. Never 0.
     pub port: u16,
-    /// First of one more TCP port per core, that reach just that core: core `i` has this + `i`.
+    /// First of one extra TCP port per core that reaches only that core: core `i` has this + `i`.
     pub shard_ports: Option<u16>,
-    /// Path for clients of the same host.
+    /// Unix socket for clients on the same host.
     pub unix_socket: Option<UnixSocket>,
-    /// Connections that wait to be accepted, per listener; the kernel caps it at
+    /// Connections waiting to be accepted on each listener; the kernel caps it at
     /// `net.core.somaxconn`.
     pub backlog: u32,
-    /// The CPU of each core, in core order. Naming one twice puts two cores on it.
+    /// The CPU of each core, in core order. A CPU listed twice runs two cores.
     pub cpus: Vec<usize>,
-    /// Memory for items and index of all cores together, in bytes.
+    /// Memory in bytes for items and index, all cores together.
     pub memory_bytes: u64,
-    /// Take all of that memory at the start, and keep it from being swapped out.
+    /// Allocate all of that memory at startup and lock it into RAM.
     pub lock_memory: bool,
-    /// Size limit of one item as memcached counts it: key, value and about 50 bytes. A larger
-    /// store is answered as too large.
+    /// Size limit of one item as memcached counts it: key, value and about 50 bytes. A store of a
+    /// larger one is answered as too large.
     pub item_bytes_max: u32,
-    /// Which item makes room when memory is full.
+    /// Which item is evicted when memory is full.
     pub eviction: Eviction,
-    /// Deadline of items that are stored without one. `None` keeps them for ever.
+    /// TTL of items stored without one. `None` keeps them forever.
     pub default_ttl: Option<Duration>,
-    /// Connections of the whole node at once. One more is told so and closed.
+    /// Concurrent connections of the whole node. One more gets an error and is closed.
     pub connections_max: u32,
-    /// Memory for what connections hold besides items, in bytes: answers that were not taken yet,
-    /// values on their way from other cores, values that arrive for them, input that waits. Each
-    /// core has an equal part. When it is used up, long answers wait, long values are refused, and
-    /// of those that hold some the ones that move nothing for a second are closed.
+    /// Memory in bytes for connection buffers: unsent answers, values in transit from other cores,
+    /// values being received for them, buffered input. Each core has an equal share. When it is
+    /// used up, long answers wait, long values are refused, and connections that hold some but make
+    /// no progress for a second are closed.
     pub connection_memory_bytes: u64,
-    /// A connection that has sent nothing for so long is closed. `None` never closes one.
+    /// A connection that has sent nothing for this long is closed. `None` disables it.
     pub idle_timeout: Option<Duration>,
-    /// How long a core may poll after its last work before it sleeps; zero sleeps at once. An
-    /// upper bound: a core polls only while arrivals come closely enough for it to pay.
+    /// Longest busy-poll of a core after its last work before it sleeps; zero sleeps at once. An
+    /// upper bound: a core polls only while requests arrive often enough for it to pay off.
     pub busy_poll: Duration,
-    /// Where statistics and health are served over HTTP.
+    /// Address that serves statistics and health over HTTP.
     pub admin: Option<SocketAddr>,
-    /// What reaches the log.
+    /// Log level.
     pub log: LogLevel,
     /// memcached's verbosity, 0 to 2, as `stats settings` shows it.
     pub verbosity: u8,
     /// What clients may do besides reading and writing items.
     pub permissions: Permissions,
-    /// Requests are counted by what precedes this byte in their key, from the start on. `None`
-    /// counts them by `:` once a client asks for it.
+    /// Requests are counted per key prefix, which ends at this byte, from startup. `None` counts
+    /// them by `:` once a client enables it.
     pub prefix_delimiter: Option<u8>,
-    /// Where the process id is written while the node runs.
+    /// File that holds the process id while the node runs.
     pub pid_file: Option<PathBuf>,
     /// Bounds of every queue and buffer.
     pub queues: Queues,
-    /// The node's part of a cluster. `None` for a node of its own.
+    /// Cluster settings. `None` for a standalone node.
     pub cluster: Option<ClusterConfig>,
 }
 
@@ -112,20 +112,20 @@ pub struct Config {
 pub struct UnixSocket {
     /// Path in the file system.
     pub path: PathBuf,
-    /// Its permission bits: 0o700 lets only the own user connect, as memcached does.
+    /// Its permission bits: 0o700 admits only the server's user, as memcached does.
     pub mode: u32,
 }
 
 /// What clients may do besides reading and writing items.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Permissions {
-    /// CAS tokens are shown and compared (memcached's `-C` forbids it).
+    /// CAS tokens are returned and compared (memcached's `-C` disables it).
     pub cas: bool,
-    /// `flush_all` (`-F` forbids it).
+    /// `flush_all` (`-F` disables it).
     pub flush: bool,
-    /// `shutdown` (`-A` allows it).
+    /// `shutdown` (`-A` enables it).
     pub shutdown: bool,
-    /// Listing keys: `lru_crawler metadump`, `mgdump`, `stats cachedump` (`-X` forbids it).
+    /// Listing keys: `lru_crawler metadump`, `mgdump`, `stats cachedump` (`-X` disables it).
     pub dump: bool,
 }
 
@@ -146,14 +146,14 @@ pub struct Queues {
     pub receive_buffers: u16,
     /// Bytes of one receive buffer. Longer bodies are received straight into their item.
     pub receive_buffer_bytes: u32,
-    /// Unsent answer bytes of one connection, beyond which nothing more is read from it.
+    /// Unsent answer bytes of one connection; beyond, nothing more is read from it.
     pub output_bytes_max: u32,
-    /// Bytes of answers of one connection that may wait for earlier ones or be on their way from
-    /// other cores, beyond which no more of its input is parsed. The answer to its oldest request
-    /// comes on top.
+    /// Bytes of one connection's answers that wait for earlier ones or are in transit from other
+    /// cores; beyond, no more of its input is parsed. The answer to its oldest request comes on
+    /// top.
     pub pipeline_bytes_max: u32,
-    /// Requests of one connection that other cores have not answered yet, beyond which no more of
-    /// its input is parsed.
+    /// Requests of one connection that other cores have not answered yet; beyond, no more of its
+    /// input is parsed.
     pub pipeline_depth_max: u32,
     /// Longest line in bytes; a longer one closes the connection.
     pub line_bytes_max: u32,
@@ -181,8 +181,8 @@ impl Default for Queues {
 }
 
 impl Queues {
-    /// The default bounds for so many cores: the rings between cores grow with the square of
-    /// their number, so each is made smaller to keep them below 64 MiB together, down to 32 KiB.
+    /// The default bounds for `core_count` cores: the number of rings between cores grows with the
+    /// square of it, so each ring shrinks, down to 32 KiB, to keep their total below 64 MiB.
     pub fn for_cores(core_count: usize) -> Self {
         let pairs = (core_count * core_count.saturating_sub(1)).max(1) as u64;
         let fair = (64 * MIB / pairs).clamp(32 * KIB, 256 * KIB);
@@ -192,7 +192,7 @@ impl Queues {
 }
 
 impl Default for Config {
-    /// The documented defaults in so far as they do not depend on the host: one core on CPU 0.
+    /// The documented defaults as far as they do not depend on the host: one core on CPU 0.
     fn default() -> Self {
         Self {
             listen: vec![IpAddr::V4(Ipv4Addr::LOCALHOST)],
@@ -223,7 +223,7 @@ impl Default for Config {
 }
 
 impl Config {
-    /// The smallest sensible node: every limit is met soon. For tests.
+    /// The smallest sensible node, which reaches every limit soon. For tests.
     pub fn tiny() -> Self {
         Self {
             memory_bytes: CORE_MEMORY_BYTES_MIN,
@@ -258,7 +258,7 @@ impl Config {
         }
     }
 
-    /// What decoders accept.
+    /// The limits of the protocol decoders.
     pub fn limits(&self) -> Limits {
         Limits {
             item_bytes_max: self.item_bytes_max,
@@ -268,37 +268,37 @@ impl Config {
         }
     }
 
-    /// The port that reaches core `core` alone, if there are such ports.
+    /// The port that reaches only core `core`, if shard ports are configured.
     pub fn shard_port(&self, core: usize) -> Option<u16> {
         self.shard_ports.map(|base| base + core as u16)
     }
 
-    /// Finds the first setting that cannot be served. What passes needs no further check behind
-    /// it, except of what only the host can tell.
+    /// Rejects the first unusable setting. A configuration that passes needs no further checks,
+    /// except against the host.
     pub fn check(&self) -> Result<(), ConfigError> {
         let core_count = self.core_count();
         require(core_count > 0, || "no cores: name at least one CPU or one core".into())?;
         require(core_count <= CORES_MAX, || {
-            format!("{core_count} cores are more than the {CORES_MAX} that one node can have")
+            format!("{core_count} cores are too many: a node has at most {CORES_MAX}")
         })?;
         require(!self.listen.is_empty() || self.unix_socket.is_some(), || {
             "nothing to listen on: give an address and port or a unix socket path".into()
         })?;
         require(self.port != 0 || self.listen.is_empty(), || {
-            "port 0 cannot be listened on: choose one from 1 to 65535".into()
+            "port 0 cannot be listened on: use one from 1 to 65535".into()
         })?;
         if let Some(base) = self.shard_ports {
             let last = base as usize + core_count - 1;
             require(base != 0 && last <= u16::MAX as usize, || {
                 format!(
-                    "shard ports {base} to {last} are not all between 1 and 65535: choose \
-                     another base than {base}"
+                    "shard ports {base} to {last} are not all between 1 and 65535: use another \
+                     base than {base}"
                 )
             })?;
             require(self.port < base || self.port as usize > last, || {
                 format!(
-                    "port {} is also one of the shard ports {base} to {last}: choose another \
-                     base than {base}",
+                    "port {} is also one of the shard ports {base} to {last}: use another base \
+                     than {base}",
                     self.port
                 )
             })?;
@@ -312,46 +312,43 @@ impl Config {
                 && clients.any(|port| port == admin.port());
             require(!taken, || {
                 format!(
-                    "the admin address {admin} is also one that clients connect to: choose another \
-                     port than {}",
+                    "the admin address {admin} is also a client address: use another port than {}",
                     admin.port()
                 )
             })?;
         }
         self.check_memory()?;
         require(self.connections_max > 0, || {
-            "0 connections would serve nobody: allow at least 1".into()
+            "0 connections would serve no client: allow at least 1".into()
         })?;
         require(self.connections_max <= CONNECTION_SLOTS, || {
             format!(
-                "{} connections are more than a node can tell apart: allow at most {CONNECTION_SLOTS}",
+                "{} connections are too many: a node has at most {CONNECTION_SLOTS}",
                 self.connections_max
             )
         })?;
         let least = CORE_CONNECTION_MEMORY_BYTES_MIN * self.core_count() as u64;
         require(self.connection_memory_bytes >= least, || {
             format!(
-                "{} of memory for connections is too little: give at least {} for each core, {} \
-                 in all",
+                "{} of connection memory is too little: give at least {} per core, {} in total",
                 Size(self.connection_memory_bytes),
                 Size(CORE_CONNECTION_MEMORY_BYTES_MIN),
                 Size(least)
             )
         })?;
-        require(self.backlog > 0, || "a backlog of 0 accepts nobody: allow at least 1".into())?;
+        require(self.backlog > 0, || "a backlog of 0 accepts no client: use at least 1".into())?;
         require(self.busy_poll <= BUSY_POLL_MAX, || {
             format!(
-                "busy polling for {} µs wastes the CPU: choose at most {} µs",
+                "busy polling for {} µs wastes CPU time: use at most {} µs",
                 self.busy_poll.as_micros(),
                 BUSY_POLL_MAX.as_micros()
             )
         })?;
         require(self.default_ttl != Some(Duration::ZERO), || {
-            "a default TTL of 0 would expire every item at once: leave it away for no TTL".into()
+            "a default TTL of 0 would expire every item at once: omit it for no TTL".into()
         })?;
         require(self.idle_timeout != Some(Duration::ZERO), || {
-            "an idle timeout of 0 would close every connection at once: leave it away for none"
-                .into()
+            "an idle timeout of 0 would close every connection at once: omit it for none".into()
         })?;
         if let Some(cluster) = &self.cluster {
             self.check_cluster(cluster)?;
@@ -366,7 +363,7 @@ impl Config {
         let shard_ports = (0..self.core_count()).filter_map(|core| self.shard_port(core));
         let taken = std::iter::once(self.port).chain(shard_ports).any(|client| client == port);
         require(!(taken && self.listen.iter().any(shared)), || {
-            format!("cluster port {port} is also one for clients: choose another")
+            format!("cluster port {port} is also a client port: use another")
         })
     }
 
@@ -375,7 +372,7 @@ impl Config {
         let item = self.item_bytes_max as u64;
         require((least..=most).contains(&item), || {
             format!(
-                "an item size limit of {} is not between {} and {}: choose one that is",
+                "an item size limit of {} is out of range: use {} to {}",
                 Size(item),
                 Size(least),
                 Size(most)
@@ -386,24 +383,22 @@ impl Config {
         let per_core = self.memory_bytes / core_count;
         require(per_core >= CORE_MEMORY_BYTES_MIN, || {
             format!(
-                "{} of memory is too little for {cores}: give at least {} or use \
-                 fewer cores",
+                "{} of memory is too little for {cores}: give at least {} or use fewer cores",
                 Size(self.memory_bytes),
                 Size(CORE_MEMORY_BYTES_MIN * core_count)
             )
         })?;
         require(per_core <= CORE_MEMORY_BYTES_MAX, || {
             format!(
-                "{} of memory is too much for {cores}: give at most {} or use more \
-                 cores",
+                "{} of memory is too much for {cores}: give at most {} or use more cores",
                 Size(self.memory_bytes),
                 Size(CORE_MEMORY_BYTES_MAX * core_count)
             )
         })?;
         require(item <= per_core / 2, || {
             format!(
-                "an item size limit of {} needs a core with twice that memory: give at least {} \
-                 of memory for {cores}, or use fewer",
+                "an item size limit of {} needs twice that memory per core: give at least {} of \
+                 memory for {cores}, or use fewer cores",
                 Size(item),
                 Size(item * 2 * core_count)
             )
@@ -414,22 +409,22 @@ impl Config {
 impl Queues {
     fn check(&self) -> Result<(), ConfigError> {
         require(self.mesh_ring_bytes.is_power_of_two() && self.mesh_ring_bytes >= 1024, || {
-            format!("a mesh ring of {} bytes is no power of two from 1024", self.mesh_ring_bytes)
+            format!("a mesh ring of {} bytes is not a power of two from 1024", self.mesh_ring_bytes)
         })?;
         let buffers = self.receive_buffers;
         require(buffers.is_power_of_two() && buffers <= 32_768, || {
-            format!("{buffers} receive buffers are no power of two up to 32768")
+            format!("{buffers} receive buffers are not a power of two up to 32768")
         })?;
         require(self.receive_buffer_bytes >= 256, || {
             format!("receive buffers of {} bytes are below 256", self.receive_buffer_bytes)
         })?;
         require(self.pipeline_depth_max > 0, || {
-            "a connection must be allowed at least 1 request in its pipeline".into()
+            "a pipeline depth of 0 admits no request: allow at least 1".into()
         })
     }
 }
 
-/// Why a configuration cannot be used: one sentence that names the value and the mend.
+/// Why a configuration cannot be used: one sentence that names the value and the fix.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError(String);
 
@@ -445,19 +440,19 @@ fn require(holds: bool, sentence: impl FnOnce() -> String) -> Result<(), ConfigE
     if holds { Ok(()) } else { Err(ConfigError(sentence())) }
 }
 
-/// What reaches the log, from nothing to everything.
+/// Log level, from nothing to everything.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LogLevel {
     /// Nothing.
     Off,
-    /// What made the server fail.
+    /// Failures of the server.
     Error,
-    /// What an operator should look at.
+    /// Conditions an operator should look at.
     Warn,
     /// Start, stop and rare events.
     #[default]
     Info,
-    /// Connections coming and going.
+    /// Connections opened and closed.
     Debug,
     /// Single requests.
     Trace,
@@ -495,7 +490,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_names_the_value_and_the_mend() {
+    fn a_refusal_names_the_value_and_the_fix() {
         let text = complaint(Config { item_bytes_max: 512, ..Config::default() });
         assert!(text.contains("512B") && text.contains("1KiB"), "{text}");
         let text = complaint(Config { memory_bytes: 5 * MIB, cpus: vec![0; 3], ..Config::tiny() });

@@ -1,17 +1,18 @@
-//! Sizes as people write them: `64MiB`, `1GiB`, `512k`, or a plain number in a unit that the
-//! setting defines (memcached's `-m` counts MiB, its `-I` bytes).
+//! Sizes as people write them: `64MiB`, `1GiB`, `512k`, or a plain number in the setting's own unit
+//! (memcached's `-m` counts MiB, its `-I` bytes).
 //!
-//! Every suffix is a power of 1024, `kB` and `MB` included: memory is, and memcached reads them so.
+//! Every suffix is a power of 1024, including `kB` and `MB`, as memory sizes are and memcached
+//! parses them.
 
 use std::fmt;
 
-/// A number of bytes that is written with the largest unit that divides it.
+/// A number of bytes, displayed in the largest unit that divides it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Size(pub u64);
 
 impl Size {
-    /// Reads a size. `plain_unit` is how many bytes a number without suffix counts for. `None` for
-    /// what is no size or exceeds 64 bits.
+    /// Parses a size. `plain_unit` is the number of bytes that a number without suffix stands for.
+    /// `None` if it is not a size or exceeds 64 bits.
     pub fn parse(text: &str, plain_unit: u64) -> Option<Size> {
         let text = text.trim();
         let digits = text.bytes().take_while(u8::is_ascii_digit).count();
