@@ -1,4 +1,5 @@
-//! Flags to configuration to server; errors to one line and an exit code. Nothing else.
+//! Turns flags into a configuration, runs the server, and turns errors into one line and an exit
+//! code.
 
 mod cli;
 
@@ -35,7 +36,7 @@ fn main() -> ExitCode {
 }
 
 fn serve(Resolution { config, notes }: Resolution) -> Result<(), Box<dyn Error>> {
-    // Before anything takes time: a signal to a node that starts is not lost, nor does it kill it.
+    // Before anything that takes time: a signal during startup is neither lost nor fatal.
     let signals = Signals::take().map_err(ServerError::Signals)?;
     let log = start_log(config.log)?;
     let outcome = run(config, &notes, signals, &log);
@@ -60,16 +61,16 @@ fn check(resolution: &Resolution, host: &HostFacts) -> Result<(), Box<dyn Error>
     print(&cli::describe::describe(config));
     notes.iter().for_each(|note| print(&format!("note: {note}\n")));
     fit(config, host)?;
-    print(&format!("kernel {} has all that it takes\n", host.kernel));
+    print(&format!("kernel {} provides everything required\n", host.kernel));
     Ok(())
 }
 
-/// Prints to whoever still reads: `ringlane check | head` has read enough.
+/// Prints to stdout; a closed pipe, as in `ringlane check | head`, is no error.
 fn print(text: &str) {
     let _ = std::io::stdout().write_all(text.as_bytes());
 }
 
-/// Fails with all that this host lacks, one sentence per line.
+/// Fails with everything this host lacks, one sentence per line.
 fn fit(config: &Config, host: &HostFacts) -> Result<(), Box<dyn Error>> {
     let problems = preflight::run(config, host);
     if problems.is_empty() {
@@ -79,12 +80,12 @@ fn fit(config: &Config, host: &HostFacts) -> Result<(), Box<dyn Error>> {
     Err(sentences.join("\nringlane: ").into())
 }
 
-/// Has the log written to stderr by a thread of its own.
+/// Starts a dedicated thread that writes the log to stderr.
 fn start_log(level: LogLevel) -> Result<LogWriter, String> {
     let writer = LogWriter::start(std::io::stderr()).map_err(|error| {
         format!(
-            "cannot start the thread that writes the log ({error}): raise the limit with \
-             `ulimit -u` or TasksMax of the systemd unit"
+            "cannot start the log thread ({error}): raise the limit with `ulimit -u` or TasksMax of \
+             the systemd unit"
         )
     })?;
     let filter = match level {
@@ -95,14 +96,14 @@ fn start_log(level: LogLevel) -> Result<LogWriter, String> {
         LogLevel::Debug => log::LevelFilter::Debug,
         LogLevel::Trace => log::LevelFilter::Trace,
     };
-    // What the logger would find out if it wrote to the terminal itself.
+    // The logger would detect this if it wrote to the terminal itself.
     let coloured = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let style =
         if coloured { env_logger::WriteStyle::Always } else { env_logger::WriteStyle::Never };
     env_logger::Builder::new()
-        // What is shown is up to `log::max_level`, which the `verbosity` command changes.
+        // `log::max_level` decides what is shown; the `verbosity` command changes it.
         .filter_module("ringlane", log::LevelFilter::Trace)
-        // The executor's own notes matter only when something is being looked for.
+        // The executor's own messages matter only for debugging.
         .filter_module("glommio", filter.min(log::LevelFilter::Error))
         .format_target(false)
         .target(env_logger::Target::Pipe(Box::new(writer.clone())))

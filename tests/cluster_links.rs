@@ -119,7 +119,7 @@ fn a_node_with_another_key_or_name_is_refused_in_both_logs() {
         node.wait_for("its cluster key is missing or differs", 1);
     }
     for node in [&c, &e] {
-        node.wait_for("it names another cluster", 1);
+        node.wait_for("it belongs to another cluster", 1);
     }
     for node in [&c, &d, &e] {
         assert_eq!(node.count("linked with"), 0);

@@ -127,7 +127,7 @@ fn signals_that_ask_for_what_it_does_not_offer_do_not_end_it() {
     let mut node = Node::start(&scratch("ignored"));
     for signal in ["HUP", "USR2", "HUP"] {
         node.signal(signal);
-        node.read_until(&format!("SIG{signal} ignored: settings change only by a restart"));
+        node.read_until(&format!("SIG{signal} ignored: settings change only with a restart"));
     }
     node.signal("PIPE");
     node.assert_serves();
@@ -163,7 +163,7 @@ fn a_pid_file_that_holds_something_else_is_refused_and_untouched() {
     fs::write(directory.join("r.pid"), "port = 11211\n").expect("a file");
     let (status, log) = Node::spawn(&directory).ended();
     assert_eq!(status.code(), Some(1), "{log}");
-    assert!(log.contains("holds something else than a process id: remove it"), "{log}");
+    assert!(log.contains("holds something other than a process id: remove it"), "{log}");
     let kept = fs::read_to_string(directory.join("r.pid")).expect("a file");
     assert_eq!(kept, "port = 11211\n");
 }
@@ -189,9 +189,9 @@ fn what_a_living_server_has_is_refused_to_another() {
     let node = Node::start(&directory);
     let (status, log) = Node::spawn(&directory).ended();
     assert_eq!(status.code(), Some(1), "{log}");
-    assert!(log.contains("r.sock is already taken: end the program that listens there"), "{log}");
+    assert!(log.contains("r.sock is already in use: stop the program that listens there"), "{log}");
     let pid = node.child.id();
-    assert!(log.contains(&format!("belongs to process {pid}, which runs: end it")), "{log}");
+    assert!(log.contains(&format!("belongs to running process {pid}: stop it")), "{log}");
     node.assert_serves();
 }
 

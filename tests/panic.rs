@@ -89,7 +89,7 @@ fn a_core_that_fails_ends_the_process_with_a_message_and_code_101() {
     while log.read_line(&mut said).expect("text") > 0 {}
     assert_eq!(status.code(), Some(101), "{status}: {said}");
     assert!(said.contains("thread 'core-1") && said.contains("io_uring"), "who and why: {said}");
-    assert!(said.contains("a core failed; the process ends"), "what follows: {said}");
+    assert!(said.contains("a core failed; the process exits"), "what follows: {said}");
     // The kernel takes a process's rings apart after it has ended, and with them its listeners.
     let address = ("127.0.0.1", port.parse().expect("a port"));
     while std::net::TcpStream::connect(address).is_ok() {

@@ -1,7 +1,7 @@
-//! The node over HTTP: `/health`, `/metrics` for Prometheus, `/stats` as JSON.
+//! The admin pages over HTTP: `/health`, `/metrics` for Prometheus, `/stats` as JSON.
 //!
-//! Served by the control executor through glommio's own sockets, so that a scrape never stands in
-//! the way of a client; what the cores know is asked of them (see [`super::inquiry`]). Everything is
+//! Served by the control executor through glommio's own sockets, so that a scrape never delays a
+//! client; the cores are queried for their statistics (see [`super::inquiry`]). Everything is
 //! bounded: connections, the size of a request, and the time for each step.
 
 use std::cell::RefCell;
@@ -27,23 +27,23 @@ use crate::config::Config;
 use crate::log_limiter::LogKind;
 use crate::stats::{Snapshot, json, prometheus};
 
-/// Connections served at once. A further one takes the place of the one that has been idle or slow
-/// for longest, so that those who hold connections cannot keep a health check out.
+/// Maximum concurrent connections. A further one replaces the one that has been idle or slow for
+/// longest, so that held connections cannot lock out a health check.
 const CONNECTIONS_MAX: usize = 32;
-/// Descriptors that they take: each has a second one, by which others end it, and one more may just be
-/// ending.
+/// Descriptors needed for them: each has a second one, through which others close it, and one more
+/// may just be closing.
 pub const FILES_MAX: u64 = 3 * CONNECTIONS_MAX as u64;
-/// Connections that wait to be accepted.
+/// Connections waiting to be accepted.
 const BACKLOG: i32 = 64;
-/// Longest wait for a request's head, and for a client to take its answer.
+/// Longest wait for a request's head, and for a client to receive its answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Pause after accepting has failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
-/// The socket that `config` wants to be served on, if it wants one.
+/// Opens the configured admin socket, if there is one.
 ///
 /// # Errors
-/// With the address that could not be listened on.
+/// The address that cannot be listened on.
 pub fn open(config: &Config) -> Result<Option<Socket>, (String, io::Error)> {
     let Some(address) = config.admin else { return Ok(None) };
     let open = || {
@@ -59,7 +59,7 @@ pub fn open(config: &Config) -> Result<Option<Socket>, (String, io::Error)> {
     open().map(Some).map_err(|error| (address.to_string(), error))
 }
 
-/// Serves the pages for ever.
+/// Serves the pages forever.
 pub async fn serve(listener: TcpListener, node: Arc<Node>, inquirer: Rc<Inquirer>) {
     let admin = Rc::new(Admin { node, inquirer, served: RefCell::default() });
     loop {
@@ -73,7 +73,7 @@ pub async fn serve(listener: TcpListener, node: Arc<Node>, inquirer: Rc<Inquirer
                     Level::Warn,
                     LogKind::AcceptAdmin,
                     0,
-                    format_args!("accepting admin connections pauses: {error}"),
+                    format_args!("pausing before accepting more admin connections: {error}"),
                 );
                 glommio::timer::sleep(ACCEPT_PAUSE).await;
             }
@@ -84,44 +84,44 @@ pub async fn serve(listener: TcpListener, node: Arc<Node>, inquirer: Rc<Inquirer
 struct Admin {
     node: Arc<Node>,
     inquirer: Rc<Inquirer>,
-    /// Connections being served, in the order they came; at most [`CONNECTIONS_MAX`].
+    /// Open connections in order of arrival; at most [`CONNECTIONS_MAX`].
     served: RefCell<Vec<Served>>,
 }
 
-/// A connection, as the others see it.
+/// A connection as seen by the others.
 struct Served {
-    /// Its own socket, for others to end it.
+    /// Its socket, for others to close it.
     socket: Rc<OwnedFd>,
-    /// When it last sent a whole request or took a whole answer; bytes between do not count.
+    /// When it last sent a whole request or received a whole answer; partial ones do not count.
     since: Instant,
 }
 
 impl Admin {
     async fn connection(self: Rc<Self>, mut stream: TcpStream) {
-        // Without a descriptor for others to end it by, it is not served.
+        // Without a descriptor for others to close it, it is not served.
         let Ok(socket) = adopt::descriptor(&stream).map(Rc::new) else { return };
         self.admit(socket.clone());
         let _ = stream.set_nodelay(true);
         self.requests(&mut stream, &socket).await;
-        // Before the client can see the end: its next connection finds the place free.
+        // Before the client sees the close: its next connection finds a free place.
         self.served.borrow_mut().retain(|served| !Rc::ptr_eq(&served.socket, &socket));
         let _ = stream.shutdown(Shutdown::Write).await;
     }
 
-    /// Makes room for a connection, at the cost of the one that has been idle for longest.
+    /// Admits a connection; beyond the limit, closes the one that has been idle for longest.
     fn admit(&self, socket: Rc<OwnedFd>) {
         let mut served = self.served.borrow_mut();
         if served.len() >= CONNECTIONS_MAX
             && let Some(idle) = (0..served.len()).min_by_key(|&place| served[place].since)
         {
-            // Its reads and writes end at once, and so does its task.
+            // Its reads and writes return at once, and its task ends.
             let _ = SockRef::from(&*served.remove(idle).socket).shutdown(Shutdown::Both);
         }
         served.push(Served { socket, since: Instant::now() });
         assert!(served.len() <= CONNECTIONS_MAX, "{} admin connections", served.len());
     }
 
-    /// Notes that a connection has got on.
+    /// Records that a connection made progress.
     fn note_progress(&self, socket: &Rc<OwnedFd>) {
         let mut all = self.served.borrow_mut();
         if let Some(served) = all.iter_mut().find(|served| Rc::ptr_eq(&served.socket, socket)) {
@@ -143,7 +143,7 @@ impl Admin {
                     (bytes, request.head_bytes, keep_alive)
                 }
                 Err(status) => {
-                    let answer = Answer::text(status, "this is no request that is served here");
+                    let answer = Answer::text(status, "not a valid HTTP/1 request");
                     (answer.bytes(false, false), 0, false)
                 }
             };
@@ -159,7 +159,7 @@ impl Admin {
         type Page = fn(&Snapshot<'_>) -> Answer;
         let (wish, page): (Wish, Page) = match request.path {
             b"/health" | b"/metrics" | b"/stats" if request.method == Method::Other => {
-                return Answer::text(Status::MethodNotAllowed, "pages are only read");
+                return Answer::text(Status::MethodNotAllowed, "only GET and HEAD are allowed");
             }
             b"/health" if self.node.is_stopping() => {
                 return Answer::text(Status::Unavailable, "stopping");
@@ -168,14 +168,14 @@ impl Admin {
             b"/metrics" => (Wish::Figures, metrics),
             b"/stats" => (Wish::Connections, stats),
             _ => {
-                let help = "no such page: there are /health, /metrics and /stats";
+                let help = "no such page: use /health, /metrics or /stats";
                 return Answer::text(Status::NotFound, help);
             }
         };
         match self.inquirer.ask_cores(wish).await {
             Ok(told) => self.show(told, page),
             Err(core) => {
-                let line = format!("core {core} has not told its figures in time");
+                let line = format!("core {core} did not report in time");
                 Answer::text(Status::Unavailable, &line)
             }
         }
@@ -210,8 +210,8 @@ fn stats(snapshot: &Snapshot<'_>) -> Answer {
     Answer { status: Status::Ok, content_type: "application/json", body }
 }
 
-/// Receives until `input` begins with a whole head. `Ok(None)` when the client is gone or has
-/// nothing more to ask, an error with the answer to what is no head.
+/// Receives until `input` begins with a whole head. `Ok(None)` if the client is gone or has no
+/// further request, an error with the status for an invalid head.
 async fn read_head<'b>(
     stream: &mut TcpStream,
     input: &'b mut Vec<u8>,
@@ -230,12 +230,12 @@ async fn read_head<'b>(
     http::parse(input)
 }
 
-/// Sends all bytes; false when the client does not take them.
+/// Sends all bytes; false if the client does not receive them.
 async fn send(stream: &mut TcpStream, bytes: &[u8]) -> bool {
     matches!(within(PATIENCE, stream.write_all(bytes)).await, Some(Ok(())))
 }
 
-/// What `step` brings, or `None` when it takes longer than `limit`.
+/// The result of `step`, or `None` if it takes longer than `limit`.
 async fn within<T>(limit: Duration, step: impl Future<Output = T>) -> Option<T> {
     or(async { Some(step.await) }, async {
         glommio::timer::sleep(limit).await;

@@ -46,7 +46,7 @@ async fn run(
     });
     let cluster = node.config.cluster.as_ref().zip(others).map(|(config, sockets)| {
         Control::start(node.clone(), inquirer.clone(), config, sockets, hash_seed)
-            .unwrap_or_else(|error| panic!("the node cannot take part in its cluster: {error}"))
+            .unwrap_or_else(|error| panic!("cannot join the cluster: {error}"))
     });
     if let Ok(eventfd) = node.control_bell.eventfd().try_clone_to_owned() {
         let bell = adopt::bell(eventfd);

@@ -1,27 +1,27 @@
-//! What the host offers: CPUs, memory, limits. Read once at start, then plain data.
+//! What the host provides: CPUs, memory, limits. Read once at startup, then plain data.
 //!
-//! [`HostFacts`] is handed to whoever resolves defaults, so that the resolution can be tested
-//! without the host. Control groups of both versions are understood: a container's own limit is
-//! what counts, not the machine it runs on.
+//! [`HostFacts`] is passed to the resolution of defaults, which can thus be tested without a host.
+//! Control groups of both versions are understood: a container's own limit counts, not the machine
+//! it runs on.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// What this process may use of its host.
+/// The host's resources available to this process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostFacts {
-    /// CPUs that the process may run on, ascending: its affinity, which the kernel keeps within
-    /// the control group's cpuset. Never empty.
+    /// CPUs that the process may run on, ascending: its affinity, which the kernel limits to the
+    /// control group's cpuset. Never empty.
     pub allowed_cpus: Vec<usize>,
-    /// CPU time that the control group grants, in thousandths of a CPU; `None` without a quota.
+    /// CPU quota of the control group in thousandths of a CPU; `None` without a quota.
     pub cpu_quota_millis: Option<u64>,
-    /// Memory of the machine, or of the control group if that is less, in bytes.
+    /// Memory in bytes of the machine, or of the control group if that is less.
     pub memory_bytes: u64,
     /// Whether a control group rather than the machine sets `memory_bytes`.
     pub memory_is_limited: bool,
-    /// File descriptors that the process may have once its soft limit is raised.
+    /// File descriptors that the process may open once its soft limit is raised.
     pub files_max: u64,
     /// Memory in bytes that the process may lock once its soft limit is raised.
     pub memlock_bytes_max: u64,
@@ -30,7 +30,7 @@ pub struct HostFacts {
 }
 
 impl HostFacts {
-    /// Reads them from the kernel. What cannot be read counts as unlimited, except that there is
+    /// Reads them from the kernel. Unreadable values count as unlimited, except that there is
     /// always a first CPU.
     pub fn gather() -> Self {
         let ram = rustix::system::sysinfo();
@@ -57,14 +57,14 @@ pub fn allowed_cpus() -> Vec<usize> {
     if cpus.is_empty() { vec![0] } else { cpus }
 }
 
-/// Raises the soft limit of open files to at least `needed`, and the hard one too where the
-/// process is privileged. Returns what is then allowed, possibly less than `needed`.
+/// Raises the soft limit of open files to at least `needed`, and the hard one too if the process is
+/// privileged. Returns the resulting limit, possibly less than `needed`.
 pub fn raise_file_limit(needed: u64) -> u64 {
     raise(Resource::Nofile, needed)
 }
 
-/// Raises the soft limit of locked memory to at least `needed` bytes where it may. Returns what is
-/// then allowed.
+/// Raises the soft limit of locked memory to at least `needed` bytes if permitted. Returns the
+/// resulting limit.
 pub fn raise_memlock_limit(needed: u64) -> u64 {
     raise(Resource::Memlock, needed)
 }
@@ -86,15 +86,15 @@ fn raise(resource: Resource, needed: u64) -> u64 {
         current: Some(limit.maximum.map_or(needed, |maximum| maximum.min(needed))),
         maximum: limit.maximum,
     };
-    // Raising the hard limit takes a privilege; without it the soft limit still goes as far as
-    // the hard one.
+    // Raising the hard limit requires a privilege; without it the soft limit still reaches the hard
+    // one.
     if setrlimit(resource, raised).is_err() {
         let _ = setrlimit(resource, within_hard_limit);
     }
     getrlimit(resource).current.unwrap_or(u64::MAX)
 }
 
-/// The directories of the control groups that this process is in, innermost first.
+/// The directories of this process's control groups, innermost first.
 struct Groups {
     /// Of the unified hierarchy (version 2).
     unified: Vec<PathBuf>,
@@ -115,7 +115,7 @@ impl Groups {
         }
     }
 
-    /// The least limit from the own group up to the root.
+    /// The lowest memory limit from the process's group up to the root.
     fn memory_limit_bytes(&self) -> Option<u64> {
         let unified = self.unified.iter().filter_map(|group| number(&group.join("memory.max")));
         let memory =
@@ -123,7 +123,7 @@ impl Groups {
         unified.chain(memory).min()
     }
 
-    /// The least CPU quota from the own group up to the root.
+    /// The lowest CPU quota from the process's group up to the root.
     fn cpu_quota_millis(&self) -> Option<u64> {
         let unified = self.unified.iter().filter_map(|group| {
             let text = fs::read_to_string(group.join("cpu.max")).ok()?;
@@ -131,7 +131,7 @@ impl Groups {
             quota_millis(quota.parse().ok()?, period.parse().ok()?)
         });
         let cpu = self.cpu.iter().filter_map(|group| {
-            // Minus one, for no quota, is no u64 and thus none.
+            // Minus one means no quota and does not parse as u64.
             let quota = number(&group.join("cpu.cfs_quota_us"))?;
             quota_millis(quota, number(&group.join("cpu.cfs_period_us"))?)
         });
@@ -147,8 +147,8 @@ fn number(file: &Path) -> Option<u64> {
     fs::read_to_string(file).ok()?.trim().parse().ok()
 }
 
-/// Where `controller` (empty for the unified hierarchy) keeps the process's groups, from its own
-/// up to the root of the mount.
+/// The process's groups of `controller` (empty for the unified hierarchy), from its own up to the
+/// root of the mount.
 fn directories(mountinfo: &str, membership: &str, controller: &str) -> Vec<PathBuf> {
     // Lines of /proc/self/cgroup: `hierarchy:controllers:path`.
     let path = membership.lines().find_map(|line| {
@@ -170,7 +170,7 @@ fn directories(mountinfo: &str, membership: &str, controller: &str) -> Vec<PathB
         wanted.then_some((root, point))
     });
     let (Some(path), Some((root, point))) = (path, mount) else { return Vec::new() };
-    // A container may see only its own part of the hierarchy: what is mounted starts at `root`.
+    // A container may see only its part of the hierarchy: the mount starts at `root`.
     let below = path.strip_prefix(root.trim_end_matches('/')).unwrap_or("").trim_matches('/');
     let point = Path::new(point);
     let own = point.join(below);

@@ -1,14 +1,14 @@
-//! As much of HTTP/1.1 as serving a few pages takes: reading a request's head and writing an answer.
+//! The part of HTTP/1.1 needed to serve a few pages: parsing request heads and encoding responses.
 //!
-//! Bytes in, bytes out; [`super::admin`] does the waiting. Requests with a body are answered like
-//! those without, and the connection closes, since nothing here wants a body.
+//! Bytes in, bytes out; [`super::admin`] performs the I/O. Requests with a body are answered like
+//! those without, and the connection closes, since no page takes a body.
 
 use std::fmt::Write;
 
 /// Longest head of a request in bytes; a longer one is answered 431.
 pub const HEAD_BYTES_MAX: usize = 8 << 10;
 
-/// How an answer begins.
+/// Status of a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
     /// 200.
@@ -17,13 +17,13 @@ pub enum Status {
     BadRequest,
     /// 404: no such page.
     NotFound,
-    /// 405: pages are only read.
+    /// 405: pages are read-only.
     MethodNotAllowed,
-    /// 408: the head took too long.
+    /// 408: the head took too long to arrive.
     RequestTimeout,
     /// 431: the head is longer than [`HEAD_BYTES_MAX`].
     HeadTooLarge,
-    /// 503: not now.
+    /// 503: temporarily unavailable.
     Unavailable,
 }
 
@@ -41,34 +41,34 @@ impl Status {
     }
 }
 
-/// What is wanted.
+/// Method of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Method {
-    /// A page.
+    /// A whole page.
     Get,
-    /// What a page would begin with.
+    /// Only the head of a page.
     Head,
-    /// Something else, which no page offers.
+    /// Any other, which no page supports.
     Other,
 }
 
 /// A request whose head has arrived.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Request<'b> {
-    /// What is wanted.
+    /// The method.
     pub method: Method,
-    /// Of which page, without a query.
+    /// The path, without a query.
     pub path: &'b [u8],
     /// Whether the client may send another request on the connection.
     pub keep_alive: bool,
-    /// Bytes of the head.
+    /// Length of the head in bytes.
     pub head_bytes: usize,
 }
 
-/// Reads the request that `input` begins with; `None` while its head is incomplete.
+/// Parses the request at the start of `input`; `None` while its head is incomplete.
 ///
 /// # Errors
-/// With the answer to something that is no acceptable head. The connection is of no more use.
+/// The status that answers an invalid head. The connection cannot be used any longer.
 pub fn parse(input: &[u8]) -> Result<Option<Request<'_>>, Status> {
     let mut at = 0;
     let mut line = || -> Option<&[u8]> {
@@ -77,7 +77,7 @@ pub fn parse(input: &[u8]) -> Result<Option<Request<'_>>, Status> {
         at = end + 1;
         Some(line.strip_suffix(b"\r").unwrap_or(line))
     };
-    // Empty lines before a request are skipped, as the standard recommends.
+    // Skips empty lines before a request, as the standard recommends.
     let first = loop {
         match line() {
             Some(b"") => {}
@@ -103,7 +103,7 @@ fn incomplete<'b>(input: &[u8]) -> Result<Option<Request<'b>>, Status> {
     if input.len() < HEAD_BYTES_MAX { Ok(None) } else { Err(Status::HeadTooLarge) }
 }
 
-/// `GET /path?query HTTP/1.1`: method, path, and whether the version keeps connections.
+/// `GET /path?query HTTP/1.1`: method, path, and whether the version keeps connections alive.
 fn request_line(line: &[u8]) -> Result<(Method, &[u8], bool), Status> {
     let mut words = line.split(|&byte| byte == b' ');
     let (Some(method), Some(target), Some(version), None) =
@@ -129,7 +129,7 @@ fn request_line(line: &[u8]) -> Result<(Method, &[u8], bool), Status> {
     Ok((method, path, keep_alive))
 }
 
-/// `Name: value`; takes note of those that decide whether the connection goes on.
+/// `Name: value`; evaluates the fields that decide whether the connection stays open.
 fn header(field: &[u8], keep_alive: &mut bool) -> Result<(), Status> {
     let colon = memchr::memchr(b':', field).ok_or(Status::BadRequest)?;
     let (name, value) = (&field[..colon], field[colon + 1..].trim_ascii());
@@ -151,10 +151,10 @@ fn header(field: &[u8], keep_alive: &mut bool) -> Result<(), Status> {
     Ok(())
 }
 
-/// An answer.
+/// A response.
 #[derive(Debug)]
 pub struct Answer {
-    /// How it went.
+    /// Its status.
     pub status: Status,
     /// Media type of the body.
     pub content_type: &'static str,
@@ -163,12 +163,12 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// A line of text.
+    /// A response of one line of text.
     pub fn text(status: Status, line: &str) -> Self {
         Self { status, content_type: "text/plain; charset=utf-8", body: format!("{line}\n") }
     }
 
-    /// The bytes to send; without the body when only the head was asked for.
+    /// The bytes to send; without the body if only the head was requested.
     pub fn bytes(&self, head_only: bool, keep_alive: bool) -> Vec<u8> {
         let Self { status, content_type, body } = self;
         let mut text = String::with_capacity(256 + body.len());

@@ -1,21 +1,21 @@
-//! Writes the log, so that nobody who logs ever waits for whoever reads it.
+//! Writes the log without ever blocking the thread that logs.
 //!
-//! stderr may be a pipe that is full: a write would then hold the core that serves, or the executor
-//! that gossips, until the members hold the node for dead. So lines go into a bounded buffer and a
-//! thread of their own writes them. A line that finds no room is dropped and counted, and the next
-//! that is written says how many were.
+//! stderr may be a full pipe: a write would then block a core, or the executor that gossips, until
+//! the other members consider the node dead. So lines go into a bounded buffer and a dedicated
+//! thread writes them. A line that finds no room is dropped and counted, and the next one written
+//! reports the count.
 
 use std::io::{self, Write};
 use std::mem;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-/// Bytes that may wait to be written; a line beyond them is dropped.
+/// Maximum bytes waiting to be written; a line beyond is dropped.
 const WAITING_BYTES_MAX: usize = 1 << 20;
-/// A process that ends waits no longer than this for its last lines to be read.
+/// Longest wait of an exiting process for its last lines to be read.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Where lines are left. Clones leave them in the same place.
+/// The log's buffer. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct LogWriter {
     shared: Arc<Shared>,
@@ -24,24 +24,24 @@ pub struct LogWriter {
 #[derive(Debug, Default)]
 struct Shared {
     state: Mutex<State>,
-    /// Something waits, or all has been written.
+    /// Signals that lines are waiting, or that all have been written.
     changed: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct State {
     waiting: Vec<u8>,
-    /// Lines dropped since the last time that was said.
+    /// Lines dropped since the last report.
     dropped: u64,
-    /// The thread writes at the moment.
+    /// The thread is writing.
     writing: bool,
 }
 
 impl LogWriter {
-    /// Starts the thread, which writes to `target` for as long as the process runs.
+    /// Starts the thread, which writes to `target` as long as the process runs.
     ///
     /// # Errors
-    /// When no further thread is allowed.
+    /// If no further thread is allowed.
     pub fn start(target: impl Write + Send + 'static) -> io::Result<Self> {
         let writer = Self::default();
         let shared = writer.shared.clone();
@@ -49,7 +49,7 @@ impl LogWriter {
         Ok(writer)
     }
 
-    /// Waits until everything is written, or nobody reads it for a second.
+    /// Waits until everything is written, at most a second.
     pub fn flush_within_patience(&self) {
         let deadline = Instant::now() + PATIENCE;
         let mut state = self.shared.lock();
@@ -65,7 +65,7 @@ impl LogWriter {
 }
 
 impl Write for LogWriter {
-    /// Takes the line, or drops it; never waits for a reader.
+    /// Buffers the line, or drops it; never waits for a reader.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let mut state = self.shared.lock();
         if state.waiting.len() + line.len() > WAITING_BYTES_MAX {
@@ -84,7 +84,7 @@ impl Write for LogWriter {
 }
 
 impl Shared {
-    /// A panic elsewhere must not keep its own message from being written.
+    /// A panic elsewhere must not prevent its own message from being written.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
@@ -105,11 +105,14 @@ fn write(shared: &Shared, mut target: impl Write) {
         mem::swap(&mut state.waiting, &mut lines);
         let dropped = mem::take(&mut state.dropped);
         drop(state);
-        // An error means that nobody reads it any more: there is nowhere to say so.
+        // An error means that the log has no reader: there is nowhere to report it.
         let _ = target.write_all(&lines);
         lines.clear();
         if dropped > 0 {
-            let _ = writeln!(target, "[WARN] {dropped} log lines were dropped: nobody read them");
+            let _ = writeln!(
+                target,
+                "[WARN] {dropped} log lines were dropped: the reader was too slow"
+            );
         }
     }
 }

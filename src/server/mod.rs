@@ -1,4 +1,4 @@
-//! The shell around the pure cores: executors, sockets, clock, signals. Only here.
+//! The I/O shell around the pure crates: executors, sockets, clock, signals. Nowhere else.
 
 use std::fmt;
 use std::io;
@@ -61,8 +61,8 @@ use pid_file::PidFileError;
 use signals::Signals;
 use worker::{Worker, WorkerParts};
 
-/// Bytes that each glommio reactor registers with the kernel, three times over. Nothing large is
-/// read or written through it.
+/// Bytes that each glommio reactor registers with the kernel, three times. Nothing large is read or
+/// written through it.
 const REACTOR_MEMORY_BYTES: usize = 64 << 10;
 /// Submission queue entries of a net ring.
 const NET_RING_ENTRIES: u32 = 1024;
@@ -86,28 +86,28 @@ pub enum ServerError {
     },
     /// Signals cannot be received.
     Signals(io::Error),
-    /// An eventfd cannot be made.
+    /// An eventfd cannot be created.
     Doorbell(io::Error),
-    /// The kernel gives no random numbers.
+    /// The kernel provides no random numbers.
     Random(io::Error),
     /// The control executor could not start.
     Control(io::Error),
-    /// The thread that makes memory ready could not start.
+    /// The prefault thread could not start.
     Populator(io::Error),
     /// The process id cannot be written.
     PidFile(PidFileError),
-    /// Another process has this node's place in its cluster.
+    /// Another process has taken this node's place in its cluster.
     Superseded {
-        /// The id that both were given.
+        /// The id that both use.
         node_id: String,
-        /// Where the other one is.
+        /// Address of the other one.
         by: SocketAddr,
     },
 }
 
 impl ServerError {
-    /// The exit code of the process. A place that is taken may be free later, so that differs from
-    /// what starting again does not cure.
+    /// The exit code of the process. A place in the cluster may become free later, so this code
+    /// differs from that of errors that a restart does not fix.
     pub fn exit_code(&self) -> u8 {
         match self {
             ServerError::Superseded { .. } => 3,
@@ -126,23 +126,23 @@ impl fmt::Display for ServerError {
                 write!(f, "cannot start a core on CPU {cpu}: {reason}")
             }
             ServerError::Signals(error) => write!(f, "cannot receive signals: {error}"),
-            ServerError::Doorbell(error) => write!(f, "cannot make an eventfd: {error}"),
+            ServerError::Doorbell(error) => write!(f, "cannot create an eventfd: {error}"),
             ServerError::Random(error) => {
-                write!(f, "cannot draw the keys of the hash from the kernel: {error}")
+                write!(f, "cannot get random hash keys from the kernel: {error}")
             }
             ServerError::Control(error) => {
                 write!(f, "cannot start the control executor: {error}")
             }
             ServerError::Populator(error) => write!(
                 f,
-                "cannot start the thread that makes memory ready ({error}): raise the limit with \
-                 `ulimit -u` or TasksMax of the systemd unit"
+                "cannot start the prefault thread ({error}): raise the limit with `ulimit -u` or \
+                 TasksMax of the systemd unit"
             ),
             ServerError::PidFile(error) => write!(f, "{error}"),
             ServerError::Superseded { node_id, by } => write!(
                 f,
-                "another process runs as node {node_id} at {by}: give one of the two another \
-                 --node-id, or stop that one"
+                "another process runs as node {node_id} at {by}: stop it, or give one of the two \
+                 another --node-id"
             ),
         }
     }
@@ -150,11 +150,11 @@ impl fmt::Display for ServerError {
 
 impl std::error::Error for ServerError {}
 
-/// Runs a node until a signal ends it (see [`signals`]), or until a client shuts it down. What it says
-/// goes to `log`, by way of the crate `log`.
+/// Runs a node until a signal (see [`signals`]) or a client stops it. Log lines go to `log` through
+/// the `log` crate.
 ///
 /// # Errors
-/// When it cannot start. Once it runs, a core that fails ends the process.
+/// If it cannot start. Once it runs, a failing core ends the process.
 pub fn run(config: Config, signals: Signals, log: &LogWriter) -> Result<(), ServerError> {
     end_process_on_panic(log.clone());
     let core_count = config.core_count();
@@ -263,7 +263,7 @@ async fn run_core(parts: CoreParts, started: mpsc::Sender<(usize, io::Result<()>
     if config.lock_memory
         && let Err(error) = ahead.hold_all()
     {
-        let error = io::Error::other(format!("its memory cannot be locked: {error}"));
+        let error = io::Error::other(format!("cannot lock its memory: {error}"));
         let _ = started.send((core, Err(error)));
         return;
     }
@@ -288,24 +288,24 @@ async fn run_core(parts: CoreParts, started: mpsc::Sender<(usize, io::Result<()>
     Worker::new(WorkerParts { net, mesh, engine, node, listeners, ahead }).run().await;
 }
 
-/// Why a core's thread could not be started, with the mend where there is one.
+/// Why a core's thread could not be started, with the fix if there is one.
 fn thread_refusal(error: &GlommioError<()>) -> String {
     match error {
         GlommioError::IoError(io) if io.kind() == io::ErrorKind::WouldBlock => {
-            "no further thread is allowed: raise the limit with `ulimit -u` or TasksMax of the \
-             systemd unit, or use fewer --cores"
+            "the thread limit is reached: raise it with `ulimit -u` or TasksMax of the systemd \
+             unit, or use fewer --cores"
                 .into()
         }
         error => error.to_string(),
     }
 }
 
-/// A core that panics must not leave a silently dead shard behind.
+/// A panicking core must not leave a silently dead shard behind.
 fn end_process_on_panic(log: LogWriter) {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         report(panic);
-        log::error!("a core failed; the process ends so that it cannot serve a part of the keys");
+        log::error!("a core failed; the process exits rather than serve only part of the keys");
         log.flush_within_patience();
         std::process::exit(101);
     }));
@@ -315,13 +315,13 @@ fn eventfd() -> io::Result<OwnedFd> {
     rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).map_err(io::Error::from)
 }
 
-/// The keys of the secret hash, from the kernel: what is told of other random numbers of the process
-/// must say nothing about them.
+/// The keys of the secret hash, from the kernel: other random numbers of the process, which may
+/// become known, must reveal nothing about them.
 fn draw_secret() -> io::Result<HashSecret> {
     let mut failed = None;
     let secret = HashSecret::drawn(|| {
         let mut word = [0; 8];
-        // So few bytes come whole or not at all.
+        // This few bytes come whole or not at all.
         let got = rustix::rand::getrandom(&mut word[..], rustix::rand::GetRandomFlags::empty());
         failed = got.err().or(failed);
         u64::from_ne_bytes(word)
@@ -329,7 +329,7 @@ fn draw_secret() -> io::Result<HashSecret> {
     failed.map_or(Ok(secret), |error| Err(error.into()))
 }
 
-/// A number that differs between processes and that nobody guesses beforehand.
+/// An unpredictable number that differs between processes.
 pub(crate) fn random_seed() -> u64 {
     use std::hash::{BuildHasher, Hasher};
     std::collections::hash_map::RandomState::new().build_hasher().finish()

@@ -1,7 +1,7 @@
-//! What the cores of one node share: settings, the clock, doorbells and a few counters.
+//! State shared by the cores of one node: settings, the clock, doorbells and a few counters.
 //!
-//! Nothing here is on the path of a request. Counters have one writer, the core they belong to,
-//! except those that are touched once per connection.
+//! Nothing here is on the request path. Each counter has one writer, the core it belongs to, except
+//! those touched once per connection.
 
 use std::fmt;
 use std::hash::Hash;
@@ -27,21 +27,21 @@ pub struct Node {
     pub config: Config,
     /// The time.
     pub clock: Clock,
-    /// Which start of its process this is, to others in a cluster.
+    /// Identifies this start of the process to the other nodes of a cluster.
     pub boot: Boot,
-    /// How each core is woken.
+    /// Wakes each core.
     pub doorbells: Arc<[Doorbell]>,
-    /// How the control executor is woken.
+    /// Wakes the control executor.
     pub control_bell: Doorbell,
-    /// Where cores and control executor leave word for each other.
+    /// Messages between the cores and the control executor.
     pub mail: Mail,
-    /// Figures of each core.
+    /// Statistics of each core.
     pub cores: Box<[CoreFigures]>,
     /// Open connections of all cores.
     pub connections: AtomicU32,
     tuning: Mutex<Tuning>,
     log_limiter: Mutex<LogLimiter>,
-    /// The members of the cluster, as last told by the control executor.
+    /// The members of the cluster, as last published by the control executor.
     members: Mutex<Option<Arc<ClusterView>>>,
     verbosity: AtomicU32,
     flushed_at_millis: AtomicU64,
@@ -53,13 +53,13 @@ pub struct Node {
     superseded_by: OnceLock<SocketAddr>,
 }
 
-/// Figures of one core, on cache lines of their own.
+/// Statistics of one core, on separate cache lines.
 #[derive(Default)]
 #[repr(align(128))]
 pub struct CoreFigures {
-    /// Open connections, those on their way to this core included.
+    /// Open connections, including those being handed to this core.
     pub connections: AtomicU32,
-    /// Where others than the cores ask for the core's figures.
+    /// Where other threads request the core's statistics.
     pub inquiry: Inquiry,
 }
 
@@ -94,7 +94,7 @@ impl Node {
         }
     }
 
-    /// Counts a new connection; false when there are too many already.
+    /// Counts a new connection; false at the limit.
     pub fn admit(&self) -> bool {
         let open = self.connections.fetch_add(1, Ordering::Relaxed);
         if open >= self.config.connections_max {
@@ -104,18 +104,18 @@ impl Node {
         true
     }
 
-    /// Counts a connection that is gone.
+    /// Counts a closed connection.
     pub fn dismiss(&self) {
         self.connections.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// The core with the fewest connections; `here` when it is one of them.
+    /// The core with the fewest connections; `here` on a tie.
     pub fn least_loaded_core(&self, here: usize) -> usize {
         let load = |core: usize| self.cores[core].connections.load(Ordering::Relaxed);
         (0..self.cores.len()).min_by_key(|&core| (load(core), core != here)).unwrap_or(here)
     }
 
-    /// Writes a line that others can cause, about `source`, unless there were too many like it.
+    /// Logs a line that remote parties can trigger, about `source`, unless there were too many alike.
     pub fn log(
         &self,
         level: log::Level,
@@ -124,17 +124,17 @@ impl Node {
         line: fmt::Arguments<'_>,
     ) {
         let now = self.clock.now();
-        // A line that nobody wants to see uses up nothing.
+        // A line below the log level does not use up the allowance.
         if log::log_enabled!(level) && self.log_limiter().admits(kind, source, now) {
             log::log!(level, "{line}");
         }
     }
 
-    /// Says how many lines were withheld. To be called once in a while.
+    /// Logs how many lines were suppressed. Call it periodically.
     pub fn log_withheld(&self) {
         let now = self.clock.now();
         self.log_limiter().summaries(now, |kind, count| {
-            log::warn!("{count} more log lines about {} were withheld", kind.what());
+            log::warn!("suppressed {count} more log lines about {}", kind.what());
         });
     }
 
@@ -142,17 +142,17 @@ impl Node {
         self.log_limiter.lock().expect("a panic ends the process")
     }
 
-    /// Where memcached's knobs stand.
+    /// Values of memcached's knobs.
     pub fn tuning(&self) -> MutexGuard<'_, Tuning> {
         self.tuning.lock().expect("a panic ends the process")
     }
 
-    /// The members of the cluster; `None` on a node of its own.
+    /// The members of the cluster; `None` on a standalone node.
     pub fn members(&self) -> Option<Arc<ClusterView>> {
         self.members.lock().expect("a panic ends the process").clone()
     }
 
-    /// Tells who the members are now.
+    /// Publishes the current members.
     pub fn set_members(&self, view: ClusterView) {
         *self.members.lock().expect("a panic ends the process") = Some(Arc::new(view));
     }
@@ -162,7 +162,7 @@ impl Node {
         self.verbosity.load(Ordering::Relaxed)
     }
 
-    /// Sets the verbosity: 0 is what the configuration says, 1 and 2 show more.
+    /// Sets the verbosity: 0 is the configured level, 1 and 2 show more.
     pub fn set_verbosity(&self, level: u32) {
         self.verbosity.store(level, Ordering::Relaxed);
         let shown = match level {
@@ -173,17 +173,17 @@ impl Node {
         log::set_max_level(shown);
     }
 
-    /// When the last flush_all took or takes place, zero for never.
+    /// When the last flush_all takes effect, zero for never.
     pub fn flushed_at(&self) -> Instant {
         Instant::from_millis(self.flushed_at_millis.load(Ordering::Relaxed))
     }
 
-    /// Notes a flush_all.
+    /// Records a flush_all.
     pub fn set_flushed_at(&self, at: Instant) {
         self.flushed_at_millis.store(at.as_millis(), Ordering::Relaxed);
     }
 
-    /// Ends the node: leaves its cluster first, if it has one, and then stops.
+    /// Stops the node: it first leaves its cluster, if any.
     pub fn leave(&self) {
         if self.config.cluster.is_none() {
             return self.stop();
@@ -192,18 +192,18 @@ impl Node {
         self.control_bell.ring();
     }
 
-    /// Ends the node without waiting for other nodes to copy what it holds.
+    /// Stops the node without waiting for other nodes to copy its items.
     pub fn hurry(&self) {
         self.hurried.store(true, Ordering::SeqCst);
         self.leave();
     }
 
-    /// Whether other nodes are not to be waited for.
+    /// Whether the node stops without waiting for other nodes.
     pub fn is_hurried(&self) -> bool {
         self.hurried.load(Ordering::SeqCst) || self.is_stopping()
     }
 
-    /// Whether the node shall leave its cluster.
+    /// Whether the node is to leave its cluster.
     pub fn is_leaving(&self) -> bool {
         self.leaving.load(Ordering::SeqCst) || self.is_stopping()
     }
@@ -223,24 +223,24 @@ impl Node {
         self.stopping.load(Ordering::Relaxed)
     }
 
-    /// Stops the node, since another process at `by` has its place in the cluster.
+    /// Stops the node because another process at `by` has taken its place in the cluster.
     pub fn superseded(&self, by: SocketAddr) {
         let _ = self.superseded_by.set(by);
         self.stop();
     }
 
-    /// Where the process is that has this node's place, if that is why it stops.
+    /// The address of the process that took this node's place, if that is why it stops.
     pub fn superseded_by(&self) -> Option<SocketAddr> {
         self.superseded_by.get().copied()
     }
 
-    /// Tells the control executor that all cores are gone.
+    /// Notifies the control executor that all cores have stopped.
     pub fn end(&self) {
         self.ended.store(true, Ordering::SeqCst);
         self.control_bell.ring();
     }
 
-    /// Whether all cores are gone.
+    /// Whether all cores have stopped.
     pub fn has_ended(&self) -> bool {
         self.ended.load(Ordering::SeqCst)
     }

@@ -1,9 +1,9 @@
 //! The file with the process id (`--pid-file`).
 //!
-//! It is written beside its place and then put there in one step, so that nobody reads half of it
-//! and no symbolic link leads the write to another file. The process that wrote it holds a lock on
-//! it: a file without one is left from a process that is dead, whatever number it holds, and is
-//! replaced. A file that holds anything else than a process id is not touched.
+//! It is written under a temporary name and then linked into place in one step, so that readers
+//! never see half of it and no symbolic link redirects the write. The process that wrote it holds a
+//! lock on it: an unlocked file is left over from a dead process, whatever number it holds, and is
+//! replaced. A file that holds anything other than a process id is not touched.
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -13,23 +13,23 @@ use std::path::{Path, PathBuf};
 
 use super::owned_path::{OwnedPath, names};
 
-/// Longest contents in bytes that may be a process id: its digits, a line end, some blanks.
+/// Longest contents in bytes that may be a process id: its digits, a newline, some spaces.
 const PID_BYTES_MAX: u64 = 32;
-/// How often a start tries again when another process has changed the file meanwhile.
+/// Attempts at startup while other processes keep changing the file.
 const ATTEMPTS: u32 = 5;
 
 /// Why the process id cannot be written.
 #[derive(Debug)]
 pub enum PidFileError {
-    /// A symbolic link stands there.
+    /// The path is a symbolic link.
     Link(PathBuf),
-    /// A directory, device or socket stands there.
+    /// The path is a directory, device or socket.
     NoFile(PathBuf),
-    /// The file holds something else than a process id.
+    /// The file holds something other than a process id.
     Foreign(PathBuf),
-    /// The process that wrote it is alive; what it wrote.
+    /// The process that wrote it is alive; holds what it wrote.
     Held(PathBuf, String),
-    /// The file system refuses.
+    /// The file system returned an error.
     Io(PathBuf, io::Error),
 }
 
@@ -41,17 +41,17 @@ impl fmt::Display for PidFileError {
                 write!(f, "the pid file {path} is a symbolic link: name the file itself")
             }
             Self::NoFile(path) => {
-                write!(f, "the pid file {} exists and is no file: name a file", path.display())
+                write!(f, "the pid file {} exists and is not a file: name a file", path.display())
             }
             Self::Foreign(path) => write!(
                 f,
-                "the pid file {} holds something else than a process id: remove it or name \
+                "the pid file {} holds something other than a process id: remove it or name \
                  another file",
                 path.display()
             ),
             Self::Held(path, pid) => write!(
                 f,
-                "the pid file {} belongs to process {pid}, which runs: end it or name another file",
+                "the pid file {} belongs to running process {pid}: stop it or name another file",
                 path.display()
             ),
             Self::Io(path, error) => {
@@ -64,25 +64,25 @@ impl fmt::Display for PidFileError {
 
 impl std::error::Error for PidFileError {}
 
-/// Whether the process id could be written to `path` now.
+/// Checks whether the process id could be written to `path` now.
 ///
 /// # Errors
-/// With the reason why not.
+/// The reason why not.
 pub fn check(path: &Path) -> Result<(), PidFileError> {
     former(path).map(|_| ())
 }
 
-/// Writes the process id to `path`, in place of one that a dead process has left.
+/// Writes the process id to `path`, replacing one left by a dead process.
 ///
 /// # Errors
-/// When something else stands there, or the file system refuses.
+/// If something else is there, or the file system returns an error.
 pub fn write(path: &Path) -> Result<OwnedPath, PidFileError> {
     let failed = |error| PidFileError::Io(path.into(), error);
     for _ in 0..ATTEMPTS {
         let former = former(path)?;
         let (beside, file) = beside(path).map_err(failed)?;
         let placed = match &former {
-            // Who holds the lock of the former file is the only one to replace it.
+            // Only the process that locks the old file may replace it.
             Some(former) if names(path, former) => fs::rename(&beside, path).map(|()| true),
             Some(_) => Ok(false),
             None => link(&beside, path),
@@ -94,21 +94,21 @@ pub fn write(path: &Path) -> Result<OwnedPath, PidFileError> {
             return Ok(OwnedPath::new(path, file));
         }
     }
-    let error = io::Error::other("it changes again and again");
+    let error = io::Error::other("it keeps changing");
     Err(PidFileError::Io(path.into(), error))
 }
 
-/// Puts the file `from` to `to`; false when something stands there by now.
+/// Links the file `from` to `to`; false if `to` exists by now.
 fn link(from: &Path, to: &Path) -> io::Result<bool> {
     match fs::hard_link(from, to) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
-        // A file system without links. Two that start at the same moment may both succeed.
+        // A file system without links: two processes starting at once may both succeed.
         Err(_) => fs::rename(from, to).map(|()| true),
     }
 }
 
-/// The file that stands at `path`, locked: one that a dead process has left.
+/// Opens and locks the file at `path`, left by a dead process.
 fn former(path: &Path) -> Result<Option<File>, PidFileError> {
     let failed = |error| PidFileError::Io(path.into(), error);
     match fs::symlink_metadata(path) {
@@ -118,7 +118,7 @@ fn former(path: &Path) -> Result<Option<File>, PidFileError> {
         Ok(there) if !there.is_file() => return Err(PidFileError::NoFile(path.into())),
         Ok(_) => {}
     }
-    // Whatever has taken its place since is neither followed nor waited for.
+    // Whatever has replaced it since is neither followed nor waited for.
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
     let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -134,19 +134,19 @@ fn former(path: &Path) -> Result<Option<File>, PidFileError> {
         Err(TryLockError::WouldBlock) => {
             Err(PidFileError::Held(path.into(), String::from_utf8_lossy(pid).into_owned()))
         }
-        // A file system without locks tells nobody who lives.
+        // A file system without locks cannot show which process is alive.
         Ok(()) | Err(TryLockError::Error(_)) => Ok(Some(file)),
     }
 }
 
-/// A new file with the process id in the directory of `path`, locked until it is closed.
+/// Creates a file with the process id in the directory of `path`, locked until it is closed.
 fn beside(path: &Path) -> io::Result<(PathBuf, File)> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{}.new", std::process::id()));
     let beside = path.with_file_name(name);
     let create = || OpenOptions::new().write(true).create_new(true).mode(0o644).open(&beside);
     let mut file = match create() {
-        // Left by a process of this id that was killed between two steps.
+        // Left by a process with this id that was killed between two steps.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             fs::remove_file(&beside)?;
             create()?

@@ -1,8 +1,8 @@
-//! What this host lacks for a configuration, in one sentence each, before anything starts.
+//! Checks before startup that the host meets the configuration's requirements.
 //!
-//! Each check tries the thing itself rather than compare version numbers: a ring is set up, a port
-//! is bound. What it finds is a [`Problem`], a sentence that names what is wrong and how to mend
-//! it; all are collected, so that one look shows everything to be mended.
+//! Each check tries the operation itself rather than compare version numbers: it sets up a ring,
+//! binds a port. It reports a [`Problem`], one sentence with the cause and the fix; all of them are
+//! collected, so that one run shows everything to fix.
 
 use std::fmt;
 use std::io;
@@ -21,18 +21,18 @@ use super::unix_socket::{Occupant, occupant};
 use crate::config::size::Size;
 use crate::config::{Config, UnixSocket};
 
-/// Locked memory in bytes that the executors demand to be allowed.
+/// Lockable memory in bytes that the executors require.
 pub const MEMLOCK_BYTES_MIN: u64 = 512 << 10;
-/// Longest path of a unix socket in bytes: the kernel's 108 less the end mark.
+/// Longest path of a unix socket in bytes: the kernel's 108 less the terminating NUL.
 const UNIX_PATH_BYTES_MAX: usize = 107;
-/// How long a start waits in all for what is taken: addresses, unix socket and pid file of a former
-/// life. A node that ends gives its pid file back last, and the kernel takes rings apart after their
-/// process has ended, and until then they hold its sockets.
+/// Longest total wait at startup for addresses, unix socket and pid file of a previous process. A
+/// stopping node releases its pid file last, and the kernel destroys rings only after their process
+/// has ended; until then they hold its sockets.
 const TAKEN_MAX: Duration = Duration::from_secs(2);
-/// How often it tries again.
+/// Interval between attempts.
 const TAKEN_STEP: Duration = Duration::from_millis(20);
 
-/// One thing that keeps the server from starting: a sentence with the mend.
+/// A reason why the server cannot start: one sentence with the fix.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem(String);
 
@@ -42,8 +42,8 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Finds everything on this host that `config` cannot run with, and raises the soft limits of
-/// files and locked memory as far as it needs. Empty when the server can start.
+/// Finds everything on this host that prevents `config` from running, and raises the soft limits of
+/// open files and locked memory as needed. Empty if the server can start.
 pub fn run(config: &Config, host: &HostFacts) -> Vec<Problem> {
     let mut problems = Vec::new();
     problems.extend(ring(host));
@@ -58,8 +58,8 @@ pub fn run(config: &Config, host: &HostFacts) -> Vec<Problem> {
     problems
 }
 
-/// File descriptors that `config` needs at most: one per connection, and for each core its rings,
-/// eventfds, listeners and links.
+/// Maximum number of file descriptors that `config` needs: one per connection, and each core's
+/// rings, eventfds, listeners and links.
 pub fn files_needed(config: &Config) -> u64 {
     config.connections_max as u64 + files_besides_connections(config.core_count(), config)
 }
@@ -72,10 +72,10 @@ pub fn files_besides_connections(core_count: usize, config: &Config) -> u64 {
     64 + admin + core_count as u64 * (24 + listeners + links)
 }
 
-/// Links to cores of other nodes that each core has files for: 32 nodes of eight cores.
+/// Number of links to cores of other nodes budgeted per core: 32 nodes of eight cores.
 const LINKS_PER_CORE: u64 = 256;
 
-/// Whether io_uring is there with all that the net ring uses.
+/// Whether io_uring is available with every operation that the net ring uses.
 fn ring(host: &HostFacts) -> Option<Problem> {
     let built = IoUring::builder().setup_single_issuer().setup_defer_taskrun().build(8);
     match built {
@@ -108,7 +108,7 @@ fn missing_operation(ring: &IoUring) -> Option<&'static str> {
     needed.into_iter().find(|&(_, code)| !probe.is_supported(code)).map(|(name, _)| name)
 }
 
-/// What may forbid io_uring to this process.
+/// What may deny io_uring to this process.
 #[derive(Debug, Default)]
 struct Restrictions {
     /// `kernel.io_uring_disabled`: 0 for all, 1 for the privileged, 2 for none.
@@ -134,9 +134,9 @@ fn ring_refusal(error: &io::Error, host: &HostFacts, restrictions: &Restrictions
         Some(Errno::NOSYS) if restrictions.filtered => "io_uring is hidden by a seccomp filter: \
              allow io_uring_setup, io_uring_enter and io_uring_register in the container's profile"
             .into(),
-        Some(Errno::NOSYS) => format!(
-            "io_uring is absent from kernel {kernel}: use Linux 6.1 or newer with CONFIG_IO_URING"
-        ),
+        Some(Errno::NOSYS) => {
+            format!("kernel {kernel} has no io_uring: use Linux 6.1 or newer with CONFIG_IO_URING")
+        }
         Some(Errno::INVAL) => {
             format!("io_uring of kernel {kernel} lacks DEFER_TASKRUN: use Linux 6.1 or newer")
         }
@@ -144,23 +144,24 @@ fn ring_refusal(error: &io::Error, host: &HostFacts, restrictions: &Restrictions
             Some(2) => {
                 "io_uring is disabled on this host: run `sysctl kernel.io_uring_disabled=0`".into()
             }
-            Some(1) => "io_uring is reserved to the privileged on this host: run `sysctl \
+            Some(1) => "io_uring is reserved for privileged processes on this host: run `sysctl \
                  kernel.io_uring_disabled=0` or add the user to the group of \
                  kernel.io_uring_group"
                 .into(),
             _ if restrictions.filtered => "io_uring is forbidden by a seccomp filter: allow \
                  io_uring_setup, io_uring_enter and io_uring_register in the container's profile"
                 .into(),
-            _ => "io_uring is forbidden to this process: ask the host's security module (SELinux, \
-                 AppArmor) to allow it"
+            _ => "io_uring is forbidden to this process: allow it in the host's security module \
+                 (SELinux, AppArmor)"
                 .into(),
         },
         Some(Errno::NOMEM) => format!(
-            "io_uring got no memory from kernel {kernel}: raise the limit of locked memory, for \
+            "kernel {kernel} has no memory for io_uring: raise the locked memory limit, for \
              example with `ulimit -l unlimited`"
         ),
         Some(Errno::MFILE | Errno::NFILE) => {
-            "io_uring got no file descriptor: raise the limit of open files with `ulimit -n`".into()
+            "no file descriptor is left for io_uring: raise the open file limit with `ulimit -n`"
+                .into()
         }
         _ => format!(
             "io_uring cannot be set up on kernel {kernel} ({error}): use Linux 6.1 or newer"
@@ -175,7 +176,7 @@ fn memlock(config: &Config) -> Option<Problem> {
         if allowed < with_items {
             return Some(Problem(format!(
                 "only {} of memory may be locked but --lock-memory needs {}: run `ulimit -l \
-                 unlimited`, set LimitMEMLOCK=infinity in the systemd unit, or leave it away",
+                 unlimited`, set LimitMEMLOCK=infinity in the systemd unit, or omit --lock-memory",
                 Size(allowed),
                 Size(with_items)
             )));
@@ -207,8 +208,8 @@ fn files(config: &Config) -> Option<Problem> {
 fn cpus(config: &Config, host: &HostFacts) -> Option<Problem> {
     let outside = config.cpus.iter().find(|cpu| !host.allowed_cpus.contains(cpu))?;
     Some(Problem(format!(
-        "CPU {outside} is not among the CPUs that this process may use ({}): choose --cpus from \
-         these",
+        "CPU {outside} is not among the CPUs that this process may use ({}): list only those in \
+         --cpus",
         ranges(&host.allowed_cpus)
     )))
 }
@@ -218,29 +219,28 @@ fn memory(config: &Config, host: &HostFacts) -> Option<Problem> {
     let mebibytes = Size(host.memory_bytes >> 20 << 20);
     (config.memory_bytes > host.memory_bytes).then(|| {
         Problem(format!(
-            "{} of memory is more than the {mebibytes} that this {owner}: lower --memory",
+            "{} of memory exceeds the {mebibytes} that the {owner}: lower --memory",
             Size(config.memory_bytes)
         ))
     })
 }
 
-/// Asks for all of the memory for a moment, without touching it: a limit of the address space or
-/// the host's strict accounting would otherwise end a core that starts.
+/// Briefly reserves all of the memory without touching it: an address space limit or strict
+/// overcommit accounting would otherwise crash a starting core.
 fn address_space(config: &Config) -> Option<Problem> {
     let bytes = config.memory_bytes;
     let asked = usize::try_from(bytes).ok().map(|bytes| Vec::<u8>::new().try_reserve_exact(bytes));
     (!matches!(asked, Some(Ok(())))).then(|| {
         Problem(format!(
-            "{} of memory cannot be had from this host: run `ulimit -v unlimited`, set \
+            "{} of memory cannot be allocated on this host: run `ulimit -v unlimited`, set \
              vm.overcommit_memory to 0, or lower --memory",
             Size(bytes)
         ))
     })
 }
 
-/// Binds every address for a moment. Without SO_REUSEPORT, so that a second Ringlane is
-/// noticed instead of sharing the first one's connections. Those that are taken are waited for, all
-/// together until `until`.
+/// Briefly binds every address, without SO_REUSEPORT, so that a second Ringlane is noticed instead
+/// of sharing the first one's connections. Waits for addresses in use, all together until `until`.
 fn addresses(config: &Config, until: Instant) -> Vec<Problem> {
     let shard_ports = (0..config.core_count()).filter_map(|core| config.shard_port(core));
     let ports: Vec<u16> = std::iter::once(config.port).chain(shard_ports).collect();
@@ -258,7 +258,7 @@ fn addresses(config: &Config, until: Instant) -> Vec<Problem> {
             bind_problem(address, &bind_when_free(address, transport, until))
         })
         .collect();
-    // The same said of TCP and of UDP.
+    // TCP and UDP report the same.
     problems.dedup();
     problems
 }
@@ -270,7 +270,7 @@ fn bind_when_free(address: SocketAddr, transport: Type, until: Instant) -> io::R
     when_free(|| bind(address, transport), is_taken, until)
 }
 
-/// What `look` finds once it `is_taken` no longer, or at last at the moment `until`.
+/// The result of `look` once it is no longer `is_taken`, or the last one at `until`.
 fn when_free<T>(look: impl Fn() -> T, is_taken: impl Fn(&T) -> bool, until: Instant) -> T {
     loop {
         let found = look();
@@ -289,8 +289,8 @@ fn bind(address: SocketAddr, transport: Type) -> io::Result<()> {
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
-    // Enough to notice whoever listens there. Listening here as well would, for a moment, accept
-    // clients that wait for the server to come up, and reset them.
+    // Binding suffices to notice another listener. Listening too would briefly accept clients that
+    // wait for the server to start, and then reset them.
     socket.bind(&address.into())
 }
 
@@ -299,15 +299,15 @@ fn bind_problem(address: SocketAddr, outcome: &io::Result<()>) -> Option<Problem
     let port = address.port();
     Some(Problem(match error.raw_os_error().map(Errno::from_raw_os_error) {
         Some(Errno::ADDRINUSE) => format!(
-            "{address} is already taken: end the program that listens there or choose another \
-             port than {port}"
+            "{address} is already in use: stop the program that listens there or use another port \
+             than {port}"
         ),
         Some(Errno::ADDRNOTAVAIL) => format!(
-            "{} is no address of this host: choose one that `ip address` shows",
+            "{} is not an address of this host: use one that `ip address` shows",
             address.ip()
         ),
         Some(Errno::ACCESS | Errno::PERM) => format!(
-            "port {port} is reserved to the privileged: choose one from 1024 or grant \
+            "port {port} is reserved for privileged processes: use one from 1024 or grant \
              CAP_NET_BIND_SERVICE"
         ),
         Some(Errno::AFNOSUPPORT) => {
@@ -315,25 +315,27 @@ fn bind_problem(address: SocketAddr, outcome: &io::Result<()>) -> Option<Problem
                 IpAddr::V4(_) => "IPv4",
                 IpAddr::V6(_) => "IPv6",
             };
-            format!("{address} cannot be used since this host has no {family}: choose another")
+            format!("{address} cannot be used since this host has no {family}: use another")
         }
-        _ => format!("{address} cannot be listened on ({error}): choose another"),
+        _ => format!("cannot listen on {address} ({error}): use another"),
     }))
 }
 
-/// The directory that `path` is in; `None` for one that names no file.
+/// The directory that contains `path`; `None` if `path` names no file.
 fn directory_of(path: &Path) -> Option<&Path> {
     let parent = path.parent()?;
     Some(if parent.as_os_str().is_empty() { Path::new(".") } else { parent })
 }
 
-/// Whether the process id may be written there, without writing it.
+/// Checks that the process id can be written to `path`, without writing it.
 fn pid_file(path: &Path, until: Instant) -> Option<Problem> {
     let shown = path.display();
     let directory = directory_of(path)?;
     if !directory.is_dir() {
         let directory = directory.display();
-        return Some(Problem(format!("the pid file {shown} has no directory: create {directory}")));
+        return Some(Problem(format!(
+            "the directory of the pid file {shown} does not exist: create {directory}"
+        )));
     }
     let checked = when_free(
         || pid_file::check(path),
@@ -349,28 +351,28 @@ fn unix_socket(socket: &UnixSocket, until: Instant) -> Option<Problem> {
     let bytes = path.as_os_str().len();
     if bytes > UNIX_PATH_BYTES_MAX {
         return Some(Problem(format!(
-            "the unix socket path {shown} has {bytes} bytes: choose one of at most \
+            "the unix socket path {shown} has {bytes} bytes: use one of at most \
              {UNIX_PATH_BYTES_MAX}"
         )));
     }
     let Some(directory) = directory_of(path) else {
-        return Some(Problem(format!("{shown} is no path of a unix socket: name a file")));
+        return Some(Problem(format!("{shown} cannot be a unix socket: name a file")));
     };
     if !directory.is_dir() {
         return Some(Problem(format!(
-            "the unix socket {shown} has no directory: create {} first",
+            "the directory of the unix socket {shown} does not exist: create {}",
             directory.display()
         )));
     }
     match when_free(|| occupant(path), |&occupant| occupant == Occupant::Living, until) {
-        // A socket file that nobody listens on is left from an earlier run and gets replaced.
+        // A socket file without a listener is left over from an earlier run and gets replaced.
         Occupant::Nobody | Occupant::Stale => None,
         Occupant::NoSocket => Some(Problem(format!(
-            "{shown} exists and is no socket: remove it or choose another path"
+            "{shown} exists and is not a socket: remove it or use another path"
         ))),
         Occupant::Living => Some(Problem(format!(
-            "the unix socket {shown} is already taken: end the program that listens there or \
-             choose another path"
+            "the unix socket {shown} is already in use: stop the program that listens there or use \
+             another path"
         ))),
     }
 }
@@ -419,19 +421,20 @@ mod tests {
         };
         let directory = std::env::temp_dir();
         let shown = directory.display();
-        let missing = format!("{shown}/no-such-directory/x.pid");
-        let said =
-            format!("the pid file {missing} has no directory: create {shown}/no-such-directory");
+        let missing = format!("{shown}/nowhere/x.pid");
+        let said = format!(
+            "the directory of the pid file {missing} does not exist: create {shown}/nowhere"
+        );
         assert_eq!(told(&missing), Some(said));
-        let said = format!("the pid file {shown} exists and is no file: name a file");
+        let said = format!("the pid file {shown} exists and is not a file: name a file");
         assert_eq!(told(&shown.to_string()), Some(said));
         assert_eq!(told(&format!("{shown}/ringlane-not-there.pid")), None);
     }
 
     #[test]
-    fn each_way_to_lack_io_uring_has_its_own_mend() {
+    fn each_way_to_lack_io_uring_has_its_own_fix() {
         let free = Restrictions::default;
-        assert!(refusal(Errno::NOSYS, free()).contains("absent from kernel 5.15.0"));
+        assert!(refusal(Errno::NOSYS, free()).contains("kernel 5.15.0 has no io_uring"));
         assert!(refusal(Errno::INVAL, free()).contains("6.1 or newer"));
         let filtered = || Restrictions { filtered: true, ..free() };
         assert!(refusal(Errno::PERM, filtered()).contains("seccomp"));
@@ -468,7 +471,7 @@ mod tests {
         let address = owner.local_addr().ok().and_then(|a| a.as_socket()).expect("its address");
         let text =
             bind_problem(address, &bind(address, Type::STREAM)).expect("it is taken").to_string();
-        assert!(text.contains(&address.to_string()) && text.contains("already taken"), "{text}");
+        assert!(text.contains(&address.to_string()) && text.contains("already in use"), "{text}");
         drop(owner);
         assert_eq!(
             bind_problem(address, &bind(address, Type::STREAM)),
@@ -496,7 +499,7 @@ mod tests {
         let address: SocketAddr = "203.0.113.7:11311".parse().expect("an address");
         let text =
             bind_problem(address, &bind(address, Type::STREAM)).expect("not ours").to_string();
-        assert!(text.contains("203.0.113.7 is no address of this host"), "{text}");
+        assert!(text.contains("203.0.113.7 is not an address of this host"), "{text}");
     }
 
     #[test]
@@ -521,7 +524,7 @@ mod tests {
             unix_socket(&UnixSocket { path: path.into(), mode: 0o700 }, Instant::now())
         };
         assert!(at("/nowhere/r.sock").is_some_and(|p| p.to_string().contains("create /nowhere")));
-        assert!(at("/proc/self/status").is_some_and(|p| p.to_string().contains("no socket")));
+        assert!(at("/proc/self/status").is_some_and(|p| p.to_string().contains("not a socket")));
         let long = format!("/tmp/{}", "x".repeat(103));
         assert!(at(&long).is_some_and(|p| p.to_string().contains("108 bytes")));
         assert_eq!(at("/tmp/ringlane-no-such.sock"), None);

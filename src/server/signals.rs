@@ -1,11 +1,11 @@
-//! What signals do to a node.
+//! Signal handling.
 //!
 //! | signal | what happens |
 //! | --- | --- |
-//! | SIGTERM, SIGINT, SIGUSR1 | the node leaves its cluster and stops; a second one does not wait for others. SIGUSR1 is memcached's for a graceful stop |
-//! | SIGHUP, SIGUSR2 | nothing but a line in the log: no setting is read again while a node runs |
-//! | SIGPIPE | nothing; Rust's runtime has it ignored |
-//! | SIGQUIT | the kernel's default: the process ends at once with a core dump, which is what one sends it for |
+//! | SIGTERM, SIGINT, SIGUSR1 | the node leaves its cluster and stops; a second signal skips the wait for other nodes. SIGUSR1 is memcached's graceful stop |
+//! | SIGHUP, SIGUSR2 | only a log line: settings are not reloaded at runtime |
+//! | SIGPIPE | ignored by Rust's runtime |
+//! | SIGQUIT | the kernel's default: the process ends at once with a core dump, its purpose |
 
 use std::io;
 use std::sync::Arc;
@@ -20,13 +20,13 @@ use super::node::Node;
 /// What a signal asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wish {
-    /// That the node ends in order.
+    /// A graceful stop.
     End,
-    /// What this node does not offer.
+    /// Something this node does not support.
     Nothing,
 }
 
-/// All signals that are taken from the kernel's hands.
+/// All handled signals.
 const TAKEN: [(i32, Wish); 5] = [
     (SIGTERM, Wish::End),
     (SIGINT, Wish::End),
@@ -35,24 +35,24 @@ const TAKEN: [(i32, Wish); 5] = [
     (SIGUSR2, Wish::Nothing),
 ];
 
-/// The signals to this process. From the moment it exists none of them kills; those that arrive
-/// before a node is there to be told are kept for it.
+/// The signals to this process. Once it exists none of them kills the process; those that arrive
+/// before the node runs are kept for it.
 #[derive(Debug)]
 pub struct Signals(iterator::Signals);
 
 impl Signals {
-    /// Takes them.
+    /// Installs the handlers.
     ///
     /// # Errors
-    /// When the process has no descriptors left for it.
+    /// If the process has no file descriptors left.
     pub fn take() -> io::Result<Self> {
         iterator::Signals::new(TAKEN.map(|(signal, _)| signal)).map(Self)
     }
 
-    /// Tells `node` from now on.
+    /// Delivers signals to `node` from now on.
     ///
     /// # Errors
-    /// When no thread can be had.
+    /// If no thread can be started.
     pub fn tell(self, node: Arc<Node>) -> io::Result<Listening> {
         let Self(mut signals) = self;
         let handle = signals.handle();
@@ -74,14 +74,14 @@ pub struct Listening {
 }
 
 impl Listening {
-    /// Ends the thread. Signals go unheard from then on.
+    /// Stops the thread. Signals are ignored from then on.
     pub fn end(self) {
         self.handle.close();
         let _ = self.thread.join();
     }
 }
 
-/// Does what `signal` asks for; `earlier` counts those that asked for the end.
+/// Handles `signal`; `earlier` counts previous requests to stop.
 fn act(signal: i32, earlier: &mut u32, node: &Node) {
     let name = signal_name(signal).unwrap_or("a signal");
     let wish = TAKEN.into_iter().find(|&(taken, _)| taken == signal).map(|(_, wish)| wish);
@@ -91,11 +91,11 @@ fn act(signal: i32, earlier: &mut u32, node: &Node) {
             node.leave();
         }
         Some(Wish::End) => {
-            log::warn!("{name} again: shutting down without waiting for others");
+            log::warn!("{name} again: shutting down without waiting for other nodes");
             node.hurry();
         }
         Some(Wish::Nothing) | None => {
-            log::warn!("{name} ignored: settings change only by a restart");
+            log::warn!("{name} ignored: settings change only with a restart");
         }
     }
     *earlier += u32::from(wish == Some(Wish::End));

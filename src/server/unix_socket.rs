@@ -1,10 +1,10 @@
-//! The unix socket that clients arrive on (`--unix-socket`), and what may stand at its path.
+//! The unix socket for clients (`--unix-socket`), and what may already exist at its path.
 //!
-//! A socket stays in the file system when its process dies; one that nobody listens on is replaced,
-//! one that somebody listens on never. The kernel takes the rings of a killed process apart only
-//! after the process has ended, and until then its socket still accepts: a start waits a moment for
-//! that (see [`super::preflight`]). Looking and replacing is one step to others that start at the
-//! same time, under a lock on the directory.
+//! A socket file outlives its process; one without a listener is replaced, one with a listener
+//! never. The kernel destroys the rings of a killed process only after the process has ended, and
+//! until then its socket still accepts: startup waits a moment for that (see [`super::preflight`]).
+//! A lock on the directory makes checking and replacing one step for processes that start at the
+//! same time.
 
 use std::fs::{self, File};
 use std::io;
@@ -17,33 +17,33 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use super::owned_path::OwnedPath;
 use crate::config::UnixSocket;
 
-/// Longest wait for others that start in the same directory. They hold its lock for a few system
-/// calls.
+/// Longest wait for other processes that start in the same directory. They hold its lock for a few
+/// system calls.
 const LOCK_MAX: Duration = Duration::from_secs(2);
-/// How often it is tried.
+/// Interval between attempts.
 const LOCK_STEP: Duration = Duration::from_millis(5);
 
-/// What stands at a path.
+/// What exists at a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Occupant {
     /// Nothing.
     Nobody,
-    /// A socket that nobody listens on.
+    /// A socket without a listener.
     Stale,
-    /// A socket in use, as far as one can tell.
+    /// A socket that seems to be in use.
     Living,
-    /// Something that is no socket.
+    /// Something other than a socket.
     NoSocket,
 }
 
-/// What stands at `path`.
+/// Checks what exists at `path`.
 pub fn occupant(path: &Path) -> Occupant {
     match fs::symlink_metadata(path) {
         Err(_) => return Occupant::Nobody,
         Ok(there) if !there.file_type().is_socket() => return Occupant::NoSocket,
         Ok(_) => {}
     }
-    // Not blocking: one that listens but is stopped, its backlog full, would never answer.
+    // Non-blocking: a stopped listener with a full backlog would never answer.
     let connect = || {
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
         socket.set_nonblocking(true)?;
@@ -56,11 +56,11 @@ pub fn occupant(path: &Path) -> Occupant {
     }
 }
 
-/// Listens at the path, in place of a socket that a dead process has left there. The path goes with
-/// what is returned.
+/// Listens at the path, replacing a socket left by a dead process. The path is removed when the
+/// returned [`OwnedPath`] is dropped.
 ///
 /// # Errors
-/// When somebody listens there, or the file system refuses.
+/// If another process listens there, or the file system returns an error.
 pub fn listen(unix_socket: &UnixSocket, backlog: u32) -> io::Result<(Socket, OwnedPath)> {
     let path = &unix_socket.path;
     let _lock = lock_directory_of(path)?;
@@ -72,15 +72,15 @@ pub fn listen(unix_socket: &UnixSocket, backlog: u32) -> io::Result<(Socket, Own
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.bind(&SockAddr::unix(path)?)?;
     let owned = OwnedPath::of_what_stands_at(path)?;
-    // Before it listens: nobody connects to whom the mode forbids it.
+    // Before listening, so that no client connects against the mode.
     fs::set_permissions(path, fs::Permissions::from_mode(unix_socket.mode))?;
     socket.listen(backlog as i32)?;
     Ok((socket, owned))
 }
 
-/// Keeps others from replacing a socket in the same directory until it is dropped. `None` where
-/// directories cannot be locked or read: then two that start in the same moment may both replace
-/// what a dead process has left, and the later one has the path.
+/// Keeps others from replacing a socket in the same directory until it is dropped. `None` if the
+/// directory cannot be locked or read: two processes that start at the same moment may then both
+/// replace a stale socket, and the later one owns the path.
 fn lock_directory_of(path: &Path) -> io::Result<Option<File>> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     let Ok(directory) = File::open(parent.unwrap_or(Path::new("."))) else { return Ok(None) };
@@ -93,7 +93,7 @@ fn lock_directory_of(path: &Path) -> io::Result<Option<File>> {
                 std::thread::sleep(LOCK_STEP);
             }
             Err(fs::TryLockError::WouldBlock) => {
-                let told = "its directory is locked by another process: end that one first";
+                let told = "its directory is locked by another process: stop that one first";
                 return Err(io::Error::new(io::ErrorKind::WouldBlock, told));
             }
         }

@@ -29,7 +29,7 @@ fn a_node_leaves_and_takes_nothing_with_it(name: &str, flags: &[&str]) {
     let said = cluster.nodes[2].said();
     assert_eq!(status.code(), Some(0), "{said}");
     assert!(after < LEAVE_MAX, "left after {after:?}");
-    assert!(said.contains("all that was theirs"), "{said}");
+    assert!(said.contains("everything they needed"), "{said}");
     load.run_for_requests(1000);
     std::thread::sleep(TROUBLE_MAX.saturating_sub(left.elapsed()));
     load.run_for_requests(500);
@@ -129,7 +129,11 @@ fn strangers_are_refused_with_a_reason_and_the_cluster_goes_on() {
     let load = Load::start("strangers", &cluster.addresses(), PLAN);
     let parameters = "differ";
     let strangers: [(&str, Vec<&str>, &str); 4] = [
-        ("name", vec![own[0], own[1], "--cluster-name", "another"], "it names another cluster"),
+        (
+            "name",
+            vec![own[0], own[1], "--cluster-name", "another"],
+            "it belongs to another cluster",
+        ),
         ("ring", vec![own[0], own[1], "--vnodes", "77"], parameters),
         ("copies", vec![own[0], own[1], "--replicas", "2"], parameters),
         ("key", vec![&*theirs[0], &*theirs[1]], "its cluster key is missing or differs"),

@@ -524,7 +524,7 @@ impl Governor {
                 membership::Effect::Alive(identity) => self.alive(identity, now, effects),
                 membership::Effect::Dead(identity) => self.dead(identity, now, effects),
                 membership::Effect::Rejoined => {
-                    let text = "the others had given up on this node; it is back".into();
+                    let text = "rejoined: the other nodes had declared this node dead".into();
                     log(effects, true, self.identity().key.0, text);
                 }
                 membership::Effect::Refused { from, reason } => {
@@ -533,7 +533,7 @@ impl Governor {
                 }
                 membership::Effect::RefusedBy { from, reason } => {
                     let sentence = reason.sentence();
-                    let text = format!("{from} refuses this node, saying: {sentence}");
+                    let text = format!("{from} refuses this node: {sentence}");
                     log_datagram(effects, LogKind::RefusedBy, from, text);
                 }
                 membership::Effect::Superseded { by } => {
@@ -646,7 +646,7 @@ impl Governor {
                 self.view = Some(view.clone());
                 effects.push(Effect::Notice(Notice::Placed(view)));
             }
-            Err(error) => log(effects, true, 0, format!("a roster makes no ring: {error}")),
+            Err(error) => log(effects, true, 0, format!("a roster has no valid ring: {error}")),
         }
         self.note_gone(now);
         self.round_at = now;

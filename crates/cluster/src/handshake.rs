@@ -123,21 +123,21 @@ impl HandshakeRefusal {
         HandshakeRefusal::Unknown,
     ];
 
-    /// The sentence for the log, as said about the refused.
+    /// The reason for the log, about the refused node.
     pub const fn sentence(self) -> &'static str {
         match self {
             HandshakeRefusal::Cluster => membership::GossipRefusal::Cluster.sentence(),
             HandshakeRefusal::Parameters => membership::GossipRefusal::Parameters.sentence(),
             HandshakeRefusal::Key => membership::GossipRefusal::Key.sentence(),
-            HandshakeRefusal::Replay => "its proof is a recording",
+            HandshakeRefusal::Replay => "its proof was replayed",
             HandshakeRefusal::NotListed => membership::GossipRefusal::NotListed.sentence(),
             HandshakeRefusal::Version => membership::GossipRefusal::Version.sentence(),
-            HandshakeRefusal::Node => "it is not the node that was called",
-            HandshakeRefusal::Core => "it wants a core that does not exist",
+            HandshakeRefusal::Node => "it is not the node that was dialled",
+            HandshakeRefusal::Core => "it requested a core that does not exist",
             HandshakeRefusal::Order => {
-                "its id is this node's, or it should have waited to be dialled"
+                "it uses this node's id, or should have waited to be dialled"
             }
-            HandshakeRefusal::Unknown => "gossip does not know it as a living member",
+            HandshakeRefusal::Unknown => "it is not a live member according to gossip",
         }
     }
 }

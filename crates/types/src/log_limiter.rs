@@ -1,4 +1,4 @@
-//! Which log lines are written when others can cause them, and how many were withheld.
+//! Limits log lines that remote parties can trigger, and counts the suppressed ones.
 //!
 //! Whoever reaches a port could otherwise fill a disk, or hide a line that matters among a million
 //! that do not. Lines are limited by kind and source: each source has a few lines a span, and each
@@ -65,18 +65,18 @@ impl LogKind {
         LogKind::AcceptAdmin,
     ];
 
-    /// What the lines are about, for the line that counts them.
+    /// The subject of the lines, for the line that counts them.
     pub const fn what(self) -> &'static str {
         match self {
             LogKind::Refused => "refused datagrams",
             LogKind::RefusedBy => "refusals by other nodes",
             LogKind::Members => "members",
             LogKind::Gossip => "datagrams that could not be sent or received",
-            LogKind::Link => "links that were not made",
-            LogKind::BadFrame => "links that were ended",
-            LogKind::Breaker => "nodes that are asked again, or not for a while",
+            LogKind::Link => "links that could not be established",
+            LogKind::BadFrame => "links that were closed",
+            LogKind::Breaker => "paused and resumed nodes",
             LogKind::Accept => "connections that could not be accepted",
-            LogKind::AcceptNode => "connections of nodes that could not be accepted",
+            LogKind::AcceptNode => "node connections that could not be accepted",
             LogKind::AcceptAdmin => "admin connections that could not be accepted",
         }
     }

@@ -210,7 +210,7 @@ impl Control {
                         Level::Warn,
                         LogKind::Gossip,
                         to,
-                        format_args!("gossip to {to} is lost: {error}"),
+                        format_args!("cannot send gossip to {to}: {error}"),
                     );
                 }
             }
@@ -283,7 +283,7 @@ impl Control {
                         Level::Warn,
                         LogKind::Gossip,
                         0,
-                        format_args!("gossip pauses: {error}"),
+                        format_args!("pausing before receiving more gossip: {error}"),
                     );
                     glommio::timer::sleep(PAUSE).await;
                 }
@@ -306,7 +306,7 @@ impl Control {
                         Level::Warn,
                         LogKind::AcceptNode,
                         0,
-                        format_args!("accepting links pauses: {error}"),
+                        format_args!("pausing before accepting more links: {error}"),
                     );
                     glommio::timer::sleep(PAUSE).await;
                 }

@@ -98,12 +98,12 @@ impl CoreCluster {
         self.links.flush(net);
         let (core, node) = (self.core, &self.node);
         for Peer { node: of, core } in self.links.take_bad() {
-            let text = "a frame was forged, replayed or too long";
+            let text = "received a forged, replayed or oversized frame";
             node.log(
                 Level::Warn,
                 LogKind::BadFrame,
                 of,
-                format_args!("the link with core {core} of node {:016x} ends: {text}", of.0),
+                format_args!("closing the link to core {core} of node {:016x}: {text}", of.0),
             );
         }
         let mut any = false;
@@ -122,10 +122,8 @@ impl CoreCluster {
     pub fn tell_of_breaker(&self, change: BreakerChange) {
         let (core, of) = (self.core, change.node);
         let (level, what) = match change.opened {
-            true => {
-                (Level::Warn, "does not ask for a while, since half of the requests met silence:")
-            }
-            false => (Level::Info, "asks again"),
+            true => (Level::Warn, "pauses requests to unresponsive"),
+            false => (Level::Info, "resumes requests to"),
         };
         let line = format_args!("core {core} {what} node {:016x}", of.0);
         self.node.log(level, LogKind::Breaker, of, line);

@@ -25,13 +25,13 @@ struct Holdings {
     handed_bytes: u64,
 }
 
-/// Gives up the seat, waits for others to copy what is here, at most for `--leave-timeout`, says
-/// goodbye and stops the node.
+/// Gives up the seat, waits at most `--leave-timeout` for other nodes to copy this node's items,
+/// says goodbye and stops the node.
 pub async fn leave(control: Rc<Control>) {
-    let config = control.node.config.cluster.as_ref().expect("who leaves is in a cluster");
+    let config = control.node.config.cluster.as_ref().expect("a leaving node is in a cluster");
     let limit = config.leave_timeout;
     let before = holdings(&control).await.unwrap_or_default();
-    log::info!("leaving the cluster: others have {limit:?} to copy what is here");
+    log::info!("leaving the cluster: other nodes have {limit:?} to copy this node's items");
     let begun = Instant::now();
     control.event(Event::Leave);
     let (mut now, mut count_at, mut tell_at) = (before, COUNT_EVERY, TELL_EVERY);
@@ -54,7 +54,7 @@ pub async fn leave(control: Rc<Control>) {
     control.node.stop();
 }
 
-/// What the cores hold; `None` when they are about to end, or one of them does not say.
+/// What the cores hold; `None` if they are about to stop, or one of them does not answer.
 async fn holdings(control: &Control) -> Option<Holdings> {
     if control.node.is_stopping() {
         return None;
@@ -76,11 +76,11 @@ async fn holdings(control: &Control) -> Option<Holdings> {
 fn copied(before: Holdings, now: Holdings) -> String {
     let records = now.handed_records - before.handed_records;
     let bytes = now.handed_bytes - before.handed_bytes;
-    format!("others have copied {records} items, {}", mebibytes(bytes))
+    format!("other nodes copied {records} items, {}", mebibytes(bytes))
 }
 
-/// What became of what was here, and whether something was lost. Of a key that has other replicas
-/// nothing is; and which of several that copy it has it cannot be told from here.
+/// A summary of what became of this node's items, and whether some were lost. With more than one
+/// replica none are; which of the others has copied a key cannot be known here.
 fn account(
     config: &ClusterConfig,
     complete: bool,
@@ -89,15 +89,15 @@ fn account(
 ) -> (bool, String) {
     let text = copied(before, now);
     if complete {
-        return (false, format!("{text}: all that was theirs"));
+        return (false, format!("{text}: everything they needed"));
     }
     if config.replication.replicas() > 1 {
-        return (false, format!("{text} and go on copying from each other"));
+        return (false, format!("{text} and keep copying from each other"));
     }
     let left = now.items.saturating_sub(now.handed_records - before.handed_records);
     let bytes = now.item_bytes.checked_div(now.items).unwrap_or(0) * left;
     let text =
-        format!("{text}; about {left}, {}, are lost (see --leave-timeout)", mebibytes(bytes));
+        format!("{text}; about {left} items, {}, are lost (see --leave-timeout)", mebibytes(bytes));
     (left > 0, text)
 }
 
@@ -121,10 +121,10 @@ mod tests {
         let now = Holdings { handed_records: 800, handed_bytes: 4096 + (6 << 20), ..before };
         assert_eq!(
             account(&alone, true, before, now),
-            (false, "others have copied 750 items, 6.0 MiB: all that was theirs".into())
+            (false, "other nodes copied 750 items, 6.0 MiB: everything they needed".into())
         );
         let (warning, text) = account(&alone, false, before, now);
-        assert!(warning && text.contains("about 250, ") && text.contains("--leave-timeout"));
+        assert!(warning && text.contains("about 250 items, ") && text.contains("--leave-timeout"));
         let (warning, text) = account(&three, false, before, now);
         assert!(!warning && !text.contains("lost"), "{text}");
     }

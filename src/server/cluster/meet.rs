@@ -42,13 +42,13 @@ impl fmt::Display for MeetError {
             MeetError::Connection(error) => write!(f, "{error}"),
             MeetError::Slow => write!(f, "no handshake within {PATIENCE:?}"),
             MeetError::Handshake(HandshakeError::Malformed) => {
-                write!(f, "it does not speak as a node")
+                write!(f, "it does not act like a node")
             }
             MeetError::Handshake(HandshakeError::Refused(reason)) => {
-                write!(f, "it is refused since {}", reason.sentence())
+                write!(f, "refused it: {}", reason.sentence())
             }
             MeetError::Handshake(HandshakeError::RefusedBy(reason)) => {
-                write!(f, "it refuses this node since, in its eyes, {}", reason.sentence())
+                write!(f, "it refuses this node, saying: {}", reason.sentence())
             }
         }
     }

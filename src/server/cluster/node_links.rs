@@ -61,7 +61,7 @@ impl NodeLink {
             async move {
                 let deliver = |body: &[u8]| deliver(peer.node, body);
                 let why = read(reader, opener, body_bytes_max, deliver).await;
-                log::debug!("the link with node {:016x} ends: {why}", peer.node.0);
+                log::debug!("closing the link to node {:016x}: {why}", peer.node.0);
                 lost();
             }
         };

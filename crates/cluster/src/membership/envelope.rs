@@ -82,18 +82,18 @@ pub enum GossipRefusal {
 }
 
 impl GossipRefusal {
-    /// The sentence for the log, as said about the refused.
+    /// The reason for the log, about the refused node.
     pub const fn sentence(self) -> &'static str {
         match self {
-            GossipRefusal::Cluster => "it names another cluster",
+            GossipRefusal::Cluster => "it belongs to another cluster",
             GossipRefusal::Parameters => {
                 "its ring hash, points, replicas or quorums differ from this cluster's"
             }
             GossipRefusal::Key => "its cluster key is missing or differs",
-            GossipRefusal::Replay => "its message is a recording, or its clock is far off",
+            GossipRefusal::Replay => "its message was replayed, or its clock is far off",
             GossipRefusal::NotListed => "its node id is not on the static list",
             GossipRefusal::IdInUse => "another process runs under its node id",
-            GossipRefusal::Version => "it speaks another version",
+            GossipRefusal::Version => "its protocol version differs",
         }
     }
 
