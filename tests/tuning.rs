@@ -384,7 +384,7 @@ fn a_restart_of_the_host_voids_the_state() {
     let before = after_restart.values();
     // The settings are back by themselves; only the state file has survived.
     after_restart.write(STATE, "boot|first\nset|backlog|/proc/sys/net/core/somaxconn|5|4096");
-    after_restart.tune("revert").ends(0).says("restarted");
+    after_restart.tune("revert").ends(0).says("rebooted");
     assert_eq!(after_restart.values(), before);
     assert!(!after_restart.has_state());
     after_restart.write(STATE, "boot|first\nset|backlog|/proc/sys/net/core/somaxconn|5|4096");
@@ -412,7 +412,7 @@ fn a_state_that_names_other_files_is_not_followed() {
         STATE,
         "boot|first\nset|irq|/etc/shadow|before|now\nset|irq|/proc/../etc/shadow|before|now",
     );
-    host.tune("revert --force").ends(1).says("not a setting of the kernel");
+    host.tune("revert --force").ends(1).says("not a kernel setting");
     assert_eq!(host.read("etc/shadow"), "now");
 }
 
@@ -471,7 +471,7 @@ fn a_virtio_nic_has_its_interrupts_from_the_device_above() {
 #[test]
 fn io_uring_is_opened_only_to_whom_the_administrator_names() {
     let host = Host::new("uring");
-    host.tune("check uring").ends(0).says("allowed only to nobody").says("--uring-group");
+    host.tune("check uring").ends(0).says("allowed for no one").says("--uring-group");
     host.tune("apply uring").ends(0);
     assert_eq!(host.read("proc/sys/kernel/io_uring_disabled"), "2");
     host.tune("apply uring --uring-group strangers").ends(0).says("there is no group strangers");

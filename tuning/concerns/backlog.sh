@@ -1,7 +1,7 @@
 # shellcheck shell=bash
-# How many connections may wait: for their handshake, and for being accepted.
+# Limits of connections waiting for their handshake, and waiting to be accepted.
 
-title "connections that wait to be accepted"
+title "connections waiting to be accepted"
 
 # A counter of /proc/net/netstat by its name; the file has a line of names above one of numbers.
 counter() {
@@ -11,9 +11,9 @@ counter() {
 }
 
 overflows=$(counter ListenOverflows)
-found "${overflows:-unknown} connections found the queue full since the host started"
-because "the kernel cuts a listener's backlog to somaxconn; a client beyond it waits a second and tries again" \
-    "a storm of connections, as after a restart, is accepted instead of put off"
+found "${overflows:-unknown} connections found the queue full since boot"
+because "the kernel caps a listener's backlog at somaxconn; a client beyond it retries after a second" \
+    "a connection storm, as after a restart, is accepted instead of delayed"
 want_at_least /proc/sys/net/core/somaxconn "$OPT_BACKLOG"
 want_at_least /proc/sys/net/ipv4/tcp_max_syn_backlog "$OPT_BACKLOG"
-advise "the node asks for 1024 unless told otherwise: ringlane --backlog $OPT_BACKLOG; it reads this when it starts"
+advise "the node requests 1024 by default: start it with ringlane --backlog $OPT_BACKLOG"

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# Which CPU hears the NIC. Queue n of every NIC interrupts the n-th CPU of the node, so that packets
-# of one queue are always handled in the same cache, beside the core that will answer them.
+# Which CPU handles the NIC's interrupts. Queue n of every NIC interrupts the n-th CPU of the node, so
+# that packets of one queue are always handled in the same cache, next to the core that answers them.
 
 title "interrupts and queues of the NIC"
 
@@ -28,25 +28,25 @@ queue_of() {
 
 read -r -a cpus <<<"$IRQ_CPUS"
 nics=$(nics)
-[ -n "$nics" ] || skip "no NIC is there that is hardware and up; name one with --nic"
+[ -n "$nics" ] || skip "no physical NIC is up; name one with --nic"
 if [ -n "$nics" ] && [ -n "$(processes irqbalance)" ]; then
     advise "irqbalance runs and will move the interrupts again: systemctl disable --now irqbalance"
 fi
 
 for nic in $nics; do
     receive=$(queues "$nic" rx | grep -c .)
-    found "$nic: receive queues: $receive, transmit queues: $(queues "$nic" tx | grep -c .), CPUs to hear them: ${#cpus[@]}"
+    found "$nic: receive queues: $receive, transmit queues: $(queues "$nic" tx | grep -c .), CPUs for their interrupts: ${#cpus[@]}"
     if [ "$receive" -lt ${#cpus[@]} ]; then
         advise "give $nic a queue per core if its hardware has them (ethtool -l $nic):" \
-            "ethtool -L $nic combined ${#cpus[@]}. Not done here: some drivers drop the link for it"
+            "ethtool -L $nic combined ${#cpus[@]}. Not done automatically: some drivers drop the link"
     fi
-    because "an interrupt that moves between CPUs takes its packets' cache lines along" \
-        "steadier latency; the CPUs share the work of receiving as the NIC's hash spreads it"
+    because "an interrupt that moves between CPUs drags its packets' cache lines along" \
+        "more stable latency; the CPUs share the receive load as spread by the NIC's hash"
     steered=''
     for irq in $(interrupts "$nic"); do
         queue=$(queue_of "$(value_of "/sys/kernel/irq/$irq/actions")" "$nic") || continue
         want "/proc/irq/$irq/smp_affinity_list" "${cpus[queue % ${#cpus[@]}]}"
         steered=1
     done
-    [ -n "$steered" ] || skip "$nic: no interrupts of queues can be told apart"
+    [ -n "$steered" ] || skip "$nic: its interrupts cannot be attributed to queues"
 done

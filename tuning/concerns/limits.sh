@@ -1,10 +1,10 @@
 # shellcheck shell=bash
 # How many files a process may open and how much memory it may lock. The host's ceilings can be
-# raised here; a process gets its own limits from the unit, the container or the shell it starts in.
+# raised here; a process gets its own limits from its unit, container or shell.
 
 # Open files: the kernel's own default ceiling for one process.
 FILES=1048576
-# Locked memory in KiB that a node demands at its start.
+# Locked memory in KiB that a node requires at startup.
 LOCKED_KIB=512
 
 title "open files and locked memory"
@@ -31,7 +31,7 @@ show() {
 }
 
 because "every connection is an open file; beyond the ceiling a unit cannot raise its limit" \
-    "as many connections as --max-connections says"
+    "as many connections as --max-connections allows"
 want_at_least /proc/sys/fs/nr_open $FILES
 want_at_least /proc/sys/fs/file-max $FILES
 show self "this shell"

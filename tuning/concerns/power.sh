@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# How fast the node's CPUs run, and how deeply they sleep between requests.
+# Clock speed of the node's CPUs, and how deeply they sleep between requests.
 #
 # Idle states are limited per CPU through power/pm_qos_resume_latency_us. Refused: /dev/cpu_dma_latency,
 # which holds for all CPUs and only while some process keeps it open.
@@ -24,34 +24,34 @@ governor=/sys/devices/system/cpu/cpu$first/cpufreq
 if exists "$governor/scaling_governor"; then
     found "CPU $first: driver $(value_of "$governor/scaling_driver"), governors: $(value_of "$governor/scaling_available_governors")"
     because "a core that polls little looks idle to the governor, which then slows it down" \
-        "requests that come after a pause are answered at full speed; costs power"
+        "requests after a pause are answered at full speed; costs power"
     for cpu in $CPUS; do
         path=/sys/devices/system/cpu/cpu$cpu/cpufreq
         if [[ " $(value_of "$path/scaling_available_governors") " == *" performance "* ]]; then
             want "$path/scaling_governor" performance
         else
-            skip "$path/scaling_governor: offers no governor performance"
+            skip "$path/scaling_governor: the governor performance is not available"
         fi
     done
 else
-    skip "clock speed: this host (a virtual machine?) does not let it be chosen"
+    skip "clock speed: not adjustable on this host (a virtual machine?)"
 fi
 
 limit=$(held_limit)
-# 2000000000 µs is what the kernel says when nobody holds a limit.
+# The kernel reports 2000000000 µs if no process holds a limit.
 if [ -n "$limit" ] && [ "$limit" -lt 2000000000 ]; then
-    found "some process holds all CPUs to idle states of at most $limit µs (/dev/cpu_dma_latency)"
+    found "a process limits all CPUs to idle states of at most $limit µs (/dev/cpu_dma_latency)"
 fi
 states=$(idle_states "$first")
 deepest=${states% } deepest=${deepest##*:}
 if [ -z "$states" ]; then
-    skip "idle states: this host has none to choose from"
+    skip "idle states: this host has none"
 elif [[ $deepest =~ ^[0-9]+$ ]] && [ "$deepest" -le "$OPT_RESUME_US" ]; then
     found "CPU $first: idle states (wake-up in µs): ${states% }; none is deeper than $OPT_RESUME_US µs"
 else
     found "CPU $first: idle states (wake-up in µs): ${states% }"
-    because "a request that meets a sleeping core first waits until it has woken; the kernel's table for Skylake servers has 133 µs for C6 and 10 for C1E" \
-        "idle states that take longer than $OPT_RESUME_US µs to leave are not entered by these CPUs; costs power, and turbo headroom of other cores"
+    because "a request to a sleeping core first waits until it wakes up; the kernel's table for Skylake servers lists 133 µs for C6 and 10 for C1E" \
+        "these CPUs do not enter idle states with an exit latency above $OPT_RESUME_US µs; costs power, and turbo headroom of other cores"
     for cpu in $CPUS; do
         want "/sys/devices/system/cpu/cpu$cpu/power/pm_qos_resume_latency_us" "$OPT_RESUME_US"
     done

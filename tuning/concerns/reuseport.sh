@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Which core gets a new connection. Says what is so; there is nothing on the host to set.
+# Which core gets a new connection. Only reports; there is nothing to set on the host.
 
 title "listeners of the cores (SO_REUSEPORT)"
 
@@ -10,11 +10,11 @@ listeners() {
         grep -c .
 }
 
-found "each core listens on port $OPT_PORT by itself; the kernel spreads new connections over these listeners by a hash"
-found "the core that accepts hands a connection to the core with the fewest, so that an uneven hash does no harm: nothing to steer on the host"
+found "each core has its own listener on port $OPT_PORT; the kernel spreads new connections over these listeners by a hash"
+found "the core that accepts a connection hands it to the core with the fewest, so an uneven hash does no harm: nothing to steer on the host"
 if count=$(listeners "$OPT_PORT") && [ "$count" -gt 0 ]; then
     found "now listening on port $OPT_PORT: $count sockets (one per core and address)"
 else
-    found "nothing listens on port $OPT_PORT now"
+    found "nothing is listening on port $OPT_PORT"
 fi
 advise "a client that knows the cores can skip the hop between them: ringlane --shard-ports BASE"

@@ -1,12 +1,12 @@
 # shellcheck shell=bash
-# Which CPU handles a packet after the interrupt (RPS, RFS) and which queue an answer leaves by
-# (XPS). RPS and RFS do in software what a NIC with a queue per core does by itself: they are
-# wanted only where the NIC has fewer queues than the node has cores.
+# Which CPU handles a packet after the interrupt (RPS, RFS) and which queue sends an answer (XPS).
+# RPS and RFS do in software what a NIC with a queue per core does in hardware: they are wanted only
+# if the NIC has fewer queues than the node has cores.
 
-# Entries of the table that remembers which CPU reads a connection: what the kernel's own
+# Entries of the table that records which CPU reads a connection: a size that the kernel's own
 # documentation (networking/scaling) found to work well on a moderately loaded server.
 FLOWS=32768
-# Packets that may wait for one CPU: four times the kernel's default.
+# Packets that may be queued for one CPU: four times the kernel's default.
 WAITING=4000
 
 title "packets to cores (RPS, RFS) and cores to transmit queues (XPS)"
@@ -18,7 +18,7 @@ power_of_two() {
     printf '%s' $power
 }
 
-# Packets dropped because too many waited for a CPU, since the host started.
+# Packets dropped since boot because too many were queued for a CPU.
 dropped() {
     local total=0 second
     while read -r _ second _; do
@@ -29,7 +29,7 @@ dropped() {
 
 cores=$(count_of "$CPUS")
 nics=$(nics)
-[ -n "$nics" ] || skip "no NIC is there that is hardware and up; name one with --nic"
+[ -n "$nics" ] || skip "no physical NIC is up; name one with --nic"
 
 for nic in $nics; do
     receive=$(queues "$nic" rx | grep -c .)
@@ -38,10 +38,10 @@ for nic in $nics; do
     if [ "$cores" -lt 2 ]; then
         found "one core: nothing to spread"
     elif [ "$receive" -ge "$cores" ]; then
-        found "a receive queue per core: RPS and RFS would only add a hop, they are left as they are"
+        found "a receive queue per core: RPS and RFS would only add a hop and stay unchanged"
     elif [ "$receive" -gt 0 ]; then
-        because "fewer receive queues than cores: without RPS a few CPUs handle the packets of all" \
-            "receiving spreads over all cores, each connection where it is read; costs one interrupt between CPUs for each batch that moves"
+        because "fewer receive queues than cores: without RPS a few CPUs handle all packets" \
+            "receiving spreads over all cores, each connection where it is read; costs one inter-processor interrupt per moved batch"
         for queue in $(queues "$nic" rx); do
             want_mask "$queue/rps_cpus" "$(mask_of "$CPUS")"
         done
@@ -52,7 +52,7 @@ for nic in $nics; do
     fi
 
     if [ "$transmit" -gt 1 ]; then
-        because "cores that send through one queue take turns at its lock" \
+        because "cores that send through one queue contend for its lock" \
             "a queue for each core, or shared by as few as possible"
         number=0
         for queue in $(queues "$nic" tx); do
@@ -61,19 +61,19 @@ for nic in $nics; do
                 [ $((position % transmit)) -ne $number ] || mine+="$cpu "
                 position=$((position + 1))
             done
-            # Queues beyond the cores keep what they have: no core is left for them.
+            # Queues beyond the number of cores stay unchanged: no core is left for them.
             [ -z "$mine" ] || want_mask "$queue/xps_cpus" "$(mask_of "$mine")"
             number=$((number + 1))
         done
     elif [ "$transmit" -eq 1 ]; then
-        found "one transmit queue: XPS has nothing to choose"
+        found "one transmit queue: XPS has no choice"
     fi
 done
 
 if [ "$(dropped)" -gt 0 ]; then
-    because "$(dropped) packets were dropped since too many waited for a CPU (/proc/net/softnet_stat)" \
-        "bursts wait instead of being sent again"
+    because "$(dropped) packets were dropped since too many were queued for a CPU (/proc/net/softnet_stat)" \
+        "bursts wait instead of being retransmitted"
     want_at_least /proc/sys/net/core/netdev_max_backlog $WAITING
 else
-    found "no packet was dropped for want of room between NIC and sockets"
+    found "no packet was dropped between NIC and sockets for lack of room"
 fi

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# Whether the node may use io_uring. An administrator who has switched it off had a reason: it is
-# switched on again only for the group that is named with --uring-group.
+# Whether the node may use io_uring. An administrator who disabled it had a reason: it is enabled
+# only for the group named with --uring-group.
 
 title "permission to use io_uring"
 
@@ -13,7 +13,7 @@ if [[ $RELEASE =~ ^([0-9]+)\.([0-9]+) ]]; then
     fi
 fi
 
-# The number of a group that is given by name or number.
+# The number of a group given by name or number.
 group_number() {
     if [[ $1 =~ ^[0-9]+$ ]]; then
         printf '%s' "$1"
@@ -26,24 +26,24 @@ DISABLED=/proc/sys/kernel/io_uring_disabled
 ALLOWED=/proc/sys/kernel/io_uring_group
 why="without io_uring the node does not start"
 if ! now=$(value_of $DISABLED); then
-    found "this kernel has no switch for io_uring (it came with 6.6): nothing forbids it"
+    found "this kernel cannot disable io_uring (6.6 or newer can): nothing forbids it"
 elif [ "$now" = 0 ]; then
-    found "io_uring is allowed to all"
+    found "io_uring is allowed for everyone"
 elif [ "$OPT_URING_GROUP" = all ]; then
-    because "$why; asked for with --uring-group all" "every program on this host may use it"
+    because "$why; requested with --uring-group all" "every program on this host may use it"
     want $DISABLED 0
 elif [ -n "$OPT_URING_GROUP" ]; then
     group=$(group_number "$OPT_URING_GROUP")
     if [ -z "$group" ]; then
         skip "there is no group $OPT_URING_GROUP: groupadd --system $OPT_URING_GROUP"
     else
-        because "$why; asked for with --uring-group" "members of group $group may use it, others still not"
-        # The group first: between the two writes nobody gains anything by accident.
+        because "$why; requested with --uring-group" "members of group $group may use it, others still may not"
+        # The group first, so that no one gains access between the two writes.
         want $ALLOWED "$group"
         want $DISABLED 1
     fi
 else
-    [ "$now" = 2 ] && who="to nobody" || who="to the privileged and to group $(value_of $ALLOWED)"
-    found "io_uring is allowed only $who (kernel.io_uring_disabled = $now)"
-    advise "$why: --uring-group GROUP allows it to one group (SupplementaryGroups= in the unit), --uring-group all to everybody"
+    [ "$now" = 2 ] && who="no one" || who="only privileged processes and group $(value_of $ALLOWED)"
+    found "io_uring is allowed for $who (kernel.io_uring_disabled = $now)"
+    advise "$why: --uring-group GROUP allows it for one group (SupplementaryGroups= in the unit), --uring-group all for everyone"
 fi

@@ -1,8 +1,8 @@
 # shellcheck shell=bash
-# Reading the host. Every path goes through $ROOT, so that tests can offer a host of files.
+# Reads the host. Every path goes through $ROOT, so that tests can simulate a host with files.
 
-# The value in a file of /proc or /sys on one line with single blanks; of a choice such as
-# `always [madvise] never` the one that is chosen. Fails where there is nothing to read.
+# The value in a file of /proc or /sys on one line with single spaces; of a choice such as
+# `always [madvise] never` the selected one. Fails if the file cannot be read.
 value_of() {
     local text
     text=$(tr -s '\n\t ' ' ' 2>/dev/null <"$ROOT$1") 2>/dev/null || return 1
@@ -45,7 +45,7 @@ collapse_cpus() {
     printf '%s' "${text#,}"
 }
 
-# `0 33` as `2,00000001`: the kernel's masks, 32 CPUs to a group.
+# `0 33` as `2,00000001`: a kernel mask, 32 CPUs to a group.
 mask_of() {
     local cpu groups=() group=0 last=0 text=''
     for cpu in $1; do
@@ -59,7 +59,7 @@ mask_of() {
     bare_mask "${text#,}"
 }
 
-# A mask without the zeros in front, which the kernel prints and nobody needs.
+# A mask without the leading zeros that the kernel prints.
 bare_mask() {
     local text=$1
     while [[ $text == [0,]?* ]]; do text=${text#?}; done
@@ -74,7 +74,7 @@ count_of() {
 
 online_cpus() { value_of /sys/devices/system/cpu/online || printf 0; }
 
-# NICs that carry the clients: the named ones, or those that are hardware and up.
+# NICs that carry client traffic: the named ones, or all physical ones that are up.
 nics() {
     local path name found=()
     if [ -n "$OPT_NICS" ]; then
@@ -103,7 +103,7 @@ queues() {
 processes() {
     local path name pids=()
     for path in "$ROOT"/proc/[0-9]*; do
-        # No pipe here: there may be thousands of them, and they may end at any time.
+        # No pipe here: there may be thousands of processes, and they may end at any time.
         { read -r name <"$path/comm"; } 2>/dev/null || continue
         [ "$name" != "$1" ] || pids+=("${path##*/}")
     done

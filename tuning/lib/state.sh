@@ -1,9 +1,9 @@
 # shellcheck shell=bash
-# What apply changed, so that revert can put it back.
+# Records what apply changed, so that revert can restore it.
 #
 # A text file: one line `boot|ID`, then for each changed file `set|CONCERN|PATH|BEFORE|NOW`. BEFORE
 # is the value from before the first apply, however often apply is repeated; NOW is what the last
-# one left. Nothing here survives a restart of the host, so a state of an earlier boot is void.
+# one set. No setting survives a reboot, so a state of an earlier boot is void.
 
 state_fail() {
     printf 'tune: %s\n' "$1" >&2
@@ -14,37 +14,37 @@ boot_id() { value_of /proc/sys/kernel/random/boot_id || printf unknown; }
 
 state_is_of_this_boot() { [ "$(sed -n '1s/^boot|//p' "$STATE_FILE")" = "$(boot_id)" ]; }
 
-# Makes the state ready for writing, or ends the run before anything is changed.
+# Prepares the state for writing, or ends the run before anything is changed.
 state_open() {
     mkdir -p "$(dirname "$STATE_FILE")" 2>/dev/null ||
-        state_fail "cannot make the directory of $STATE_FILE: nothing was changed; run as root or give --state"
+        state_fail "cannot create the directory of $STATE_FILE: nothing was changed; run as root or give --state"
     if [ ! -e "$STATE_FILE" ]; then
         state_write ''
         return
     fi
     [ -r "$STATE_FILE" ] || state_fail "cannot read $STATE_FILE: nothing was changed"
     if state_is_of_this_boot; then
-        # Shows that it can be written.
+        # Verifies that it can be written.
         state_write "$(state_lines)"
     else
-        printf 'The host has restarted since the last apply, which undid it: starting afresh.\n'
+        printf 'The host has rebooted since the last apply, which undid it: starting afresh.\n'
         state_write ''
     fi
 }
 
-# A state that records nothing is no state.
+# Removes a state that records nothing.
 state_close() {
     if [ -z "$(state_lines)" ]; then rm -f "$STATE_FILE"; fi
 }
 
 state_lines() { sed -n '/^set|/p' "$STATE_FILE"; }
 
-# Replaces all lines. By way of a second file: a state is never half written.
+# Replaces all lines, through a second file, so that a state is never half written.
 state_write() {
     if ! (umask 077 && printf 'boot|%s\n' "$(boot_id)" >"$STATE_FILE.new" &&
         printf '%s\n' "$1" >>"$STATE_FILE.new" &&
         mv -f "$STATE_FILE.new" "$STATE_FILE") 2>/dev/null; then
-        state_fail "cannot write $STATE_FILE: nothing was changed for want of it; run as root or give --state"
+        state_fail "cannot write $STATE_FILE: nothing was changed; run as root or give --state"
     fi
 }
 
@@ -55,7 +55,7 @@ state_has() { [ -n "$(state_field "$1" 3)" ]; }
 
 state_without() { state_lines | P=$1 awk -F'|' '$3 != ENVIRON["P"]'; }
 
-# Notes that PATH held BEFORE and now holds NOW. A value noted earlier stays: it is the original.
+# Records that PATH held BEFORE and now holds NOW. An earlier BEFORE stays: it is the original.
 state_put() {
     local before=$3 rest
     if state_has "$2"; then before=$(state_field "$2" 4); fi
@@ -65,7 +65,7 @@ state_put() {
 
 state_drop() { state_write "$(state_without "$1")"; }
 
-# Puts back what the given concerns changed, the last change first.
+# Restores what the given concerns changed, the last change first.
 state_revert() {
     local concern path before now current reason left='' would=''
     if [ ! -e "$STATE_FILE" ]; then
@@ -74,15 +74,15 @@ state_revert() {
     fi
     [ -r "$STATE_FILE" ] || state_fail "cannot read $STATE_FILE: nothing was changed"
     if ! state_is_of_this_boot; then
-        printf 'Nothing to revert: the host has restarted since, which undid all changes.\n'
+        printf 'Nothing to revert: the host has rebooted since, which undid all changes.\n'
         [ -z "$WRITES" ] || rm -f "$STATE_FILE"
         return 0
     fi
     while IFS='|' read -r _ concern path before now; do
         [[ " $* " == *" $concern "* ]] || continue
-        # The state is data: a line that names anything but a setting was not written by apply.
+        # The state is data: apply never wrote a line that names anything but a kernel setting.
         if [[ ! $path =~ ^/(proc|sys)/ || $path == *..* ]]; then
-            skip "$path: not a setting of the kernel"
+            skip "$path: not a kernel setting"
             left=1
             continue
         fi
@@ -97,7 +97,7 @@ state_revert() {
             continue
         fi
         if [ "$current" != "$now" ] && [ -z "$FORCE" ]; then
-            skip "$path: someone else has changed it from $now to $current; --force puts back $before"
+            skip "$path: someone else has changed it from $now to $current; --force restores $before"
             left=1
             continue
         fi

@@ -1,7 +1,7 @@
 # shellcheck shell=bash
-# What a concern may say. Only `want` and its kin change anything, and only when `apply` runs.
+# What a concern may report. Only `want` and its variants change anything, and only under `apply`.
 
-# Set when a value differs from what is wanted and nothing was done about it.
+# Set if a value differs from the wanted one and was not changed.
 PENDING=''
 WHY='' EFFECT=''
 
@@ -11,15 +11,15 @@ skip() { printf 'skipped: %s\n' "$1"; }
 # Something that this tool cannot or should not do itself.
 advise() { printf "advice   %s\n" "$*"; }
 
-# Why the next wants are wanted, and what is to be expected; said once, before the first change.
+# The reason for the next wants and their expected effect; printed once, before the first change.
 because() {
     WHY=$1
     EFFECT=$2
 }
 
-# want PATH VALUE: the file is to hold this value.
+# want PATH VALUE: the file should hold this value.
 want() { want_as exact "$1" "$2"; }
-# want_at_least PATH NUMBER: a larger value is as good.
+# want_at_least PATH NUMBER: a larger value is fine too.
 want_at_least() { want_as at_least "$1" "$2"; }
 # want_mask PATH MASK: leading zeros do not count.
 want_mask() { want_as mask "$1" "$2"; }
@@ -60,17 +60,17 @@ holds() {
     esac
 }
 
-# fs.file-max may be the largest number there is, beyond what the shell can compare.
+# fs.file-max may be the largest 64-bit number, which the shell cannot compare.
 is_huge() { [[ $1 =~ ^[0-9]{19,}$ ]]; }
 
 # The state is written before the value: a run that dies in between leaves a record of a change
-# that did not happen, which revert recognizes; the other way round the old value would be lost.
+# that did not happen, which revert recognizes; in the opposite order the old value would be lost.
 change() {
     local path=$1 before=$2 value=$3 reason now recorded=''
     state_has "$path" && recorded=1
     state_put "$CONCERN" "$path" "$before" "$value"
     if reason=$(write_value "$path" "$value"); then reason="the kernel keeps $before"; fi
-    # The kernel rounds some values; what it made of ours is what revert compares with.
+    # The kernel rounds some values; revert compares with the rounded one.
     now=$(value_of "$path")
     if [ "$now" != "$before" ]; then
         [ "$now" = "$value" ] || state_put "$CONCERN" "$path" "$before" "$now"
@@ -85,10 +85,10 @@ change() {
     fi
 }
 
-# Writes a value, or says why that cannot be done.
+# Writes a value, or prints why that failed.
 write_value() {
     local reason
-    # The command's own file descriptors carry the message of a failed redirection away.
+    # The outer redirection captures the message of a failed inner one.
     if reason=$({ printf '%s\n' "$2" >"$ROOT$1"; } 2>&1); then return 0; fi
     printf '%s' "${reason##*: }"
     return 1
