@@ -1,4 +1,4 @@
-//! Leaving: the seat is given up, others copy what was here, and the node says how far they came.
+//! Leaving: the node gives up its ranges, others copy its items, and it reports their progress.
 
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -25,7 +25,7 @@ struct Holdings {
     handed_bytes: u64,
 }
 
-/// Gives up the seat, waits at most `--leave-timeout` for other nodes to copy this node's items,
+/// Leaves the roster, waits at most `--leave-timeout` for other nodes to copy this node's items,
 /// says goodbye and stops the node.
 pub async fn leave(control: Rc<Control>) {
     let config = control.node.config.cluster.as_ref().expect("a leaving node is in a cluster");
