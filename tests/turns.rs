@@ -73,3 +73,23 @@ fn floods_of_small_commands_are_many_short_turns() {
         assert!(longest < Duration::from_millis(10), "{line:?}: {longest:?}");
     }
 }
+
+fn fill(client: &mut Client, items: usize) {
+    for first in (0..items).step_by(1000) {
+        let sets: String =
+            (first..first + 1000).map(|n| format!("set key:{n} 0 0 1 noreply\r\nx\r\n")).collect();
+        client.send(sets.as_bytes());
+        assert_eq!(client.ask("mn"), "MN");
+    }
+}
+
+#[test]
+fn room_for_a_long_value_among_small_items_is_made_in_many_short_turns() {
+    let server = measured(&["-m", "64", "-I", "30m"]);
+    let value = vec![b'v'; 25 << 20];
+    let longest = longest_turn(&server, |client| {
+        fill(client, 1_200_000);
+        client.store("long", &value);
+    });
+    assert!(longest < Duration::from_millis(10), "{longest:?}");
+}

@@ -9,6 +9,8 @@
 
 use std::io;
 use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -26,15 +28,28 @@ const PAGE_BYTES: usize = 4096;
 const GROWING: Duration = Duration::from_secs(1);
 
 /// Where ranges of addresses are sent to be touched.
-pub type Populator = Sender<Range<usize>>;
+pub type Populator = Sender<Wanted>;
+
+/// A range of addresses to be touched.
+#[derive(Debug)]
+pub struct Wanted {
+    range: Range<usize>,
+    /// Up to where it has been done, for whoever asked.
+    done: Arc<AtomicUsize>,
+}
 
 /// Starts the thread that touches memory. It ends when the last of its senders is gone.
 pub fn start() -> io::Result<(Populator, JoinHandle<()>)> {
-    let (sender, ranges) = mpsc::channel::<Range<usize>>();
+    let (sender, wishes) = mpsc::channel::<Wanted>();
     let thread = thread::Builder::new().name("populate".into()).spawn(move || {
         give_way();
-        for range in ranges {
-            populate(&range);
+        for Wanted { range, done } in wishes {
+            for start in range.clone().step_by(HUGE_BYTES) {
+                let end = (start + HUGE_BYTES).min(range.end);
+                populate(&(start..end));
+                // Nothing else is read for it: the memory is the kernel's business.
+                done.store(end, Ordering::Relaxed);
+            }
         }
     })?;
     Ok((sender, thread))
@@ -50,6 +65,8 @@ pub struct Ahead {
     grown_at: Instant,
     /// Up to where memory is ready or asked for.
     ready: usize,
+    /// Up to where it is ready.
+    done: Arc<AtomicUsize>,
 }
 
 impl Ahead {
@@ -58,7 +75,8 @@ impl Ahead {
         let start = memory.as_ptr().addr();
         let ready = start.next_multiple_of(PAGE_BYTES);
         let end = start + memory.len();
-        Self { populator, start, end, taken: 0, grown_at: Instant::default(), ready }
+        let done = Arc::new(AtomicUsize::new(ready));
+        Self { populator, start, end, taken: 0, grown_at: Instant::default(), ready, done }
     }
 
     /// Takes all of the memory now, and keeps it from being swapped out. Takes as long as to zero
@@ -74,7 +92,14 @@ impl Ahead {
         }
         // As if the shard had taken it: there is nothing to make ready, and nothing to give back.
         (self.ready, self.taken) = (self.end, self.end - self.start);
+        self.done.store(self.end, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Bytes of the memory, from its beginning, that are there already.
+    #[inline]
+    pub fn ready_bytes(&self) -> usize {
+        self.done.load(Ordering::Relaxed).min(self.ready).saturating_sub(self.start)
     }
 
     /// Notes that the shard has taken this many bytes. To be told often.
@@ -85,14 +110,23 @@ impl Ahead {
         }
     }
 
+    /// Notes that the shard waits for its next piece to be ready.
+    #[cold]
+    pub fn wanted(&mut self, now: Instant) {
+        self.grow(self.taken, now);
+    }
+
     #[cold]
     fn grow(&mut self, bytes: usize, now: Instant) {
         (self.taken, self.grown_at) = (bytes, now);
         let wanted = (self.start + bytes + READY_BYTES).next_multiple_of(HUGE_BYTES).min(self.end);
         if wanted > self.ready {
-            // Without the thread the shard touches its memory itself.
-            let _ = self.populator.send(self.ready..wanted);
+            let wish = Wanted { range: self.ready..wanted, done: self.done.clone() };
             self.ready = wanted;
+            if self.populator.send(wish).is_err() {
+                // Without the thread the shard touches its memory itself.
+                self.done.store(self.end, Ordering::Relaxed);
+            }
         }
     }
 
@@ -209,7 +243,7 @@ mod tests {
         assert_eq!(resident(&memory), 0, "a shard that holds nothing needs nothing");
         ahead.taken(10 * MIB, begin);
         ahead.settle(&mut memory[10 * MIB..], begin);
-        let Ahead { populator, taken, ready, .. } = ahead;
+        let Ahead { populator, taken, ready, done, .. } = ahead;
         drop(populator);
         thread.join().expect("no panic");
         let pages = resident(&memory) * PAGE_BYTES;
@@ -218,7 +252,8 @@ mod tests {
         let (populator, _) = mpsc::channel();
         let start = memory.as_ptr().addr();
         let end = start + memory.len();
-        let mut ahead = Ahead { populator, start, end, taken, grown_at: begin, ready };
+        assert!(done.load(Ordering::Relaxed) == ready, "all that was asked for is ready");
+        let mut ahead = Ahead { populator, start, end, taken, grown_at: begin, ready, done };
         ahead.settle(&mut memory[10 * MIB..], begin.after(GROWING));
         let pages = resident(&memory) * PAGE_BYTES;
         assert!((10 * MIB - PAGE_BYTES..12 * MIB).contains(&pages), "{pages} bytes");

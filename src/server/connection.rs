@@ -14,6 +14,7 @@ use crate::engine::{BoundedOutput, Session};
 use crate::protocol::Output;
 use crate::request::Consistency;
 use crate::request::{ItemRef, Span, Staged, Value};
+use crate::shard::Staging;
 use crate::time::Instant;
 
 /// One client connection.
@@ -49,6 +50,8 @@ pub struct Connection {
     pub listed: bool,
     /// Listed among those that wait for room in the memory for connections.
     pub waits_for_room: bool,
+    /// Listed among those that wait for room in the shard for a long value.
+    pub awaits_item: bool,
     /// Sends that have ended; wraps.
     pub sends: u8,
     /// Its part in the memory for connections.
@@ -88,6 +91,7 @@ impl Connection {
             held_back: false,
             listed: false,
             waits_for_room: false,
+            awaits_item: false,
             sends: 0,
             charge: Charge::default(),
             awaiting_node: false,
@@ -145,6 +149,12 @@ impl Connection {
     /// Input must wait.
     pub fn is_stalled(&self) -> bool {
         self.held_back || self.awaiting_node || self.closing || self.broken
+    }
+
+    /// Room for its arriving value is still being made.
+    pub fn is_awaiting_item(&self) -> bool {
+        let place = self.arriving.as_ref().map(|arriving| &arriving.place);
+        matches!(place, Some(Place::Awaited(_)))
     }
 
     /// Something waits that may be able to go on once something has come or was sent.
@@ -356,6 +366,8 @@ pub struct Arriving {
 /// Where an arriving value goes.
 #[derive(Debug)]
 pub enum Place {
+    /// Into an item of this core's shard, for which room is being made.
+    Awaited(Staging),
     /// Into an item of this core's shard.
     Item(Staged, Vec<Span>),
     /// Into a buffer, to be handed to the core that owns the key.
@@ -367,6 +379,7 @@ impl Arriving {
     pub fn take(&mut self, input: &[u8], memory: &mut [u8]) -> usize {
         let of_value = input.len().min(self.value_bytes - self.arrived);
         match &mut self.place {
+            Place::Awaited(_) => unreachable!("nothing arrives before there is room for it"),
             Place::Buffer(buffer) => {
                 if buffer.capacity() - buffer.len() < of_value {
                     // By a quarter, and not beyond the whole.
@@ -420,7 +433,7 @@ impl Arriving {
     pub fn buffered_bytes(&self) -> usize {
         match &self.place {
             Place::Buffer(buffer) => buffer.len(),
-            Place::Item(..) => 0,
+            Place::Awaited(_) | Place::Item(..) => 0,
         }
     }
 

@@ -43,6 +43,9 @@ const QUANTUM: u32 = 1024;
 const QUANTUM_MIN: u32 = 128;
 /// Requests after which a turn is long: what connections have beyond that waits for the next one.
 const TURN_REQUESTS: u32 = 4096;
+/// Items evicted or moved in one turn to make room for long values; each costs about half a
+/// microsecond.
+const ROOM_PER_TURN: u32 = 512;
 /// A line that is longer counts as a long value while it arrives.
 const LONG_LINE_BYTES: usize = 64 << 10;
 /// Room that an output buffer may keep between uses.
@@ -76,6 +79,10 @@ pub(super) struct Core {
     /// Those that wait for room in the memory for connections, in order: first those that hold
     /// nothing themselves, then the others.
     pub(super) waiting: [VecDeque<u32>; 2],
+    /// Those that wait for room in the shard for a long value, in order.
+    awaiting_items: VecDeque<u32>,
+    /// Items that may still be evicted or moved for them in this turn.
+    room_left: u32,
     /// What the connections hold.
     pub(super) memory: Rc<ConnectionMemory>,
     /// Who holds some of it and does not move, while others want some.
@@ -129,6 +136,8 @@ impl Core {
             deferred: Vec::new(),
             ready: Vec::new(),
             waiting: Default::default(),
+            awaiting_items: VecDeque::new(),
+            room_left: ROOM_PER_TURN,
             watches: Watches::default(),
             has_backlog: false,
             turn_left: TURN_REQUESTS,
@@ -195,6 +204,7 @@ impl Core {
     pub(super) fn begin_turn(&mut self, now: Instant) {
         self.now = now;
         self.turn_left = TURN_REQUESTS;
+        self.room_left = ROOM_PER_TURN;
         self.has_backlog = false;
     }
 
@@ -253,6 +263,7 @@ impl Core {
         if self.memory.take_freed() {
             self.admit_waiting(ways);
         }
+        self.make_room(ways);
         let mut ready = mem::take(&mut self.ready);
         let mut count = 0;
         while let Some(&index) = ready.get(count)
@@ -267,6 +278,30 @@ impl Core {
         ready.drain(..count);
         ready.append(&mut self.ready);
         self.ready = ready;
+    }
+
+    /// Lets those go on for whose long values room is made in the shard, as far as the turn's share
+    /// of that goes.
+    fn make_room(&mut self, ways: &mut Ways<'_>) {
+        while let Some(&index) = self.awaiting_items.front()
+            && self.room_left > 0
+        {
+            if let Some(connection) = self.connections[index as usize].connection.as_deref_mut()
+                && connection.awaits_item
+            {
+                connection.held_back = false;
+                if !connection.is_stalled() {
+                    self.process_pending(index, ways);
+                }
+                let connection = self.connection_at(index);
+                if connection.is_awaiting_item() && !connection.broken {
+                    break;
+                }
+                connection.awaits_item = false;
+            }
+            self.awaiting_items.pop_front();
+        }
+        self.has_backlog |= !self.awaiting_items.is_empty();
     }
 
     /// Whether somebody waits for room in the memory for connections.
@@ -359,6 +394,14 @@ impl Core {
         let mut at = 0;
         connection.session.quantum = self.turn_left.clamp(QUANTUM_MIN, QUANTUM);
         loop {
+            if !uploads::make_room(&mut self.engine, connection, &mut self.room_left, self.now) {
+                connection.held_back = true;
+                if !mem::replace(&mut connection.awaits_item, true) {
+                    self.awaiting_items.push_back(index);
+                    self.has_backlog = true;
+                }
+                return at;
+            }
             if let Some(arriving) = &connection.arriving
                 && uploads::is_counted(arriving, input.len() - at)
                 && !self.memory.admits(index, input.len() - at)
@@ -408,7 +451,7 @@ impl Core {
                 }
                 Stop::Body { request, reply, value_bytes, trailer_bytes } => {
                     let body = (value_bytes, trailer_bytes);
-                    uploads::begin(&mut self.engine, connection, &request, &reply, body, self.now);
+                    uploads::begin(&self.engine, connection, &request, &reply, body);
                 }
                 Stop::Node { command, reply } => {
                     self.begin_command(index, command, &reply, ways.mesh);
@@ -476,11 +519,15 @@ impl Core {
             !connection.receiving && !connection.sending && !connection.filling,
             "the kernel has let go of a connection that is removed"
         );
-        if let Some(arriving) = connection.arriving
-            && let Place::Item(staged, spans) = arriving.place
-        {
-            assert_spans_free(&self.engine, &spans);
-            self.engine.shard.discard(staged);
+        if let Some(arriving) = connection.arriving {
+            match arriving.place {
+                Place::Item(staged, spans) => {
+                    assert_spans_free(&self.engine, &spans);
+                    self.engine.shard.discard(staged);
+                }
+                Place::Awaited(mut staging) => self.engine.shard.abandon(&mut staging),
+                Place::Buffer(_) => {}
+            }
         }
         let mut charge = connection.charge;
         self.memory.settle(index, &mut charge, 0, 0);

@@ -1,6 +1,7 @@
 //! Long values that arrive piece by piece: where they go, and what becomes of them.
 //!
-//! A value for this core's shard is received into its item. One for another core, or in a cluster,
+//! A value for this core's shard is received into its item, once there is room for all of it, which
+//! may take several turns. One for another core, or in a cluster,
 //! is collected in a buffer that grows as its bytes arrive and counts against the memory for
 //! connections. When that is used up the value is refused as if its core had no memory: the rest of
 //! it is dropped unread, and the store is performed as refused, so that the old value goes where a
@@ -18,16 +19,16 @@ use crate::protocol::pipeline::Completion;
 use crate::request::Consistency;
 use crate::request::{Body, Operation, Request};
 use crate::server::core_state::asker;
+use crate::shard::Staging;
 use crate::time::Instant;
 
-/// Makes room for a long value that follows.
+/// Prepares for a long value that follows: see [`make_room`].
 pub fn begin(
-    engine: &mut Engine,
+    engine: &Engine,
     connection: &mut Connection,
     request: &Request<'_>,
     reply: &Reply<'_>,
     (value_bytes, trailer_bytes): (u32, u8),
-    now: Instant,
 ) {
     let Operation::Store(store) = &request.operation else {
         unreachable!("only stores have a body");
@@ -36,18 +37,7 @@ pub fn begin(
     // In a cluster a value may have to go elsewhere, so it is not received into the shard.
     let place = if engine.owner(request) == engine.config().core && engine.coordinator().is_none() {
         let key_bytes = request.key.len();
-        let staged = engine.shard.stage(key_bytes, store.flags, store.deadline, value_bytes, now);
-        match staged {
-            Ok(staged) => Place::Item(staged, engine.shard.staged_spans(&staged).collect()),
-            Err(refusal) => {
-                let response = engine.refuse_stage(request, refusal, now);
-                let completion = Completion::Response(&response);
-                let Connection { session, out, .. } = connection;
-                session.pipeline.complete(sequence, completion, now, out);
-                session.skip = u64::from(value_bytes) + u64::from(trailer_bytes);
-                return;
-            }
-        }
+        Place::Awaited(Staging::new(key_bytes, store.flags, store.deadline, value_bytes))
     } else {
         Place::Buffer(Vec::new())
     };
@@ -63,6 +53,40 @@ pub fn begin(
         trailer_bytes: trailer_bytes as usize,
         consistency: reply.form.consistency(),
     }));
+}
+
+/// Makes room for the arriving value in this core's shard, if it still waits for some, with at most
+/// `budget` items' worth of work, which is taken off. False when that was not enough.
+pub fn make_room(
+    engine: &mut Engine,
+    connection: &mut Connection,
+    budget: &mut u32,
+    now: Instant,
+) -> bool {
+    let Some(arriving) = &mut connection.arriving else { return true };
+    let Place::Awaited(staging) = &mut arriving.place else { return true };
+    if *budget == 0 {
+        return false;
+    }
+    let before = engine.shard.work();
+    let made = engine.shard.make_room(staging, *budget, now);
+    *budget = budget.saturating_sub(1 + engine.shard.work().wrapping_sub(before));
+    match made {
+        Ok(None) => return false,
+        Ok(Some(staged)) => {
+            arriving.place = Place::Item(staged, engine.shard.staged_spans(&staged).collect());
+        }
+        Err(refusal) => {
+            let Connection { session, out, arriving, .. } = connection;
+            let refused = arriving.take().expect("looked at above");
+            let request = codec::decode_request(&refused.request).expect(OWN);
+            let response = engine.refuse_stage(&request, refusal, now);
+            session.skip = (refused.value_bytes + refused.trailer_bytes) as u64;
+            let completion = Completion::Response(&response);
+            session.pipeline.complete(refused.sequence, completion, now, out);
+        }
+    }
+    true
 }
 
 /// A long value has arrived: stores it here or hands it to its owner.
@@ -92,6 +116,7 @@ pub fn finish(
             let response = engine.store_staged(&request, now);
             session.pipeline.complete(*sequence, Completion::Response(&response), now, out);
         }
+        Place::Awaited(_) => unreachable!("nothing arrives before there is room for it"),
         Place::Buffer(value) => {
             hand_over(engine, connection, &arrived, Body::Bytes(value), now, ways);
         }
@@ -105,7 +130,7 @@ const OWN: &str = "a store, encoded by this core";
 pub fn is_counted(arriving: &Arriving, more: usize) -> bool {
     match &arriving.place {
         Place::Buffer(buffer) => buffer.len() + more > UNCOUNTED_BYTES && !arriving.is_complete(),
-        Place::Item(..) => false,
+        Place::Awaited(_) | Place::Item(..) => false,
     }
 }
 

@@ -200,6 +200,10 @@ impl Worker {
         worked |= self.coordinate();
         let mut more = self.core.engine.shard.maintain(now, MAINTENANCE_PER_TURN);
         self.ahead.taken(self.core.engine.shard.touched_bytes(), now);
+        if self.core.engine.shard.take_wish_for_memory() {
+            self.ahead.wanted(now);
+        }
+        self.core.engine.shard.set_ready_bytes(self.ahead.ready_bytes());
         // Before the sends, which take a while: other cores can work on it meanwhile.
         more |= self.mesh.publish();
         while let Some(ring) = self.mesh.next_to_wake() {

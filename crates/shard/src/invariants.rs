@@ -96,12 +96,13 @@ impl Shard {
                     }
                 }
                 Kind::Staged => {
+                    staged_bytes += head.value_bytes(memory) as u64;
                     if let Some(chain) = head.chain(memory) {
+                        // Room for the rest may still be made.
                         let spans = &self.chains[chain as usize].spans;
+                        let bytes: usize = spans.iter().map(|span| span.bytes as usize).sum();
+                        assert!(bytes <= head.value_bytes(memory), "no more pieces than announced");
                         pieces.extend(spans.iter().map(piece_at));
-                        staged_bytes += spans.iter().map(|span| span.bytes as u64).sum::<u64>();
-                    } else {
-                        staged_bytes += head.value_bytes(memory) as u64;
                     }
                 }
             }

@@ -28,6 +28,7 @@ mod pages;
 mod prefetch;
 mod record;
 mod room;
+mod room_making;
 mod slab;
 mod staging;
 mod stats;
@@ -39,6 +40,7 @@ mod value;
 pub use config::{Eviction, ShardConfig};
 pub use pages::ReassignOutcome;
 pub use record::{Kept, KeptItem, NotKept};
+pub use room_making::Staging;
 pub use staging::StageRefusal;
 pub use stats::{ClassStats, Gauges, ScanCursor};
 pub use tombstone::Keeping;
@@ -119,6 +121,11 @@ pub struct Shard {
     limbo: Option<ItemRef>,
     /// The page being emptied in the background.
     drain: Option<Drain>,
+    /// How much of the memory may be taken into use at once for a value that can wait.
+    ready_bytes: usize,
+    awaits_memory: bool,
+    /// Items evicted and chunks emptied so far; wraps.
+    work: u32,
     /// Pages kept free for classes that have none, and for the index.
     reserve_pages: u32,
     page_cursor: u32,
@@ -168,6 +175,9 @@ impl Shard {
             staged_bytes: 0,
             limbo: None,
             drain: None,
+            ready_bytes: usize::MAX,
+            awaits_memory: false,
+            work: 0,
             reserve_pages: if keeps_reserve { 1 + slab.page_count() / 512 } else { 0 },
             page_cursor: 0,
             slab,

@@ -223,6 +223,24 @@ impl Shard {
         self.policy.eviction_age(&sight!(self, now), class)
     }
 
+    /// Has all items of the page that is being drained evicted, for `class`; where none is, of the
+    /// page that costs fewest. False when there is none, or nothing may be evicted.
+    pub(super) fn start_emptying(&mut self, class: u8) -> bool {
+        if !self.policy.evicts() {
+            return false;
+        }
+        let (page, chunk) = match self.drain {
+            Some(drain) => (drain.page, drain.chunk),
+            None => {
+                let Some(page) = self.cheapest_page() else { return false };
+                self.slab.start_drain(page);
+                (page, 0)
+            }
+        };
+        self.drain = Some(Drain { page, chunk, to: Some(class), evict_age: 0 });
+        true
+    }
+
     /// Starts draining the page of `class` that has fewest items and holds nothing.
     fn start_drain_of(&mut self, class: u8, to: Option<u8>, evict_age: u32) -> bool {
         let pages = self.slab.classes[class as usize].pages.iter();
@@ -236,7 +254,8 @@ impl Shard {
         true
     }
 
-    fn drain_some(&mut self, now: Instant, budget: &mut u32) {
+    /// Empties some of the page that is being drained, `budget` chunks at most.
+    pub(super) fn drain_some(&mut self, now: Instant, budget: &mut u32) {
         while let Some(mut drain) = self.drain {
             if *budget == 0 {
                 return;
@@ -258,6 +277,7 @@ impl Shard {
                 return;
             }
             *budget -= 1;
+            self.work = self.work.wrapping_add(1);
             let chunk = self.slab.chunk(drain.page, drain.chunk);
             drain.chunk += 1;
             self.drain = Some(drain);

@@ -119,21 +119,7 @@ impl Shard {
             return Some((self.allocate_chunk(class, now)?, NO_CHAIN));
         }
         let mut spans = Vec::new();
-        let mut left = shape.value_bytes;
-        let complete = loop {
-            if left == 0 {
-                break true;
-            }
-            let wanted = (left + PIECE_HEADER_BYTES).min(self.slab.chunk_bytes_max());
-            let class = self.slab.class_for(wanted);
-            let Some(piece) = self.allocate_chunk(class, now) else { break false };
-            item::write_piece(self.slab.memory_mut(), piece, ItemRef(0));
-            self.slab.hold(piece);
-            let bytes = left.min(self.slab.chunk_bytes_of(piece) - PIECE_HEADER_BYTES);
-            let offset = (item::offset(piece) + PIECE_HEADER_BYTES) as u64;
-            spans.push(Span { offset, bytes: bytes as u32 });
-            left -= bytes;
-        };
+        let complete = self.fill_up(&mut spans, shape.value_bytes, now);
         let head = if complete { self.allocate_chunk(class, now) } else { None };
         spans.iter().for_each(|span| self.slab.unhold(piece_at(span)));
         let Some(head) = head else {
@@ -146,6 +132,23 @@ impl Shard {
             item::write_piece(self.slab.memory_mut(), piece_at(span), head);
         }
         Some((head, self.chains.insert(Chain { spans }) as u32))
+    }
+
+    /// Takes pieces until `bytes` bytes fit, and holds them. False without memory.
+    pub(super) fn fill_up(&mut self, spans: &mut Vec<Span>, bytes: usize, now: Instant) -> bool {
+        let mut left = bytes;
+        while left > 0 {
+            let wanted = (left + PIECE_HEADER_BYTES).min(self.slab.chunk_bytes_max());
+            let class = self.slab.class_for(wanted);
+            let Some(piece) = self.allocate_chunk(class, now) else { return false };
+            item::write_piece(self.slab.memory_mut(), piece, ItemRef(0));
+            self.slab.hold(piece);
+            let bytes = left.min(self.slab.chunk_bytes_of(piece) - PIECE_HEADER_BYTES);
+            let offset = (item::offset(piece) + PIECE_HEADER_BYTES) as u64;
+            spans.push(Span { offset, bytes: bytes as u32 });
+            left -= bytes;
+        }
+        true
     }
 
     /// Gives back the chunks of an item that is in no index and no wheel.
@@ -195,7 +198,7 @@ impl Shard {
 
     /// Takes a chunk of a class above `class` that has pages. Only shards with a reserve do that:
     /// for small ones emptying a page is as quick.
-    fn allocate_larger(&mut self, class: u8, now: Instant) -> Option<ItemRef> {
+    pub(super) fn allocate_larger(&mut self, class: u8, now: Instant) -> Option<ItemRef> {
         if self.reserve_pages == 0 {
             return None;
         }
@@ -222,6 +225,7 @@ impl Shard {
 
     /// Removes an item for room, or because it is dead anyway.
     pub(super) fn evict(&mut self, head: &Head, now: Instant) {
+        self.work = self.work.wrapping_add(1);
         let leave = if self.flush.is_flushed(head) {
             Leave::Flushed
         } else if self.flush.is_tombstone(head) {
@@ -424,7 +428,7 @@ impl Shard {
     }
 
     /// Among some pages, the one whose removal costs fewest items.
-    fn cheapest_page(&mut self) -> Option<u32> {
+    pub(super) fn cheapest_page(&mut self) -> Option<u32> {
         let count = self.slab.page_count();
         let mut best: Option<(u32, u32)> = None;
         let mut looked_at = 0;

@@ -140,6 +140,13 @@ impl Slab {
         if self.untouched == 0 { 0 } else { self.page_start(self.untouched) }
     }
 
+    /// Whether the page that would be taken into use next ends within the first `bytes` bytes, or was
+    /// used before.
+    pub(super) fn is_next_page_within(&self, bytes: usize) -> bool {
+        let used_before = !self.free_pages.is_empty() || self.untouched == self.page_count();
+        used_before || self.page_start(self.untouched + 1) <= bytes
+    }
+
     /// The memory behind [`Slab::touched_bytes`], in which no chunk and no bucket is.
     pub(super) fn untouched_mut(&mut self) -> &mut [u8] {
         let touched = self.touched_bytes();

@@ -6,8 +6,8 @@
 //! sent: its memory is kept until the last unpin. Both kinds are few, so pins live in a side table
 //! that is consulted only where a page's `held` count says so.
 
-use super::Shard;
 use super::item::{self, HAS_FLAGS, HAS_TTL, Head, KEY_STAGED, NO_CHAIN, Shape};
+use super::{Shard, Staging};
 use ahash::RandomState;
 use ringlane_types::request::{ItemRef, Span, Staged, Value};
 use ringlane_types::time::{Deadline, Instant};
@@ -91,21 +91,15 @@ impl Shard {
         value_bytes: u32,
         now: Instant,
     ) -> Result<Staged, StageRefusal> {
-        self.attend_if_due(now);
-        if !self.fits(key_bytes, flags, value_bytes as u64) {
-            return Err(StageRefusal::TooLarge);
-        }
-        if self.staged_bytes > 0 && self.staged_bytes + value_bytes as u64 > self.held_bytes_max() {
-            return Err(StageRefusal::OutOfMemory);
-        }
-        let shape = self.shape(key_bytes, value_bytes as usize, flags, deadline);
-        let (item, chain) = self.allocate_item(&shape, now).ok_or(StageRefusal::OutOfMemory)?;
-        let memory = self.slab.memory_mut();
-        // The version is not needed yet: it remembers the key's length.
-        shape.write(memory, item, key_bytes as u64, 0, KEY_STAGED, 0, 0, 0, 0, chain);
-        self.hold(item, chain);
-        self.staged_bytes += value_bytes as u64;
-        Ok(Staged { item, value_bytes })
+        let mut staging = Staging::new(key_bytes, flags, deadline, value_bytes);
+        let ready_bytes = std::mem::replace(&mut self.ready_bytes, usize::MAX);
+        let staged = loop {
+            if let Some(staged) = self.make_room(&mut staging, u32::MAX, now).transpose() {
+                break staged;
+            }
+        };
+        self.ready_bytes = ready_bytes;
+        staged
     }
 
     /// Where the bytes of a staged value go, in order.
@@ -148,7 +142,7 @@ impl Shard {
     }
 
     /// Bytes that may be staged, and as many that may be pinned, before more has to wait.
-    fn held_bytes_max(&self) -> u64 {
+    pub(super) fn held_bytes_max(&self) -> u64 {
         self.slab.page_bytes() as u64 * self.slab.pages_max() as u64 / 2
     }
 
@@ -244,7 +238,7 @@ impl Shard {
         self.unhold(head.item, chain);
     }
 
-    fn hold(&mut self, item: ItemRef, chain: u32) {
+    pub(super) fn hold(&mut self, item: ItemRef, chain: u32) {
         self.slab.hold(item);
         if let Some(chain) = self.chains.get(chain as usize) {
             chain.spans.iter().for_each(|span| self.slab.hold(super::piece_at(span)));

@@ -72,9 +72,15 @@ impl Shard {
     /// Copies what lies in `from` to position `at` of the value of a written item.
     pub(super) fn copy_value(&mut self, from: &SpanList, item: ItemRef, at: usize) {
         let list = self.value_list(&Head::read(self.slab.memory(), item));
-        let mut to = behind(list.as_slice(), at);
+        let to: Vec<Span> = behind(list.as_slice(), at).collect();
+        self.copy_spans(from.as_slice(), &to);
+    }
+
+    /// Copies what lies in `from` to where `to` is, which is as long at least.
+    pub(super) fn copy_spans(&mut self, from: &[Span], to: &[Span]) {
+        let mut to = to.iter().copied();
         let mut room = Span { offset: 0, bytes: 0 };
-        for span in from.as_slice() {
+        for span in from {
             let mut rest = *span;
             while rest.bytes > 0 {
                 if room.bytes == 0 {

@@ -4,7 +4,7 @@
 //! hit ratio only to second order.
 
 use super::Sight;
-use super::sweep::{Order, Sweep};
+use super::sweep::{LAST, Order, Sweep};
 use crate::item::{self, Head};
 
 /// Recency per slab class.
@@ -22,7 +22,10 @@ impl Order for LastUse {
 
 impl Lru {
     pub(super) fn eviction_age(&mut self, sight: &Sight<'_>, class: u8) -> u32 {
-        let cutoff = self.cutoff(sight, class);
-        item::stamp(sight.now).wrapping_sub(cutoff as u32)
+        match self.cutoff(sight, class) {
+            // It was looked at while all that it had was still arriving, or being sent.
+            LAST => 0,
+            cutoff => item::stamp(sight.now).wrapping_sub(cutoff as u32),
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{Answer, Cas, Model};
 use ringlane_shard::counters::Counters;
-use ringlane_shard::{Eviction, ScanCursor, Shard, ShardConfig, StageRefusal};
+use ringlane_shard::{Eviction, ScanCursor, Shard, ShardConfig, StageRefusal, Staging};
 use ringlane_types::hash::{HashSecret, KeyHash};
 use ringlane_types::request::{
     Arithmetic, Body, Delete, Get, ItemRef, Operation, Purpose, Request, Response, Store,
@@ -207,7 +207,14 @@ impl Pair<'_> {
             0 => (store.flags, store.deadline),
             _ => (!store.flags, Deadline::NEVER),
         };
-        let staged = self.shard.stage(key.len(), flags, deadline, value.len() as u32, self.now);
+        let mut staging = Staging::new(key.len(), flags, deadline, value.len() as u32);
+        let slice = 1 + u32::from(choice & 15);
+        let staged = loop {
+            match self.shard.make_room(&mut staging, slice, self.now).transpose() {
+                Some(staged) => break staged,
+                None => self.shard.check_invariants(),
+            }
+        };
         match staged {
             Ok(staged) => {
                 let mut rest = value;
