@@ -93,3 +93,17 @@ fn room_for_a_long_value_among_small_items_is_made_in_many_short_turns() {
     });
     assert!(longest < Duration::from_millis(10), "{longest:?}");
 }
+
+#[test]
+fn what_is_long_is_replaced_joined_and_deleted_in_short_turns() {
+    let server = measured(&["-m", "256", "-I", "100m"]);
+    let value = vec![b'v'; 80 << 20];
+    let longest = longest_turn(&server, |client| {
+        client.store("long", &value);
+        client.store("long", &value);
+        client.send(b"append long 0 0 1\r\nx\r\nprepend long 0 0 1\r\nx\r\n");
+        assert_eq!((client.line(), client.line()), ("STORED".into(), "STORED".into()));
+        assert_eq!(client.ask("delete long"), "DELETED");
+    });
+    assert!(longest < Duration::from_millis(10), "{longest:?}");
+}

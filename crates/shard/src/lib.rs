@@ -24,6 +24,7 @@ mod index;
 mod invariants;
 mod item;
 mod join;
+mod join_chained;
 mod pages;
 mod prefetch;
 mod record;
