@@ -4,13 +4,13 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use ringlane::cluster::frame::{FrameError, Key, Opened};
+use ringlane::cluster::frame::{LinkFrameError, AuthKey, Opened};
 use ringlane::cluster::handshake::{
     HandshakeError, HEAD_BYTES, Handshake, MESSAGE_BYTES_MAX, Party, LinkSession, HandshakeStep,
 };
 use ringlane::cluster::identity::{Boot, Identity, NodeKey};
-use ringlane::cluster::link::{ClientEnd, NODE_CORE, Peer};
-use ringlane::cluster::membership::{Effect, Event, Membership, MembershipSettings, Terms};
+use ringlane::cluster::link::{ClientEndpoint, NODE_CORE, Peer};
+use ringlane::cluster::membership::{MembershipEffect, MembershipEvent, Membership, MembershipSettings, Terms};
 use ringlane::cluster::message::{Forward, Message, Messages, NodeMessage};
 use ringlane::cluster::quorum::Replication;
 use ringlane::ring::RingParameters;
@@ -36,7 +36,7 @@ fn terms() -> Terms {
 }
 
 /// Two parties, the one that dials first.
-fn parties(keys: [Option<Key>; 2]) -> [Arc<Party>; 2] {
+fn parties(keys: [Option<AuthKey>; 2]) -> [Arc<Party>; 2] {
     let mut ids = ["a", "bb"];
     ids.sort_by_key(|id| NodeKey::of(id));
     let mut keys = keys.into_iter();
@@ -47,7 +47,7 @@ fn parties(keys: [Option<Key>; 2]) -> [Arc<Party>; 2] {
             core_count: 2,
             hash_seed: 77,
             frame_bytes_max: 1 << 20,
-            clients: ClientEnd { ip: None, port: 11211, shard_ports: None },
+            clients: ClientEndpoint { ip: None, port: 11211, shard_ports: None },
             terms: terms(),
             key: keys.next().expect("one for each"),
             listed: None,
@@ -55,8 +55,8 @@ fn parties(keys: [Option<Key>; 2]) -> [Arc<Party>; 2] {
     })
 }
 
-fn key(choice: u8) -> Option<Key> {
-    (choice != 0).then(|| Key::from_file_contents(&[choice]))
+fn key(choice: u8) -> Option<AuthKey> {
+    (choice != 0).then(|| AuthKey::from_file_contents(&[choice]))
 }
 
 /// Two nodes shake hands over a network that may change what they say, then send frames.
@@ -102,7 +102,7 @@ fn frames(mut from: LinkSession, mut to: LinkSession, keyed: bool, choices: &mut
         from.sealer.end(start, &mut wire);
         if choices.byte().is_multiple_of(4) && !sent.is_empty() {
             let again = &sent[choices.below(sent.len())];
-            assert_eq!(to.opener.open(again), Err(FrameError::Replayed));
+            assert_eq!(to.opener.open(again), Err(LinkFrameError::Replayed));
         }
         let tampered = choices.tamper(&mut wire);
         match to.opener.open(&wire) {
@@ -192,10 +192,10 @@ fn gossip(choices: &mut Choices<'_>) {
     let mut effects = Vec::new();
     // What it wants to see from whom, and the nonces of its knocks, as those learn who receive them.
     let (mut cookies, mut nonces) = ([0u64; 5], vec![0u64]);
-    member.handle(Event::Start, now, &mut effects);
+    member.handle(MembershipEvent::Start, now, &mut effects);
     while !choices.is_empty() {
         for effect in effects.drain(..) {
-            let Effect::Send { to, bytes } = effect else { continue };
+            let MembershipEffect::Send { to, bytes } = effect else { continue };
             let number = |at: usize| {
                 let number = bytes[at..].first_chunk().expect("a head and a nonce");
                 u64::from_le_bytes(*number)
@@ -213,9 +213,9 @@ fn gossip(choices: &mut Choices<'_>) {
         match choice % 8 {
             0 => {
                 now = now.after(std::time::Duration::from_millis(choices.byte() as u64 * 20));
-                member.handle(Event::Tick, now, &mut effects);
+                member.handle(MembershipEvent::Tick, now, &mut effects);
             }
-            1 if choices.byte() < 8 => member.handle(Event::Leave, now, &mut effects),
+            1 if choices.byte() < 8 => member.handle(MembershipEvent::Leave, now, &mut effects),
             _ => {
                 let mut bytes = b"RLg2".to_vec();
                 let kind = choices.byte() % 6;
@@ -240,13 +240,13 @@ fn gossip(choices: &mut Choices<'_>) {
                     }
                 }
                 bytes.extend_from_slice(choices.bytes());
-                let event = Event::Datagram { from: address(sender), bytes: &bytes };
+                let event = MembershipEvent::Datagram { from: address(sender), bytes: &bytes };
                 member.handle(event, now, &mut effects);
             }
         }
         assert!(effects.len() < 1000, "one event has {} effects", effects.len());
         for effect in &effects {
-            if let Effect::Send { bytes, .. } = effect {
+            if let MembershipEffect::Send { bytes, .. } = effect {
                 assert!(bytes.len() <= 1500, "a datagram of {} bytes", bytes.len());
             }
         }

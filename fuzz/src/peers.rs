@@ -12,10 +12,10 @@ use ringlane::cluster::link::{LinkEvent, Peer, PeerFacts, Room};
 use ringlane::cluster::message::{
     Forward, ForwardOutcome, Message, Messages, NodeMessage, OperationId, ReadOutcome, WriteOutcome,
 };
-use ringlane::cluster::notice::Notice;
+use ringlane::cluster::governor_notice::GovernorNotice;
 use ringlane::cluster::quorum::Replication;
 use ringlane::request::Consistency;
-use ringlane::cluster::record::{Content, Lifetimes, Live, Record};
+use ringlane::cluster::record::{Content, RetentionTimes, Live, Record};
 use ringlane::ring::{Point, RingHash, RingParameters};
 use ringlane::cluster::roster::{Change, Roster, RosterMember};
 use ringlane::cluster::version::Version;
@@ -94,7 +94,7 @@ fn views(replicas: u8) -> Vec<Arc<View>> {
         let key = NodeKey::of(&id);
         RosterMember { id, key, boot: Boot(boot), weight: 1, slot: 0, gossip: address, link: address }
     };
-    let mut roster = Roster::found(member(1, 1), 5);
+    let mut roster = Roster::initial(member(1, 1), 5);
     let mut rosters = Vec::new();
     for change in [
         Change::Add(member(2, 1)),
@@ -134,7 +134,7 @@ impl Core {
             pipeline_bytes_max: 1 << 20,
         });
         let coordinator = Coordinator::new(key_of(1), Boot(1), settings);
-        engine.join_cluster(coordinator, &Lifetimes::default());
+        engine.join_cluster(coordinator, &RetentionTimes::default());
         let mut core = Self {
             engine,
             now: NOW,
@@ -157,10 +157,10 @@ impl Core {
     fn place(&mut self) {
         let Some(view) = self.views.get(self.placed).cloned() else { return };
         self.placed += 1;
-        self.notice(Notice::Placed(view));
+        self.notice(GovernorNotice::ViewChanged(view));
     }
 
-    fn notice(&mut self, notice: Notice) {
+    fn notice(&mut self, notice: GovernorNotice) {
         self.engine.coordinate(self.now, &mut self.links, |core, turn| core.notice(notice, turn));
     }
 
@@ -176,7 +176,7 @@ impl Core {
     }
 
     fn live(&mut self, node: u8, boot: u64, alive: bool) {
-        self.notice(Notice::Liveness { node: key_of(node), boot: Boot(boot), alive });
+        self.notice(GovernorNotice::Liveness { node: key_of(node), boot: Boot(boot), alive });
     }
 
     fn step(&mut self, choices: &mut Choices<'_>) {
@@ -197,7 +197,7 @@ impl Core {
             _ => match choices.byte() % 4 {
                 0 => {
                     let epoch = self.views[self.placed - 1].epoch();
-                    self.notice(Notice::Digested(epoch));
+                    self.notice(GovernorNotice::Rebalanced(epoch));
                 }
                 1 => self.engine.flush_everywhere_at(self.now, self.now),
                 2 => {

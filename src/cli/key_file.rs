@@ -10,11 +10,11 @@ use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::str::FromStr;
 
-use ringlane::cluster::frame::Key;
+use ringlane::cluster::frame::AuthKey;
 
 /// The key in a file, read during parsing so that an error names the setting.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KeyFile(pub Key);
+pub struct KeyFile(pub AuthKey);
 
 /// Shortest and longest key in bytes.
 const KEY_FILE_BYTES: std::ops::RangeInclusive<usize> = 16..=65_536;
@@ -40,7 +40,7 @@ impl FromStr for KeyFile {
             let fix = "use 16 to 65536 bytes, for example from `openssl rand -hex 32`";
             return Err(format!("is not a key: {fix}"));
         }
-        Ok(Self(Key::from_file_contents(secret)))
+        Ok(Self(AuthKey::from_file_contents(secret)))
     }
 }
 

@@ -11,13 +11,13 @@ use std::time::Duration;
 
 use super::{Config, ConfigError, MIB, require};
 use crate::cluster::coordinator::CoordinatorSettings;
-use crate::cluster::frame::Key;
+use crate::cluster::frame::AuthKey;
 use crate::cluster::hints::HintSettings;
 use crate::cluster::hot_keys::HotKeySettings;
-use crate::cluster::link::ClientEnd;
+use crate::cluster::link::ClientEndpoint;
 use crate::cluster::membership::{MembershipSettings, Terms};
 use crate::cluster::quorum::Replication;
-use crate::cluster::record::Lifetimes;
+use crate::cluster::record::RetentionTimes;
 use crate::ring::{
     NODE_ID_BYTES_MAX, NODES_MAX, POINTS_PER_WEIGHT, REPLICAS_MAX, RingHash, RingParameters,
     WEIGHT_MAX,
@@ -46,9 +46,9 @@ impl Config {
     /// The client address that this node announces: the one at which other nodes reach it if it
     /// listens there, else the first listen address. A standalone node that listens on all
     /// addresses announces none.
-    pub fn client_end(&self) -> ClientEnd {
+    pub fn client_endpoint(&self) -> ClientEndpoint {
         if self.listen.is_empty() {
-            return ClientEnd::default();
+            return ClientEndpoint::default();
         }
         let named = self.listen.iter().copied().find(|ip| !ip.is_unspecified());
         let reached = self.cluster.as_ref().map(|cluster| cluster.advertise.ip());
@@ -58,7 +58,7 @@ impl Config {
             })
         };
         let ip = reached.filter(|&ip| listens(ip)).or(named);
-        ClientEnd { ip, port: self.port, shard_ports: self.shard_ports }
+        ClientEndpoint { ip, port: self.port, shard_ports: self.shard_ports }
     }
 }
 
@@ -81,7 +81,7 @@ pub struct ClusterConfig {
     /// Static list of permitted members, including this node. Others are refused.
     pub members: Option<Vec<ListedMember>>,
     /// The secret shared by all nodes; `None` trusts anyone who can reach the port.
-    pub key: Option<Key>,
+    pub key: Option<AuthKey>,
     /// Allows listening beyond loopback without a key.
     pub insecure: bool,
     /// Hash function of the ring. The same on all nodes.
@@ -210,10 +210,10 @@ impl ClusterConfig {
     }
 
     /// How long traces of a write may arrive.
-    pub fn lifetimes(&self) -> Lifetimes {
-        let drift = Lifetimes::default().drift;
+    pub fn retention(&self) -> RetentionTimes {
+        let drift = RetentionTimes::default().drift;
         let (operation, hint) = (self.operation_timeout, self.hint_age_max);
-        Lifetimes { operation, hint, drift, tombstone: hint + operation + 4 * drift }
+        RetentionTimes { operation, hint, drift, tombstone: hint + operation + 4 * drift }
     }
 
     /// Settings of the coordinator of one of `core_count` cores.
@@ -225,7 +225,7 @@ impl ClusterConfig {
     ) -> CoordinatorSettings {
         let cores = core_count as u64;
         CoordinatorSettings {
-            lifetimes: self.lifetimes(),
+            retention: self.retention(),
             hints: HintSettings {
                 bytes_max: (self.hint_bytes_max / cores) as usize,
                 age_max: self.hint_age_max,
@@ -440,7 +440,8 @@ mod tests {
             open.advertise = address("10.0.0.1:7000");
             let sentence = complaint(open.clone());
             assert!(sentence.contains("--cluster-key-file FILE, or --cluster-insecure"));
-            let keyed = ClusterConfig { key: Some(Key::from_file_contents(b"k")), ..open.clone() };
+            let keyed =
+                ClusterConfig { key: Some(AuthKey::from_file_contents(b"k")), ..open.clone() };
             assert_eq!(keyed.check(), Ok(()));
             assert_eq!(ClusterConfig { insecure: true, ..open }.check(), Ok(()));
         }
@@ -475,7 +476,7 @@ mod tests {
             let listen = listen.iter().map(|text| ip(text)).collect();
             let advertise = advertise.map(|text| SocketAddr::new(ip(text), 7000));
             let cluster = advertise.map(|advertise| ClusterConfig { advertise, ..node() });
-            Config { listen, cluster, shard_ports: Some(300), ..Config::tiny() }.client_end()
+            Config { listen, cluster, shard_ports: Some(300), ..Config::tiny() }.client_endpoint()
         };
         let found = |listen: &[&str], advertise| end(listen, advertise).ip.map(|ip| ip.to_string());
         let far = Some("10.0.0.1");
@@ -487,7 +488,7 @@ mod tests {
         assert_eq!(found(&["0.0.0.0", "127.0.0.1"], None).as_deref(), Some("127.0.0.1"));
         assert_eq!(found(&["0.0.0.0"], None), None);
         assert_eq!(end(&["0.0.0.0"], None).shard_ports, Some(300));
-        assert_eq!(end(&[], far), ClientEnd::default());
+        assert_eq!(end(&[], far), ClientEndpoint::default());
     }
 
     #[test]

@@ -256,7 +256,7 @@ async fn run_core(parts: CoreParts, started: mpsc::Sender<(usize, io::Result<()>
         let settings = cluster.coordinator(core, config.core_count(), hash_secret);
         let me = NodeKey::of(&cluster.node_id);
         let coordinator = Coordinator::new(me, node.boot, settings);
-        engine.join_cluster(coordinator, &cluster.lifetimes());
+        engine.join_cluster(coordinator, &cluster.retention());
     }
     process::prefer_huge_pages(engine.shard.memory_mut());
     let mut ahead = Ahead::new(engine.shard.memory_mut(), populator);

@@ -1,7 +1,7 @@
 //! What HELLO tells of this node and of its cluster.
 
 use super::node::Node;
-use crate::cluster::link::ClientEnd;
+use crate::cluster::link::ClientEndpoint;
 use crate::cluster::membership::Health;
 use crate::config::{ClusterConfig, Config};
 use crate::protocol::binary::topology::{self, NodeState, RingFacts, Topology, TopologyNode};
@@ -21,7 +21,7 @@ pub fn tell(node: &Node, core: u16, hash_seed: u64, tell: impl FnOnce(&Topology<
         hash_seed,
         core_count,
         core,
-        port: config.client_end().port,
+        port: config.client_endpoint().port,
         shard_ports: config.shard_ports,
         item_bytes_max: config.item_bytes_max,
         ..Topology::default()
@@ -35,7 +35,7 @@ pub fn tell(node: &Node, core: u16, hash_seed: u64, tell: impl FnOnce(&Topology<
 /// A node of its own, as the only one.
 fn itself(node: &Node, core_count: u16, hash_seed: u64) -> TopologyNode<'static> {
     let config: &Config = &node.config;
-    let ClientEnd { ip, port, shard_ports } = config.client_end();
+    let ClientEndpoint { ip, port, shard_ports } = config.client_endpoint();
     let boot = node.boot.0;
     let state = NodeState::Alive;
     TopologyNode { id: "", state, weight: 1, boot, core_count, hash_seed, ip, port, shard_ports }
@@ -75,7 +75,9 @@ fn topology_node(ring_node: &RingNodeView) -> TopologyNode<'_> {
         boot: ring_node.boot.0,
         ..TopologyNode::default()
     };
-    let Some((facts, ClientEnd { ip, port, shard_ports })) = ring_node.told else { return unmet };
+    let Some((facts, ClientEndpoint { ip, port, shard_ports })) = ring_node.told else {
+        return unmet;
+    };
     let (core_count, hash_seed) = (facts.core_count, facts.hash_seed);
     TopologyNode { core_count, hash_seed, ip, port, shard_ports, ..unmet }
 }

@@ -9,7 +9,7 @@ use crate::cluster::governor::MemberStatus;
 use crate::cluster::hints::HintCounters;
 use crate::cluster::hot_keys::HotKey;
 use crate::cluster::identity::{Boot, NodeKey};
-use crate::cluster::link::{ClientEnd, PeerFacts};
+use crate::cluster::link::{ClientEndpoint, PeerFacts};
 use crate::cluster::membership::Health;
 use crate::cluster::peers::BreakerCounters;
 use crate::ring::RingHash;
@@ -78,7 +78,7 @@ pub struct RingNodeView {
     /// How that start of it looks from here; dead when another one has followed.
     pub health: Health,
     /// What it told when it was met; `None` before that.
-    pub told: Option<(PeerFacts, ClientEnd)>,
+    pub told: Option<(PeerFacts, ClientEndpoint)>,
 }
 
 /// The members as this node sees them.

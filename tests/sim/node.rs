@@ -8,10 +8,10 @@ use std::sync::Arc;
 use ringlane::cluster::coordinator::{Asker, Coordinator, CoordinatorSettings, Outside, Turn};
 use ringlane::cluster::frame::{Opener, Sealer};
 use ringlane::cluster::governor::{self, Governor, GovernorSettings};
+use ringlane::cluster::governor_notice::GovernorNotice;
 use ringlane::cluster::identity::{Boot, Identity, NodeKey};
 use ringlane::cluster::link::{LinkEvent, NODE_CORE, Peer, PeerFacts, Room};
 use ringlane::cluster::message::{Message, Messages};
-use ringlane::cluster::notice::Notice;
 use ringlane::cluster::store::Store;
 use ringlane::cluster::view::View;
 use ringlane::hash::HashSecret;
@@ -278,7 +278,7 @@ impl Node {
         let settled = hands.settled;
         wants.frames.extend(hands.sealed());
         if let Some(epoch) = settled {
-            let event = governor::Event::Settled { core: core as usize, epoch };
+            let event = governor::GovernorEvent::Settled { core: core as usize, epoch };
             self.on_governor(event, now, linked, wants);
         }
     }
@@ -286,7 +286,7 @@ impl Node {
     /// Tells the governor something and does what follows inside the node.
     pub fn on_governor(
         &mut self,
-        event: governor::Event<'_>,
+        event: governor::GovernorEvent<'_>,
         now: Instant,
         linked: &dyn Fn(Peer) -> bool,
         wants: &mut Wants,
@@ -295,18 +295,22 @@ impl Node {
         self.governor.handle(event, self.time(now), &mut effects);
         for effect in effects {
             match effect {
-                governor::Effect::Datagram { to, bytes } => wants.datagrams.push((to, bytes)),
-                governor::Effect::Send { to, bytes } => {
+                governor::GovernorEffect::Datagram { to, bytes } => {
+                    wants.datagrams.push((to, bytes))
+                }
+                governor::GovernorEffect::Send { to, bytes } => {
                     wants.frames.push((NODE_CORE, Peer { node: to, core: NODE_CORE }, bytes));
                 }
-                governor::Effect::Link { node, boot, wanted, .. } => {
+                governor::GovernorEffect::Link { node, boot, wanted, .. } => {
                     wants.links.push((node, boot, wanted));
                 }
-                governor::Effect::Call { node, address } => wants.calls.push((node, address)),
-                governor::Effect::Notice(notice) => {
+                governor::GovernorEffect::ProbeListener { node, address } => {
+                    wants.calls.push((node, address))
+                }
+                governor::GovernorEffect::Notice(notice) => {
                     match &notice {
-                        Notice::Placed(view) => self.view = Some(view.clone()),
-                        Notice::Reborn(boot) => {
+                        GovernorNotice::ViewChanged(view) => self.view = Some(view.clone()),
+                        GovernorNotice::RestartedEmpty(boot) => {
                             (self.boot, self.view) = (*boot, None);
                             self.full.clear();
                             self.cores.iter_mut().for_each(|core| core.store.clear());
@@ -318,9 +322,9 @@ impl Node {
                         self.on_core(core, now, linked, wants, |c, turn| c.notice(notice, turn));
                     }
                 }
-                governor::Effect::Superseded { .. } => self.running = false,
-                governor::Effect::HandedOver => self.handed_over = true,
-                governor::Effect::Log(line) => wants.log.push(line.text),
+                governor::GovernorEffect::Superseded { .. } => self.running = false,
+                governor::GovernorEffect::HandedOver => self.handed_over = true,
+                governor::GovernorEffect::Log(line) => wants.log.push(line.text),
             }
         }
     }

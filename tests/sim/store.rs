@@ -1,7 +1,7 @@
 //! The stores of the simulated nodes: naive ones or real shards, either of which may break a rule on
 //! purpose.
 
-use ringlane::cluster::record::{Content, Lifetimes, Live, Record};
+use ringlane::cluster::record::{Content, Live, Record, RetentionTimes};
 use ringlane::cluster::store::{MapStore, Merged, Scanned, Store};
 use ringlane::cluster::version::Version;
 use ringlane::engine::store::{ShardStore, keep_records};
@@ -32,7 +32,7 @@ impl SimStore {
             Some((secret, core, cores)) => {
                 let config = ShardConfig::tiny();
                 let mut shard = Shard::new(&config, secret, core.into(), cores.into());
-                keep_records(&mut shard, &Lifetimes::default());
+                keep_records(&mut shard, &RetentionTimes::default());
                 Kind::Shard(Box::new(shard))
             }
         };

@@ -9,7 +9,7 @@ use std::time::Duration;
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 use ringlane::cluster::coordinator::{Asker, CoordinatorSettings};
-use ringlane::cluster::governor::{Event as Told, GovernorSettings};
+use ringlane::cluster::governor::{GovernorEvent, GovernorSettings};
 use ringlane::cluster::identity::{Boot, NodeKey};
 use ringlane::cluster::link::{LinkEvent, NODE_CORE, Peer};
 use ringlane::cluster::membership::{MembershipSettings, Terms};
@@ -207,7 +207,7 @@ impl World {
         }
         self.trace(|| format!("n{at} starts as {boot:?}"));
         self.on(at, |node, now, linked, wants| {
-            node.on_governor(Told::Start, now, linked, wants);
+            node.on_governor(GovernorEvent::Start, now, linked, wants);
         });
     }
 
@@ -250,7 +250,7 @@ impl World {
             self.figures.leaves += 1;
             let mut goodbye = Wants::default();
             let now = self.now;
-            self.nodes[at].on_governor(Told::Goodbye, now, &|_| false, &mut goodbye);
+            self.nodes[at].on_governor(GovernorEvent::Shutdown, now, &|_| false, &mut goodbye);
             for (to, bytes) in goodbye.datagrams {
                 let from = self.nodes[at].address;
                 if let Some(to) = self.nodes.iter().position(|node| node.address == to) {
@@ -365,13 +365,18 @@ impl World {
         }
         match what {
             Happening::Datagram { from, bytes } => self.on(at, |node, now, linked, wants| {
-                node.on_governor(Told::Datagram { from, bytes: &bytes }, now, linked, wants);
+                node.on_governor(
+                    GovernorEvent::Datagram { from, bytes: &bytes },
+                    now,
+                    linked,
+                    wants,
+                );
             }),
             Happening::Frame { from, from_boot, core, bytes } => {
                 let Some(body) = self.nodes[at].open(from, from_boot, core, &bytes) else { return };
                 if core == NODE_CORE {
                     return self.on(at, |node, now, linked, wants| {
-                        let told = Told::Message { from: from.node, bytes: &body };
+                        let told = GovernorEvent::Message { from: from.node, bytes: &body };
                         node.on_governor(told, now, linked, wants);
                     });
                 }
@@ -418,7 +423,12 @@ impl World {
                 });
             }
             Happening::Refused { node, address } => self.on(at, |this, now, linked, wants| {
-                this.on_governor(Told::Refused { node, address }, now, linked, wants);
+                this.on_governor(
+                    GovernorEvent::ConnectionRefused { node, address },
+                    now,
+                    linked,
+                    wants,
+                );
             }),
             Happening::LinkDown { node, boot, lost } => {
                 let cores = self.options.cores;
@@ -428,7 +438,7 @@ impl World {
                         this.link(LinkEvent::Down { peer, boot }, now, linked, wants);
                     }
                     if lost {
-                        this.on_governor(Told::LinkLost { node }, now, linked, wants);
+                        this.on_governor(GovernorEvent::LinkLost { node }, now, linked, wants);
                     }
                 });
                 // A link that was made again meanwhile came after this one was seen to be gone.
@@ -439,7 +449,7 @@ impl World {
             Happening::Wake => {
                 self.wake_at[at] = None;
                 self.on(at, |node, now, linked, wants| {
-                    node.on_governor(Told::Tick, now, linked, wants);
+                    node.on_governor(GovernorEvent::Tick, now, linked, wants);
                     for core in 0..node.cores.len() as u16 {
                         node.on_core(core, now, linked, wants, |c, turn| c.tick(turn));
                     }

@@ -9,7 +9,7 @@ use ringlane::cluster::handshake::{
     HEAD_BYTES, Handshake, HandshakeError, HandshakeRefusal, Party,
 };
 use ringlane::cluster::identity::{Boot, Identity, NodeKey};
-use ringlane::cluster::link::{ClientEnd, Peer};
+use ringlane::cluster::link::{ClientEndpoint, Peer};
 use ringlane::cluster::wire::{Reader, Writer};
 use ringlane::config::ClusterConfig;
 
@@ -163,7 +163,7 @@ fn a_stranger_has_no_link_with_a_node_without_a_key() {
         core_count: 1,
         hash_seed: 1,
         frame_bytes_max: 9 << 20,
-        clients: ClientEnd::default(),
+        clients: ClientEndpoint::default(),
         terms: ClusterConfig::new(node.cluster_address()).terms(),
         key: None,
         listed: None,

@@ -95,7 +95,7 @@ impl Breaker {
     }
 
     /// What [`Breaker::admits`] let through was not sent after all.
-    pub fn not_asked(&mut self, now: Instant) {
+    pub fn not_sent(&mut self, now: Instant) {
         if let State::HalfOpen { .. } = self.state {
             self.state = State::Open { until: now };
         }
@@ -230,7 +230,7 @@ mod tests {
         let mut breaker = opened();
         let later = NOW.after(30 * SECOND);
         assert!(breaker.admits(later));
-        breaker.not_asked(later);
+        breaker.not_sent(later);
         assert!(breaker.admits(later), "the next may try");
         assert!(!breaker.admits(later), "and only that one");
     }

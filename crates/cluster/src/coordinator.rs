@@ -39,17 +39,17 @@ use std::time::Duration;
 use arrayvec::ArrayVec;
 
 use super::breaker::BreakerState;
+use super::governor_notice::GovernorNotice;
 use super::hints::{HintCounters, Hints};
 use super::hot_keys::{HotKey, HotKeys};
 use super::identity::{Boot, NodeKey};
 use super::link::{LinkEvent, Peer, PeerFacts, Room};
 use super::message::{Forward, ForwardOutcome, Message, NodeMessage, OperationId};
-use super::notice::Notice;
 use super::peers::{BreakerChange, BreakerCounters, Peers};
 use super::promises::Promises;
 use super::roster::RosterMember;
 use super::store::Store;
-use super::version::{Tie, Version, VersionClock};
+use super::version::{TieBreaker, Version, VersionClock};
 use super::view::{Fill, Placement, Source, View};
 use super::wire::Malformed;
 use ringlane_ring::{Point, REPLICAS_MAX};
@@ -200,14 +200,14 @@ type Members = ArrayVec<(NodeKey, Boot), REPLICAS_MAX>;
 impl Coordinator {
     /// The part of core `settings.core` of this life of the node `me`.
     pub fn new(me: NodeKey, boot: Boot, settings: CoordinatorSettings) -> Self {
-        assert!(settings.lifetimes.tombstones_outlive_hints(), "a hint would undo a deletion");
+        assert!(settings.retention.tombstones_outlive_hints(), "a hint would undo a deletion");
         let hasher = || settings.hash_secret.table_hasher();
         Self {
             me,
             boot,
             placement: None,
             history: VecDeque::new(),
-            clock: VersionClock::new(Tie::of_slot(0), settings.lifetimes.drift),
+            clock: VersionClock::new(TieBreaker::of_slot(0), settings.retention.drift),
             peers: Peers::new(settings.breaker, hasher()),
             reach: HashMap::with_hasher(hasher()),
             operations: Operations::new(settings.operations_max),
@@ -353,7 +353,7 @@ impl Coordinator {
 
     /// When an operation that comes now is given up.
     fn until(&self, now: Instant) -> Instant {
-        now.after(self.settings.lifetimes.operation)
+        now.after(self.settings.retention.operation)
     }
 
     /// How many replicas must take part in a request.
@@ -426,13 +426,19 @@ impl Coordinator {
     }
 
     /// Takes what the governor tells all cores of the node.
-    pub fn notice<S: Store, O: Outside>(&mut self, notice: Notice, turn: &mut Turn<'_, S, O>) {
+    pub fn notice<S: Store, O: Outside>(
+        &mut self,
+        notice: GovernorNotice,
+        turn: &mut Turn<'_, S, O>,
+    ) {
         match notice {
-            Notice::Placed(view) => self.placed(view, turn),
-            Notice::Liveness { node, boot, alive } => self.liveness(node, boot, alive, turn),
-            Notice::Digested(epoch) => self.digested(epoch),
-            Notice::Flushed(version) => self.flush(version, turn),
-            Notice::Reborn(boot) => self.reborn(boot, turn),
+            GovernorNotice::ViewChanged(view) => self.placed(view, turn),
+            GovernorNotice::Liveness { node, boot, alive } => {
+                self.liveness(node, boot, alive, turn)
+            }
+            GovernorNotice::Rebalanced(epoch) => self.digested(epoch),
+            GovernorNotice::Flushed(version) => self.flush(version, turn),
+            GovernorNotice::RestartedEmpty(boot) => self.reborn(boot, turn),
         }
     }
 
@@ -441,7 +447,7 @@ impl Coordinator {
     fn placed<S: Store, O: Outside>(&mut self, view: Arc<View>, turn: &mut Turn<'_, S, O>) {
         debug_assert_eq!(view.ring().parameters().hash, self.settings.ring_hash);
         if let Some(seat) = view.roster().member(self.me).filter(|seat| seat.boot == self.boot) {
-            self.clock.set_tie(Tie::of_slot(seat.slot));
+            self.clock.set_tie_breaker(TieBreaker::of_slot(seat.slot));
         }
         self.history.push_back(view.clone());
         if self.history.len() > HISTORY_MAX {

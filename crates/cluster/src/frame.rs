@@ -32,9 +32,9 @@ pub const REPLAY_WINDOW: u64 = 1024;
 
 /// A secret of the cluster or of one session.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Key([u8; 32]);
+pub struct AuthKey([u8; 32]);
 
-impl Key {
+impl AuthKey {
     /// The key that the contents of a key file stand for.
     pub fn from_file_contents(contents: &[u8]) -> Self {
         Self(blake3::derive_key("ringlane cluster key 1", contents))
@@ -68,22 +68,22 @@ impl Key {
     }
 }
 
-impl fmt::Debug for Key {
+impl fmt::Debug for AuthKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Key(..)")
+        f.write_str("AuthKey(..)")
     }
 }
 
 /// Makes the frames of one direction of a session.
 #[derive(Debug)]
 pub struct Sealer {
-    key: Option<Key>,
+    key: Option<AuthKey>,
     sequence: u64,
 }
 
 impl Sealer {
     /// Frames under `key`, or unauthenticated ones.
-    pub fn new(key: Option<Key>) -> Self {
+    pub fn new(key: Option<AuthKey>) -> Self {
         Self { key, sequence: 0 }
     }
 
@@ -111,7 +111,7 @@ impl Sealer {
 
 /// Why a frame was refused. The session is not worth keeping: the peer is broken or an attacker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FrameError {
+pub enum LinkFrameError {
     /// The body is longer than [`BODY_BYTES_MAX`].
     TooLong,
     /// The tag is not this session's.
@@ -140,25 +140,25 @@ pub enum Opened<'b> {
 /// Takes the frames of one direction of a session.
 #[derive(Debug)]
 pub struct Opener {
-    key: Option<Key>,
+    key: Option<AuthKey>,
     window: ReplayWindow,
 }
 
 impl Opener {
     /// Frames under `key`, or unauthenticated ones.
-    pub fn new(key: Option<Key>) -> Self {
+    pub fn new(key: Option<AuthKey>) -> Self {
         Self { key, window: ReplayWindow::default() }
     }
 
     /// Takes the frame at the beginning of `input`. Any bytes may come.
-    pub fn open<'b>(&mut self, input: &'b [u8]) -> Result<Opened<'b>, FrameError> {
+    pub fn open<'b>(&mut self, input: &'b [u8]) -> Result<Opened<'b>, LinkFrameError> {
         let Some(head) = input.first_chunk::<HEAD_BYTES>() else {
             return Ok(Opened::Incomplete { bytes: HEAD_BYTES });
         };
         let body_bytes = u32::from_le_bytes(head[..4].try_into().expect("four bytes")) as usize;
         let sequence = u64::from_le_bytes(head[4..].try_into().expect("eight bytes"));
         if body_bytes > BODY_BYTES_MAX {
-            return Err(FrameError::TooLong);
+            return Err(LinkFrameError::TooLong);
         }
         let sealed = HEAD_BYTES + body_bytes;
         let consumed = sealed + if self.key.is_some() { TAG_BYTES } else { 0 };
@@ -168,10 +168,10 @@ impl Opener {
         if let Some(key) = &self.key
             && !key.verifies(&[&input[..sealed]], &input[sealed..consumed])
         {
-            return Err(FrameError::Forged);
+            return Err(LinkFrameError::Forged);
         }
         if !self.window.accept(sequence) {
-            return Err(FrameError::Replayed);
+            return Err(LinkFrameError::Replayed);
         }
         Ok(Opened::Frame { consumed, body: &input[HEAD_BYTES..sealed] })
     }
@@ -226,8 +226,8 @@ mod tests {
 
     use super::*;
 
-    fn key(name: &[u8]) -> Option<Key> {
-        Some(Key::from_file_contents(name))
+    fn key(name: &[u8]) -> Option<AuthKey> {
+        Some(AuthKey::from_file_contents(name))
     }
 
     fn frame(sealer: &mut Sealer, body: &[u8]) -> Vec<u8> {
@@ -266,7 +266,7 @@ mod tests {
             assert_eq!(whole(&mut opener, &frames[n]), [n as u8]);
         }
         for frame in &frames {
-            assert_eq!(opener.open(frame), Err(FrameError::Replayed));
+            assert_eq!(opener.open(frame), Err(LinkFrameError::Replayed));
         }
     }
 
@@ -277,24 +277,24 @@ mod tests {
             let mut changed = bytes.clone();
             changed[bit / 8] ^= 1 << (bit % 8);
             let mut opener = Opener::new(key(b"secret"));
-            assert_eq!(opener.open(&changed), Err(FrameError::Forged), "bit {bit}");
+            assert_eq!(opener.open(&changed), Err(LinkFrameError::Forged), "bit {bit}");
         }
     }
 
     #[test]
     fn a_frame_of_another_key_is_refused() {
         let bytes = frame(&mut Sealer::new(key(b"one")), b"value");
-        assert_eq!(Opener::new(key(b"two")).open(&bytes), Err(FrameError::Forged));
+        assert_eq!(Opener::new(key(b"two")).open(&bytes), Err(LinkFrameError::Forged));
         let child = key(b"one").unwrap().child(&[b"a", b"bc"]);
         assert_ne!(child, key(b"one").unwrap().child(&[b"ab", b"c"]));
-        assert_eq!(Opener::new(Some(child)).open(&bytes), Err(FrameError::Forged));
+        assert_eq!(Opener::new(Some(child)).open(&bytes), Err(LinkFrameError::Forged));
     }
 
     #[test]
     fn an_endless_frame_is_refused_from_its_head() {
         let mut head = [0xff; HEAD_BYTES];
         head[4..].fill(1);
-        assert_eq!(Opener::new(None).open(&head), Err(FrameError::TooLong));
+        assert_eq!(Opener::new(None).open(&head), Err(LinkFrameError::TooLong));
     }
 
     proptest! {

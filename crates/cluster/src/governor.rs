@@ -3,7 +3,7 @@
 //! Gossip ([`Membership`]) says who is alive, the members' decisions ([`RosterConsensus`]) say who is
 //! a member, and each node says of itself how far it has copied what became its own. The governor
 //! brings the three together: it founds the cluster or asks to become a member, has the
-//! dead removed after a time, lets decisions wait until the last one has been digested, and
+//! dead removed after a time, lets decisions wait until the last one has been rebalanced, and
 //! tells the cores of its node what is in effect.
 //!
 //! There is one governor per node. It runs beside the cores and handles a few messages a second.
@@ -16,13 +16,17 @@ use std::time::Duration;
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 
+use super::governor_notice::GovernorNotice;
 use super::identity::{Boot, Identity, NodeKey};
-use super::membership::{self, Health, Membership, MembershipSettings};
+use super::membership::{
+    Health, Membership, MembershipEffect, MembershipEvent, MembershipSettings,
+};
 use super::message::{Messages, NodeMessage};
-use super::notice::Notice;
 use super::quorum::Replication;
 use super::roster::{Change, Roster, RosterMember};
-use super::roster_consensus::{self, RosterConsensus, Situation};
+use super::roster_consensus::{
+    ConsensusEffect, ConsensusEvent, ConsensusMessage, RosterConsensus, Situation,
+};
 use super::version::Version;
 use super::view::View;
 use ringlane_ring::RingParameters;
@@ -34,11 +38,11 @@ mod link_loss_probes;
 #[cfg(test)]
 mod tests;
 
-pub use event::{Effect, Event, LogLine, MemberStatus};
+pub use event::{GovernorEffect, GovernorEvent, LogLine, MemberStatus};
 use link_loss_probes::LinkLossProbes;
 
 /// How often the governor looks at what it wants, and tells the others how it stands.
-const ROUND: Duration = Duration::from_secs(1);
+const ROUND_PERIOD: Duration = Duration::from_secs(1);
 /// The first of those that are to join each other waits this long for a cluster that exists.
 const FOUND_AFTER: Duration = Duration::from_secs(3);
 /// The others wait this long for those before them.
@@ -77,13 +81,13 @@ pub struct Governor {
     statuses: BTreeMap<NodeKey, Status>,
     settled: Vec<u64>,
     decided_at: Instant,
-    digested: u64,
+    rebalanced_epoch: u64,
     flushed: Version,
     round_at: Instant,
     found_at: Option<Instant>,
     leaving: bool,
     handed_over: bool,
-    over: bool,
+    ended: bool,
     gone: Vec<(NodeKey, Boot)>,
 }
 
@@ -117,13 +121,13 @@ impl Governor {
             link_loss_probes: LinkLossProbes::default(),
             statuses: BTreeMap::new(),
             decided_at: Instant::default(),
-            digested: 0,
+            rebalanced_epoch: 0,
             flushed: Version::NONE,
             round_at: Instant::default(),
             found_at: None,
             leaving: false,
             handed_over: false,
-            over: false,
+            ended: false,
             gone: Vec::new(),
         }
     }
@@ -144,68 +148,75 @@ impl Governor {
     }
 
     /// Takes one event; what follows from it is appended to `effects`.
-    pub fn handle(&mut self, event: Event<'_>, now: Instant, effects: &mut Vec<Effect>) {
-        if self.over {
+    pub fn handle(
+        &mut self,
+        event: GovernorEvent<'_>,
+        now: Instant,
+        effects: &mut Vec<GovernorEffect>,
+    ) {
+        if self.ended {
             return;
         }
         match event {
-            Event::Start => {
+            GovernorEvent::Start => {
                 self.round_at = now;
-                self.found_at = self.founding(now);
-                self.gossip(membership::Event::Start, now, effects);
+                self.found_at = self.founding_time(now);
+                self.gossip(MembershipEvent::Start, now, effects);
                 self.round(now, effects);
             }
-            Event::Tick => {
-                self.gossip(membership::Event::Tick, now, effects);
-                self.agree(roster_consensus::Event::Tick, now, effects);
+            GovernorEvent::Tick => {
+                self.gossip(MembershipEvent::Tick, now, effects);
+                self.agree(ConsensusEvent::Tick, now, effects);
                 self.probe_after_link_loss(now, effects);
                 if self.round_at <= now {
                     self.round(now, effects);
                 }
             }
-            Event::Datagram { from, bytes } => {
-                self.gossip(membership::Event::Datagram { from, bytes }, now, effects);
+            GovernorEvent::Datagram { from, bytes } => {
+                self.gossip(MembershipEvent::Datagram { from, bytes }, now, effects);
             }
-            Event::Message { from, bytes } => {
+            GovernorEvent::Message { from, bytes } => {
                 for message in Messages::new(bytes) {
                     let Ok(Ok(message)) = message.map(NodeMessage::read) else { return };
                     self.message(from, message, now, effects);
                 }
             }
-            Event::LinkLost { node } => {
+            GovernorEvent::LinkLost { node } => {
                 if self.known.get(&node).is_some_and(|known| known.alive) {
                     self.link_loss_probes.begin(node, now);
                     self.probe_after_link_loss(now, effects);
                 }
             }
-            Event::Refused { node, address } => self.refused(node, address, now, effects),
-            Event::Settled { core, epoch } => {
+            GovernorEvent::ConnectionRefused { node, address } => {
+                self.refused(node, address, now, effects)
+            }
+            GovernorEvent::Settled { core, epoch } => {
                 self.settled[core] = epoch;
-                self.tell_status(effects);
-                self.digest(effects);
+                self.send_status(effects);
+                self.announce_rebalanced(effects);
             }
-            Event::Flush(version) => {
+            GovernorEvent::Flush(version) => {
                 self.flush(version, effects);
-                self.tell_status(effects);
+                self.send_status(effects);
             }
-            Event::Weigh(weight) => {
+            GovernorEvent::SetWeight(weight) => {
                 self.settings.weight = weight;
                 self.round(now, effects);
             }
-            Event::Leave => {
+            GovernorEvent::Leave => {
                 self.leaving = true;
                 self.round(now, effects);
             }
-            Event::Goodbye => {
-                self.gossip(membership::Event::Leave, now, effects);
-                self.over = true;
+            GovernorEvent::Shutdown => {
+                self.gossip(MembershipEvent::Leave, now, effects);
+                self.ended = true;
             }
         }
     }
 
-    /// When the next [`Event::Tick`] is due.
+    /// When the next [`GovernorEvent::Tick`] is due.
     pub fn next_deadline(&self) -> Option<Instant> {
-        if self.over {
+        if self.ended {
             return None;
         }
         let inner = [
@@ -274,7 +285,7 @@ impl Governor {
     /// When this node founds the cluster if it hears of none: at once without anybody to join, a
     /// little later if it is one of those that are to join each other, the first of them before
     /// the rest. Others never do.
-    fn founding(&self, now: Instant) -> Option<Instant> {
+    fn founding_time(&self, now: Instant) -> Option<Instant> {
         let own = self.identity().gossip;
         let join = &self.settings.membership.join;
         if join.iter().all(|address| *address == own) {
@@ -287,25 +298,25 @@ impl Governor {
     }
 
     /// Looks at everything that is wanted, and tells how this node stands.
-    fn round(&mut self, now: Instant, effects: &mut Vec<Effect>) {
-        self.round_at = now.after(ROUND);
-        self.found(now, effects);
-        self.note_gone(now);
+    fn round(&mut self, now: Instant, effects: &mut Vec<GovernorEffect>) {
+        self.round_at = now.after(ROUND_PERIOD);
+        self.found_cluster(now, effects);
+        self.update_gone(now);
         self.request_own_membership(now, effects);
         if self.is_in_roster() {
             for (key, boot) in self.gone.clone() {
                 self.agree(
-                    roster_consensus::Event::RequestChange(Change::Remove { key, boot }),
+                    ConsensusEvent::RequestChange(Change::Remove { key, boot }),
                     now,
                     effects,
                 );
             }
         }
-        self.tell_status(effects);
-        self.digest(effects);
+        self.send_status(effects);
+        self.announce_rebalanced(effects);
     }
 
-    fn found(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+    fn found_cluster(&mut self, now: Instant, effects: &mut Vec<GovernorEffect>) {
         if self.consensus.roster().is_some() {
             self.found_at = None;
         }
@@ -326,20 +337,20 @@ impl Governor {
             first || counts && status.is_none_or(|status| status.epoch > 0)
         });
         let beginners = self.known.values().filter(|known| known.alive).count() + 1;
-        if elsewhere || beginners < self.founders() {
+        if elsewhere || beginners < self.founders_needed() {
             return;
         }
         self.found_at = None;
         let (member, random) = (self.own_entry(), self.seed.random());
         log(effects, false, member.key.0, format!("founding a cluster as {}", member.id));
-        self.agree(roster_consensus::Event::Found { member, random }, now, effects);
+        self.agree(ConsensusEvent::FoundCluster { member, random }, now, effects);
     }
 
     /// How many nodes that know of no cluster it takes to found one, unless this node has nobody to
     /// join. What is acknowledged is on a write quorum; so many that have all lost it, or never had
     /// it, are not what the promise is about. Fewer may have been restarted and cut off, and would
     /// answer with misses.
-    fn founders(&self) -> usize {
+    fn founders_needed(&self) -> usize {
         let own = self.identity().gossip;
         let alone = self.settings.membership.join.iter().all(|address| *address == own);
         let replication = self.settings.replication;
@@ -357,7 +368,7 @@ impl Governor {
     }
 
     /// Requests this node's own membership, or its end, from members who can decide.
-    fn request_own_membership(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+    fn request_own_membership(&mut self, now: Instant, effects: &mut Vec<GovernorEffect>) {
         let Identity { key, boot, .. } = *self.identity();
         let change =
             if self.leaving { Change::Remove { key, boot } } else { Change::Add(self.own_entry()) };
@@ -365,7 +376,7 @@ impl Governor {
             return;
         }
         if self.is_in_roster() {
-            return self.agree(roster_consensus::Event::RequestChange(change), now, effects);
+            return self.agree(ConsensusEvent::RequestChange(change), now, effects);
         }
         if self.leaving {
             return;
@@ -376,12 +387,12 @@ impl Governor {
         for _ in 0..3.min(alive.len()) {
             let chosen = self.seed.random_range(0..alive.len());
             let to = alive.swap_remove(chosen);
-            send_consensus(to, roster_consensus::Message::RequestChange(change.clone()), effects);
+            send_consensus(to, ConsensusMessage::RequestChange(change.clone()), effects);
         }
     }
 
     /// Lists members that will not come back: dead for long, or alive under a later boot.
-    fn note_gone(&mut self, now: Instant) {
+    fn update_gone(&mut self, now: Instant) {
         let forget_after = self.settings.membership.forget_after;
         let Some(roster) = self.consensus.roster() else { return };
         let gone = |member: &&RosterMember| {
@@ -398,19 +409,19 @@ impl Governor {
         self.settled.iter().copied().min().unwrap_or(0)
     }
 
-    fn tell_status(&self, effects: &mut Vec<Effect>) {
+    fn send_status(&self, effects: &mut Vec<GovernorEffect>) {
         let (stamp, epoch) =
             self.consensus.roster().map_or((0, 0), |roster| (roster.digest(), roster.epoch));
         let (settled, flushed) = (self.own_settled(), self.flushed);
         let mut bytes = Vec::new();
         NodeMessage::Status { stamp, epoch, settled, flushed }.write(&mut bytes);
         for (node, _) in self.known.iter().filter(|(_, known)| known.alive) {
-            effects.push(Effect::Send { to: *node, bytes: bytes.clone() });
+            effects.push(GovernorEffect::Send { to: *node, bytes: bytes.clone() });
         }
     }
 
     /// Whether all living members have what became their own up to the roster in effect.
-    fn is_digested(&self) -> bool {
+    fn is_rebalanced(&self) -> bool {
         let Some(roster) = self.consensus.roster() else { return false };
         let me = self.identity().key;
         roster.members().iter().all(|member| {
@@ -428,7 +439,7 @@ impl Governor {
     /// Whether all members have what became their own, also those that cannot be reached:
     /// somebody who has been cut off holds all others for dead, and may be the only one to know
     /// what it acknowledged.
-    fn is_taken_over(&self) -> bool {
+    fn is_handed_over(&self) -> bool {
         let me = self.identity().key;
         self.consensus.roster().is_some_and(|roster| {
             let mut others = roster.members().iter().filter(|member| member.key != me);
@@ -441,7 +452,7 @@ impl Governor {
         self.statuses.get(&node).is_some_and(|status| status.settled >= epoch)
     }
 
-    fn digest(&mut self, effects: &mut Vec<Effect>) {
+    fn announce_rebalanced(&mut self, effects: &mut Vec<GovernorEffect>) {
         // Without a roster there is nothing to give, and without others in it nobody to take it.
         let Identity { key, boot, .. } = *self.identity();
         let alone = |roster: &Arc<Roster>| roster.members().len() == 1 && roster.has(key, boot);
@@ -449,28 +460,28 @@ impl Governor {
             self.hand_over(effects);
         }
         let Some(epoch) = self.consensus.roster().map(|roster| roster.epoch) else { return };
-        if !self.is_digested() {
+        if !self.is_rebalanced() {
             return;
         }
-        if self.digested < epoch {
-            self.digested = epoch;
-            effects.push(Effect::Notice(Notice::Digested(epoch)));
+        if self.rebalanced_epoch < epoch {
+            self.rebalanced_epoch = epoch;
+            effects.push(GovernorEffect::Notice(GovernorNotice::Rebalanced(epoch)));
         }
-        if self.leaving && !self.is_in_roster() && self.is_taken_over() {
+        if self.leaving && !self.is_in_roster() && self.is_handed_over() {
             self.hand_over(effects);
         }
     }
 
-    fn hand_over(&mut self, effects: &mut Vec<Effect>) {
+    fn hand_over(&mut self, effects: &mut Vec<GovernorEffect>) {
         if !std::mem::replace(&mut self.handed_over, true) {
-            effects.push(Effect::HandedOver);
+            effects.push(GovernorEffect::HandedOver);
         }
     }
 
-    fn flush(&mut self, version: Version, effects: &mut Vec<Effect>) {
+    fn flush(&mut self, version: Version, effects: &mut Vec<GovernorEffect>) {
         if version > self.flushed {
             self.flushed = version;
-            effects.push(Effect::Notice(Notice::Flushed(version)));
+            effects.push(GovernorEffect::Notice(GovernorNotice::Flushed(version)));
         }
     }
 
@@ -479,19 +490,19 @@ impl Governor {
         from: NodeKey,
         message: NodeMessage<'_>,
         now: Instant,
-        effects: &mut Vec<Effect>,
+        effects: &mut Vec<GovernorEffect>,
     ) {
         match message {
             NodeMessage::Consensus(message) => {
                 // Who has left, or is gone, is not added because of a message that came late.
-                if let roster_consensus::Message::RequestChange(Change::Add(member)) = &message
+                if let ConsensusMessage::RequestChange(Change::Add(member)) = &message
                     && !self.known.get(&member.key).is_some_and(|known| {
                         known.alive && known.identity.boot == member.boot && member.key == from
                     })
                 {
                     return;
                 }
-                self.agree(roster_consensus::Event::Message { from, message }, now, effects);
+                self.agree(ConsensusEvent::Message { from, message }, now, effects);
             }
             NodeMessage::Status { stamp, epoch, settled, flushed } => {
                 self.statuses.insert(from, Status { epoch, settled });
@@ -503,52 +514,57 @@ impl Governor {
                 if own_epoch > 0 && stamp != own_stamp && epoch >= own_epoch {
                     send_consensus(
                         from,
-                        roster_consensus::Message::RequestChain { digest: own_stamp },
+                        ConsensusMessage::RequestChain { digest: own_stamp },
                         effects,
                     );
                 }
-                self.digest(effects);
+                self.announce_rebalanced(effects);
             }
             _ => {}
         }
     }
 
-    fn gossip(&mut self, event: membership::Event<'_>, now: Instant, effects: &mut Vec<Effect>) {
+    fn gossip(
+        &mut self,
+        event: MembershipEvent<'_>,
+        now: Instant,
+        effects: &mut Vec<GovernorEffect>,
+    ) {
         let mut outcome = Vec::new();
         self.membership.handle(event, now, &mut outcome);
         for effect in outcome {
             match effect {
-                membership::Effect::Send { to, bytes } => {
-                    effects.push(Effect::Datagram { to, bytes });
+                MembershipEffect::Send { to, bytes } => {
+                    effects.push(GovernorEffect::Datagram { to, bytes });
                 }
-                membership::Effect::Alive(identity) => self.alive(identity, now, effects),
-                membership::Effect::Dead(identity) => self.dead(identity, now, effects),
-                membership::Effect::Rejoined => {
+                MembershipEffect::Alive(identity) => self.alive(identity, now, effects),
+                MembershipEffect::Dead(identity) => self.dead(identity, now, effects),
+                MembershipEffect::Rejoined => {
                     let text = "rejoined: the other nodes had declared this node dead".into();
                     log(effects, true, self.identity().key.0, text);
                 }
-                membership::Effect::Refused { from, reason } => {
+                MembershipEffect::Refused { from, reason } => {
                     let text = format!("refused {from}: {}", reason.sentence());
                     log_datagram(effects, LogKind::Refused, from, text);
                 }
-                membership::Effect::RefusedBy { from, reason } => {
+                MembershipEffect::RefusedBy { from, reason } => {
                     let sentence = reason.sentence();
                     let text = format!("{from} refuses this node: {sentence}");
                     log_datagram(effects, LogKind::RefusedBy, from, text);
                 }
-                membership::Effect::Superseded { by } => {
-                    self.over = true;
-                    effects.push(Effect::Superseded { by });
+                MembershipEffect::Superseded { by } => {
+                    self.ended = true;
+                    effects.push(GovernorEffect::Superseded { by });
                 }
             }
         }
     }
 
-    fn probe_after_link_loss(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+    fn probe_after_link_loss(&mut self, now: Instant, effects: &mut Vec<GovernorEffect>) {
         while let Some(node) = self.link_loss_probes.next(now) {
             let known = self.known.get(&node).filter(|known| known.alive);
             if let Some(address) = known.map(|known| known.identity.link) {
-                effects.push(Effect::Call { node, address });
+                effects.push(GovernorEffect::ProbeListener { node, address });
             }
         }
     }
@@ -559,17 +575,17 @@ impl Governor {
         node: NodeKey,
         address: SocketAddr,
         now: Instant,
-        effects: &mut Vec<Effect>,
+        effects: &mut Vec<GovernorEffect>,
     ) {
         let there = |known: &&Known| known.alive && known.identity.link == address;
         if let Some(known) = self.known.get(&node).filter(there) {
             self.link_loss_probes.end(node);
             let boot = known.identity.boot;
-            self.gossip(membership::Event::Refused { node, boot }, now, effects);
+            self.gossip(MembershipEvent::ListenerGone { node, boot }, now, effects);
         }
     }
 
-    fn alive(&mut self, identity: Identity, now: Instant, effects: &mut Vec<Effect>) {
+    fn alive(&mut self, identity: Identity, now: Instant, effects: &mut Vec<GovernorEffect>) {
         let Identity { key: node, boot, link: address, .. } = identity;
         self.link_loss_probes.end(node);
         if let Some(former) = self.known.get(&node)
@@ -577,29 +593,33 @@ impl Governor {
         {
             let boot = former.identity.boot;
             let address = former.identity.link;
-            effects.push(Effect::Link { node, boot, address, wanted: false });
-            effects.push(Effect::Notice(Notice::Liveness { node, boot, alive: false }));
+            effects.push(GovernorEffect::Link { node, boot, address, wanted: false });
+            effects.push(GovernorEffect::Notice(GovernorNotice::Liveness {
+                node,
+                boot,
+                alive: false,
+            }));
             self.statuses.remove(&node);
         }
         log(effects, false, node.0, format!("node {} is alive at {address}", identity.id));
-        self.note(node, Known { identity, alive: true, since: now });
-        effects.push(Effect::Notice(Notice::Liveness { node, boot, alive: true }));
-        effects.push(Effect::Link { node, boot, address, wanted: true });
+        self.remember(node, Known { identity, alive: true, since: now });
+        effects.push(GovernorEffect::Notice(GovernorNotice::Liveness { node, boot, alive: true }));
+        effects.push(GovernorEffect::Link { node, boot, address, wanted: true });
         self.round_at = now;
     }
 
-    fn dead(&mut self, identity: Identity, now: Instant, effects: &mut Vec<Effect>) {
+    fn dead(&mut self, identity: Identity, now: Instant, effects: &mut Vec<GovernorEffect>) {
         let Identity { key: node, boot, link: address, .. } = identity;
         self.link_loss_probes.end(node);
         log(effects, true, node.0, format!("node {} is dead", identity.id));
-        self.note(node, Known { identity, alive: false, since: now });
-        effects.push(Effect::Notice(Notice::Liveness { node, boot, alive: false }));
-        effects.push(Effect::Link { node, boot, address, wanted: false });
+        self.remember(node, Known { identity, alive: false, since: now });
+        effects.push(GovernorEffect::Notice(GovernorNotice::Liveness { node, boot, alive: false }));
+        effects.push(GovernorEffect::Link { node, boot, address, wanted: false });
         self.round_at = now;
     }
 
     /// Remembers how a node is, in place of one that is dead and no member if there are too many.
-    fn note(&mut self, node: NodeKey, known: Known) {
+    fn remember(&mut self, node: NodeKey, known: Known) {
         if self.known.len() >= KNOWN_MAX && !self.known.contains_key(&node) {
             let is_member = |key| self.consensus.roster().is_some_and(|r| r.member(key).is_some());
             let mut others = self.known.iter();
@@ -611,27 +631,25 @@ impl Governor {
         self.known.insert(node, known);
     }
 
-    fn agree(&mut self, event: roster_consensus::Event, now: Instant, effects: &mut Vec<Effect>) {
+    fn agree(&mut self, event: ConsensusEvent, now: Instant, effects: &mut Vec<GovernorEffect>) {
         // Somebody may wait for what one who is gone held; only the next roster says that he is.
         let hold = self.consensus.roster().is_some()
             && self.gone.is_empty()
-            && !self.is_digested()
+            && !self.is_rebalanced()
             && now.since(self.decided_at) < HOLD_MAX;
         let mut outcome = Vec::new();
         let situation = Situation { gone: &self.gone, hold };
         self.consensus.handle(event, situation, now, &mut outcome);
         for effect in outcome {
             match effect {
-                roster_consensus::Effect::Send { to, message } => {
-                    send_consensus(to, message, effects)
-                }
-                roster_consensus::Effect::Decided(roster) => self.decided(roster, now, effects),
-                roster_consensus::Effect::HistorySuperseded(_) => return self.reborn(now, effects),
+                ConsensusEffect::Send { to, message } => send_consensus(to, message, effects),
+                ConsensusEffect::Decided(roster) => self.decided(roster, now, effects),
+                ConsensusEffect::HistorySuperseded(_) => return self.restart_empty(now, effects),
             }
         }
     }
 
-    fn decided(&mut self, roster: Arc<Roster>, now: Instant, effects: &mut Vec<Effect>) {
+    fn decided(&mut self, roster: Arc<Roster>, now: Instant, effects: &mut Vec<GovernorEffect>) {
         self.decided_at = now;
         let members: Vec<&str> = roster.members().iter().map(|member| &*member.id).collect();
         log(
@@ -644,16 +662,16 @@ impl Governor {
             Ok(view) => {
                 let view = Arc::new(view);
                 self.view = Some(view.clone());
-                effects.push(Effect::Notice(Notice::Placed(view)));
+                effects.push(GovernorEffect::Notice(GovernorNotice::ViewChanged(view)));
             }
             Err(error) => log(effects, true, 0, format!("a roster has no valid ring: {error}")),
         }
-        self.note_gone(now);
+        self.update_gone(now);
         self.round_at = now;
     }
 
     /// Another history of the cluster stays: this node joins it as if it had just been started.
-    fn reborn(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+    fn restart_empty(&mut self, now: Instant, effects: &mut Vec<GovernorEffect>) {
         let old = self.identity().clone();
         let boot = Boot(now.as_millis().max(old.boot.0 + 1));
         let text = "another history of this cluster is longer: joining it without data".into();
@@ -667,36 +685,40 @@ impl Governor {
         self.consensus = RosterConsensus::new(old.key, boot, self.seed.random());
         for (node, known) in std::mem::take(&mut self.known) {
             let (boot, address) = (known.identity.boot, known.identity.link);
-            effects.push(Effect::Link { node, boot, address, wanted: false });
-            effects.push(Effect::Notice(Notice::Liveness { node, boot, alive: false }));
+            effects.push(GovernorEffect::Link { node, boot, address, wanted: false });
+            effects.push(GovernorEffect::Notice(GovernorNotice::Liveness {
+                node,
+                boot,
+                alive: false,
+            }));
         }
         self.statuses.clear();
         self.link_loss_probes = LinkLossProbes::default();
         self.view = None;
         self.settled.fill(0);
-        (self.digested, self.found_at) = (0, None);
-        effects.push(Effect::Notice(Notice::Reborn(boot)));
-        self.gossip(membership::Event::Start, now, effects);
+        (self.rebalanced_epoch, self.found_at) = (0, None);
+        effects.push(GovernorEffect::Notice(GovernorNotice::RestartedEmpty(boot)));
+        self.gossip(MembershipEvent::Start, now, effects);
     }
 }
 
-fn send_consensus(to: NodeKey, message: roster_consensus::Message, effects: &mut Vec<Effect>) {
+fn send_consensus(to: NodeKey, message: ConsensusMessage, effects: &mut Vec<GovernorEffect>) {
     let mut bytes = Vec::new();
     NodeMessage::Consensus(message).write(&mut bytes);
-    effects.push(Effect::Send { to, bytes });
+    effects.push(GovernorEffect::Send { to, bytes });
 }
 
-fn log(effects: &mut Vec<Effect>, warning: bool, source: u64, text: String) {
+fn log(effects: &mut Vec<GovernorEffect>, warning: bool, source: u64, text: String) {
     let kind = LogKind::Members;
-    effects.push(Effect::Log(LogLine { warning, kind, source, text }));
+    effects.push(GovernorEffect::Log(LogLine { warning, kind, source, text }));
 }
 
 /// A line about a datagram from `from`. By its host: ports are free to choose.
-fn log_datagram(effects: &mut Vec<Effect>, kind: LogKind, from: SocketAddr, text: String) {
+fn log_datagram(effects: &mut Vec<GovernorEffect>, kind: LogKind, from: SocketAddr, text: String) {
     let source = match from.ip() {
         IpAddr::V4(ip) => u64::from(u32::from(ip)),
         // Whoever has an address of IPv6 has a network of 64 bits.
         IpAddr::V6(ip) => (u128::from(ip) >> 64) as u64,
     };
-    effects.push(Effect::Log(LogLine { warning: true, kind, source, text }));
+    effects.push(GovernorEffect::Log(LogLine { warning: true, kind, source, text }));
 }

@@ -33,9 +33,9 @@
 use core::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use super::frame::{BODY_BYTES_MAX, Key, Opener, Sealer, TAG_BYTES};
+use super::frame::{AuthKey, BODY_BYTES_MAX, Opener, Sealer, TAG_BYTES};
 use super::identity::{Boot, NodeKey};
-use super::link::{ClientEnd, NODE_CORE, Peer, PeerFacts};
+use super::link::{ClientEndpoint, NODE_CORE, Peer, PeerFacts};
 use super::membership::{self, Terms};
 use super::wire::{Malformed, Reader, Writer};
 use ringlane_ring::NODE_ID_BYTES_MAX;
@@ -74,11 +74,11 @@ pub struct Party {
     /// Longest frame body that it takes, in bytes.
     pub frame_bytes_max: u32,
     /// Where it takes clients.
-    pub clients: ClientEnd,
+    pub clients: ClientEndpoint,
     /// What both must have in common.
     pub terms: Terms,
     /// The cluster's key.
-    pub key: Option<Key>,
+    pub key: Option<AuthKey>,
     /// With a static list: the ids that may be met.
     pub listed: Option<Arc<[Box<str>]>>,
 }
@@ -163,7 +163,7 @@ pub struct LinkSession {
     /// What is known of it.
     pub facts: PeerFacts,
     /// Where it takes clients.
-    pub clients: ClientEnd,
+    pub clients: ClientEndpoint,
     /// Longest frame body that it takes, in bytes.
     pub frame_bytes_max: u32,
     /// This side's core, or [`NODE_CORE`].
@@ -228,7 +228,7 @@ struct PeerHello {
     core_count: u16,
     hash_seed: u64,
     frame_bytes_max: u32,
-    clients: ClientEnd,
+    clients: ClientEndpoint,
     to: NodeKey,
     to_core: u16,
     pass: u64,
@@ -532,7 +532,7 @@ fn write_facts(party: &Party, core: u16, to: Peer, pass: u64, nonce: &Nonce, out
     out.put_u16(party.core_count);
     out.put_u64(party.hash_seed);
     out.put_u32(party.frame_bytes_max);
-    let ClientEnd { ip, port, shard_ports } = party.clients;
+    let ClientEndpoint { ip, port, shard_ports } = party.clients;
     // Without an address of its own the one of no host, which is no one's.
     out.put_address((ip.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)), port).into());
     out.put_u16(shard_ports.unwrap_or(0));
@@ -562,7 +562,7 @@ fn read_facts(reader: &mut Reader<'_>) -> Result<PeerHello, Malformed> {
         core_count: reader.u16()?,
         hash_seed: reader.u64()?,
         frame_bytes_max: reader.u32()?,
-        clients: read_client_end(reader)?,
+        clients: read_client_endpoint(reader)?,
         to: NodeKey(reader.u64()?),
         to_core: reader.u16()?,
         pass: reader.u64()?,
@@ -576,9 +576,9 @@ fn read_facts(reader: &mut Reader<'_>) -> Result<PeerHello, Malformed> {
     Ok(other)
 }
 
-fn read_client_end(reader: &mut Reader<'_>) -> Result<ClientEnd, Malformed> {
+fn read_client_endpoint(reader: &mut Reader<'_>) -> Result<ClientEndpoint, Malformed> {
     let (address, base) = (reader.address()?, reader.u16()?);
-    Ok(ClientEnd {
+    Ok(ClientEndpoint {
         ip: Some(address.ip()).filter(|ip| !ip.is_unspecified()),
         port: address.port(),
         shard_ports: Some(base).filter(|&base| base != 0),

@@ -107,38 +107,38 @@ pub struct IdentityCodec;
 
 /// Why gossip could not be written or read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CodecError {
+pub enum GossipCodecError {
     /// No room left in the datagram. Expected: foca fills datagrams until this happens.
     Full,
     /// The bytes are no message.
     Malformed,
 }
 
-impl fmt::Display for CodecError {
+impl fmt::Display for GossipCodecError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            CodecError::Full => "the datagram is full",
-            CodecError::Malformed => "not a gossip message",
+            GossipCodecError::Full => "the datagram is full",
+            GossipCodecError::Malformed => "not a gossip message",
         })
     }
 }
 
-impl std::error::Error for CodecError {}
+impl std::error::Error for GossipCodecError {}
 
-impl From<Malformed> for CodecError {
+impl From<Malformed> for GossipCodecError {
     fn from(_: Malformed) -> Self {
-        CodecError::Malformed
+        GossipCodecError::Malformed
     }
 }
 
 impl foca::Codec<Identity> for IdentityCodec {
-    type Error = CodecError;
+    type Error = GossipCodecError;
 
     fn encode_header(
         &mut self,
         header: &foca::Header<Identity>,
         buf: impl bytes::BufMut,
-    ) -> Result<(), CodecError> {
+    ) -> Result<(), GossipCodecError> {
         let mut bytes = Vec::with_capacity(256);
         header.src.write(&mut bytes);
         bytes.put_u16(header.src_incarnation);
@@ -150,7 +150,7 @@ impl foca::Codec<Identity> for IdentityCodec {
     fn decode_header(
         &mut self,
         mut buf: impl bytes::Buf,
-    ) -> Result<foca::Header<Identity>, CodecError> {
+    ) -> Result<foca::Header<Identity>, GossipCodecError> {
         let mut reader = Reader::new(buf.chunk());
         let header = foca::Header {
             src: Identity::read(&mut reader)?,
@@ -167,7 +167,7 @@ impl foca::Codec<Identity> for IdentityCodec {
         &mut self,
         member: &foca::Member<Identity>,
         buf: impl bytes::BufMut,
-    ) -> Result<(), CodecError> {
+    ) -> Result<(), GossipCodecError> {
         let mut bytes = Vec::with_capacity(96);
         member.id().write(&mut bytes);
         bytes.put_u16(member.incarnation());
@@ -182,7 +182,7 @@ impl foca::Codec<Identity> for IdentityCodec {
     fn decode_member(
         &mut self,
         mut buf: impl bytes::Buf,
-    ) -> Result<foca::Member<Identity>, CodecError> {
+    ) -> Result<foca::Member<Identity>, GossipCodecError> {
         let mut reader = Reader::new(buf.chunk());
         let id = Identity::read(&mut reader)?;
         let incarnation = reader.u16()?;
@@ -190,7 +190,7 @@ impl foca::Codec<Identity> for IdentityCodec {
             0 => foca::State::Alive,
             1 => foca::State::Suspect,
             2 => foca::State::Down,
-            _ => return Err(CodecError::Malformed),
+            _ => return Err(GossipCodecError::Malformed),
         };
         let used = buf.remaining() - reader.left();
         buf.advance(used);
@@ -199,9 +199,9 @@ impl foca::Codec<Identity> for IdentityCodec {
 }
 
 /// All bytes or, when there is no room, none.
-fn put_whole(bytes: &[u8], mut buf: impl bytes::BufMut) -> Result<(), CodecError> {
+fn put_whole(bytes: &[u8], mut buf: impl bytes::BufMut) -> Result<(), GossipCodecError> {
     if buf.remaining_mut() < bytes.len() {
-        return Err(CodecError::Full);
+        return Err(GossipCodecError::Full);
     }
     buf.put_slice(bytes);
     Ok(())
@@ -306,7 +306,7 @@ mod tests {
     fn what_does_not_fit_leaves_the_datagram_as_it_was() {
         let member = Member::alive(node("a", 1));
         let mut small = bytes::BufMut::limit(Vec::new(), 10);
-        assert_eq!(IdentityCodec.encode_member(&member, &mut small), Err(CodecError::Full));
+        assert_eq!(IdentityCodec.encode_member(&member, &mut small), Err(GossipCodecError::Full));
         assert!(small.get_ref().is_empty());
     }
 

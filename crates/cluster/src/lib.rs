@@ -5,10 +5,11 @@
 
 pub mod breaker;
 pub mod coordinator;
-pub mod dials;
+pub mod dialler;
 pub mod flow;
 pub mod frame;
 pub mod governor;
+pub mod governor_notice;
 pub mod handshake;
 pub mod hints;
 pub mod hot_keys;
@@ -16,7 +17,6 @@ pub mod identity;
 pub mod link;
 pub mod membership;
 pub mod message;
-pub mod notice;
 pub mod peers;
 pub mod promises;
 pub mod quorum;

@@ -42,7 +42,7 @@ impl PeerFacts {
 
 /// Where a node takes clients. Nodes tell each other, so that each can tell a client of all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ClientEnd {
+pub struct ClientEndpoint {
     /// Its address; `None` for any of its addresses, and without TCP.
     pub ip: Option<IpAddr>,
     /// The port that reaches any core; 0 when it is not reached over TCP.

@@ -41,7 +41,7 @@ use foca::{Foca, NoCustomBroadcast, OwnedNotification, PeriodicParams, Timer};
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 
-use super::frame::{Key, TAG_BYTES};
+use super::frame::{AuthKey, TAG_BYTES};
 use super::identity::{Boot, IDENTITY_BYTES_MAX, Identity, IdentityCodec, NodeKey};
 use super::wire::{Malformed, Reader, Writer};
 use ringlane_types::time::Instant;
@@ -77,7 +77,7 @@ pub struct MembershipSettings {
     /// What all members must have in common.
     pub terms: Terms,
     /// The cluster's key; `None` accepts everybody.
-    pub key: Option<Key>,
+    pub key: Option<AuthKey>,
     /// How often a member is probed.
     pub probe_period: Duration,
     /// A member is dead after this many periods without a sign of life, at least 2: one to suspect
@@ -111,7 +111,7 @@ impl MembershipSettings {
 
 /// What happens to the membership.
 #[derive(Clone, Copy, Debug)]
-pub enum Event<'b> {
+pub enum MembershipEvent<'b> {
     /// Begin. Comes first, once.
     Start,
     /// The nearest deadline has come; harmless at any time.
@@ -126,7 +126,7 @@ pub enum Event<'b> {
     /// Nobody listens any more where this life of a member took connections, so its process is
     /// gone. Since somebody between could have said so in its name, it is a suspect from now on,
     /// and dead a probe period later unless it refutes.
-    Refused {
+    ListenerGone {
         /// The member.
         node: NodeKey,
         /// In which life.
@@ -138,7 +138,7 @@ pub enum Event<'b> {
 
 /// What is to be done, or known, because of an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Effect {
+pub enum MembershipEffect {
     /// Send a datagram.
     Send {
         /// Where to.
@@ -265,19 +265,24 @@ impl Membership {
     }
 
     /// Takes one event; what follows from it is appended to `effects`.
-    pub fn handle(&mut self, event: Event<'_>, now: Instant, effects: &mut Vec<Effect>) {
+    pub fn handle(
+        &mut self,
+        event: MembershipEvent<'_>,
+        now: Instant,
+        effects: &mut Vec<MembershipEffect>,
+    ) {
         if self.left || self.superseded {
             return;
         }
         match event {
-            Event::Start => {
+            MembershipEvent::Start => {
                 self.suspicions.check_at = Some(now.after(self.probe_period));
                 self.send_join_probes(now, effects);
             }
-            Event::Tick => self.tick(now, effects),
-            Event::Datagram { from, bytes } => self.datagram(from, bytes, now, effects),
-            Event::Refused { node, boot } => self.suspect(node, boot, now, effects),
-            Event::Leave => {
+            MembershipEvent::Tick => self.tick(now, effects),
+            MembershipEvent::Datagram { from, bytes } => self.datagram(from, bytes, now, effects),
+            MembershipEvent::ListenerGone { node, boot } => self.suspect(node, boot, now, effects),
+            MembershipEvent::Leave => {
                 self.with_foca(now, effects, |foca, runtime| foca.leave_cluster(runtime));
                 self.left = true;
                 self.timers.clear();
@@ -286,7 +291,7 @@ impl Membership {
         }
     }
 
-    /// When the next [`Event::Tick`] is due.
+    /// When the next [`MembershipEvent::Tick`] is due.
     pub fn next_deadline(&self) -> Option<Instant> {
         if self.superseded {
             return None;
@@ -321,7 +326,7 @@ impl Membership {
         self.malformed
     }
 
-    fn tick(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+    fn tick(&mut self, now: Instant, effects: &mut Vec<MembershipEffect>) {
         while self.timers.peek().is_some_and(|Reverse(next)| next.at <= now) {
             let Reverse(due) = self.timers.pop().expect("just peeked");
             self.with_foca(now, effects, |foca, runtime| foca.handle_timer(due.timer, runtime));
@@ -342,7 +347,13 @@ impl Membership {
     }
 
     /// Suspects a member whose process seems to be gone, and asks it whether that is so.
-    fn suspect(&mut self, node: NodeKey, boot: Boot, now: Instant, effects: &mut Vec<Effect>) {
+    fn suspect(
+        &mut self,
+        node: NodeKey,
+        boot: Boot,
+        now: Instant,
+        effects: &mut Vec<MembershipEffect>,
+    ) {
         let member = self.foca.iter_membership_state().find(|member| {
             let Identity { key, boot: life, .. } = member.id();
             (*key, *life) == (node, boot) && member.state() != foca::State::Down
@@ -382,12 +393,12 @@ impl Membership {
         from: SocketAddr,
         bytes: &[u8],
         now: Instant,
-        effects: &mut Vec<Effect>,
+        effects: &mut Vec<MembershipEffect>,
     ) {
         match self.envelope.open(bytes, now) {
             Opened::Noise => {}
             Opened::Refused { reason, tell } => {
-                effects.push(Effect::Refused { from, reason });
+                effects.push(MembershipEffect::Refused { from, reason });
                 if tell {
                     // The nonce of a probe: nothing else is told.
                     let nonce = Reader::new(&bytes[envelope::HEAD_BYTES..]).u64().unwrap_or(0);
@@ -396,7 +407,7 @@ impl Membership {
             }
             Opened::RefusedUs { reason, nonce, other } => {
                 let Some(probe) = self.contacts.answered(nonce, now) else { return };
-                effects.push(Effect::RefusedBy { from, reason });
+                effects.push(MembershipEffect::RefusedBy { from, reason });
                 if let Some(other) = other {
                     self.on_id_in_use(probe, other, now, effects);
                 }
@@ -418,7 +429,7 @@ impl Membership {
         other: Option<IdHolder>,
         asked_with: usize,
         now: Instant,
-        effects: &mut Vec<Effect>,
+        effects: &mut Vec<MembershipEffect>,
     ) {
         let mut body = Vec::new();
         body.put_u64(nonce);
@@ -440,11 +451,11 @@ impl Membership {
         body: &[u8],
         asked_with: usize,
         now: Instant,
-        effects: &mut Vec<Effect>,
+        effects: &mut Vec<MembershipEffect>,
     ) {
         let bytes = self.envelope.seal(kind, to, shown, body, now);
         if bytes.len() <= asked_with {
-            effects.push(Effect::Send { to, bytes });
+            effects.push(MembershipEffect::Send { to, bytes });
         }
     }
 
@@ -456,7 +467,7 @@ impl Membership {
         probe: JoinProbe,
         other: IdHolder,
         now: Instant,
-        effects: &mut Vec<Effect>,
+        effects: &mut Vec<MembershipEffect>,
     ) {
         let alone = self.foca.num_members() == 0;
         if probe.to == other.address {
@@ -475,9 +486,9 @@ impl Membership {
         }
     }
 
-    fn supersede(&mut self, by: SocketAddr, effects: &mut Vec<Effect>) {
+    fn supersede(&mut self, by: SocketAddr, effects: &mut Vec<MembershipEffect>) {
         if !std::mem::replace(&mut self.superseded, true) {
-            effects.push(Effect::Superseded { by });
+            effects.push(MembershipEffect::Superseded { by });
         }
     }
 
@@ -488,7 +499,7 @@ impl Membership {
         head: Head,
         (body, asked_with): (&[u8], usize),
         now: Instant,
-        effects: &mut Vec<Effect>,
+        effects: &mut Vec<MembershipEffect>,
     ) {
         let mut reader = Reader::new(body);
         let understood = match kind {
@@ -511,7 +522,7 @@ impl Membership {
         body: &[u8],
         asked_with: usize,
         now: Instant,
-        effects: &mut Vec<Effect>,
+        effects: &mut Vec<MembershipEffect>,
     ) -> Result<(), Malformed> {
         let source = Identity::read(&mut Reader::new(body))?;
         if source.key != head.sender || source.boot != head.boot {
@@ -556,7 +567,7 @@ impl Membership {
         reader: &mut Reader<'_>,
         asked_with: usize,
         now: Instant,
-        effects: &mut Vec<Effect>,
+        effects: &mut Vec<MembershipEffect>,
     ) -> Result<(), Malformed> {
         let (nonce, guest) = (reader.u64()?, Identity::read(reader)?);
         let known = self.known.get(&guest.key);
@@ -578,7 +589,7 @@ impl Membership {
             None => None,
         };
         if let Some(reason) = reason {
-            effects.push(Effect::Refused { from, reason });
+            effects.push(MembershipEffect::Refused { from, reason });
             let other = other.filter(|_| reason == GossipRefusal::IdInUse);
             self.refuse(from, nonce, reason, other, asked_with, now, effects);
             return Ok(());
@@ -599,12 +610,12 @@ impl Membership {
         head: Head,
         reader: &mut Reader<'_>,
         now: Instant,
-        effects: &mut Vec<Effect>,
+        effects: &mut Vec<MembershipEffect>,
     ) -> Result<(), Malformed> {
         let (nonce, host) = (reader.u64()?, Identity::read(reader)?);
         let Some(probe) = self.contacts.answered(nonce, now) else { return Ok(()) };
         if !self.admits(&host) {
-            effects.push(Effect::Refused { from, reason: GossipRefusal::NotListed });
+            effects.push(MembershipEffect::Refused { from, reason: GossipRefusal::NotListed });
             return Ok(());
         }
         if host.gossip != probe.to {
@@ -641,7 +652,7 @@ impl Membership {
         head: Head,
         reader: &mut Reader<'_>,
         now: Instant,
-        effects: &mut Vec<Effect>,
+        effects: &mut Vec<MembershipEffect>,
     ) -> Result<(), Malformed> {
         let address = reader.address()?;
         if head.shown == self.envelope.secret.cookie(address) {
@@ -664,13 +675,13 @@ impl Membership {
 
     /// Comes back from being cut off from all: as a renewed member that has forgotten whom it held
     /// for dead, so that nobody hears of it and nobody need renew himself.
-    fn rejoin(&mut self, effects: &mut Vec<Effect>) {
+    fn rejoin(&mut self, effects: &mut Vec<MembershipEffect>) {
         let identity = self.identity();
         let identity = foca::Identity::renew(identity).unwrap_or_else(|| identity.clone());
         let random = Xoshiro256PlusPlus::seed_from_u64(self.random.random());
         self.foca = Foca::new(identity, self.swim.clone(), random, IdentityCodec);
         self.timers.clear();
-        effects.push(Effect::Rejoined);
+        effects.push(MembershipEffect::Rejoined);
     }
 
     fn admits(&self, identity: &Identity) -> bool {
@@ -679,7 +690,7 @@ impl Membership {
 
     /// Looks for members: all of `--join` that are not known to be alive, and, with nobody alive,
     /// a few of those who once were.
-    fn send_join_probes(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+    fn send_join_probes(&mut self, now: Instant, effects: &mut Vec<MembershipEffect>) {
         let alone = self.foca.num_members() == 0;
         let recheck = std::mem::take(&mut self.declared_dead);
         let mut addresses: Vec<SocketAddr> = self.join.clone();
@@ -711,7 +722,7 @@ impl Membership {
         named_by_member: bool,
         unverified: bool,
         now: Instant,
-        effects: &mut Vec<Effect>,
+        effects: &mut Vec<MembershipEffect>,
     ) {
         let secret = &mut self.envelope.secret;
         let Some(nonce) = self.contacts.begin_probe(to, named_by_member, unverified, secret, now)
@@ -724,7 +735,7 @@ impl Membership {
         body.resize(JOIN_ACK_BYTES_MAX, 0);
         let shown = self.pass_to(to);
         let bytes = self.envelope.seal(Kind::JoinProbe, to, shown, &body, now);
-        effects.push(Effect::Send { to, bytes });
+        effects.push(MembershipEffect::Send { to, bytes });
     }
 
     /// Sends foca's datagram, once it is known that what is sent there reaches somebody who wants
@@ -734,11 +745,11 @@ impl Membership {
         to: SocketAddr,
         gossip: Vec<u8>,
         now: Instant,
-        effects: &mut Vec<Effect>,
+        effects: &mut Vec<MembershipEffect>,
     ) {
         if let Some(shown) = self.contacts.cookie_of(to) {
             let bytes = self.envelope.seal(Kind::Gossip, to, shown, &gossip, now);
-            effects.push(Effect::Send { to, bytes });
+            effects.push(MembershipEffect::Send { to, bytes });
         } else {
             self.contacts.hold(to, gossip, now);
             self.send_join_probe(to, false, true, now, effects);
@@ -749,7 +760,7 @@ impl Membership {
     fn with_foca(
         &mut self,
         now: Instant,
-        effects: &mut Vec<Effect>,
+        effects: &mut Vec<MembershipEffect>,
         act: impl FnOnce(
             &mut Foca<Identity, IdentityCodec, Xoshiro256PlusPlus, NoCustomBroadcast>,
             &mut foca::AccumulatingRuntime<Identity>,
@@ -776,7 +787,7 @@ impl Membership {
         &mut self,
         notification: OwnedNotification<Identity>,
         now: Instant,
-        effects: &mut Vec<Effect>,
+        effects: &mut Vec<MembershipEffect>,
     ) {
         match notification {
             OwnedNotification::MemberUp(identity) => self.report(identity, true, effects),
@@ -788,7 +799,7 @@ impl Membership {
                 }
             }
             OwnedNotification::Rejoin(_) => {
-                effects.push(Effect::Rejoined);
+                effects.push(MembershipEffect::Rejoined);
                 self.declared_dead = true;
                 self.join_at = Some(now);
             }
@@ -797,7 +808,7 @@ impl Membership {
         }
     }
 
-    fn report(&mut self, identity: Identity, alive: bool, effects: &mut Vec<Effect>) {
+    fn report(&mut self, identity: Identity, alive: bool, effects: &mut Vec<MembershipEffect>) {
         let unchanged = self.known.get(&identity.key).is_some_and(|known| {
             let Identity { boot, link, gossip, .. } = &known.identity;
             (known.alive, boot, link, gossip)
@@ -810,7 +821,11 @@ impl Membership {
         }
         self.known.insert(identity.key, Known { identity: identity.clone(), alive });
         if !unchanged {
-            effects.push(if alive { Effect::Alive(identity) } else { Effect::Dead(identity) });
+            effects.push(if alive {
+                MembershipEffect::Alive(identity)
+            } else {
+                MembershipEffect::Dead(identity)
+            });
         }
     }
 }

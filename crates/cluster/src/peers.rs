@@ -136,9 +136,9 @@ impl Peers {
     }
 
     /// What [`Peers::admits`] allowed was not sent after all, since there was no room.
-    pub fn not_asked(&mut self, node: NodeKey, now: Instant) {
+    pub fn not_sent(&mut self, node: NodeKey, now: Instant) {
         if let Some(peer) = self.peers.get_mut(&node) {
-            peer.breaker.not_asked(now);
+            peer.breaker.not_sent(now);
         }
     }
 

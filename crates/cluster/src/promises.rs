@@ -36,7 +36,7 @@ struct Slot {
 impl Slot {
     /// The newest version promised to another node than the one that gave `version`.
     fn barrier(&self, version: Version) -> Version {
-        if self.newest.tie() == version.tie() { self.others } else { self.newest }
+        if self.newest.tie_breaker() == version.tie_breaker() { self.others } else { self.newest }
     }
 }
 
@@ -55,7 +55,7 @@ impl Promises {
         if barrier > version {
             return Err(barrier);
         }
-        if slot.newest.tie() != version.tie() {
+        if slot.newest.tie_breaker() != version.tie_breaker() {
             slot.others = slot.newest;
         }
         slot.newest = slot.newest.max(version);

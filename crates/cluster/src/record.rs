@@ -9,7 +9,7 @@
 //! A deletion is a record too, the *tombstone*: were the key simply removed, the next replica that
 //! missed the deletion would bring the old value back. The same holds for an expired value, which
 //! hides what is older. Both may be forgotten once nothing older can turn up any more, see
-//! [`Lifetimes`].
+//! [`RetentionTimes`].
 
 use std::cmp::Ordering;
 use std::time::Duration;
@@ -191,7 +191,7 @@ impl RecordBuf {
 
 /// How long the traces of a write may turn up, and so how long its deletion must be remembered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Lifetimes {
+pub struct RetentionTimes {
     /// A write to several replicas is given up after this long, and its messages with it.
     pub operation: Duration,
     /// A hint older than this is dropped.
@@ -202,7 +202,7 @@ pub struct Lifetimes {
     pub tombstone: Duration,
 }
 
-impl Default for Lifetimes {
+impl Default for RetentionTimes {
     fn default() -> Self {
         Self {
             operation: Duration::from_secs(5),
@@ -213,7 +213,7 @@ impl Default for Lifetimes {
     }
 }
 
-impl Lifetimes {
+impl RetentionTimes {
     /// Whether a tombstone outlives every hint it must beat: one written just before the deletion
     /// by a clock ahead, and replayed at the last moment by a clock behind.
     pub fn tombstones_outlive_hints(&self) -> bool {
@@ -270,18 +270,20 @@ mod tests {
 
     #[test]
     fn the_default_tombstone_outlives_hints_and_a_shorter_one_is_found_out() {
-        let lifetimes = Lifetimes::default();
-        assert!(lifetimes.tombstones_outlive_hints());
-        assert!(!Lifetimes { tombstone: lifetimes.hint, ..lifetimes }.tombstones_outlive_hints());
+        let retention = RetentionTimes::default();
+        assert!(retention.tombstones_outlive_hints());
+        assert!(
+            !RetentionTimes { tombstone: retention.hint, ..retention }.tombstones_outlive_hints()
+        );
     }
 
     #[test]
     fn a_tombstone_that_arrived_late_is_remembered_from_its_arrival() {
-        let lifetimes = Lifetimes::default();
+        let retention = RetentionTimes::default();
         let version = Version(NOW.as_millis() << 20);
-        let late = NOW.after(lifetimes.tombstone * 2);
-        assert_eq!(lifetimes.forget_at(version, NOW), NOW.after(lifetimes.tombstone));
-        assert_eq!(lifetimes.forget_at(version, late), late.after(lifetimes.tombstone));
+        let late = NOW.after(retention.tombstone * 2);
+        assert_eq!(retention.forget_at(version, NOW), NOW.after(retention.tombstone));
+        assert_eq!(retention.forget_at(version, late), late.after(retention.tombstone));
     }
 
     fn records() -> impl Strategy<Value = RecordBuf> {

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::identity::{Boot, NodeKey};
-use super::version::Tie;
+use super::version::TieBreaker;
 use super::wire::{Malformed, Reader, Writer};
 use ringlane_ring::{NODE_ID_BYTES_MAX, NODES_MAX, Ring, RingError, RingNode, RingParameters};
 
@@ -65,7 +65,7 @@ pub struct Roster {
 
 impl Roster {
     /// The first roster of a new cluster, with this one node.
-    pub fn found(founder: RosterMember, random: u64) -> Self {
+    pub fn initial(founder: RosterMember, random: u64) -> Self {
         let members = vec![RosterMember { slot: 0, ..founder }];
         Self { epoch: 1, parent: random, next_slot: 1, members, digest: 0 }.digested()
     }
@@ -151,12 +151,12 @@ impl Roster {
 
     /// A slot that no member has, the least recently used one.
     fn allocate_slot(&mut self) -> u16 {
-        let slots = (0..Tie::SLOTS).map(|step| (self.next_slot + step) % Tie::SLOTS);
+        let slots = (0..TieBreaker::SLOTS).map(|step| (self.next_slot + step) % TieBreaker::SLOTS);
         let slot = slots
             .into_iter()
             .find(|slot| self.members.iter().all(|member| member.slot != *slot))
             .expect("no more members than slots");
-        self.next_slot = (slot + 1) % Tie::SLOTS;
+        self.next_slot = (slot + 1) % TieBreaker::SLOTS;
         slot
     }
 
@@ -180,7 +180,7 @@ impl Roster {
     pub fn read(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
         let (epoch, parent) = (reader.u64()?, reader.u64()?);
         let (next_slot, count) = (reader.u16()?, reader.u16()?);
-        if next_slot >= Tie::SLOTS || !(1..=NODES_MAX).contains(&(count as usize)) {
+        if next_slot >= TieBreaker::SLOTS || !(1..=NODES_MAX).contains(&(count as usize)) {
             return Err(Malformed);
         }
         let members =
@@ -214,7 +214,7 @@ impl RosterMember {
         let (boot, weight, slot) = (Boot(reader.u64()?), reader.u16()? as u32, reader.u16()?);
         let (gossip, link) = (reader.address()?, reader.address()?);
         let weight_valid = (1..=ringlane_ring::WEIGHT_MAX).contains(&weight);
-        if id.len() > NODE_ID_BYTES_MAX || !weight_valid || slot >= Tie::SLOTS {
+        if id.len() > NODE_ID_BYTES_MAX || !weight_valid || slot >= TieBreaker::SLOTS {
             return Err(Malformed);
         }
         Ok(Self { id: id.into(), key: NodeKey::of(id), boot, weight, slot, gossip, link })
@@ -276,17 +276,18 @@ pub(super) mod tests {
 
     #[test]
     fn each_decision_is_chained_to_the_one_before() {
-        let first = Roster::found(member("b", 1), 42);
+        let first = Roster::initial(member("b", 1), 42);
         let second = first.with(&[Change::Add(member("a", 1))]).unwrap();
         assert_eq!((second.epoch, second.parent), (2, first.digest()));
         assert_eq!(ids(&second), ["a", "b"]);
-        let other = Roster::found(member("b", 1), 43);
+        let other = Roster::initial(member("b", 1), 43);
         assert_ne!(other.digest(), first.digest(), "two foundings are two histories");
     }
 
     #[test]
     fn a_restarted_node_gets_another_slot_and_a_new_weight_keeps_it() {
-        let roster = Roster::found(member("a", 1), 0).with(&[Change::Add(member("b", 1))]).unwrap();
+        let roster =
+            Roster::initial(member("a", 1), 0).with(&[Change::Add(member("b", 1))]).unwrap();
         let slot = |roster: &Roster| roster.member(NodeKey::of("b")).unwrap().slot;
         let restarted = roster.with(&[Change::Add(member("b", 2))]).unwrap();
         assert_ne!(slot(&restarted), slot(&roster));
@@ -296,7 +297,8 @@ pub(super) mod tests {
 
     #[test]
     fn what_is_in_effect_or_overtaken_changes_nothing() {
-        let roster = Roster::found(member("a", 5), 0).with(&[Change::Add(member("b", 5))]).unwrap();
+        let roster =
+            Roster::initial(member("a", 5), 0).with(&[Change::Add(member("b", 5))]).unwrap();
         let earlier_life = Change::Add(member("b", 4));
         for change in [Change::Add(member("b", 5)), earlier_life, removal("b", 4), removal("c", 1)]
         {
@@ -307,13 +309,13 @@ pub(super) mod tests {
 
     #[test]
     fn the_last_member_cannot_be_removed() {
-        let roster = Roster::found(member("a", 1), 0);
+        let roster = Roster::initial(member("a", 1), 0);
         assert_eq!(roster.with(&[removal("a", 1)]), None);
     }
 
     #[test]
     fn slots_stay_distinct_however_often_nodes_come_and_go() {
-        let mut roster = Roster::found(member("a", 1), 0);
+        let mut roster = Roster::initial(member("a", 1), 0);
         for boot in 1..3000u64 {
             let id = format!("n{}", boot % 7);
             roster = roster.with(&[Change::Add(member(&id, boot))]).unwrap();
@@ -326,7 +328,7 @@ pub(super) mod tests {
 
     #[test]
     fn a_roster_survives_the_wire_with_its_digest() {
-        let roster = Roster::found(member("a", 1), 7)
+        let roster = Roster::initial(member("a", 1), 7)
             .with(&[Change::Add(RosterMember { weight: 9, ..member("größe", 3) })])
             .unwrap();
         let mut bytes = Vec::new();

@@ -30,7 +30,7 @@ mod message;
 #[cfg(test)]
 mod tests;
 
-pub use message::{Ballot, CHAIN_MAX, Instance, Message};
+pub use message::{Ballot, CHAIN_MAX, ConsensusMessage, Instance};
 
 /// A proposer gives up a try after this.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -43,7 +43,7 @@ const VOTES_MAX: usize = 8;
 
 /// An input of the consensus.
 #[derive(Clone, Debug)]
-pub enum Event {
+pub enum ConsensusEvent {
     /// The nearest deadline has come; harmless at any time.
     Tick,
     /// A message from another node.
@@ -51,12 +51,12 @@ pub enum Event {
         /// Its sender.
         from: NodeKey,
         /// The message.
-        message: Message,
+        message: ConsensusMessage,
     },
     /// This node requests a change.
     RequestChange(Change),
     /// This node is the first of a new cluster.
-    Found {
+    FoundCluster {
         /// Its entry in the roster.
         member: RosterMember,
         /// A number no other founder uses.
@@ -66,13 +66,13 @@ pub enum Event {
 
 /// What follows from an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Effect {
+pub enum ConsensusEffect {
     /// Send a message; it may be lost.
     Send {
         /// Whom to.
         to: NodeKey,
         /// The message.
-        message: Message,
+        message: ConsensusMessage,
     },
     /// A roster was decided on. They come in order, each the parent of the next; a node's first
     /// ones may be from before its time.
@@ -158,31 +158,31 @@ impl RosterConsensus {
     /// Takes one event; what follows from it is appended to `effects`.
     pub fn handle(
         &mut self,
-        event: Event,
+        event: ConsensusEvent,
         situation: Situation<'_>,
         now: Instant,
-        effects: &mut Vec<Effect>,
+        effects: &mut Vec<ConsensusEffect>,
     ) {
         match event {
-            Event::Tick => self.tick(situation, now, effects),
-            Event::Message { from, message } => {
+            ConsensusEvent::Tick => self.tick(situation, now, effects),
+            ConsensusEvent::Message { from, message } => {
                 self.message(from, message, situation, now, effects);
             }
-            Event::RequestChange(change) => self.request(change, now),
-            Event::Found { member, random } => {
+            ConsensusEvent::RequestChange(change) => self.request(change, now),
+            ConsensusEvent::FoundCluster { member, random } => {
                 assert!(self.log.is_empty(), "a member founds no cluster");
-                self.adopt(Arc::new(Roster::found(member, random)), now, effects);
+                self.adopt(Arc::new(Roster::initial(member, random)), now, effects);
             }
         }
     }
 
-    /// When the next [`Event::Tick`] is due.
+    /// When the next [`ConsensusEvent::Tick`] is due.
     pub fn next_deadline(&self) -> Option<Instant> {
         let trying = self.proposal.as_ref().map(|proposal| proposal.until);
         trying.or(self.propose_at)
     }
 
-    fn tick(&mut self, situation: Situation<'_>, now: Instant, effects: &mut Vec<Effect>) {
+    fn tick(&mut self, situation: Situation<'_>, now: Instant, effects: &mut Vec<ConsensusEffect>) {
         if self.proposal.as_ref().is_some_and(|proposal| proposal.until <= now) {
             self.proposal = None;
             self.schedule_attempt(now);
@@ -231,7 +231,12 @@ impl RosterConsensus {
         self.propose_at = Some(now.after(Duration::from_millis(millis)));
     }
 
-    fn propose(&mut self, situation: Situation<'_>, now: Instant, effects: &mut Vec<Effect>) {
+    fn propose(
+        &mut self,
+        situation: Situation<'_>,
+        now: Instant,
+        effects: &mut Vec<ConsensusEffect>,
+    ) {
         let Some(roster) = self.roster().cloned() else { return };
         let voters = roster.members();
         let is_gone = |member: &&RosterMember| situation.gone.contains(&(member.key, member.boot));
@@ -257,16 +262,16 @@ impl RosterConsensus {
             value: None,
             until: now.after(ATTEMPT_TIMEOUT),
         });
-        self.send_to_voters(Message::Prepare(instance, ballot), situation, now, effects);
+        self.send_to_voters(ConsensusMessage::Prepare(instance, ballot), situation, now, effects);
     }
 
     /// Sends `message` to all who vote, this node included.
     fn send_to_voters(
         &mut self,
-        message: Message,
+        message: ConsensusMessage,
         situation: Situation<'_>,
         now: Instant,
-        effects: &mut Vec<Effect>,
+        effects: &mut Vec<ConsensusEffect>,
     ) {
         let (Some(roster), Some(proposal)) = (self.roster().cloned(), &self.proposal) else {
             return;
@@ -274,7 +279,7 @@ impl RosterConsensus {
         let without = proposal.instance.without.clone();
         for member in roster.members() {
             if member.key != self.me && !without.contains(&(member.key, member.boot)) {
-                effects.push(Effect::Send { to: member.key, message: message.clone() });
+                effects.push(ConsensusEffect::Send { to: member.key, message: message.clone() });
             }
         }
         self.message(self.me, message, situation, now, effects);
@@ -283,24 +288,28 @@ impl RosterConsensus {
     fn message(
         &mut self,
         from: NodeKey,
-        message: Message,
+        message: ConsensusMessage,
         situation: Situation<'_>,
         now: Instant,
-        effects: &mut Vec<Effect>,
+        effects: &mut Vec<ConsensusEffect>,
     ) {
         match message {
-            Message::Prepare(instance, ballot) => {
+            ConsensusMessage::Prepare(instance, ballot) => {
                 let Some(vote) = self.vote(from, &instance, situation, effects) else { return };
                 let id = instance.id();
                 let reply = if ballot >= vote.promised {
                     vote.promised = ballot;
-                    Message::Promise { instance: id, ballot, accepted: vote.accepted.clone() }
+                    ConsensusMessage::Promise {
+                        instance: id,
+                        ballot,
+                        accepted: vote.accepted.clone(),
+                    }
                 } else {
-                    Message::Reject { instance: id, promised: vote.promised }
+                    ConsensusMessage::Reject { instance: id, promised: vote.promised }
                 };
                 self.reply(from, reply, situation, now, effects);
             }
-            Message::Accept(instance, ballot, roster) => {
+            ConsensusMessage::Accept(instance, ballot, roster) => {
                 let follows = |parent: &Arc<Roster>| roster.epoch == parent.epoch + 1;
                 if roster.parent != instance.parent || !self.roster().is_some_and(follows) {
                     return;
@@ -310,19 +319,19 @@ impl RosterConsensus {
                 let reply = if ballot >= vote.promised {
                     vote.promised = ballot;
                     vote.accepted = Some((ballot, roster));
-                    Message::Accepted { instance: id, ballot }
+                    ConsensusMessage::Accepted { instance: id, ballot }
                 } else {
-                    Message::Reject { instance: id, promised: vote.promised }
+                    ConsensusMessage::Reject { instance: id, promised: vote.promised }
                 };
                 self.reply(from, reply, situation, now, effects);
             }
-            Message::Promise { instance, ballot, accepted } => {
+            ConsensusMessage::Promise { instance, ballot, accepted } => {
                 self.on_promise(from, instance, ballot, accepted, situation, now, effects);
             }
-            Message::Accepted { instance, ballot } => {
+            ConsensusMessage::Accepted { instance, ballot } => {
                 self.on_accepted(from, instance, ballot, now, effects);
             }
-            Message::Reject { instance, promised } => {
+            ConsensusMessage::Reject { instance, promised } => {
                 let ours = |proposal: &Proposal| proposal.instance.id() == instance;
                 if self.proposal.as_ref().is_some_and(ours) {
                     self.round = self.round.max(promised.round);
@@ -330,9 +339,9 @@ impl RosterConsensus {
                     self.schedule_attempt(now);
                 }
             }
-            Message::Chain(rosters) => self.adopt_chain(from, &rosters, now, effects),
-            Message::RequestChain { digest } => self.send_chain(from, digest, effects),
-            Message::RequestChange(change) => {
+            ConsensusMessage::Chain(rosters) => self.adopt_chain(from, &rosters, now, effects),
+            ConsensusMessage::RequestChain { digest } => self.send_chain(from, digest, effects),
+            ConsensusMessage::RequestChange(change) => {
                 let theirs = matches!(&change, Change::Add(member) if member.key == from);
                 if theirs && self.roster().is_some_and(|roster| roster.satisfies(&change)) {
                     self.send_chain(from, 0, effects);
@@ -345,15 +354,15 @@ impl RosterConsensus {
     fn reply(
         &mut self,
         to: NodeKey,
-        message: Message,
+        message: ConsensusMessage,
         situation: Situation<'_>,
         now: Instant,
-        effects: &mut Vec<Effect>,
+        effects: &mut Vec<ConsensusEffect>,
     ) {
         if to == self.me {
             self.message(to, message, situation, now, effects);
         } else {
-            effects.push(Effect::Send { to, message });
+            effects.push(ConsensusEffect::Send { to, message });
         }
     }
 
@@ -363,16 +372,16 @@ impl RosterConsensus {
         from: NodeKey,
         instance: &Instance,
         situation: Situation<'_>,
-        effects: &mut Vec<Effect>,
+        effects: &mut Vec<ConsensusEffect>,
     ) -> Option<&mut Vote> {
         let roster = self.roster()?.clone();
         if roster.digest() != instance.parent {
             if self.log.iter().any(|known| known.digest() == instance.parent) {
                 self.send_chain(from, instance.parent, effects);
             } else {
-                effects.push(Effect::Send {
+                effects.push(ConsensusEffect::Send {
                     to: from,
-                    message: Message::RequestChain { digest: roster.digest() },
+                    message: ConsensusMessage::RequestChain { digest: roster.digest() },
                 });
             }
             return None;
@@ -400,7 +409,7 @@ impl RosterConsensus {
         accepted: Option<(Ballot, Arc<Roster>)>,
         situation: Situation<'_>,
         now: Instant,
-        effects: &mut Vec<Effect>,
+        effects: &mut Vec<ConsensusEffect>,
     ) {
         let Some(proposal) = self
             .proposal
@@ -437,7 +446,7 @@ impl RosterConsensus {
         };
         let proposal = self.proposal.as_mut().expect("looked at above");
         proposal.value = Some(value.clone());
-        let message = Message::Accept(proposal.instance.clone(), ballot, value);
+        let message = ConsensusMessage::Accept(proposal.instance.clone(), ballot, value);
         self.send_to_voters(message, situation, now, effects);
     }
 
@@ -447,7 +456,7 @@ impl RosterConsensus {
         instance: u64,
         ballot: Ballot,
         now: Instant,
-        effects: &mut Vec<Effect>,
+        effects: &mut Vec<ConsensusEffect>,
     ) {
         let Some(proposal) = self
             .proposal
@@ -476,7 +485,7 @@ impl RosterConsensus {
     }
 
     /// Adopts what was decided.
-    fn adopt(&mut self, roster: Arc<Roster>, now: Instant, effects: &mut Vec<Effect>) {
+    fn adopt(&mut self, roster: Arc<Roster>, now: Instant, effects: &mut Vec<ConsensusEffect>) {
         self.log.push_back(roster.clone());
         if self.log.len() > CHAIN_MAX {
             self.log.pop_front();
@@ -493,20 +502,20 @@ impl RosterConsensus {
             !roster.satisfies(&request.change)
                 && !matches!(&request.change, Change::Add(member) if removed(member))
         });
-        effects.push(Effect::Decided(roster));
+        effects.push(ConsensusEffect::Decided(roster));
         if self.propose_at.is_none() && self.can_propose() {
             self.schedule_attempt(now);
         }
     }
 
     /// Sends `to` the chain from the roster with `digest` on, or all that is known.
-    fn send_chain(&mut self, to: NodeKey, digest: u64, effects: &mut Vec<Effect>) {
+    fn send_chain(&mut self, to: NodeKey, digest: u64, effects: &mut Vec<ConsensusEffect>) {
         let known = self.log.iter().position(|roster| roster.digest() == digest);
         if known.is_some_and(|at| at + 1 == self.log.len()) || self.log.is_empty() {
             return;
         }
         let chain = self.log.iter().skip(known.unwrap_or(0)).cloned().collect();
-        effects.push(Effect::Send { to, message: Message::Chain(chain) });
+        effects.push(ConsensusEffect::Send { to, message: ConsensusMessage::Chain(chain) });
     }
 
     /// Follows a chain of decisions as far as it continues what this node knows.
@@ -515,7 +524,7 @@ impl RosterConsensus {
         from: NodeKey,
         chain: &[Arc<Roster>],
         now: Instant,
-        effects: &mut Vec<Effect>,
+        effects: &mut Vec<ConsensusEffect>,
     ) {
         let linked = chain
             .windows(2)
@@ -532,7 +541,7 @@ impl RosterConsensus {
         } else if chain[0].epoch > current.epoch + 1 && chain.len() < CHAIN_MAX {
             // It does not reach back to where we are; whoever knows more will be asked.
         } else if last.supersedes(&current) {
-            effects.push(Effect::HistorySuperseded(last.clone()));
+            effects.push(ConsensusEffect::HistorySuperseded(last.clone()));
         } else {
             self.send_chain(from, last.digest(), effects);
         }
@@ -544,12 +553,14 @@ impl RosterConsensus {
         &mut self,
         chain: &[Arc<Roster>],
         now: Instant,
-        effects: &mut Vec<Effect>,
+        effects: &mut Vec<ConsensusEffect>,
     ) {
         match chain.iter().position(|roster| roster.has(self.me, self.boot)) {
             None => {}
             Some(0) if chain.len() < CHAIN_MAX => {}
-            Some(0) => effects.push(Effect::HistorySuperseded(chain[chain.len() - 1].clone())),
+            Some(0) => {
+                effects.push(ConsensusEffect::HistorySuperseded(chain[chain.len() - 1].clone()))
+            }
             Some(_) => chain.iter().for_each(|roster| self.adopt(roster.clone(), now, effects)),
         }
     }

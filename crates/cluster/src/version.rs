@@ -21,9 +21,9 @@ use std::time::Duration;
 
 use ringlane_types::time::Instant;
 
-const TIE_BITS: u32 = 10;
+const TIE_BREAKER_BITS: u32 = 10;
 const COUNTER_BITS: u32 = 10;
-const LOGICAL_MAX: u64 = (1 << (64 - TIE_BITS)) - 1;
+const LOGICAL_MAX: u64 = (1 << (64 - TIE_BREAKER_BITS)) - 1;
 
 /// The place of a write in the order of all writes to its key. Greater is newer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -35,12 +35,12 @@ impl Version {
 
     /// The first version of a moment.
     pub const fn at(moment: Instant) -> Self {
-        Self(moment.as_millis() << (TIE_BITS + COUNTER_BITS))
+        Self(moment.as_millis() << (TIE_BREAKER_BITS + COUNTER_BITS))
     }
 
     /// When it was given, in Unix milliseconds of the hybrid clock.
     pub const fn millis(self) -> u64 {
-        self.0 >> (TIE_BITS + COUNTER_BITS)
+        self.0 >> (TIE_BREAKER_BITS + COUNTER_BITS)
     }
 
     /// The moment it was given, by the hybrid clock.
@@ -49,29 +49,29 @@ impl Version {
     }
 
     /// The tie-break of the node that gave it.
-    pub const fn tie(self) -> Tie {
-        Tie(self.0 as u16 & ((1 << TIE_BITS) - 1))
+    pub const fn tie_breaker(self) -> TieBreaker {
+        TieBreaker(self.0 as u16 & ((1 << TIE_BREAKER_BITS) - 1))
     }
 
     /// Time and counter: what a clock advances.
     const fn logical(self) -> u64 {
-        self.0 >> TIE_BITS
+        self.0 >> TIE_BREAKER_BITS
     }
 }
 
 /// Ten bits that tell apart versions of equal time and counter from different nodes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tie(u16);
+pub struct TieBreaker(u16);
 
-impl Tie {
-    /// The tie-break of the member in `slot`, below [`Tie::SLOTS`].
+impl TieBreaker {
+    /// The tie-break of the member in `slot`, below [`TieBreaker::SLOTS`].
     pub const fn of_slot(slot: u16) -> Self {
         assert!(slot < Self::SLOTS);
         Self(slot)
     }
 
     /// Number of slots.
-    pub const SLOTS: u16 = 1 << TIE_BITS;
+    pub const SLOTS: u16 = 1 << TIE_BREAKER_BITS;
 }
 
 /// A version from so far in the future that following it would break the order of time for
@@ -89,14 +89,14 @@ pub struct TooFarAhead {
 pub struct VersionClock {
     /// The greatest time and counter given out or observed.
     last: u64,
-    tie: Tie,
+    tie: TieBreaker,
     drift_max: Duration,
 }
 
 impl VersionClock {
     /// A clock of the node with `tie` that follows others at most `drift_max` ahead of its own
     /// time.
-    pub fn new(tie: Tie, drift_max: Duration) -> Self {
+    pub fn new(tie: TieBreaker, drift_max: Duration) -> Self {
         Self { last: 0, tie, drift_max }
     }
 
@@ -107,7 +107,7 @@ impl VersionClock {
         let clock = (now.as_millis() << COUNTER_BITS).min(LOGICAL_MAX);
         // Saturation repeats versions in the year 2527; content still orders them.
         self.last = clock.max(self.last + 1).min(LOGICAL_MAX);
-        Version(self.last << TIE_BITS | self.tie.0 as u64)
+        Version(self.last << TIE_BREAKER_BITS | self.tie.0 as u64)
     }
 
     /// Takes note of a version from elsewhere: whatever is given out later is newer.
@@ -128,12 +128,12 @@ impl VersionClock {
     }
 
     /// The node's tie-break.
-    pub fn tie(&self) -> Tie {
+    pub fn tie_breaker(&self) -> TieBreaker {
         self.tie
     }
 
     /// Gives versions as the member in another slot from now on.
-    pub fn set_tie(&mut self, tie: Tie) {
+    pub fn set_tie_breaker(&mut self, tie: TieBreaker) {
         self.tie = tie;
     }
 }
@@ -148,14 +148,14 @@ mod tests {
     const NOW: Instant = Instant::from_millis(1_700_000_000_000);
 
     fn clock(slot: u16) -> VersionClock {
-        VersionClock::new(Tie::of_slot(slot), DRIFT)
+        VersionClock::new(TieBreaker::of_slot(slot), DRIFT)
     }
 
     #[test]
     fn a_version_tells_its_time_and_its_node() {
         let version = clock(0).next(NOW);
         assert_eq!(version.instant(), NOW);
-        assert_eq!(version.tie(), Tie::of_slot(0));
+        assert_eq!(version.tie_breaker(), TieBreaker::of_slot(0));
         assert!(version > Version::NONE);
     }
 
@@ -179,8 +179,8 @@ mod tests {
     #[test]
     fn a_version_beyond_the_drift_is_refused_and_changes_nothing() {
         let mut clock = clock(0);
-        let edge = VersionClock::new(Tie::of_slot(1), DRIFT).next(NOW.after(DRIFT));
-        let beyond = Version(edge.0 + (1 << (TIE_BITS + COUNTER_BITS)));
+        let edge = VersionClock::new(TieBreaker::of_slot(1), DRIFT).next(NOW.after(DRIFT));
+        let beyond = Version(edge.0 + (1 << (TIE_BREAKER_BITS + COUNTER_BITS)));
         let error = clock.observe(beyond, NOW).unwrap_err();
         assert_eq!(error.ahead, DRIFT + Duration::from_millis(1));
         assert_eq!(clock.next(NOW).instant(), NOW);

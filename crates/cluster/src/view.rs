@@ -208,7 +208,7 @@ mod tests {
         RingParameters { hash: ringlane_ring::RingHash::Md5, points_per_weight: 20, replicas: 3 };
 
     fn views(first: &[&str], then: &str, boot: u64) -> (Arc<View>, Arc<View>) {
-        let mut roster = Roster::found(member(first[0], 1), 0);
+        let mut roster = Roster::initial(member(first[0], 1), 0);
         for id in &first[1..] {
             roster = roster.with(&[Change::Add(member(id, 1))]).unwrap();
         }

@@ -17,7 +17,7 @@ use crate::prefixes::PrefixCounters;
 use ringlane_cluster::coordinator::{Asker, Coordinator, Outside, Turn};
 use ringlane_cluster::link::{Peer, Room};
 use ringlane_cluster::message::Messages;
-use ringlane_cluster::record::Lifetimes;
+use ringlane_cluster::record::RetentionTimes;
 use ringlane_cluster::version::Version;
 use ringlane_protocol::pipeline::Pipeline;
 use ringlane_ring::Point;
@@ -126,8 +126,8 @@ pub enum Taken<'s> {
 
 impl Engine {
     /// Makes this engine one of a cluster's. Its shard must be empty.
-    pub fn join_cluster(&mut self, coordinator: Coordinator, lifetimes: &Lifetimes) {
-        keep_records(&mut self.shard, lifetimes);
+    pub fn join_cluster(&mut self, coordinator: Coordinator, retention: &RetentionTimes) {
+        keep_records(&mut self.shard, retention);
         self.membership = Some(Box::new(Membership {
             coordinator,
             answers: Answers::default(),

@@ -1,6 +1,6 @@
 //! The shard as the cluster's store: the one place where both vocabularies meet.
 
-use ringlane_cluster::record::{Content, Lifetimes, Live, Record};
+use ringlane_cluster::record::{Content, Live, Record, RetentionTimes};
 use ringlane_cluster::store::{Merged, Scanned, Store};
 use ringlane_cluster::version::Version;
 use ringlane_shard::{Keeping, Kept, KeptItem, NotKept, Shard};
@@ -9,20 +9,20 @@ use ringlane_types::hash::KeyHash;
 use ringlane_types::request::{Request, Response};
 use ringlane_types::time::Instant;
 
-/// Lets a shard without items keep records for a cluster with these lifetimes.
+/// Lets a shard without items keep records for a cluster with these retention times.
 ///
 /// # Panics
 /// When it has items already.
-pub fn keep_records(shard: &mut Shard, lifetimes: &Lifetimes) {
+pub fn keep_records(shard: &mut Shard, retention: &RetentionTimes) {
     let written = |version| Version(version).instant();
-    shard.keep_records(Keeping { lifetime: lifetimes.tombstone, written });
+    shard.keep_records(Keeping { lifetime: retention.tombstone, written });
 }
 
 /// A shard that keeps records, as the cluster uses it. Costs nothing to make: borrow it for a turn.
 ///
 /// Two things go beyond the contract of [`Store`]. The shard is a cache: it may evict any record,
 /// and then knows nothing of the key. And it forgets a tombstone by itself when
-/// [`Lifetimes::forget_at`] has passed. Scans go in the order of hashes: what was used last is known
+/// [`RetentionTimes::forget_at`] has passed. Scans go in the order of hashes: what was used last is known
 /// of each item, but to find the latest would take two walks over all of them.
 pub struct ShardStore<'s> {
     shard: &'s mut Shard,

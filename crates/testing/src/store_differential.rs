@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
-use ringlane_cluster::record::{Content, Lifetimes, Live, Record, RecordBuf};
+use ringlane_cluster::record::{Content, Live, Record, RecordBuf, RetentionTimes};
 use ringlane_cluster::store::{MapStore, Store};
 use ringlane_cluster::version::Version;
 use ringlane_engine::store::{ShardStore, keep_records};
@@ -26,8 +26,8 @@ const START: u64 = 1_700_000_000_000;
 /// The version of a write long before.
 const FIRST: Version = Version((START - 3_600_000) << 20);
 
-fn lifetimes() -> Lifetimes {
-    Lifetimes { tombstone: Duration::from_secs(60), ..Lifetimes::default() }
+fn retention() -> RetentionTimes {
+    RetentionTimes { tombstone: Duration::from_secs(60), ..RetentionTimes::default() }
 }
 
 struct Pair {
@@ -64,7 +64,7 @@ pub fn run(bytes: &[u8]) {
         eviction: [Lru, Fifo, Random, Ttl, Lfu, S3Fifo, S3Fifo, Lru][choice >> 1 & 7],
     };
     let mut shard = Shard::new(&config, Rc::new(HashSecret::of_seed(5)), 0, 1);
-    keep_records(&mut shard, &lifetimes());
+    keep_records(&mut shard, &retention());
     let mut pair = Pair {
         shard,
         map: MapStore::default(),
@@ -84,7 +84,7 @@ pub fn run(bytes: &[u8]) {
     // Long after, nothing of what was deleted or expired is left.
     pair.now = pair.now.after(Duration::from_secs(86_400 * 30));
     while pair.shard.maintain(pair.now, 1000) {}
-    pair.now = pair.now.after(lifetimes().tombstone + Duration::from_secs(2));
+    pair.now = pair.now.after(retention().tombstone + Duration::from_secs(2));
     while pair.shard.maintain(pair.now, 1000) {}
     pair.shard.check_invariants();
     let gauges = pair.shard.gauges();
@@ -279,7 +279,7 @@ impl Pair {
         {
             if !self.pressed {
                 assert!(there.visible(now).is_none(), "a value was lost: {there:?}");
-                assert!(there.version.instant().after(lifetimes().tombstone) <= now, "{there:?}");
+                assert!(there.version.instant().after(retention().tombstone) <= now, "{there:?}");
             }
             let version = there.version;
             self.map.forget(key, version);

@@ -29,12 +29,14 @@ use super::members;
 use super::node_links::NodeLink;
 use super::sockets::ClusterSockets;
 use super::{Letter, Report};
-use crate::cluster::dials::{Dial, Dials, Ends};
-use crate::cluster::governor::{Effect, Event, Governor, GovernorSettings, LogLine};
+use crate::cluster::dialler::{Dial, Dialler, LinkId};
+use crate::cluster::governor::{
+    Governor, GovernorEffect, GovernorEvent, GovernorSettings, LogLine,
+};
+use crate::cluster::governor_notice::GovernorNotice;
 use crate::cluster::handshake::{Caller, HandshakeError, HandshakeRefusal, Party};
 use crate::cluster::identity::{Identity, NodeKey};
-use crate::cluster::link::{ClientEnd, NODE_CORE, Peer, PeerFacts};
-use crate::cluster::notice::Notice;
+use crate::cluster::link::{ClientEndpoint, NODE_CORE, Peer, PeerFacts};
 use crate::config::ClusterConfig;
 use crate::log_limiter::LogKind;
 use crate::server::adopt;
@@ -74,11 +76,11 @@ pub struct Control {
 
 struct State {
     governor: Governor,
-    effects: Vec<Effect>,
-    dials: Dials,
+    effects: Vec<GovernorEffect>,
+    dialler: Dialler,
     node_links: HashMap<NodeKey, NodeLink>,
     /// What each member told of itself when it was last met.
-    told: HashMap<NodeKey, (PeerFacts, ClientEnd)>,
+    told: HashMap<NodeKey, (PeerFacts, ClientEndpoint)>,
     leaving: bool,
 }
 
@@ -104,7 +106,7 @@ impl Control {
             core_count,
             hash_seed,
             frame_bytes_max: frame_bytes_max(&node.config, config),
-            clients: node.config.client_end(),
+            clients: node.config.client_endpoint(),
             terms: config.terms(),
             key: config.key.clone(),
             listed: config.listed(),
@@ -126,7 +128,7 @@ impl Control {
             state: RefCell::new(State {
                 governor,
                 effects: Vec::new(),
-                dials: Dials::new(key, core_count, crate::server::random_seed()),
+                dialler: Dialler::new(key, core_count, crate::server::random_seed()),
                 node_links: HashMap::new(),
                 told: HashMap::new(),
                 leaving: false,
@@ -141,7 +143,7 @@ impl Control {
         let listener = adopt::listener(sockets.listener);
         glommio::spawn_local(control.clone().take_connections(listener)).detach();
         glommio::spawn_local(control.clone().keep_deadlines(nudges)).detach();
-        control.event(Event::Start);
+        control.event(GovernorEvent::Start);
         Ok(control)
     }
 
@@ -150,14 +152,14 @@ impl Control {
         let now = self.node.clock.now();
         for report in self.node.mail.control.take() {
             match report {
-                Report::Lost { ends, serial } => {
-                    self.state.borrow_mut().dials.lost(ends, serial, now);
+                Report::Lost { link, serial } => {
+                    self.state.borrow_mut().dialler.lost(link, serial, now);
                     self.nudge();
                 }
                 Report::Settled { core, epoch } => {
-                    self.event(Event::Settled { core: core.into(), epoch });
+                    self.event(GovernorEvent::Settled { core: core.into(), epoch });
                 }
-                Report::Flush(version) => self.event(Event::Flush(version)),
+                Report::Flush(version) => self.event(GovernorEvent::Flush(version)),
             }
         }
         if self.node.is_leaving() {
@@ -183,7 +185,7 @@ impl Control {
     }
 
     /// Hands an event to the governor and performs what follows.
-    pub(super) fn event(self: &Rc<Self>, event: Event<'_>) {
+    pub(super) fn event(self: &Rc<Self>, event: GovernorEvent<'_>) {
         let now = self.node.clock.now();
         let mut effects = {
             let mut state = self.state.borrow_mut();
@@ -201,9 +203,9 @@ impl Control {
         self.state.borrow_mut().effects = effects;
     }
 
-    fn perform(self: &Rc<Self>, effect: Effect, now: Instant) {
+    fn perform(self: &Rc<Self>, effect: GovernorEffect, now: Instant) {
         match effect {
-            Effect::Datagram { to, bytes } => {
+            GovernorEffect::Datagram { to, bytes } => {
                 let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
                 if let Err(error) = self.gossip.send_to_with_flags(&bytes, &to.into(), flags) {
                     self.node.log(
@@ -214,27 +216,27 @@ impl Control {
                     );
                 }
             }
-            Effect::Send { to, bytes } => {
+            GovernorEffect::Send { to, bytes } => {
                 if let Some(link) = self.state.borrow_mut().node_links.get_mut(&to) {
                     link.send(&bytes);
                 }
             }
-            Effect::Call { node, address } => self.call(node, address),
-            Effect::Link { node, address, wanted: true, .. } => {
-                self.state.borrow_mut().dials.want(node, address, now);
+            GovernorEffect::ProbeListener { node, address } => self.call(node, address),
+            GovernorEffect::Link { node, address, wanted: true, .. } => {
+                self.state.borrow_mut().dialler.want(node, address, now);
                 self.nudge();
             }
-            Effect::Link { node, boot, wanted: false, .. } => {
+            GovernorEffect::Link { node, boot, wanted: false, .. } => {
                 let mut state = self.state.borrow_mut();
-                state.dials.unwant(node);
+                state.dialler.unwant(node);
                 if state.node_links.get(&node).is_some_and(|link| link.boot <= boot) {
                     state.node_links.remove(&node);
                 }
                 drop(state);
                 self.tell_cores(|| Letter::Unlink(node, boot));
             }
-            Effect::Notice(notice) => {
-                if let Notice::Reborn(boot) = notice {
+            GovernorEffect::Notice(notice) => {
+                if let GovernorNotice::RestartedEmpty(boot) = notice {
                     // Links of the life before tell the others the wrong one.
                     let party = Party { boot, ..Party::clone(&self.party()) };
                     *self.party.borrow_mut() = Arc::new(party);
@@ -242,12 +244,12 @@ impl Control {
                 }
                 self.tell_cores(|| Letter::Notice(notice.clone()));
             }
-            Effect::HandedOver => self.handed_over.set(true),
-            Effect::Log(LogLine { warning, kind, source, text }) => {
+            GovernorEffect::HandedOver => self.handed_over.set(true),
+            GovernorEffect::Log(LogLine { warning, kind, source, text }) => {
                 let level = if warning { Level::Warn } else { Level::Info };
                 self.node.log(level, kind, source, format_args!("{text}"));
             }
-            Effect::Superseded { by } => self.node.superseded(by),
+            GovernorEffect::Superseded { by } => self.node.superseded(by),
         }
     }
 
@@ -274,7 +276,7 @@ impl Control {
             match socket.recv_from(&mut buffer).await {
                 Ok((bytes, from)) => {
                     let bytes = &buffer[..bytes];
-                    self.event(Event::Datagram { from, bytes });
+                    self.event(GovernorEvent::Datagram { from, bytes });
                     // Receiving does not wait while there are datagrams.
                     glommio::yield_if_needed().await;
                 }
@@ -364,8 +366,8 @@ impl Control {
             let deadline = {
                 let state = self.state.borrow();
                 let may_dial = self.dialling.get() < DIALS_MAX;
-                let dials = may_dial.then(|| state.dials.next_deadline()).flatten();
-                [state.governor.next_deadline(), dials].into_iter().flatten().min()
+                let dialler = may_dial.then(|| state.dialler.next_deadline()).flatten();
+                [state.governor.next_deadline(), dialler].into_iter().flatten().min()
             };
             let wait = deadline.map_or(LOOK_EVERY, |at| at.since(now)).min(LOOK_EVERY);
             if !wait.is_zero() {
@@ -380,7 +382,7 @@ impl Control {
             let now = self.node.clock.now();
             let due = self.state.borrow().governor.next_deadline().is_some_and(|at| at <= now);
             if due {
-                self.event(Event::Tick);
+                self.event(GovernorEvent::Tick);
             }
             self.start_dials(now);
         }
@@ -392,7 +394,7 @@ impl Control {
         let control = self.clone();
         glommio::spawn_local(async move {
             if meet::is_refused(address).await {
-                control.event(Event::Refused { node, address });
+                control.event(GovernorEvent::ConnectionRefused { node, address });
             }
         })
         .detach();
@@ -400,7 +402,7 @@ impl Control {
 
     fn start_dials(self: &Rc<Self>, now: Instant) {
         while self.dialling.get() < DIALS_MAX {
-            let Some(dial) = self.state.borrow_mut().dials.next(now) else { return };
+            let Some(dial) = self.state.borrow_mut().dialler.next(now) else { return };
             self.dialling.set(self.dialling.get() + 1);
             let control = self.clone();
             let task = async move {
@@ -418,22 +420,22 @@ impl Control {
         let now = self.node.clock.now();
         match outcome {
             Ok(_) if !self.is_current(party) => {
-                self.state.borrow_mut().dials.failed(dial, now);
+                self.state.borrow_mut().dialler.failed(dial, now);
             }
             Ok((socket, session)) => {
                 let core_count = session.facts.core_count;
-                let wanted = self.state.borrow_mut().dials.succeeded(dial, core_count, now);
+                let wanted = self.state.borrow_mut().dialler.succeeded(dial, core_count, now);
                 if wanted {
                     self.met((socket, session), dial.serial);
                 }
             }
             Err(error) => {
-                self.state.borrow_mut().dials.failed(dial, now);
+                self.state.borrow_mut().dialler.failed(dial, now);
                 let text = format_args!("no link with {} yet: {error}", dial.address);
                 self.meet_trouble(dial.address.ip(), &error, text);
                 if error.is_refusal() {
-                    let (node, address) = (dial.ends.peer.node, dial.address);
-                    self.event(Event::Refused { node, address });
+                    let (node, address) = (dial.link.peer.node, dial.address);
+                    self.event(GovernorEvent::ConnectionRefused { node, address });
                 }
             }
         }
@@ -465,7 +467,7 @@ impl Control {
             self.party().frame_bytes_max as usize,
             move |from, bytes| {
                 if let Some(control) = deliver_to.upgrade() {
-                    control.event(Event::Message { from, bytes });
+                    control.event(GovernorEvent::Message { from, bytes });
                 }
             },
             move || {
@@ -494,13 +496,13 @@ impl Control {
     fn node_link_ended(self: &Rc<Self>, peer: Peer, serial: u64) {
         self.state.borrow_mut().node_links.remove(&peer.node);
         self.lost_node_link(peer, serial);
-        self.event(Event::LinkLost { node: peer.node });
+        self.event(GovernorEvent::LinkLost { node: peer.node });
     }
 
     fn lost_node_link(&self, peer: Peer, serial: u64) {
         let now = self.node.clock.now();
         let mut state = self.state.borrow_mut();
-        state.dials.lost(Ends { core: NODE_CORE, peer }, serial, now);
+        state.dialler.lost(LinkId { core: NODE_CORE, peer }, serial, now);
         drop(state);
         self.nudge();
     }

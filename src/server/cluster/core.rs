@@ -11,10 +11,10 @@ use log::Level;
 
 use super::links::{LinkSettings, Links};
 use super::{Letter, Report};
-use crate::cluster::dials::Ends;
+use crate::cluster::dialler::LinkId;
 use crate::cluster::frame::BODY_BYTES_MAX;
+use crate::cluster::governor_notice::GovernorNotice;
 use crate::cluster::link::{LinkEvent, Peer};
-use crate::cluster::notice::Notice;
 use crate::cluster::peers::BreakerChange;
 use crate::cluster::version::Version;
 use crate::config::{ClusterConfig, Config};
@@ -31,7 +31,7 @@ pub enum News {
     /// A link came or went.
     Link(LinkEvent),
     /// What the governor tells all cores.
-    Notice(Notice),
+    Notice(GovernorNotice),
 }
 
 /// The cluster's part of a core.
@@ -73,7 +73,7 @@ impl CoreCluster {
                 Letter::Link(link) => self.links.add(link),
                 Letter::Unlink(node, boot) => self.links.end_node(node, boot),
                 Letter::Notice(notice) => {
-                    if let Notice::Reborn(_) = notice {
+                    if let GovernorNotice::RestartedEmpty(_) = notice {
                         self.links.end_all();
                     }
                     return Some(News::Notice(notice));
@@ -108,8 +108,8 @@ impl CoreCluster {
         }
         let mut any = false;
         for lost in self.links.take_lost() {
-            let ends = Ends { core, peer: lost.peer };
-            node.mail.control.post(Report::Lost { ends, serial: lost.serial });
+            let link = LinkId { core, peer: lost.peer };
+            node.mail.control.post(Report::Lost { link, serial: lost.serial });
             any = true;
         }
         if any {

@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::control::Control;
-use crate::cluster::governor::Event;
+use crate::cluster::governor::GovernorEvent;
 use crate::config::ClusterConfig;
 use crate::server::inquiry::Wish;
 use crate::shard::Gauges;
@@ -33,7 +33,7 @@ pub async fn leave(control: Rc<Control>) {
     let before = holdings(&control).await.unwrap_or_default();
     log::info!("leaving the cluster: other nodes have {limit:?} to copy this node's items");
     let begun = Instant::now();
-    control.event(Event::Leave);
+    control.event(GovernorEvent::Leave);
     let (mut now, mut count_at, mut tell_at) = (before, COUNT_EVERY, TELL_EVERY);
     while !control.handed_over.get() && begun.elapsed() < limit && !control.node.is_hurried() {
         glommio::timer::sleep(LOOK_EVERY.min(limit)).await;
@@ -50,7 +50,7 @@ pub async fn leave(control: Rc<Control>) {
     let (warning, text) = account(config, control.handed_over.get(), before, now);
     let level = if warning { log::Level::Warn } else { log::Level::Info };
     log::log!(level, "{text}, after {:.1} s", begun.elapsed().as_secs_f64());
-    control.event(Event::Goodbye);
+    control.event(GovernorEvent::Shutdown);
     control.node.stop();
 }
 

@@ -12,7 +12,7 @@ use futures_lite::{AsyncReadExt, AsyncWriteExt};
 use glommio::net::TcpStream;
 
 use super::sockets;
-use crate::cluster::dials::{Dial, Ends};
+use crate::cluster::dialler::{Dial, LinkId};
 use crate::cluster::handshake::{
     Caller, HEAD_BYTES, Handshake, HandshakeError, HandshakeRefusal, HandshakeStep, LinkSession,
     Nonce, Party,
@@ -77,7 +77,7 @@ pub type Met = (OwnedFd, Box<LinkSession>);
 /// When the other side cannot be reached, is slow, or one side refuses the other.
 pub async fn dial(party: Arc<Party>, dial: &Dial, pass: u64) -> Result<Met, MeetError> {
     let mut opening = Vec::new();
-    let Ends { core, peer } = dial.ends;
+    let LinkId { core, peer } = dial.link;
     let handshake = Handshake::dial(party, core, peer, pass, nonce()?, &mut opening);
     in_time(async {
         let connected = TcpStream::connect_timeout(dial.address, PATIENCE).await;

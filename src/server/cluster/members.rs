@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use crate::cluster::governor::{Governor, MemberStatus};
 use crate::cluster::handshake::Party;
 use crate::cluster::identity::{Boot, NodeKey};
-use crate::cluster::link::{ClientEnd, PeerFacts};
+use crate::cluster::link::{ClientEndpoint, PeerFacts};
 use crate::cluster::membership::Health;
 use crate::cluster::roster::RosterMember;
 use crate::ring::NODES_MAX;
@@ -20,7 +20,7 @@ use crate::stats::{ClusterView, RingNodeView};
 pub fn view(
     governor: &Governor,
     me: &Party,
-    told: &mut HashMap<NodeKey, (PeerFacts, ClientEnd)>,
+    told: &mut HashMap<NodeKey, (PeerFacts, ClientEndpoint)>,
 ) -> ClusterView {
     let members = governor.members();
     if told.len() > NODES_MAX {
@@ -54,7 +54,7 @@ pub fn view(
 fn ring_node_view(
     member: &RosterMember,
     members: &[MemberStatus],
-    told: Option<(PeerFacts, ClientEnd)>,
+    told: Option<(PeerFacts, ClientEndpoint)>,
 ) -> RingNodeView {
     let is_it = |status: &&MemberStatus| status.key == member.key && status.boot == member.boot;
     let this_boot = |boot: Boot| boot == member.boot;

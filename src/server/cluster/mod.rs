@@ -11,9 +11,9 @@
 //! Connections are made and shaken hands over on the control executor, where waiting harms nobody,
 //! and live on the net ring of the core they are for.
 
-use crate::cluster::dials::Ends;
+use crate::cluster::dialler::LinkId;
+use crate::cluster::governor_notice::GovernorNotice;
 use crate::cluster::identity::{Boot, NodeKey};
-use crate::cluster::notice::Notice;
 use crate::cluster::version::Version;
 
 pub mod control;
@@ -37,7 +37,7 @@ pub enum Letter {
     /// Links with this life of a node, or earlier ones, shall end.
     Unlink(NodeKey, Boot),
     /// What all cores must know. All links end with the node's life.
-    Notice(Notice),
+    Notice(GovernorNotice),
 }
 
 /// What a core tells the control executor.
@@ -46,7 +46,7 @@ pub enum Report {
     /// A link of this core is gone.
     Lost {
         /// Between whom.
-        ends: Ends,
+        link: LinkId,
         /// The dial it came from.
         serial: u64,
     },

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use rand::RngExt;
-use ringlane::cluster::governor::Event as Told;
+use ringlane::cluster::governor::GovernorEvent;
 
 use super::World;
 use crate::agenda::Happening;
@@ -71,14 +71,14 @@ impl World {
                     self.trace(|| format!("n{at} leaves"));
                     self.nodes[at].told_to_leave = true;
                     self.on(at, |node, now, linked, wants| {
-                        node.on_governor(Told::Leave, now, linked, wants);
+                        node.on_governor(GovernorEvent::Leave, now, linked, wants);
                     });
                 }
             }
             11 if self.is_healthy() => {
                 let weight = self.random.random_range(1..4);
                 self.on(at, |node, now, linked, wants| {
-                    node.on_governor(Told::Weigh(weight), now, linked, wants);
+                    node.on_governor(GovernorEvent::SetWeight(weight), now, linked, wants);
                 });
             }
             12 => {

@@ -155,7 +155,7 @@ impl Coordinator {
         peers.sort_unstable();
         let next = peers.iter().find(|peer| self.comparing.last.is_none_or(|last| **peer > last));
         let Some(with) = next.or(peers.first()).copied() else { return };
-        let tombstone = self.settings.lifetimes.tombstone;
+        let tombstone = self.settings.retention.tombstone;
         let version = |back: Duration| {
             let millis = turn.now.as_millis().saturating_sub(back.as_millis() as u64);
             Version::at(Instant::from_millis(millis))

@@ -199,7 +199,7 @@ impl Coordinator {
 
     /// For how long a peer must have said nothing.
     pub(super) fn silent_after(&self) -> Duration {
-        SILENT_AFTER.max(self.settings.lifetimes.operation / SILENT_PART)
+        SILENT_AFTER.max(self.settings.retention.operation / SILENT_PART)
     }
 
     /// Looks at the replicas that an operation waits for. Who is away is done without. Who is slow

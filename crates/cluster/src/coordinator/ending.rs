@@ -21,7 +21,7 @@ impl Coordinator {
             }
             Stage::Congested(to) => {
                 // A link on which nothing moved in all that time is not merely congested.
-                let began = operation.until.before(self.settings.lifetimes.operation);
+                let began = operation.until.before(self.settings.retention.operation);
                 if matches!(operation.origin, Origin::Client(_)) && self.peers.is_silent(to, began)
                 {
                     self.peers.failed(to.node, turn.now);

@@ -70,7 +70,7 @@ impl Coordinator {
                 }
                 Sent::Later => {
                     operation.replicas[at].state = State::Congested;
-                    self.peers.not_asked(node, turn.now);
+                    self.peers.not_sent(node, turn.now);
                 }
                 Sent::No => self.peers.failed(node, turn.now),
             }

@@ -155,7 +155,7 @@ impl Coordinator {
             let out = match turn.outside.room_for(to, operation.request.len()) {
                 Room::Open(out) => out,
                 Room::Full => {
-                    self.peers.not_asked(*node, turn.now);
+                    self.peers.not_sent(*node, turn.now);
                     return self.congest(id, operation, to);
                 }
                 Room::Unlinked => {

@@ -8,7 +8,7 @@ use super::super::flow::LONG_BYTES;
 use super::super::hints::HintSettings;
 use super::super::hot_keys::HotKeySettings;
 use super::super::quorum::Replication;
-use super::super::record::Lifetimes;
+use super::super::record::RetentionTimes;
 use ringlane_ring::RingHash;
 use ringlane_types::hash::HashSecret;
 
@@ -18,7 +18,7 @@ pub struct CoordinatorSettings {
     /// Copies and quorums.
     pub replication: Replication,
     /// How long traces of a write may turn up.
-    pub lifetimes: Lifetimes,
+    pub retention: RetentionTimes,
     /// Most operations under way; a request beyond is answered as if no replica could be reached.
     pub operations_max: usize,
     /// Bytes of requests under way, beyond which a long one is refused: what is held is at most
@@ -51,7 +51,7 @@ impl CoordinatorSettings {
     pub fn new(replication: Replication, hash_secret: Rc<HashSecret>) -> Self {
         Self {
             replication,
-            lifetimes: Lifetimes::default(),
+            retention: RetentionTimes::default(),
             operations_max: 1 << 16,
             operation_bytes_max: 64 << 20,
             long_bytes: LONG_BYTES,

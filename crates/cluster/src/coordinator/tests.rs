@@ -5,7 +5,7 @@ use crate::hot_keys::HotKeySettings;
 use crate::identity::Identity;
 use crate::message::{ForwardOutcome, Messages, ReadOutcome, WriteOutcome};
 use crate::quorum::Replication;
-use crate::record::{Content, Lifetimes, Record};
+use crate::record::{Content, Record, RetentionTimes};
 use crate::roster::{Change, Roster, RosterMember};
 use crate::store::MapStore;
 use ringlane_ring::{RingHash, RingParameters};
@@ -93,7 +93,7 @@ impl Bench {
             let Identity { id, key, boot, gossip, link, .. } = identity(number);
             RosterMember { id, key, boot, weight: 1, slot: 0, gossip, link }
         };
-        let mut roster = Roster::found(member(1), 1);
+        let mut roster = Roster::initial(member(1), 1);
         for number in 2..=count {
             roster = roster.with([&Change::Add(member(number))]).expect("another member");
         }
@@ -376,7 +376,7 @@ fn requests_that_wait_for_each_other_all_end_with_the_timeout_of_the_first() {
         assert!(bench.ask(1, sequence, &key, set(b"two")).messages.is_empty());
     }
     bench.ask(1, 12, &key, get());
-    bench.now = NOW.after(Lifetimes::default().operation);
+    bench.now = NOW.after(RetentionTimes::default().operation);
     let said = bench.with(|coordinator, turn| coordinator.tick(turn));
     let bodies = Messages::new(&said.messages).map(|body| body.expect("whole"));
     let tried = bodies.filter(|body| matches!(Message::read(body), Ok(Message::Write { .. })));

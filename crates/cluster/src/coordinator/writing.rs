@@ -131,7 +131,7 @@ impl Coordinator {
         let out = match outside.room_for(to, record.value_bytes()) {
             Room::Open(out) => out,
             Room::Full => {
-                self.peers.not_asked(node, now);
+                self.peers.not_sent(node, now);
                 self.wait_for_room(to, id);
                 return Sent::Later;
             }

@@ -3,15 +3,15 @@
 use core::net::SocketAddr;
 use std::sync::Arc;
 
+use super::super::governor_notice::GovernorNotice;
 use super::super::identity::{Boot, NodeKey};
 use super::super::membership::Health;
-use super::super::notice::Notice;
 use super::super::version::Version;
 use ringlane_types::log_limiter::LogKind;
 
 /// What happens to the governor.
 #[derive(Clone, Copy, Debug)]
-pub enum Event<'b> {
+pub enum GovernorEvent<'b> {
     /// Begin. Comes first, once.
     Start,
     /// The nearest deadline has come; harmless at any time.
@@ -36,7 +36,7 @@ pub enum Event<'b> {
         node: NodeKey,
     },
     /// Nobody listens where a node takes connections: its host has said so.
-    Refused {
+    ConnectionRefused {
         /// The node.
         node: NodeKey,
         /// Where.
@@ -52,16 +52,16 @@ pub enum Event<'b> {
     /// A client of this node wants everything of a version up to this one gone, everywhere.
     Flush(Version),
     /// This node's weight is another from now on.
-    Weigh(u32),
-    /// Leave the roster. [`Effect::HandedOver`] follows when others hold what was held here.
+    SetWeight(u32),
+    /// Leave the roster. [`GovernorEffect::HandedOver`] follows when others hold what was held here.
     Leave,
     /// Say goodbye. Nothing is sent or believed afterwards.
-    Goodbye,
+    Shutdown,
 }
 
 /// What is to be done because of an event.
 #[derive(Clone, Debug)]
-pub enum Effect {
+pub enum GovernorEffect {
     /// Send a gossip datagram.
     Datagram {
         /// Where to.
@@ -77,8 +77,8 @@ pub enum Effect {
         bytes: Vec<u8>,
     },
     /// Try to connect with a node; if its host says that nobody listens there,
-    /// [`Event::Refused`] follows. Of what else comes of it nothing need be told.
-    Call {
+    /// [`GovernorEvent::ConnectionRefused`] follows. Of what else comes of it nothing need be told.
+    ProbeListener {
         /// The node.
         node: NodeKey,
         /// Where it takes connections.
@@ -96,7 +96,7 @@ pub enum Effect {
         wanted: bool,
     },
     /// Tell all cores of this node.
-    Notice(Notice),
+    Notice(GovernorNotice),
     /// This node's place is taken by another process, or by a later life: it must end.
     Superseded {
         /// Where the other one is, or was.

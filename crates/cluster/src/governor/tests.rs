@@ -63,35 +63,35 @@ impl World {
         };
         self.nodes.push(node);
         let at = self.nodes.len() - 1;
-        self.deliver(at, Event::Start);
+        self.deliver(at, GovernorEvent::Start);
         at
     }
 
-    fn deliver(&mut self, at: usize, event: Event<'_>) {
+    fn deliver(&mut self, at: usize, event: GovernorEvent<'_>) {
         let mut effects = Vec::new();
         self.nodes[at].governor.handle(event, self.now, &mut effects);
         let key = self.nodes[at].governor.identity().key;
         for effect in effects {
             match effect {
-                Effect::Datagram { to, bytes } => {
+                GovernorEffect::Datagram { to, bytes } => {
                     let from = self.nodes[at].address;
                     if let Some(to) = self.find(|node| node.address == to) {
-                        self.deliver(to, Event::Datagram { from, bytes: &bytes });
+                        self.deliver(to, GovernorEvent::Datagram { from, bytes: &bytes });
                     }
                 }
-                Effect::Send { to, bytes } if !self.unlinked => {
+                GovernorEffect::Send { to, bytes } if !self.unlinked => {
                     if let Some(to) = self.find(|node| node.governor.identity().key == to) {
-                        self.deliver(to, Event::Message { from: key, bytes: &bytes });
+                        self.deliver(to, GovernorEvent::Message { from: key, bytes: &bytes });
                     }
                 }
-                Effect::Notice(Notice::Placed(view)) => {
+                GovernorEffect::Notice(GovernorNotice::ViewChanged(view)) => {
                     let epoch = view.epoch();
                     self.nodes[at].view = Some(view);
                     if !self.unsettled {
-                        self.deliver(at, Event::Settled { core: 0, epoch });
+                        self.deliver(at, GovernorEvent::Settled { core: 0, epoch });
                     }
                 }
-                Effect::HandedOver => self.nodes[at].handed_over = true,
+                GovernorEffect::HandedOver => self.nodes[at].handed_over = true,
                 _ => {}
             }
         }
@@ -107,7 +107,7 @@ impl World {
             for at in 0..self.nodes.len() {
                 let due = self.nodes[at].governor.next_deadline().is_some_and(|d| d <= self.now);
                 if self.nodes[at].running && due {
-                    self.deliver(at, Event::Tick);
+                    self.deliver(at, GovernorEvent::Tick);
                 }
             }
         }
@@ -231,7 +231,7 @@ fn a_leaving_node_is_removed_and_hears_when_it_may_go() {
     world.start("a", 1, &[]);
     let b = world.start("b", 2, &[1]);
     world.run(10);
-    world.deliver(b, Event::Leave);
+    world.deliver(b, GovernorEvent::Leave);
     world.run(10);
     assert_eq!(world.members(0), ["a"]);
     assert!(world.nodes[b].handed_over);
@@ -245,7 +245,7 @@ fn a_leaving_node_waits_for_those_that_it_cannot_reach_any_more() {
     let c = world.start("c", 3, &[1]);
     world.run(10);
     world.unsettled = true;
-    world.deliver(b, Event::Leave);
+    world.deliver(b, GovernorEvent::Leave);
     world.run(2);
     assert_eq!(world.members(b), ["a", "c"]);
     let epoch = world.nodes[b].view.as_ref().unwrap().epoch();
@@ -254,7 +254,7 @@ fn a_leaving_node_waits_for_those_that_it_cannot_reach_any_more() {
     assert!(!world.nodes[b].handed_over, "nobody has said that he copied anything");
     for at in [0, c] {
         world.nodes[at].running = true;
-        world.deliver(at, Event::Settled { core: 0, epoch });
+        world.deliver(at, GovernorEvent::Settled { core: 0, epoch });
     }
     world.run(10);
     assert!(world.nodes[b].handed_over);
@@ -267,7 +267,7 @@ fn a_flush_reaches_those_that_come_back_later() {
     let b = world.start("b", 2, &[1]);
     world.run(10);
     world.nodes[b].running = false;
-    world.deliver(0, Event::Flush(Version(77)));
+    world.deliver(0, GovernorEvent::Flush(Version(77)));
     world.nodes[b].running = true;
     world.run(5);
     assert_eq!(world.nodes[b].governor.flushed, Version(77));
@@ -283,24 +283,30 @@ fn a_node_whose_link_is_lost_is_called_until_its_host_refuses() {
     let calls = |world: &mut World, event| {
         let mut effects = Vec::new();
         world.nodes[0].governor.handle(event, world.now, &mut effects);
-        effects.iter().filter(|effect| matches!(effect, Effect::Call { .. })).count()
+        effects
+            .iter()
+            .filter(|effect| matches!(effect, GovernorEffect::ProbeListener { .. }))
+            .count()
     };
     world.nodes[1].running = false;
-    assert_eq!(calls(&mut world, Event::LinkLost { node: b.key }), 1, "called at once");
+    assert_eq!(calls(&mut world, GovernorEvent::LinkLost { node: b.key }), 1, "called at once");
     world.now = world.now.after(Duration::from_millis(60));
-    assert_eq!(calls(&mut world, Event::Tick), 1, "and again, as it may be about to close");
-    let elsewhere = Event::Refused { node: b.key, address: address(9) };
+    assert_eq!(calls(&mut world, GovernorEvent::Tick), 1, "and again, as it may be about to close");
+    let elsewhere = GovernorEvent::ConnectionRefused { node: b.key, address: address(9) };
     assert_eq!(calls(&mut world, elsewhere), 0);
     let health = |world: &World| {
         let members = world.nodes[0].governor.members();
         members.iter().find(|member| member.key == b.key).map(|member| member.health)
     };
     assert_eq!(health(&world), Some(Health::Alive), "that was another place");
-    assert_eq!(calls(&mut world, Event::Refused { node: b.key, address: b.link }), 0);
+    assert_eq!(
+        calls(&mut world, GovernorEvent::ConnectionRefused { node: b.key, address: b.link }),
+        0
+    );
     assert_eq!(health(&world), Some(Health::Suspect));
     world.run(2);
     assert_eq!(health(&world), Some(Health::Dead));
-    assert_eq!(calls(&mut world, Event::LinkLost { node: b.key }), 0, "that is known");
+    assert_eq!(calls(&mut world, GovernorEvent::LinkLost { node: b.key }), 0, "that is known");
 }
 
 #[test]
@@ -310,7 +316,7 @@ fn a_node_without_others_does_not_wait_for_them_when_it_leaves() {
     world.start("stray", 3, &[9]);
     world.run(10);
     for at in 0..2 {
-        world.deliver(at, Event::Leave);
+        world.deliver(at, GovernorEvent::Leave);
         assert!(world.nodes[at].handed_over, "node {at}");
     }
 }
@@ -322,7 +328,7 @@ fn a_node_that_cannot_reach_others_waits_for_them_when_it_leaves() {
     world.start("b", 2, &[1]);
     world.run(10);
     world.nodes[1].running = false;
-    world.deliver(0, Event::Leave);
+    world.deliver(0, GovernorEvent::Leave);
     world.run(8);
     assert!(!world.nodes[0].handed_over);
 }

@@ -11,8 +11,8 @@ fn terms(name: &str) -> Terms {
     Terms::new(name, RingParameters::default(), Replication::default())
 }
 
-fn clients() -> ClientEnd {
-    ClientEnd { ip: Some([10, 0, 0, 1].into()), port: 11211, shard_ports: Some(21000) }
+fn clients() -> ClientEndpoint {
+    ClientEndpoint { ip: Some([10, 0, 0, 1].into()), port: 11211, shard_ports: Some(21000) }
 }
 
 fn party(id: &str, key: Option<&[u8]>) -> Party {
@@ -24,7 +24,7 @@ fn party(id: &str, key: Option<&[u8]>) -> Party {
         frame_bytes_max: 1 << 20,
         clients: clients(),
         terms: terms("test"),
-        key: key.map(Key::from_file_contents),
+        key: key.map(AuthKey::from_file_contents),
         listed: None,
     }
 }
@@ -132,8 +132,8 @@ fn a_wrong_or_missing_key_is_refused_and_both_know_why() {
         [(Some(&b"one"[..]), Some(&b"two"[..])), (Some(b"one"), None), (None, Some(b"two"))]
     {
         let mut parties = pair(None);
-        parties[0].key = first.map(Key::from_file_contents);
-        parties[1].key = second.map(Key::from_file_contents);
+        parties[0].key = first.map(AuthKey::from_file_contents);
+        parties[1].key = second.map(AuthKey::from_file_contents);
         assert_refused(&meet(&parties), 1, HandshakeRefusal::Key);
     }
 }

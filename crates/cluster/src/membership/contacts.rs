@@ -16,7 +16,7 @@ use core::net::SocketAddr;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::super::frame::Key;
+use super::super::frame::AuthKey;
 use super::super::identity::{Boot, Identity, NodeKey};
 use super::super::wire::Writer;
 use ringlane_types::time::Instant;
@@ -36,7 +36,7 @@ const UNVERIFIED_PROBES_PER_SECOND: u64 = 64;
 /// What makes cookies and nonces that nobody can guess.
 #[derive(Debug)]
 pub(super) struct Secret {
-    key: Key,
+    key: AuthKey,
     nonces: u64,
 }
 
@@ -44,7 +44,7 @@ impl Secret {
     /// The secret of one life, from bits that nobody else knows.
     pub fn new(bits: [u64; 4]) -> Self {
         let bytes: Vec<u8> = bits.iter().flat_map(|word| word.to_le_bytes()).collect();
-        Self { key: Key::from_file_contents(&bytes).child(&[b"cookies"]), nonces: 0 }
+        Self { key: AuthKey::from_file_contents(&bytes).child(&[b"cookies"]), nonces: 0 }
     }
 
     /// What `address` must show. Never 0, which stands for none.

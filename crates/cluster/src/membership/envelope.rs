@@ -154,7 +154,7 @@ pub(super) struct IdHolder {
 /// Wraps and unwraps this node's datagrams.
 pub(super) struct Envelope {
     terms: Terms,
-    key: Option<Key>,
+    key: Option<AuthKey>,
     sender: NodeKey,
     boot: Boot,
     /// The last number used.

@@ -33,7 +33,7 @@ struct World {
 
 struct Node {
     membership: Membership,
-    events: Vec<Effect>,
+    events: Vec<MembershipEffect>,
 }
 
 impl World {
@@ -58,7 +58,7 @@ impl World {
         let identity = Identity::new(&format!("n{number}"), boot, address(at), address(at));
         let mut membership = Membership::new(identity, &settings, number as u64);
         let mut effects = Vec::new();
-        membership.handle(Event::Start, self.now, &mut effects);
+        membership.handle(MembershipEvent::Start, self.now, &mut effects);
         self.nodes.insert(address(at), Node { membership, events: Vec::new() });
         self.perform(address(at), effects);
     }
@@ -70,7 +70,7 @@ impl World {
     fn leave(&mut self, number: u8) {
         let node = self.nodes.get_mut(&address(number)).unwrap();
         let mut effects = Vec::new();
-        node.membership.handle(Event::Leave, self.now, &mut effects);
+        node.membership.handle(MembershipEvent::Leave, self.now, &mut effects);
         self.perform(address(number), effects);
     }
 
@@ -79,9 +79,9 @@ impl World {
             one.iter().flat_map(|&a| other.iter().flat_map(move |&b| [(a, b), (b, a)])).collect();
     }
 
-    fn perform(&mut self, from: SocketAddr, effects: Vec<Effect>) {
+    fn perform(&mut self, from: SocketAddr, effects: Vec<MembershipEffect>) {
         for effect in effects {
-            let Effect::Send { to, bytes } = effect else {
+            let MembershipEffect::Send { to, bytes } = effect else {
                 if let Some(node) = self.nodes.get_mut(&from) {
                     node.events.push(effect);
                 }
@@ -114,7 +114,7 @@ impl World {
             for at in self.nodes.keys().copied().collect::<Vec<_>>() {
                 let mut effects = Vec::new();
                 let node = self.nodes.get_mut(&at).unwrap();
-                node.membership.handle(Event::Tick, self.now, &mut effects);
+                node.membership.handle(MembershipEvent::Tick, self.now, &mut effects);
                 self.perform(at, effects);
             }
         }
@@ -124,7 +124,11 @@ impl World {
     fn deliver(&mut self, from: SocketAddr, to: SocketAddr, bytes: &[u8]) {
         let mut effects = Vec::new();
         if let Some(node) = self.nodes.get_mut(&to) {
-            node.membership.handle(Event::Datagram { from, bytes }, self.now, &mut effects);
+            node.membership.handle(
+                MembershipEvent::Datagram { from, bytes },
+                self.now,
+                &mut effects,
+            );
             self.perform(to, effects);
         }
     }
@@ -136,7 +140,7 @@ impl World {
         alive.map(|(identity, _)| identity.id.to_string()).collect()
     }
 
-    fn events(&mut self, number: u8) -> Vec<Effect> {
+    fn events(&mut self, number: u8) -> Vec<MembershipEffect> {
         std::mem::take(&mut self.nodes.get_mut(&address(number)).unwrap().events)
     }
 
@@ -176,10 +180,10 @@ fn chain(number: u8) -> MembershipSettings {
 
 const BEFORE: [u8; 9] = [0, 0, 1, 2, 3, 4, 5, 6, 7];
 
-fn deaths(events: &[Effect]) -> Vec<&str> {
+fn deaths(events: &[MembershipEffect]) -> Vec<&str> {
     let mut dead = Vec::new();
     for effect in events {
-        if let Effect::Dead(identity) = effect {
+        if let MembershipEffect::Dead(identity) = effect {
             dead.push(&*identity.id);
         }
     }
@@ -233,7 +237,7 @@ fn a_restarted_node_is_known_under_its_new_boot() {
     world.run(Duration::from_secs(5));
     world.assert_complete(&[1, 2, 3]);
     let alive = world.events(1).into_iter().find_map(|effect| match effect {
-        Effect::Alive(identity) if &*identity.id == "n2" => Some(identity.boot),
+        MembershipEffect::Alive(identity) if &*identity.id == "n2" => Some(identity.boot),
         _ => None,
     });
     assert!(alive.expect("node 2 came up") > before);
@@ -290,7 +294,7 @@ fn a_dead_node_is_forgotten_after_the_configured_time() {
 #[test]
 fn a_stranger_is_refused_and_both_sides_learn_why() {
     let keyed = |settings, key: &[u8]| MembershipSettings {
-        key: Some(Key::from_file_contents(key)),
+        key: Some(AuthKey::from_file_contents(key)),
         ..settings
     };
     let other_ring = RingParameters { points_per_weight: 100, ..Default::default() };
@@ -318,15 +322,17 @@ fn a_stranger_is_refused_and_both_sides_learn_why() {
         world.start(3, outside);
         world.run(Duration::from_secs(5));
         assert!(world.alive(1).is_empty() && world.alive(3).is_empty(), "{reason:?}");
-        assert!(world.events(1).contains(&Effect::Refused { from: address(3), reason }));
-        assert!(world.events(3).contains(&Effect::RefusedBy { from: address(1), reason }));
+        assert!(world.events(1).contains(&MembershipEffect::Refused { from: address(3), reason }));
+        assert!(
+            world.events(3).contains(&MembershipEffect::RefusedBy { from: address(1), reason })
+        );
     }
 }
 
 #[test]
 fn a_keyed_cluster_forms_and_believes_no_recording() {
     let keyed = |number| MembershipSettings {
-        key: Some(Key::from_file_contents(b"secret")),
+        key: Some(AuthKey::from_file_contents(b"secret")),
         ..chain(number)
     };
     let mut world = cluster(3, keyed);
@@ -339,8 +345,9 @@ fn a_keyed_cluster_forms_and_believes_no_recording() {
     }
     let refused = world.events(1);
     assert_eq!(refused.len(), to_first.len());
-    let replay =
-        |effect: &Effect| matches!(effect, Effect::Refused { reason: GossipRefusal::Replay, .. });
+    let replay = |effect: &MembershipEffect| {
+        matches!(effect, MembershipEffect::Refused { reason: GossipRefusal::Replay, .. })
+    };
     assert!(refused.iter().all(replay));
     // Nor after a restart, when the numbers seen before are forgotten: by then they are too old.
     world.run(Duration::from_secs(40));
@@ -352,15 +359,15 @@ fn a_keyed_cluster_forms_and_believes_no_recording() {
     assert!(world.events(1).iter().all(replay));
 }
 
-fn superseded(events: &[Effect]) -> bool {
-    events.iter().any(|effect| matches!(effect, Effect::Superseded { .. }))
+fn superseded(events: &[MembershipEffect]) -> bool {
+    events.iter().any(|effect| matches!(effect, MembershipEffect::Superseded { .. }))
 }
 
 #[test]
 fn of_two_processes_with_one_id_the_one_that_is_there_stays() {
     for keyed in [false, true] {
         let settings = |mut settings: MembershipSettings| {
-            settings.key = keyed.then(|| Key::from_file_contents(b"secret"));
+            settings.key = keyed.then(|| AuthKey::from_file_contents(b"secret"));
             settings
         };
         let mut world = cluster(3, |number| settings(chain(number)));
@@ -463,16 +470,16 @@ impl Forger {
 }
 
 /// What the node at `to` sends because of a datagram.
-fn reaction(world: &mut World, from: SocketAddr, to: u8, bytes: &[u8]) -> Vec<Effect> {
+fn reaction(world: &mut World, from: SocketAddr, to: u8, bytes: &[u8]) -> Vec<MembershipEffect> {
     let node = world.nodes.get_mut(&address(to)).unwrap();
     let mut effects = Vec::new();
-    node.membership.handle(Event::Datagram { from, bytes }, world.now, &mut effects);
+    node.membership.handle(MembershipEvent::Datagram { from, bytes }, world.now, &mut effects);
     effects
 }
 
-fn sent_bytes(effects: &[Effect]) -> usize {
+fn sent_bytes(effects: &[MembershipEffect]) -> usize {
     let sent = effects.iter().map(|effect| match effect {
-        Effect::Send { bytes, .. } => bytes.len(),
+        MembershipEffect::Send { bytes, .. } => bytes.len(),
         _ => 0,
     });
     sent.sum()
@@ -580,7 +587,7 @@ fn nobody_is_sent_more_than_was_asked_with_in_his_name() {
 }
 
 /// A member that lies, among three that do not: what it says reaches node 1 as its own gossip.
-fn liar_says(world: &mut World, updates: Vec<foca::Member<Identity>>) -> Vec<Effect> {
+fn liar_says(world: &mut World, updates: Vec<foca::Member<Identity>>) -> Vec<MembershipEffect> {
     let listener = world.nodes[&address(1)].membership.identity().clone();
     let liar = world.nodes.get_mut(&address(4)).expect("the liar is a member");
     let source = liar.membership.identity().clone();
@@ -593,7 +600,9 @@ fn liar_says(world: &mut World, updates: Vec<foca::Member<Identity>>) -> Vec<Eff
     let mut effects = Vec::new();
     let gossip = Gossip { header, updates }.write();
     liar.membership.send_gossip(address(1), gossip, world.now, &mut effects);
-    let Some(Effect::Send { bytes, .. }) = effects.pop() else { panic!("it knows node 1") };
+    let Some(MembershipEffect::Send { bytes, .. }) = effects.pop() else {
+        panic!("it knows node 1")
+    };
     reaction(world, address(4), 1, &bytes)
 }
 
@@ -610,7 +619,10 @@ fn third_parties_are_not_called_because_a_member_names_them() {
             })
             .collect();
         let effects = liar_says(&mut world, updates);
-        assert!(!effects.iter().any(|effect| matches!(effect, Effect::Alive(_))), "{effects:?}");
+        assert!(
+            !effects.iter().any(|effect| matches!(effect, MembershipEffect::Alive(_))),
+            "{effects:?}"
+        );
         probes += effects.len();
         sent += sent_bytes(&effects);
     }
@@ -668,7 +680,7 @@ fn links_are_for_living_members_that_receive_at_their_address() {
 fn nodes_of_an_earlier_version_are_refused_with_the_reason() {
     let mut world = cluster(2, chain);
     let bytes = [b"RLg1", &[0u8; 60][..]].concat();
-    let refused = Effect::Refused { from: address(9), reason: GossipRefusal::Version };
+    let refused = MembershipEffect::Refused { from: address(9), reason: GossipRefusal::Version };
     assert_eq!(reaction(&mut world, address(9), 1, &bytes), [refused]);
 }
 
@@ -703,7 +715,7 @@ fn refused(world: &mut World, number: u8, suspect: u8) {
     let node = world.nodes.get_mut(&address(number)).unwrap();
     let boot = node.membership.known[&identity.key].identity.boot;
     let mut effects = Vec::new();
-    let event = Event::Refused { node: identity.key, boot };
+    let event = MembershipEvent::ListenerGone { node: identity.key, boot };
     node.membership.handle(event, world.now, &mut effects);
     world.perform(address(number), effects);
 }

@@ -11,7 +11,7 @@ const NODE_TAGS: u8 = 64;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NodeMessage<'b> {
     /// About the next roster.
-    Consensus(roster_consensus::Message),
+    Consensus(roster_consensus::ConsensusMessage),
     /// How the sender stands.
     Status {
         /// Digest of its roster.
@@ -159,7 +159,7 @@ impl<'b> NodeMessage<'b> {
     pub fn read(bytes: &'b [u8]) -> Result<Self, Malformed> {
         let mut reader = Reader::new(bytes);
         let message = match reader.u8()?.checked_sub(NODE_TAGS).ok_or(Malformed)? {
-            0 => NodeMessage::Consensus(roster_consensus::Message::read(&mut reader)?),
+            0 => NodeMessage::Consensus(roster_consensus::ConsensusMessage::read(&mut reader)?),
             1 => {
                 let (stamp, epoch, settled) = (reader.u64()?, reader.u64()?, reader.u64()?);
                 let flushed = Version(reader.u64()?);

@@ -72,7 +72,7 @@ fn all() -> Vec<Message<'static>> {
 
 fn all_of_nodes() -> Vec<NodeMessage<'static>> {
     vec![
-        NodeMessage::Consensus(roster_consensus::Message::RequestChain { digest: 1 }),
+        NodeMessage::Consensus(roster_consensus::ConsensusMessage::RequestChain { digest: 1 }),
         NodeMessage::Status { stamp: 1, epoch: 2, settled: 3, flushed: Version(4) },
         NodeMessage::Pull { epoch: 1, cursor: 2, bytes_max: 3 },
         NodeMessage::Pulled { epoch: 1, cursor: 2, next: Some(3), merges: b"m" },

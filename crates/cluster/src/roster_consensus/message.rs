@@ -8,7 +8,7 @@ use super::super::identity::{Boot, NodeKey};
 use super::super::roster::{Change, Roster};
 use super::super::wire::{Malformed, Reader, Writer};
 
-/// Most rosters of one [`Message::Chain`].
+/// Most rosters of one [`ConsensusMessage::Chain`].
 pub const CHAIN_MAX: usize = 64;
 /// Most members a decision may be taken without.
 const WITHOUT_MAX: usize = ringlane_ring::NODES_MAX;
@@ -48,7 +48,7 @@ impl Instance {
 
 /// One message between members, or from a node that wants to become one.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Message {
+pub enum ConsensusMessage {
     /// Promise to follow no lesser ballot, and say what you have accepted.
     Prepare(Instance, Ballot),
     /// Promised.
@@ -87,16 +87,16 @@ pub enum Message {
     RequestChange(Change),
 }
 
-impl Message {
+impl ConsensusMessage {
     /// Appends the message.
     pub fn write(&self, out: &mut impl Writer) {
         match self {
-            Message::Prepare(instance, ballot) => {
+            ConsensusMessage::Prepare(instance, ballot) => {
                 out.put_u8(1);
                 write_instance(instance, out);
                 write_ballot(ballot, out);
             }
-            Message::Promise { instance, ballot, accepted } => {
+            ConsensusMessage::Promise { instance, ballot, accepted } => {
                 out.put_u8(2);
                 out.put_u64(*instance);
                 write_ballot(ballot, out);
@@ -106,32 +106,32 @@ impl Message {
                     roster.write(out);
                 }
             }
-            Message::Accept(instance, ballot, roster) => {
+            ConsensusMessage::Accept(instance, ballot, roster) => {
                 out.put_u8(3);
                 write_instance(instance, out);
                 write_ballot(ballot, out);
                 roster.write(out);
             }
-            Message::Accepted { instance, ballot } => {
+            ConsensusMessage::Accepted { instance, ballot } => {
                 out.put_u8(4);
                 out.put_u64(*instance);
                 write_ballot(ballot, out);
             }
-            Message::Reject { instance, promised } => {
+            ConsensusMessage::Reject { instance, promised } => {
                 out.put_u8(5);
                 out.put_u64(*instance);
                 write_ballot(promised, out);
             }
-            Message::Chain(rosters) => {
+            ConsensusMessage::Chain(rosters) => {
                 out.put_u8(6);
                 out.put_u8(rosters.len() as u8);
                 rosters.iter().for_each(|roster| roster.write(out));
             }
-            Message::RequestChain { digest } => {
+            ConsensusMessage::RequestChain { digest } => {
                 out.put_u8(7);
                 out.put_u64(*digest);
             }
-            Message::RequestChange(change) => {
+            ConsensusMessage::RequestChange(change) => {
                 out.put_u8(8);
                 change.write(out);
             }
@@ -141,7 +141,7 @@ impl Message {
     /// Reads one message.
     pub fn read(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
         Ok(match reader.u8()? {
-            1 => Message::Prepare(read_instance(reader)?, read_ballot(reader)?),
+            1 => ConsensusMessage::Prepare(read_instance(reader)?, read_ballot(reader)?),
             2 => {
                 let (instance, ballot) = (reader.u64()?, read_ballot(reader)?);
                 let accepted = match reader.u8()? {
@@ -149,24 +149,28 @@ impl Message {
                     1 => Some((read_ballot(reader)?, Arc::new(Roster::read(reader)?))),
                     _ => return Err(Malformed),
                 };
-                Message::Promise { instance, ballot, accepted }
+                ConsensusMessage::Promise { instance, ballot, accepted }
             }
             3 => {
                 let (instance, ballot) = (read_instance(reader)?, read_ballot(reader)?);
-                Message::Accept(instance, ballot, Arc::new(Roster::read(reader)?))
+                ConsensusMessage::Accept(instance, ballot, Arc::new(Roster::read(reader)?))
             }
-            4 => Message::Accepted { instance: reader.u64()?, ballot: read_ballot(reader)? },
-            5 => Message::Reject { instance: reader.u64()?, promised: read_ballot(reader)? },
+            4 => {
+                ConsensusMessage::Accepted { instance: reader.u64()?, ballot: read_ballot(reader)? }
+            }
+            5 => {
+                ConsensusMessage::Reject { instance: reader.u64()?, promised: read_ballot(reader)? }
+            }
             6 => {
                 let count = reader.u8()? as usize;
                 if count > CHAIN_MAX {
                     return Err(Malformed);
                 }
                 let rosters = (0..count).map(|_| Roster::read(reader).map(Arc::new));
-                Message::Chain(rosters.collect::<Result<_, _>>()?)
+                ConsensusMessage::Chain(rosters.collect::<Result<_, _>>()?)
             }
-            7 => Message::RequestChain { digest: reader.u64()? },
-            8 => Message::RequestChange(Change::read(reader)?),
+            7 => ConsensusMessage::RequestChain { digest: reader.u64()? },
+            8 => ConsensusMessage::RequestChange(Change::read(reader)?),
             _ => return Err(Malformed),
         })
     }

@@ -57,7 +57,7 @@ impl World {
     fn with_members(seed: u64, ids: &[&str]) -> Self {
         let mut world = Self::new(seed);
         ids.iter().for_each(|id| world.start(id, 1));
-        let found = Event::Found { member: member(ids[0], 1), random: seed };
+        let found = ConsensusEvent::FoundCluster { member: member(ids[0], 1), random: seed };
         world.handle(key(ids[0]), found);
         for id in &ids[1..] {
             world.request(ids[0], adding(id, 1));
@@ -77,10 +77,10 @@ impl World {
     }
 
     fn request(&mut self, at: &str, change: Change) {
-        self.handle(key(at), Event::RequestChange(change));
+        self.handle(key(at), ConsensusEvent::RequestChange(change));
     }
 
-    fn handle(&mut self, at: NodeKey, event: Event) {
+    fn handle(&mut self, at: NodeKey, event: ConsensusEvent) {
         let Some(node) = self.nodes.get_mut(&at) else { return };
         let mut effects = Vec::new();
         let gone = node.gone.clone();
@@ -88,18 +88,20 @@ impl World {
         node.consensus.handle(event, situation, self.now, &mut effects);
         for effect in effects {
             match effect {
-                Effect::Send { to, message } => self.send(at, to, message),
-                Effect::Decided(roster) => {
+                ConsensusEffect::Send { to, message } => self.send(at, to, message),
+                ConsensusEffect::Decided(roster) => {
                     let decided = *self.decisions.entry(roster.parent).or_insert(roster.digest());
                     let reformed = !self.nodes[&at].gone.is_empty();
                     assert!(decided == roster.digest() || reformed, "two decisions on one roster");
                 }
-                Effect::HistorySuperseded(_) => self.nodes.get_mut(&at).unwrap().superseded = true,
+                ConsensusEffect::HistorySuperseded(_) => {
+                    self.nodes.get_mut(&at).unwrap().superseded = true
+                }
             }
         }
     }
 
-    fn send(&mut self, from: NodeKey, to: NodeKey, message: Message) {
+    fn send(&mut self, from: NodeKey, to: NodeKey, message: ConsensusMessage) {
         let mut bytes = Vec::new();
         message.write(&mut bytes);
         for _ in 0..2 {
@@ -128,12 +130,12 @@ impl World {
             while let Some(entry) = self.wire.first_entry().filter(|e| e.key().0 <= self.now) {
                 let (from, to, bytes) = entry.remove();
                 let mut reader = Reader::new(&bytes);
-                let message = Message::read(&mut reader).expect("our own message");
+                let message = ConsensusMessage::read(&mut reader).expect("our own message");
                 reader.end().expect("nothing behind it");
-                self.handle(to, Event::Message { from, message });
+                self.handle(to, ConsensusEvent::Message { from, message });
             }
             for at in self.nodes.keys().copied().collect::<Vec<_>>() {
-                self.handle(at, Event::Tick);
+                self.handle(at, ConsensusEvent::Tick);
             }
         }
         self.now = end;
@@ -186,7 +188,10 @@ fn a_minority_decides_nothing() {
     let digest = world.roster("a").digest();
     world.handle(
         key("e"),
-        Event::Message { from: key("a"), message: Message::RequestChain { digest } },
+        ConsensusEvent::Message {
+            from: key("a"),
+            message: ConsensusMessage::RequestChain { digest },
+        },
     );
     world.run(100);
     assert_eq!(world.member_ids("a"), world.member_ids("c"));
@@ -238,11 +243,14 @@ fn nobody_decides_without_members_whom_the_others_do_not_miss() {
 fn of_two_histories_the_longer_stays_and_the_other_learns_it() {
     let mut world = World::with_members(5, &["a", "b", "c"]);
     world.start("x", 1);
-    world.handle(key("x"), Event::Found { member: member("x", 1), random: 99 });
+    world.handle(key("x"), ConsensusEvent::FoundCluster { member: member("x", 1), random: 99 });
     let digest = world.roster("x").digest();
     world.handle(
         key("a"),
-        Event::Message { from: key("x"), message: Message::RequestChain { digest } },
+        ConsensusEvent::Message {
+            from: key("x"),
+            message: ConsensusMessage::RequestChain { digest },
+        },
     );
     world.run(1_000);
     assert!(world.nodes[&key("x")].superseded);
@@ -274,7 +282,10 @@ fn a_node_far_behind_is_told_to_join_anew() {
     let digest = world.roster("c").digest();
     world.handle(
         key("a"),
-        Event::Message { from: key("c"), message: Message::RequestChain { digest } },
+        ConsensusEvent::Message {
+            from: key("c"),
+            message: ConsensusMessage::RequestChain { digest },
+        },
     );
     world.run(100);
     assert!(world.nodes[&key("c")].superseded);
@@ -311,7 +322,7 @@ proptest! {
         world.run(20_000);
         for id in &ids[1..] {
             let digest = world.roster(id).digest();
-            let ask = Event::Message { from: key(id), message: Message::RequestChain { digest } };
+            let ask = ConsensusEvent::Message { from: key(id), message: ConsensusMessage::RequestChain { digest } };
             world.handle(key("a"), ask);
         }
         world.run(100);
@@ -324,6 +335,6 @@ proptest! {
 
     #[test]
     fn any_bytes_are_taken_without_panic(bytes: Vec<u8>) {
-        let _ = Message::read(&mut Reader::new(&bytes));
+        let _ = ConsensusMessage::read(&mut Reader::new(&bytes));
     }
 }

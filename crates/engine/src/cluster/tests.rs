@@ -10,9 +10,9 @@ use proptest::prelude::*;
 use super::*;
 use crate::{EngineConfig, Session, Stop};
 use ringlane_cluster::coordinator::CoordinatorSettings;
+use ringlane_cluster::governor_notice::GovernorNotice;
 use ringlane_cluster::identity::{Boot, Identity};
 use ringlane_cluster::link::{LinkEvent, PeerFacts};
-use ringlane_cluster::notice::Notice;
 use ringlane_cluster::quorum::Replication;
 use ringlane_cluster::roster::{Change, Roster, RosterMember};
 use ringlane_cluster::view::View;
@@ -115,7 +115,7 @@ impl Pair {
             let Identity { id, key, boot, gossip, link, .. } = identity(number);
             RosterMember { id, key, boot, weight: 1, slot: 0, gossip, link }
         };
-        let roster = Roster::found(member(0), 1);
+        let roster = Roster::initial(member(0), 1);
         let roster = roster.with([&Change::Add(member(1))]).expect("another member");
         let hash = RingHash::default();
         let ring = RingParameters { hash, points_per_weight: 8, replicas: replication.replicas() };
@@ -126,13 +126,14 @@ impl Pair {
             let secret = engine.config().hash_secret.clone();
             let settings = CoordinatorSettings::new(replication, secret);
             let coordinator = Coordinator::new(identity(number).key, Boot(1), settings);
-            engine.join_cluster(coordinator, &Lifetimes::default());
+            engine.join_cluster(coordinator, &RetentionTimes::default());
             let (other, mut wire) = (1 - number, Wire::default());
             engine.coordinate(NOW, &mut wire, |coordinator, turn| {
                 let (node, hash_seed) = (identity(other).key, other.into());
                 let facts = PeerFacts { boot: Boot(1), core_count: 1, hash_seed };
-                coordinator.notice(Notice::Placed(view.clone()), turn);
-                coordinator.notice(Notice::Liveness { node, boot: Boot(1), alive: true }, turn);
+                coordinator.notice(GovernorNotice::ViewChanged(view.clone()), turn);
+                coordinator
+                    .notice(GovernorNotice::Liveness { node, boot: Boot(1), alive: true }, turn);
                 coordinator.link(LinkEvent::Up { peer: Peer { node, core: 0 }, facts }, turn);
             });
             Node { engine, wire }

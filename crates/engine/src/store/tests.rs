@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::{ShardStore, keep_records};
-use ringlane_cluster::record::{Content, Lifetimes, Live, Record, RecordBuf};
+use ringlane_cluster::record::{Content, Live, Record, RecordBuf, RetentionTimes};
 use ringlane_cluster::store::{Merged, Store};
 use ringlane_cluster::version::Version;
 use ringlane_shard::Shard;
@@ -30,7 +30,7 @@ impl Bench {
 
     fn of(config: &ShardConfig) -> Self {
         let mut shard = Shard::new(config, Rc::new(HashSecret::of_seed(7)), 0, 1);
-        keep_records(&mut shard, &Lifetimes::default());
+        keep_records(&mut shard, &RetentionTimes::default());
         Self { shard, now: START }
     }
 
@@ -241,7 +241,7 @@ fn marks_travel_with_the_record() {
 
 #[test]
 fn an_expired_item_hides_older_writes_until_it_may_be_forgotten() {
-    let lifetime = Lifetimes::default().tombstone;
+    let lifetime = RetentionTimes::default().tombstone;
     let mut bench = Bench::new();
     bench.set("k", v(5), "value", in_seconds(10));
     // First before the wheel comes by, then after it.
@@ -275,7 +275,7 @@ fn what_expires_long_after_it_came_leaves_nothing() {
 
 #[test]
 fn a_tombstone_is_remembered_from_its_arrival_if_it_was_written_before() {
-    let lifetimes = Lifetimes::default();
+    let retention = RetentionTimes::default();
     let mut bench = Bench::new();
     bench.now = START.after(seconds(500));
     bench.merge("late", &Record::deleted(v(1)));
@@ -287,7 +287,7 @@ fn a_tombstone_is_remembered_from_its_arrival_if_it_was_written_before() {
     received.sort();
     assert_eq!(received, [(b'a', ahead.instant()), (b'l', now)]);
     for (key, version) in [("late", v(1)), ("ahead", ahead)] {
-        let forgotten = lifetimes.forget_at(version, now);
+        let forgotten = retention.forget_at(version, now);
         bench.now = Instant::from_millis(forgotten.as_millis() - 1);
         assert!(bench.read(key).is_some());
         bench.now = forgotten;

@@ -5,7 +5,7 @@ use arrayvec::ArrayVec;
 use ringlane_types::request::KEY_BYTES_MAX;
 
 /// A decoded key.
-pub type Key = ArrayVec<u8, KEY_BYTES_MAX>;
+pub type DecodedKey = ArrayVec<u8, KEY_BYTES_MAX>;
 
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
@@ -24,10 +24,10 @@ const DIGITS: [u8; 256] = {
 };
 
 /// The bytes that `text` encodes; `None` if it is empty, is no base64 or encodes more than a key.
-pub fn decode(text: &[u8]) -> Option<Key> {
+pub fn decode(text: &[u8]) -> Option<DecodedKey> {
     let (quads, []) = text.as_chunks::<4>() else { return None };
     let (last, whole) = quads.split_last()?;
-    let mut key = Key::new();
+    let mut key = DecodedKey::new();
     for quad in whole {
         key.try_extend_from_slice(&bytes(*quad)?).ok()?;
     }

@@ -3,9 +3,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::cluster::frame::Key;
+use crate::cluster::frame::AuthKey;
 use crate::cluster::handshake::{Handshake, HandshakeStep, Party};
-use crate::cluster::link::ClientEnd;
+use crate::cluster::link::ClientEndpoint;
 use crate::cluster::membership::Terms;
 use crate::cluster::quorum::Replication;
 use crate::ring::RingParameters;
@@ -26,9 +26,9 @@ fn sessions(boot: u64, frame_bytes_max: u32) -> [Box<LinkSession>; 2] {
             core_count: 2,
             hash_seed: 7,
             frame_bytes_max,
-            clients: ClientEnd::default(),
+            clients: ClientEndpoint::default(),
             terms: Terms::new("test", RingParameters::default(), Replication::default()),
-            key: Some(Key::from_file_contents(b"secret")),
+            key: Some(AuthKey::from_file_contents(b"secret")),
             listed: None,
         })
     };

@@ -5,9 +5,9 @@ use glommio::LocalExecutorBuilder;
 use glommio::net::TcpListener;
 
 use super::*;
-use crate::cluster::frame::Key;
+use crate::cluster::frame::AuthKey;
 use crate::cluster::identity::{Boot, NodeKey};
-use crate::cluster::link::{ClientEnd, Peer};
+use crate::cluster::link::{ClientEndpoint, Peer};
 use crate::cluster::membership::Terms;
 use crate::cluster::quorum::Replication;
 use crate::ring::RingParameters;
@@ -19,9 +19,9 @@ fn party(id: &str, cluster: &str, key: Option<&[u8]>) -> Arc<Party> {
         core_count: 2,
         hash_seed: 7,
         frame_bytes_max: 1 << 20,
-        clients: ClientEnd::default(),
+        clients: ClientEndpoint::default(),
         terms: Terms::new(cluster, RingParameters::default(), Replication::default()),
-        key: key.map(Key::from_file_contents),
+        key: key.map(AuthKey::from_file_contents),
         listed: None,
     })
 }
@@ -42,7 +42,7 @@ fn on_executor<T: Send + 'static>(test: impl AsyncFnOnce() -> T + Send + 'static
 
 fn a_dial(address: SocketAddr) -> Dial {
     let peer = Peer { node: NodeKey::of(ids()[1]), core: 1 };
-    Dial { ends: Ends { core: 0, peer }, address, serial: 1 }
+    Dial { link: LinkId { core: 0, peer }, address, serial: 1 }
 }
 
 /// Both sides' outcomes over a real connection.

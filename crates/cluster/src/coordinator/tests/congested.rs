@@ -51,7 +51,7 @@ fn a_request_that_never_finds_room_is_refused_as_busy_in_its_time() {
     }
     bench.now = NOW.after(Duration::from_secs(2));
     bench.with(|coordinator, turn| coordinator.heard(peer, true, turn.now));
-    bench.now = NOW.after(Lifetimes::default().operation);
+    bench.now = NOW.after(RetentionTimes::default().operation);
     let said = bench.with(|coordinator, turn| coordinator.tick(turn));
     assert_eq!(said.answers(), ["Busy"; 20]);
     assert_eq!(bench.coordinator.breakers(bench.now)[0].1, BreakerState::Closed);
@@ -69,7 +69,7 @@ fn a_link_on_which_nothing_moves_is_the_peers_failure() {
     for connection in 0..20 {
         bench.ask(connection, 0, &key, set(b"v"));
     }
-    bench.now = NOW.after(Lifetimes::default().operation);
+    bench.now = NOW.after(RetentionTimes::default().operation);
     bench.with(|coordinator, turn| coordinator.tick(turn));
     assert_eq!(bench.coordinator.breakers(bench.now)[0].1, BreakerState::Open);
 }
@@ -107,7 +107,7 @@ fn what_requests_under_way_hold_is_bounded() {
     }
     assert_eq!(refused, 100 - (limit >> 20), "{}", bench.coordinator.operation_bytes());
     assert!(bench.ask(100, 0, &key, get()).answers.is_empty(), "what is short is taken");
-    bench.now = NOW.after(Lifetimes::default().operation);
+    bench.now = NOW.after(RetentionTimes::default().operation);
     bench.with(|coordinator, turn| coordinator.tick(turn));
     assert_eq!(bench.coordinator.operation_bytes(), 0);
 }
@@ -164,7 +164,7 @@ fn a_replica_that_is_slow_is_waited_for_until_the_operation_timeout() {
     }
     assert_eq!(asked, 30);
     let mut answers = Vec::new();
-    let operation = Lifetimes::default().operation;
+    let operation = RetentionTimes::default().operation;
     for millis in (0..operation.as_millis() as u64).step_by(50) {
         bench.now = NOW.after(Duration::from_millis(millis));
         let said = bench.with(|coordinator, turn| coordinator.tick(turn));

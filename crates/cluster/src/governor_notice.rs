@@ -8,9 +8,9 @@ use super::view::View;
 
 /// Something that all cores must know, in the order in which it is told.
 #[derive(Clone, Debug)]
-pub enum Notice {
+pub enum GovernorNotice {
     /// Keys lie like this from now on.
-    Placed(Arc<View>),
+    ViewChanged(Arc<View>),
     /// A node is alive, or dead.
     Liveness {
         /// The node.
@@ -22,9 +22,9 @@ pub enum Notice {
     },
     /// Everybody who is alive has what became his own up to the roster of this epoch: what belongs
     /// to others may be forgotten.
-    Digested(u64),
+    Rebalanced(u64),
     /// Everything of a version up to this one is gone.
     Flushed(Version),
     /// This node begins a new life, without data or membership: another history of the cluster stays.
-    Reborn(Boot),
+    RestartedEmpty(Boot),
 }
