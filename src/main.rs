@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use cli::{Command, Resolution};
 use ringlane::config::{Config, LogLevel};
 use ringlane::server::host::HostFacts;
-use ringlane::server::log_writer::LogWriter;
+use ringlane::server::log_writer::{self, LogWriter};
 use ringlane::server::signals::Signals;
 use ringlane::server::{ServerError, preflight};
 
@@ -27,7 +27,7 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("ringlane: {}", chain(error.as_ref()));
+            log_writer::say(&format!("ringlane: {}\n", chain(error.as_ref())));
             error
                 .downcast_ref::<ServerError>()
                 .map_or(ExitCode::FAILURE, |error| error.exit_code().into())

@@ -210,3 +210,40 @@ fn a_killed_server_starts_again_on_the_same_socket_at_once() {
     }
     node.assert_serves();
 }
+
+/// A process whose log nobody reads ends with `code`; `meanwhile` is called again and again until then.
+fn ends_unheard(flags: &[&str], code: i32, mut meanwhile: impl FnMut(&Child)) {
+    let (_reader, stderr) = live::full_pipe();
+    let child = Command::new(live::binary()).args(flags).stderr(stderr).spawn();
+    let mut child = child.expect("the binary is built by cargo");
+    let begun = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().expect("a child can be waited for") {
+            return assert_eq!(status.code(), Some(code), "{flags:?}");
+        }
+        if begun.elapsed() > PATIENCE {
+            let _ = child.kill();
+            panic!("it does not end with {flags:?}");
+        }
+        meanwhile(&child);
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn a_process_ends_although_nobody_reads_what_it_says() {
+    ends_unheard(&["--no-such-flag"], 1, |_| {});
+    let socket = scratch("unheard").join("r.sock");
+    let path = socket.to_str().expect("text");
+    let mut told = false;
+    ends_unheard(&["-m", "16", "-t", "1", "--log", "trace", "-s", path], 0, |child| {
+        if !told && UnixStream::connect(&socket).is_ok() {
+            told = true;
+            let sent = Command::new("kill").args(["-s", "TERM", &child.id().to_string()]).status();
+            assert!(sent.expect("there is a kill").success());
+        }
+    });
+    let taken = Node::start(&scratch("unheard-refusal"));
+    let path = taken.socket.to_str().expect("text");
+    ends_unheard(&["-m", "16", "-t", "1", "-s", path], 1, |_| {});
+}

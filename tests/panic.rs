@@ -7,7 +7,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 mod live;
@@ -34,25 +34,20 @@ fn threads(process: u32, name: &str) -> Vec<String> {
     tasks.flatten().filter_map(id).collect()
 }
 
-#[test]
-fn a_core_that_fails_ends_the_process_with_a_message_and_code_101() {
-    let port = live::free_port().to_string();
+/// A server of two cores, with its log somewhere.
+fn start(port: &str, log: Stdio) -> Killed {
     let server = Command::new(live::binary())
-        .args(["-l", "127.0.0.1", "-p", &port, "-t", "2", "-m", "64", "--log", "info"])
-        .stderr(Stdio::piped())
+        .args(["-l", "127.0.0.1", "-p", port, "-t", "2", "-m", "64", "--log", "info"])
+        .stderr(log)
         .spawn()
         .expect("the binary is built by cargo");
-    let mut server = Killed(server);
-    let mut log = BufReader::new(server.0.stderr.take().expect("it is piped"));
-    let mut said = String::new();
-    while !said.contains("ready on") {
-        if log.read_line(&mut said).expect("text") == 0 {
-            return println!("SKIPPED: the server does not start here: {said}");
-        }
-    }
+    Killed(server)
+}
+
+/// Makes one core fail. `None`, which is said aloud, where that cannot be done.
+fn fail_a_core(server: &Killed) -> Option<Killed> {
     let core = threads(server.0.id(), "core-1");
     assert!(!core.is_empty(), "the second core's thread has its name");
-
     let strace = Command::new("strace")
         .args(core.iter().flat_map(|id| ["-p", id.as_str()]))
         .args(["-e", "trace=io_uring_enter", "-e"])
@@ -64,7 +59,8 @@ fn a_core_that_fails_ends_the_process_with_a_message_and_code_101() {
     let mut strace = match strace {
         Ok(strace) => Killed(strace),
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            return println!("SKIPPED: no strace");
+            println!("SKIPPED: no strace");
+            return None;
         }
         Err(error) => panic!("strace: {error}"),
     };
@@ -72,28 +68,66 @@ fn a_core_that_fails_ends_the_process_with_a_message_and_code_101() {
     let mut first = String::new();
     traced.read_line(&mut first).expect("text");
     if !first.contains("attached") {
-        return println!("SKIPPED: strace may not attach: {first}");
+        println!("SKIPPED: strace may not attach: {first}");
+        return None;
     }
     // strace must not stop for want of a reader.
     std::thread::spawn(move || traced.lines().for_each(drop));
+    Some(strace)
+}
 
+/// How the server ends, once a core of it has failed.
+fn end(server: &mut Killed) -> ExitStatus {
     // The next time the core wakes, which its heartbeat sees to, it is refused.
     let begun = Instant::now();
-    let status = loop {
+    loop {
         if let Some(status) = server.0.try_wait().expect("a child can be waited for") {
-            break status;
+            return status;
         }
         assert!(begun.elapsed() < PATIENCE, "a core was refused and the process goes on");
         std::thread::sleep(Duration::from_millis(10));
-    };
+    }
+}
+
+#[test]
+fn a_core_that_fails_ends_the_process_with_a_message_and_code_101() {
+    let port = live::free_port().to_string();
+    let mut server = start(&port, Stdio::piped());
+    let mut log = BufReader::new(server.0.stderr.take().expect("it is piped"));
+    let mut said = String::new();
+    while !said.contains("ready on") {
+        if log.read_line(&mut said).expect("text") == 0 {
+            return println!("SKIPPED: the server does not start here: {said}");
+        }
+    }
+    let Some(_strace) = fail_a_core(&server) else { return };
+    let status = end(&mut server);
     while log.read_line(&mut said).expect("text") > 0 {}
     assert_eq!(status.code(), Some(101), "{status}: {said}");
     assert!(said.contains("thread 'core-1") && said.contains("io_uring"), "who and why: {said}");
     assert!(said.contains("a core failed; the process exits"), "what follows: {said}");
     // The kernel takes a process's rings apart after it has ended, and with them its listeners.
     let address = ("127.0.0.1", port.parse().expect("a port"));
+    let begun = Instant::now();
     while std::net::TcpStream::connect(address).is_ok() {
         assert!(begun.elapsed() < PATIENCE, "somebody still listens");
         std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+#[test]
+fn a_core_that_fails_ends_the_process_although_nobody_reads_why() {
+    let port = live::free_port().to_string();
+    let (_reader, stderr) = live::full_pipe();
+    let mut server = start(&port, stderr);
+    let begun = Instant::now();
+    while std::net::TcpStream::connect(format!("127.0.0.1:{port}")).is_err() {
+        if server.0.try_wait().expect("a child can be waited for").is_some() {
+            return println!("SKIPPED: the server does not start here");
+        }
+        assert!(begun.elapsed() < PATIENCE, "it does not listen");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let Some(_strace) = fail_a_core(&server) else { return };
+    assert_eq!(end(&mut server).code(), Some(101));
 }

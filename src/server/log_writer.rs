@@ -64,6 +64,19 @@ impl LogWriter {
     }
 }
 
+/// Says `text` on stderr and waits no longer than a second for its reader: last words must not keep a
+/// process from ending.
+pub fn say(text: &str) {
+    match LogWriter::start(io::stderr()) {
+        Ok(mut writer) => {
+            let _ = writer.write_all(text.as_bytes());
+            writer.flush_within_patience();
+        }
+        // Without a thread for it: said, and waited for.
+        Err(_) => drop(io::stderr().write_all(text.as_bytes())),
+    }
+}
+
 impl Write for LogWriter {
     /// Buffers the line, or drops it; never waits for a reader.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {

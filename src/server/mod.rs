@@ -1,7 +1,8 @@
 //! The I/O shell around the pure crates: executors, sockets, clock, signals. Nowhere else.
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::fmt;
-use std::io;
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -302,9 +303,17 @@ fn thread_refusal(error: &GlommioError<()>) -> String {
 
 /// A panicking core must not leave a silently dead shard behind.
 fn end_process_on_panic(log: LogWriter) {
-    let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        report(panic);
+        let thread = std::thread::current();
+        let name = thread.name().unwrap_or("<unnamed>");
+        let mut report = format!("thread '{name}' {panic}\n");
+        let trace = Backtrace::capture();
+        if trace.status() == BacktraceStatus::Captured {
+            report += &trace.to_string();
+        }
+        // By the log's own thread: with stderr full, the hook of the standard library would wait for
+        // its reader, and the process would neither end nor serve.
+        let _ = log.clone().write_all(report.as_bytes());
         log::error!("a core failed; the process exits rather than serve only part of the keys");
         log.flush_within_patience();
         std::process::exit(101);

@@ -334,3 +334,12 @@ impl Noise {
         (0..count).map(|_| (self.next() >> 32) as u8).collect()
     }
 }
+
+/// A pipe that takes nothing more, for a process whose log nobody reads; the reader keeps it so.
+pub fn full_pipe() -> (std::io::PipeReader, Stdio) {
+    // The capacity of pipes unless somebody changes it.
+    const PIPE_BYTES: usize = 64 << 10;
+    let (reader, mut writer) = std::io::pipe().expect("a pipe");
+    writer.write_all(&[b'.'; PIPE_BYTES]).expect("it takes so much");
+    (reader, writer.into())
+}
