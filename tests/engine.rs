@@ -11,7 +11,7 @@ use ringlane::codec;
 use ringlane::engine::{BoundedOutput, Engine, EngineConfig, Outbox, Session, Stop};
 use ringlane::protocol::pipeline::Completion;
 use ringlane::protocol::{Context, Limits, Output};
-use ringlane::request::{ItemRef, Request, Response, Value};
+use ringlane::request::{Consistency, ItemRef, Request, Response, Value};
 use ringlane::shard::ShardConfig;
 use ringlane::time::Instant;
 
@@ -52,7 +52,7 @@ impl ringlane::engine::cluster::Links for InTransit {
 }
 
 impl Outbox for InTransit {
-    fn send(&mut self, core: u32, sequence: u32, request: &Request<'_>) {
+    fn send(&mut self, core: u32, sequence: u32, _: Consistency, request: &Request<'_>) {
         let mut bytes = vec![0; codec::encoded_request_bytes(request)];
         codec::encode_request(request, &mut bytes);
         self.0.push_back((core, sequence, bytes));

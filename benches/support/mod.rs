@@ -8,7 +8,7 @@ use ringlane::engine::{BoundedOutput, Engine, EngineConfig, Outbox, Session, Sto
 use ringlane::hash::{HashSecret, KeyHash};
 use ringlane::protocol::binary::client::Frame;
 use ringlane::protocol::{Context, Limits, Output};
-use ringlane::request::{Get, ItemRef, Operation, Request, Store, Value};
+use ringlane::request::{Consistency, Get, ItemRef, Operation, Request, Store, Value};
 use ringlane::shard::ShardConfig;
 use ringlane::time::Instant;
 use std::rc::Rc;
@@ -254,7 +254,7 @@ impl ringlane::engine::cluster::Links for NoOtherCores {
 }
 
 impl Outbox for NoOtherCores {
-    fn send(&mut self, core: u32, _: u32, _: &Request<'_>) {
+    fn send(&mut self, core: u32, _: u32, _: Consistency, _: &Request<'_>) {
         unreachable!("core {core} of one");
     }
 

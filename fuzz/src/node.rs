@@ -11,7 +11,7 @@ use ringlane::codec::{
     encoded_response_bytes,
 };
 use ringlane::protocol::{Context, Decoder, Limits, NodeAnswer, Output, encode_node};
-use ringlane::request::{ItemRef, Request, Response, Value};
+use ringlane::request::{Consistency, ItemRef, Request, Response, Value};
 use std::rc::Rc;
 
 use crate::NOW;
@@ -50,7 +50,7 @@ impl ringlane::engine::cluster::Links for Mesh {
 }
 
 impl Outbox for Mesh {
-    fn send(&mut self, core: u32, sequence: u32, request: &Request<'_>) {
+    fn send(&mut self, core: u32, sequence: u32, _: Consistency, request: &Request<'_>) {
         assert_eq!(core, 1);
         let mut message = vec![0; encoded_request_bytes(request)];
         encode_request(request, &mut message);

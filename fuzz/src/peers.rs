@@ -21,7 +21,8 @@ use ringlane::cluster::roster::{Change, Roster, RosterMember};
 use ringlane::cluster::version::Version;
 use ringlane::cluster::view::View;
 use ringlane::shard::ShardConfig;
-use ringlane::engine::cluster::{Links, Taken};
+use ringlane::engine::Outcome;
+use ringlane::engine::cluster::Links;
 use ringlane::engine::{Engine, EngineConfig};
 use ringlane::hash::{HashSecret, KeyHash};
 use ringlane::codec::{
@@ -254,9 +255,9 @@ impl Core {
         self.asked += 1;
         let connection = choices.byte() as u32 % 3;
         let asker = Asker { connection, sequence: self.asked, ..Asker::default() };
-        let placed = (self.engine.place(key), &request);
-        let taken = self.engine.request(|| asker, consistency, placed, self.now, &mut self.links);
-        if let Taken::Later = taken {
+        let placed = (self.engine.point(key), &request);
+        let taken = self.engine.perform(|| asker, consistency, placed, self.now, &mut self.links, |_| {});
+        if let Outcome::Pending = taken {
             self.waiting.insert(self.asked);
         }
     }

@@ -593,19 +593,13 @@ impl engine::Links for Sender<'_, '_> {
 
 impl Outbox for Sender<'_, '_> {
     #[inline]
-    fn send(&mut self, core: u32, sequence: u32, request: &Request<'_>) {
-        self.ways.mesh.request(core, Return { token: self.token, sequence }, request);
-    }
-
-    fn send_with(
-        &mut self,
-        core: u32,
-        sequence: u32,
-        consistency: Consistency,
-        request: &Request<'_>,
-    ) {
-        let to = Return { token: self.token, sequence };
-        self.ways.mesh.request(core, mesh::with_consistency(to, consistency), request);
+    fn send(&mut self, core: u32, sequence: u32, consistency: Consistency, request: &Request<'_>) {
+        let mut to = Return { token: self.token, sequence };
+        // A standalone node does not take it off again.
+        if self.ways.links.is_some() {
+            to = mesh::with_consistency(to, consistency);
+        }
+        self.ways.mesh.request(core, to, request);
     }
 
     fn asker(&self, sequence: u32) -> Asker {

@@ -24,7 +24,7 @@ use super::control::Control;
 use super::core_state::asker;
 use crate::codec;
 use crate::engine::Engine;
-use crate::engine::cluster::{Links, Taken};
+use crate::engine::cluster::Links;
 use crate::request::Consistency;
 use crate::request::{Get, Operation, Request, Response};
 use crate::time::Instant;
@@ -233,7 +233,7 @@ impl Mesh {
                     at = end;
                 }
                 engine.prefetch(hashes.iter().copied());
-                let places = engine.places::<BATCH>(&keys);
+                let places = engine.points::<BATCH>(&keys);
                 drop(keys);
                 let mut at = start;
                 for place in places {
@@ -241,12 +241,12 @@ impl Mesh {
                     let request = &codec::decode_request(body).expect(MALFORMED);
                     let (to, consistency) = without_consistency(to);
                     let asker = || asker(core, to);
-                    let taken = engine.request(asker, consistency, (place, request), now, links);
+                    let asked = (Some(place), request);
                     let mut performed = true;
-                    if let Taken::Answered(response) = taken {
+                    engine.perform(asker, consistency, asked, now, links, |response| {
                         performed = response.is_performed();
-                        stage_answer(answers_out, to, &response, || body);
-                    }
+                        stage_answer(answers_out, to, response, || body);
+                    });
                     at = end;
                     served += 1;
                     engine.traffic.served += u64::from(performed);

@@ -13,7 +13,6 @@ use super::core_state::{Ways, assert_spans_free};
 use super::mesh::{self, Return};
 use crate::codec;
 use crate::engine::Engine;
-use crate::engine::cluster::Taken;
 use crate::protocol::Reply;
 use crate::protocol::pipeline::Completion;
 use crate::request::Consistency;
@@ -113,8 +112,9 @@ pub fn finish(
             let mut request = codec::decode_request(&arrived.request).expect(OWN);
             let Operation::Store(store) = &mut request.operation else { unreachable!("{OWN}") };
             store.value = Body::Staged(*staged);
-            let response = engine.store_staged(&request, now);
-            session.pipeline.complete(*sequence, Completion::Response(&response), now, out);
+            engine.store_staged(&request, now, |response| {
+                session.pipeline.complete(*sequence, Completion::Response(response), now, out);
+            });
         }
         Place::Awaited(_) => unreachable!("nothing arrives before there is room for it"),
         Place::Buffer(value) => {
@@ -175,8 +175,8 @@ fn hand_over(
     }
     engine.traffic.local += 1;
     let asker = || asker(core, to);
-    let placed = (engine.place(request.key), &request);
-    if let Taken::Answered(response) = engine.request(asker, *consistency, placed, now, ways) {
-        session.pipeline.complete(*sequence, Completion::Response(&response), now, out);
-    }
+    let placed = (engine.point(request.key), &request);
+    engine.perform(asker, *consistency, placed, now, ways, |response| {
+        session.pipeline.complete(*sequence, Completion::Response(response), now, out);
+    });
 }

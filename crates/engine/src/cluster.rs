@@ -8,22 +8,19 @@
 
 use arrayvec::ArrayVec;
 
-use super::defer::{COPIED_BYTES_MAX, defer};
+use super::perform::Demand;
 use super::store::{ShardStore, keep_records};
-use super::{
-    Asked, BATCH, Batch, BoundedOutput, Engine, Finishing, Outbox, count_prefix, write_answer,
-};
+use super::{BATCH, Engine, Finishing, count_prefix};
 use crate::prefixes::PrefixCounters;
 use ringlane_cluster::coordinator::{Asker, Coordinator, Outside, Turn};
 use ringlane_cluster::link::{Peer, Room};
 use ringlane_cluster::message::Messages;
 use ringlane_cluster::record::RetentionTimes;
 use ringlane_cluster::version::Version;
-use ringlane_protocol::pipeline::Pipeline;
 use ringlane_ring::Point;
+use ringlane_shard::Shard;
 use ringlane_types::codec;
-use ringlane_types::request::Consistency;
-use ringlane_types::request::{Allowance, Request, Response};
+use ringlane_types::request::{Request, Response};
 use ringlane_types::time::Instant;
 
 /// Room that the collected answers may keep between uses.
@@ -116,12 +113,27 @@ impl<L: Links + ?Sized> Outside for Hands<'_, L> {
     }
 }
 
-/// What became of a request.
-pub enum Taken<'s> {
-    /// It is answered.
-    Answered(Response<'s>),
-    /// Its answer will be among [`Engine::take_answers`].
-    Later,
+impl Membership {
+    /// Whether what lies at `point` is this node's alone; else other nodes have a say in it.
+    #[inline]
+    pub(super) fn is_sole_replica(&self, point: Point) -> bool {
+        self.coordinator.keeps_alone(point)
+    }
+
+    /// Performs a request for a key that is this node's alone, under a version of the cluster.
+    #[inline(never)]
+    pub(super) fn execute<'s>(
+        &mut self,
+        shard: &'s mut Shard,
+        request: &Request<'_>,
+        now: Instant,
+    ) -> Response<'s> {
+        let version = match request.operation.may_change() {
+            true => self.coordinator.next_version(now),
+            false => Version::NONE,
+        };
+        ShardStore::new(shard).execute_local(request, version, now)
+    }
 }
 
 impl Engine {
@@ -142,40 +154,32 @@ impl Engine {
         self.membership.as_ref().map(|membership| &membership.coordinator)
     }
 
-    /// Where `key` lies on the ring. The engine must be one of a cluster's.
+    /// Where `key` lies on the ring, if there is one.
     #[inline]
-    pub fn place(&self, key: &[u8]) -> Point {
-        self.coordinator().expect("one of a cluster's").place(key)
+    pub fn point(&self, key: &[u8]) -> Option<Point> {
+        Some(self.coordinator()?.place(key))
     }
 
-    /// Where each of `keys` lies on the ring, as [`Engine::place`], and cheaper.
+    /// Where each of `keys` lies on the ring, as [`Engine::point`], and cheaper. None on a node of its
+    /// own.
     #[inline]
-    pub fn places<const N: usize>(&self, keys: &[&[u8]]) -> ArrayVec<Point, N> {
-        self.coordinator().expect("one of a cluster's").places(keys)
+    pub fn points<const N: usize>(&self, keys: &[&[u8]]) -> ArrayVec<Point, N> {
+        self.coordinator().map_or_else(ArrayVec::new, |coordinator| coordinator.places(keys))
     }
 
-    /// Takes a request for a key of this core, which lies at `place`. The engine must be one of a
-    /// cluster's.
-    pub fn request(
+    /// Has the replicas of a key asked, of which this node may be one. Their answer will be among
+    /// [`Engine::take_answers`].
+    #[cold]
+    #[inline(never)]
+    pub(super) fn ask_replicas(
         &mut self,
-        asker: impl FnOnce() -> Asker,
-        consistency: Consistency,
-        (place, request): (Point, &Request<'_>),
+        asker: Asker,
+        Demand { request, consistency, point }: Demand<'_, '_>,
         now: Instant,
         links: &mut (impl Links + ?Sized),
-    ) -> Taken<'_> {
-        let membership = self.membership.as_mut().expect("one of a cluster's");
+    ) {
+        let membership = self.membership.as_mut().expect("there is a ring");
         let Membership { coordinator, answers, unannounced, .. } = &mut **membership;
-        if coordinator.keeps_alone(place) {
-            let version = match request.operation.may_change() {
-                true => coordinator.next_version(now),
-                false => Version::NONE,
-            };
-            let store = ShardStore::new(&mut self.shard);
-            let mut response = store.execute_local(request, version, now);
-            self.finishing.finish(request, &mut response);
-            return Taken::Answered(response);
-        }
         if let Some(prefixes) = &mut self.finishing.prefixes {
             // A hit is counted when it is known to be one.
             count_prefix(prefixes, request, &Response::Miss);
@@ -186,15 +190,7 @@ impl Engine {
         if let Some(version) = unannounced.take() {
             coordinator.announce_flush(version, &mut turn);
         }
-        coordinator.request(asker(), consistency, place, request, &mut turn);
-        Taken::Later
-    }
-
-    /// Whether what lies at `place` is answered from this core's shard at once; else other nodes
-    /// have a say, and answers are copies that come later.
-    #[inline]
-    pub(super) fn keeps_alone(&self, place: Point) -> bool {
-        self.coordinator().is_none_or(|coordinator| coordinator.keeps_alone(place))
+        coordinator.request(asker, consistency, point, request, &mut turn);
     }
 
     /// Whether requests should not be begun now, because too many are under way.
@@ -291,62 +287,6 @@ impl Engine {
         let mut store = ShardStore::new(&mut self.shard);
         let mut hands = Hands { links, answers };
         call(coordinator, &mut Turn { now, store: &mut store, outside: &mut hands });
-    }
-
-    /// Answers the batch's requests, or has them answered later, on a node among others.
-    #[cold]
-    #[inline(never)]
-    pub(super) fn execute_among_others(
-        &mut self,
-        batch: &mut Batch<'_>,
-        pipeline: &mut Pipeline,
-        now: Instant,
-        out: &mut impl BoundedOutput,
-        outbox: &mut impl Outbox,
-    ) {
-        let own = batch.iter().filter(|asked| asked.owner == self.config.core);
-        let keys = own.map(|asked| asked.request.key);
-        let keys: ArrayVec<&[u8], BATCH> = keys.collect();
-        let mut places = self.places::<BATCH>(&keys).into_iter();
-        for Asked { request, reply, owner } in batch {
-            let owner = *owner;
-            let place = (owner == self.config.core)
-                .then(|| places.next().expect("one for each of this core's"));
-            if pipeline.is_loose()
-                && pipeline.conflicts(request.hash, request.operation.may_change())
-            {
-                self.park(request, reply, pipeline);
-                continue;
-            }
-            let consistency = reply.form.consistency();
-            let Some(place) = place else {
-                self.traffic.forwarded += 1;
-                let sequence = self.wait(request, reply, pipeline, outbox);
-                outbox.send_with(owner, sequence, consistency, request);
-                continue;
-            };
-            self.traffic.local += 1;
-            let in_place = self.keeps_alone(place);
-            let sequence = match in_place {
-                true => 0,
-                false => self.wait(request, reply, pipeline, outbox),
-            };
-            let request = &match !in_place || (pipeline.is_empty() && self.shard.may_pin()) {
-                true => *request,
-                false => request.with_allowance(Allowance(COPIED_BYTES_MAX)),
-            };
-            let who = outbox.asker(sequence);
-            match self.request(|| who, consistency, (place, request), now, outbox) {
-                Taken::Later => debug_assert!(!in_place, "looked at above"),
-                Taken::Answered(Response::OverAllowance { value_bytes, .. }) => {
-                    defer(request, reply, Some(value_bytes), pipeline);
-                }
-                Taken::Answered(response) => {
-                    write_answer(reply, &response, pipeline, now, out);
-                    self.pin_written(out);
-                }
-            }
-        }
     }
 
     /// Hands out the answers that have come, and the epoch up to which nothing is missing any more

@@ -1,7 +1,7 @@
 //! Requests of a connection that are made later than they came: reads whose value is longer than
 //! what may be answered now, and what must not overtake them.
 
-use super::cluster::Taken;
+use super::perform::Demand;
 use super::{BoundedOutput, Engine, Outbox, Session, write_answer};
 use ringlane_protocol::Reply;
 use ringlane_protocol::pipeline::{
@@ -51,21 +51,10 @@ impl Engine {
         pipeline.wait_limited(reply, allowed, (request.hash, changes))
     }
 
-    /// Puts a request off that must not be made before one that is not answered yet.
-    #[cold]
+    /// Performs a request for a key that is this node's alone, whose answer may not be written at once,
+    /// or not from where the value lies.
     #[inline(never)]
-    pub(super) fn park(&mut self, request: &Request<'_>, reply: &Reply<'_>, to: &mut Pipeline) {
-        match self.owner(request) == self.config.core {
-            true => self.traffic.local += 1,
-            false => self.traffic.forwarded += 1,
-        }
-        defer(request, reply, None, to);
-    }
-
-    /// Performs a request for a key of this core whose answer may not be written at once, or not
-    /// from where the value lies.
-    #[inline(never)]
-    pub(super) fn execute_limited(
+    pub(super) fn perform_limited(
         &mut self,
         request: &Request<'_>,
         reply: &Reply<'_>,
@@ -73,13 +62,13 @@ impl Engine {
         now: Instant,
         out: &mut impl BoundedOutput,
     ) {
-        let mut response =
-            self.shard.execute(&request.with_allowance(Allowance(COPIED_BYTES_MAX)), now);
-        if let Response::OverAllowance { value_bytes, .. } = response {
-            return defer(request, reply, Some(value_bytes), pipeline);
-        }
-        self.finishing.finish(request, &mut response);
-        write_answer(reply, &response, pipeline, now, out);
+        let limited = request.with_allowance(Allowance(COPIED_BYTES_MAX));
+        self.perform_alone(&limited, now, |response| match response {
+            Response::OverAllowance { value_bytes, .. } => {
+                defer(request, reply, Some(*value_bytes), pipeline);
+            }
+            response => write_answer(reply, response, pipeline, now, out),
+        });
         self.pin_written(out);
     }
 
@@ -107,17 +96,17 @@ impl Engine {
                 continue;
             }
             let owner = self.owner(&request);
-            let mut place = None;
+            let mut point = None;
             if owner == self.config.core && self.membership.is_some() {
                 if left == 0 {
                     break;
                 }
                 left -= 1;
-                place = Some(self.place(request.key)).filter(|place| !self.keeps_alone(*place));
+                point = self.point(request.key).filter(|at| !self.is_sole_replica(at));
             }
             let is_read = matches!(request.operation, Operation::Get(_));
             let is_due = position == 0 || deferred.form().may_overtake();
-            let in_place = owner == self.config.core && place.is_none();
+            let in_place = owner == self.config.core && point.is_none();
             if in_place && !is_due {
                 from = position + 1;
                 continue;
@@ -127,11 +116,11 @@ impl Engine {
                     return Awaited::Room;
                 }
                 let (sequence, deferred) = pipeline.undefer(position, Allowed::default(), false);
-                self.perform(sequence, &deferred, pipeline, now, out, outbox);
+                self.perform_deferred(sequence, &deferred, pipeline, now, out);
                 from = 0;
                 continue;
             }
-            if outbox.is_full() || (place.is_some() && self.is_saturated()) {
+            if outbox.is_full() || (point.is_some() && self.is_saturated()) {
                 return Awaited::Others;
             }
             let mut allowed = Allowed::default();
@@ -158,43 +147,32 @@ impl Engine {
             let consistency = deferred.form().consistency();
             let request = &request.with_allowance(allowance);
             from = position + 1;
-            let Some(place) = place else {
-                outbox.send_with(owner, sequence, consistency, request);
-                continue;
-            };
-            let asker = outbox.asker(sequence);
-            let taken = self.request(|| asker, consistency, (place, request), now, outbox);
-            assert!(matches!(taken, Taken::Later), "whether it is kept alone was looked at above");
+            match point {
+                None => outbox.send(owner, sequence, consistency, request),
+                Some(point) => {
+                    let asker = outbox.asker(sequence);
+                    let demand = Demand { request, consistency, point };
+                    self.ask_replicas(asker, demand, now, outbox);
+                }
+            }
         }
         Awaited::Connection
     }
 
-    /// Performs a deferred request for a key of this core, whose answer is due.
-    fn perform(
+    /// Performs a deferred request for a key that is this node's alone, whose answer is due.
+    fn perform_deferred(
         &mut self,
         sequence: u32,
         deferred: &Deferred,
         pipeline: &mut Pipeline,
         now: Instant,
         out: &mut impl BoundedOutput,
-        outbox: &mut impl Outbox,
     ) {
         let request = codec::decode_request(&deferred.request).expect("encoded by this core");
         let request = &request.with_allowance(Allowance::FULL);
-        let response = if self.membership.is_none() {
-            let mut response = self.shard.execute(request, now);
-            self.finishing.finish(request, &mut response);
-            response
-        } else {
-            let asker = outbox.asker(sequence);
-            let consistency = deferred.form().consistency();
-            let placed = (self.place(request.key), request);
-            match self.request(|| asker, consistency, placed, now, outbox) {
-                Taken::Answered(response) => response,
-                Taken::Later => return,
-            }
-        };
-        pipeline.complete(sequence, Completion::Response(&response), now, out);
+        self.perform_alone(request, now, |response| {
+            pipeline.complete(sequence, Completion::Response(response), now, out);
+        });
         self.pin_written(out);
     }
 }

@@ -31,28 +31,22 @@ const BATCH: usize = 24;
 
 pub mod cluster;
 mod defer;
+mod perform;
 mod prefixes;
 pub mod store;
 
 pub use defer::Awaited;
+use defer::defer;
+pub use perform::Outcome;
+use perform::{CLUSTERED, Demand, STANDALONE};
 pub use prefixes::{PREFIX_DELIMITER, PREFIXES_MAX, PrefixCounters};
 
 /// Takes requests for other cores.
 pub trait Outbox: Links {
-    /// Hands `request` to core `core`; its answer comes back under `sequence` to the connection
-    /// that is being fed. Always taken: one batch may pass the limit of [`Outbox::is_full`].
-    fn send(&mut self, core: u32, sequence: u32, request: &Request<'_>);
-
-    /// As [`Outbox::send`], for a request that wants so many replicas to agree.
-    fn send_with(
-        &mut self,
-        core: u32,
-        sequence: u32,
-        _consistency: Consistency,
-        request: &Request<'_>,
-    ) {
-        self.send(core, sequence, request);
-    }
+    /// Hands `request`, which wants so many replicas to agree, to core `core`; its answer comes back
+    /// under `sequence` to the connection that is being fed. Always taken: one batch may pass the
+    /// limit of [`Outbox::is_full`].
+    fn send(&mut self, core: u32, sequence: u32, consistency: Consistency, request: &Request<'_>);
 
     /// Who asks with the request that got `sequence`, for answers that come from other nodes.
     fn asker(&self, sequence: u32) -> Asker {
@@ -265,10 +259,10 @@ impl Engine {
             // A step that is no request counts as one, whether there is one or not.
             session.quantum = session.quantum.saturating_sub(batch.len() as u32 + 1);
             if self.membership.is_none() {
-                self.execute(&mut batch, &mut session.pipeline, context.now, out, outbox);
-            } else {
                 let pipeline = &mut session.pipeline;
-                self.execute_among_others(&mut batch, pipeline, context.now, out, outbox);
+                self.execute::<STANDALONE>(&mut batch, pipeline, context.now, out, outbox);
+            } else {
+                self.execute_clustered(&mut batch, session, context.now, out, outbox);
             }
             match beyond {
                 None => {}
@@ -352,9 +346,22 @@ impl Engine {
         beyond
     }
 
-    /// Answers the batch's requests in order, or hands them to their owners.
+    #[cold]
+    #[inline(never)]
+    fn execute_clustered(
+        &mut self,
+        batch: &mut Batch<'_>,
+        session: &mut Session,
+        now: Instant,
+        out: &mut impl BoundedOutput,
+        outbox: &mut impl Outbox,
+    ) {
+        self.execute::<CLUSTERED>(batch, &mut session.pipeline, now, out, outbox);
+    }
+
+    /// Answers the batch's requests in order, or hands them to those who answer them.
     #[inline]
-    fn execute(
+    fn execute<const IS_CLUSTERED: bool>(
         &mut self,
         batch: &mut Batch<'_>,
         pipeline: &mut Pipeline,
@@ -362,23 +369,37 @@ impl Engine {
         out: &mut impl BoundedOutput,
         outbox: &mut impl Outbox,
     ) {
+        let points = if IS_CLUSTERED { self.points_of(batch) } else { ArrayVec::new() };
+        let mut points = points.iter();
         for Asked { request, reply, owner } in batch {
             let owner = *owner;
-            if owner == self.config.core && pipeline.is_empty() && self.shard.may_pin() {
+            let is_own = owner == self.config.core;
+            let point = if IS_CLUSTERED && is_own { points.next() } else { None };
+            let is_here = is_own && point.is_none_or(|point| self.is_sole_replica(point));
+            if is_own {
                 self.traffic.local += 1;
-                let mut response = self.shard.execute(request, now);
-                self.finishing.finish(request, &mut response);
-                encode(reply, &response, now, out);
-                self.pin_written(out);
-            } else if pipeline.conflicts(request.hash, request.operation.may_change()) {
-                self.park(request, reply, pipeline);
-            } else if owner == self.config.core {
-                self.traffic.local += 1;
-                self.execute_limited(request, reply, pipeline, now, out);
             } else {
                 self.traffic.forwarded += 1;
+            }
+            if is_here && pipeline.is_empty() && self.shard.may_pin() {
+                let answer = |response: &Response<'_>| encode(reply, response, now, out);
+                self.perform_here::<IS_CLUSTERED, _>(request, now, answer);
+                self.pin_written(out);
+            } else if pipeline.conflicts(request.hash, request.operation.may_change()) {
+                defer(request, reply, None, pipeline);
+            } else if is_here {
+                self.perform_limited(request, reply, pipeline, now, out);
+            } else {
                 let sequence = self.wait(request, reply, pipeline, outbox);
-                outbox.send(owner, sequence, request);
+                let consistency = reply.form.consistency();
+                match point {
+                    None => outbox.send(owner, sequence, consistency, request),
+                    Some(&point) => {
+                        let asker = outbox.asker(sequence);
+                        let demand = Demand { request, consistency, point };
+                        self.ask_replicas(asker, demand, now, outbox);
+                    }
+                }
             }
         }
     }
@@ -400,19 +421,24 @@ impl Engine {
     ) {
         self.prefetch(requests.iter().map(|(_, request)| request.hash));
         for (token, request) in requests {
-            let mut response = self.shard.execute(request, now);
-            self.traffic.served += u64::from(response.is_performed());
-            self.finishing.finish(request, &mut response);
-            answer(*token, &response);
+            let mut is_performed = true;
+            self.perform_alone(request, now, |response| {
+                answer(*token, response);
+                is_performed = response.is_performed();
+            });
+            self.traffic.served += u64::from(is_performed);
         }
     }
 
     /// Performs a store whose value has been received into its item, for a connection of this core.
-    pub fn store_staged(&mut self, request: &Request<'_>, now: Instant) -> Response<'_> {
+    pub fn store_staged(
+        &mut self,
+        request: &Request<'_>,
+        now: Instant,
+        answer: impl FnOnce(&Response<'_>),
+    ) {
         self.traffic.local += 1;
-        let mut response = self.shard.execute(request, now);
-        self.finishing.finish(request, &mut response);
-        response
+        self.perform_alone(request, now, answer);
     }
 
     /// Answers a store for whose value there is no room.

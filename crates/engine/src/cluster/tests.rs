@@ -8,7 +8,7 @@ use bumpalo::Bump;
 use proptest::prelude::*;
 
 use super::*;
-use crate::{EngineConfig, Session, Stop};
+use crate::{BoundedOutput, EngineConfig, Outbox, Session, Stop};
 use ringlane_cluster::coordinator::CoordinatorSettings;
 use ringlane_cluster::governor_notice::GovernorNotice;
 use ringlane_cluster::identity::{Boot, Identity};
@@ -21,7 +21,7 @@ use ringlane_protocol::{Context, Limits, Output};
 use ringlane_ring::{RingHash, RingParameters};
 use ringlane_shard::ShardConfig;
 use ringlane_types::hash::HashSecret;
-use ringlane_types::request::{ItemRef, Value};
+use ringlane_types::request::{Consistency, ItemRef, Value};
 
 const NOW: Instant = Instant::from_millis(1_700_000_000_000);
 /// What one connection may hold and wait for.
@@ -65,7 +65,7 @@ impl Links for Wire {
 }
 
 impl Outbox for Wire {
-    fn send(&mut self, core: u32, _sequence: u32, _request: &Request<'_>) {
+    fn send(&mut self, core: u32, _: u32, _: Consistency, _: &Request<'_>) {
         panic!("there is no core {core}");
     }
 
