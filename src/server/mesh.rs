@@ -242,7 +242,8 @@ impl Mesh {
                     let (to, consistency) = without_consistency(to);
                     let asker = || asker(core, to);
                     let asked = (Some(place), request);
-                    let mut performed = true;
+                    // Those that other nodes answer are counted with their answers.
+                    let mut performed = false;
                     engine.perform(asker, consistency, asked, now, links, |response| {
                         performed = response.is_performed();
                         stage_answer(answers_out, to, response, || body);

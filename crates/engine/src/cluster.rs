@@ -306,6 +306,9 @@ impl Engine {
                     if let Some(prefixes) = prefixes {
                         count_late(prefixes, response);
                     }
+                    if asker.core != self.config.core {
+                        self.traffic.served += u64::from(response.is_performed());
+                    }
                     give(asker, response);
                 }
                 Err(error) => panic!("written by this core, but {error:?}"),
