@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use socket2::SockAddr;
 
-const FORMS: &str = "write HOST:PORT, or the path of a unix socket from / on";
+const FORMS: &str = "use HOST:PORT, or the absolute path of a unix socket";
 
 /// An address as given and as resolved.
 #[derive(Clone, Debug)]
@@ -53,9 +53,8 @@ impl FromStr for Address {
     fn from_str(text: &str) -> Result<Self, String> {
         let path = text.strip_prefix("unix:").or(text.starts_with('/').then_some(text));
         let socket = match path {
-            Some(path) => {
-                SockAddr::unix(path).map_err(|error| format!("no socket path {path}: {error}"))?
-            }
+            Some(path) => SockAddr::unix(path)
+                .map_err(|error| format!("{path} is not a socket path: {error}"))?,
             None => {
                 let mut found =
                     text.to_socket_addrs().map_err(|error| format!("{error}; {FORMS}"))?;
@@ -82,11 +81,11 @@ impl FromStr for NodeAddress {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let (id, address) =
-            text.split_once('=').ok_or_else(|| format!("no ID=ADDRESS: {text:?}"))?;
+            text.split_once('=').ok_or_else(|| format!("{text:?} is not ID=ADDRESS"))?;
         let (id, weight) = match id.split_once('*') {
             None => (id, 1),
             Some((id, weight)) => {
-                (id, weight.parse().map_err(|_| format!("no weight: {weight:?}"))?)
+                (id, weight.parse().map_err(|_| format!("{weight:?} is not a weight"))?)
             }
         };
         Ok(Self { id: id.into(), weight, address: address.parse()? })

@@ -101,9 +101,9 @@ impl Directory {
         let asked = nodes.iter().filter(|node| !node.endpoints.is_empty()).count();
         match (nodes.len(), endpoints) {
             (1, 1) => None,
-            (1, cores) => Some(format!("each key is asked at its core, on {cores} ports")),
+            (1, cores) => Some(format!("each key goes to its core, on {cores} ports")),
             (all, _) => Some(format!(
-                "each key is asked at its owner: {asked} of {all} nodes, {endpoints} ports"
+                "each key goes to its owner: {asked} of {all} nodes, {endpoints} ports"
             )),
         }
     }
@@ -251,7 +251,7 @@ pub fn find_cores(node: &mut LaidNode) -> Result<(), String> {
 
 fn read<'b>(address: &Address, answer: &'b [u8]) -> Result<Topology<'b>, String> {
     Topology::from_bytes(answer)
-        .map_err(|error| format!("{address} describes itself badly: {error:?}"))
+        .map_err(|error| format!("{address} sent an invalid description: {error:?}"))
 }
 
 /// A node that names none, as the only one.
@@ -270,9 +270,8 @@ fn itself<'a>(topology: &Topology<'a>) -> TopologyNode<'a> {
 
 fn parameters(ring: RingFacts<'_>) -> Result<RingParameters, String> {
     let known = RingHash::NAMES.iter().find(|(name, _)| *name == ring.hash);
-    let (_, hash) = known.ok_or_else(|| {
-        format!("its ring is made with {:?}, which this build does not know", ring.hash)
-    })?;
+    let (_, hash) = known
+        .ok_or_else(|| format!("its ring uses the hash {:?}, unknown to this build", ring.hash))?;
     let (points_per_weight, replicas) = (ring.points_per_weight, ring.replicas);
     Ok(RingParameters { hash: *hash, points_per_weight, replicas })
 }

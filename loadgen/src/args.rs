@@ -16,7 +16,7 @@ use crate::workload::popularity::Popularity;
 use crate::workload::sizes::{Sizes, amount};
 use ringlane_client::address::{Address, NodeAddress};
 
-/// Load generator for memcached-compatible servers: open loop, every answer verified.
+/// Load generator for memcached-compatible servers: open loop, with every answer verified.
 #[derive(Debug, Parser)]
 #[command(name = "ringload", version, max_term_width = 100)]
 pub struct Arguments {
@@ -30,21 +30,21 @@ pub struct Arguments {
 pub enum Command {
     /// Load a server and report throughput, latency and CPU time.
     Run(Run),
-    /// The same workload on two or more servers in alternating rounds: ratios with their spread.
+    /// Run the same workload on two or more servers in alternating rounds; report ratios with spread.
     Compare(Compare),
-    /// A run at each of several rates: latency against rate.
+    /// Run at several rates; report latency against rate.
     Sweep(Sweep),
-    /// The highest rate that holds an objective: climb, then bisect.
+    /// Find the highest rate that meets an objective: climb, then bisect.
     Saturate(Saturate),
     /// Write every key once.
     Populate(Whole),
     /// Read every key once and check its value.
     Verify(Verification),
-    /// Show results that were kept as JSON, also as one page of HTML.
+    /// Show results saved as JSON, optionally as one HTML page.
     Report(Report),
 }
 
-/// What all loading commands share.
+/// Flags shared by all commands that generate load.
 #[derive(Debug, Args)]
 pub struct Common {
     #[command(flatten)]
@@ -69,7 +69,7 @@ pub struct Run {
 #[derive(Debug, Args)]
 #[command(allow_negative_numbers = true)]
 pub struct Sweep {
-    /// Requests per second, one run each: 10k,20k. Default: tenths of what a closed loop reaches.
+    /// Requests per second, one run each: 10k,20k. Default: tenths of a closed loop's rate.
     #[arg(long, value_delimiter = ',', value_parser = per_second, value_name = "RATES")]
     pub rates: Vec<u64>,
     #[command(flatten)]
@@ -80,10 +80,10 @@ pub struct Sweep {
 #[derive(Debug, Args)]
 #[command(allow_negative_numbers = true)]
 pub struct Saturate {
-    /// What must hold: p99.9=1ms. Several may be given, also with commas.
+    /// Latency objective, such as p99.9=1ms; repeat it or separate several by commas.
     #[arg(long, required = true, value_delimiter = ',', value_name = "PERCENTILE=TIME")]
     pub slo: Vec<Objective>,
-    /// Ends when the rate is known this closely, in percent.
+    /// Stop when the rate is known to this precision, in percent.
     #[arg(long, default_value_t = 2.0)]
     pub precision: f64,
     #[command(flatten)]
@@ -102,7 +102,7 @@ pub struct Whole {
 #[derive(Debug, Args)]
 #[command(allow_negative_numbers = true)]
 pub struct Verification {
-    /// A missing key is a failure too.
+    /// Treat a missing key as a failure.
     #[arg(long)]
     pub complete: bool,
     #[command(flatten)]
@@ -112,10 +112,10 @@ pub struct Verification {
 /// Flags of `report`.
 #[derive(Debug, Args)]
 pub struct Report {
-    /// JSON files that other commands have written.
+    /// JSON files written by other commands.
     #[arg(required = true)]
     pub files: Vec<std::path::PathBuf>,
-    /// Write one page with all of them.
+    /// Write one HTML page with all of them.
     #[arg(long, value_name = "FILE")]
     pub html: Option<std::path::PathBuf>,
 }
@@ -124,24 +124,24 @@ pub struct Report {
 #[derive(Debug, Args)]
 #[command(allow_negative_numbers = true)]
 pub struct Compare {
-    /// Servers: ADDRESS, NAME=ADDRESS, or NAME='COMMAND {port}' ({socket} for a unix socket) to be
-    /// started here. The first one is compared with each of the others.
+    /// Servers: ADDRESS, NAME=ADDRESS, or NAME='COMMAND {port}' ({socket} for a unix socket) to start
+    /// one. The first is compared with each of the others.
     #[arg(required = true, num_args = 2.., value_name = "SERVER")]
     pub servers: Vec<String>,
-    /// Rounds; every server is measured once in each.
+    /// Rounds; each measures every server once.
     #[arg(long, default_value_t = 5)]
     pub rounds: usize,
-    /// CPUs for the servers started here.
+    /// CPUs for servers started by this command.
     #[arg(long, default_value = "0", value_name = "LIST")]
     pub server_cpus: String,
-    /// Processes of the servers that run already, in their order: 123,456.
+    /// Process ids of the servers already running, in order: 123,456.
     #[arg(long, value_name = "PIDS", value_delimiter = ',')]
     pub pids: Vec<u32>,
-    /// A table of workloads to compare instead of the one the flags describe. See
+    /// Table of workloads to compare instead of the one described by the flags; see
     /// benches/compare/rows.
     #[arg(long, value_name = "FILE")]
     pub rows: Option<std::path::PathBuf>,
-    /// Only rows whose name contains this.
+    /// Run only rows whose name contains this.
     #[arg(long, requires = "rows", value_name = "TEXT")]
     pub only: Option<String>,
     /// Write the table as Markdown.
@@ -151,144 +151,144 @@ pub struct Compare {
     pub common: Common,
 }
 
-/// Where results go besides the terminal.
+/// Where to write results besides the terminal.
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Output")]
 pub struct Output {
-    /// Write everything as JSON.
+    /// Write the full results as JSON.
     #[arg(long, value_name = "FILE")]
     pub json: Option<std::path::PathBuf>,
-    /// Write one self-contained page of HTML.
+    /// Write one self-contained HTML page.
     #[arg(long, value_name = "FILE")]
     pub html: Option<std::path::PathBuf>,
-    /// Write the histogram of latency for HdrHistogram's tools; numbered if there are several runs.
+    /// Write the latency histogram for HdrHistogram tools; files are numbered for several runs.
     #[arg(long, value_name = "FILE")]
     pub hgrm: Option<std::path::PathBuf>,
-    /// No line per second.
+    /// Omit the line per second.
     #[arg(long, short)]
     pub quiet: bool,
 }
 
 impl Output {
-    /// The files asked for.
+    /// The requested files.
     pub fn files(&self) -> impl Iterator<Item = &std::path::PathBuf> {
         [&self.json, &self.html, &self.hgrm].into_iter().flatten()
     }
 }
 
-/// Which server, and with which CPUs.
+/// Which server to load, and on which CPUs to run.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Server and generator")]
 pub struct Target {
-    /// Where the server listens: host:port, or the path of a unix socket.
+    /// Server address: host:port, or the path of a unix socket.
     #[arg(long, short, default_value = "127.0.0.1:11211")]
     pub address: Address,
-    /// Several nodes instead, each key asked at the one that owns it on the ring (with the binary
-    /// protocol one address is enough, the node there tells of the others):
-    /// ID=ADDRESS,ID=ADDRESS. A weight other than 1 follows the id: ID*2=ADDRESS.
+    /// Several nodes instead, as ID=ADDRESS,ID=ADDRESS; each key goes to its owner on the ring. (With
+    /// the binary protocol one address is enough: that node reports the others.) A weight other than
+    /// 1 follows the id: ID*2=ADDRESS.
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     pub nodes: Vec<NodeAddress>,
-    /// Points on the ring per node and unit of weight, as the nodes have it.
+    /// Points on the ring per node and unit of weight, the same as on the nodes.
     #[arg(long, value_name = "COUNT", default_value_t = 150, requires = "nodes")]
     pub vnodes: u32,
-    /// How the ring places ids and keys, as the nodes have it: md5 or xxh3.
+    /// Hash function of the ring, the same as on the nodes: md5 or xxh3.
     #[arg(long, default_value = "md5", requires = "nodes", value_parser = ring_hash)]
     pub ring_hash: RingHash,
-    /// Binary protocol: do not ask each core for its own keys, even if the server offers it.
+    /// Binary protocol: do not send keys to their core's own port, even if the server offers it.
     #[arg(long)]
     pub no_shard_ports: bool,
-    /// How to speak to it.
+    /// Protocol to use.
     #[arg(long, value_enum, default_value = "text")]
     pub protocol: Protocol,
-    /// Measure the CPU time of these processes together. Default: those that listen at the
-    /// addresses.
+    /// Measure the total CPU time of these processes. Default: those that listen at the addresses.
     #[arg(long, value_name = "PIDS", value_delimiter = ',')]
     pub server_pid: Vec<u32>,
-    /// CPUs for the generator, one thread each: 1 or 2-3,5. Default: the upper half of the allowed.
+    /// CPUs for the generator, one thread each: 1 or 2-3,5. Default: the upper half of the allowed
+    /// ones.
     #[arg(long, visible_alias = "cpu", value_name = "LIST")]
     pub cpus: Option<String>,
-    /// Poll instead of sleeping: shortest reaction, a whole CPU per thread.
+    /// Poll instead of sleeping: fastest reaction, at a whole CPU per thread.
     #[arg(long)]
     pub spin: bool,
-    /// Give up a request, and its connection, after this time.
+    /// Abandon a request and its connection after this time.
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_span)]
     pub timeout: Duration,
 }
 
-/// What is asked.
+/// Which requests to send.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Workload")]
 pub struct Workload {
     /// Shares of commands: get, set, delete, incr, multiget.
     #[arg(long, default_value = "get=9,set=1")]
     pub mix: Mix,
-    /// How many keys there are.
+    /// Number of keys.
     #[arg(long, default_value = "1M", value_parser = amount)]
     pub keys: u64,
-    /// Length of a key.
+    /// Length of a key in bytes.
     #[arg(long, default_value_t = 16)]
     pub key_bytes: usize,
-    /// What every key begins with.
+    /// Prefix of every key.
     #[arg(long, default_value = "key:")]
     pub key_prefix: String,
-    /// How requests spread over keys: uniform, sequential, zipf, zipf:EXPONENT, hotspot,
+    /// Distribution of requests over keys: uniform, sequential, zipf, zipf:EXPONENT, hotspot,
     /// hotspot:KEYS%:REQUESTS%.
     #[arg(long, default_value = "uniform")]
     pub popularity: Popularity,
     /// Lengths of values: 32, 10-1000, or weighted 32:50,1KiB:30,100KiB:20.
     #[arg(long, default_value = "32")]
     pub value_bytes: Sizes,
-    /// Exptime of sets in seconds, in the same forms; 0 is never.
+    /// Exptime of sets in seconds, in the same forms; 0 means never.
     #[arg(long, default_value = "0")]
     pub ttl: Sizes,
     /// Keys in a multiget.
     #[arg(long, default_value_t = 50)]
     pub multiget_keys: usize,
-    /// Write a key that a get has missed.
+    /// Write each key that a get missed.
     #[arg(long)]
     pub cache_aside: bool,
-    /// How closely answers are checked.
+    /// How strictly to check answers.
     #[arg(long, value_enum, default_value = "full")]
     pub verify: Verify,
-    /// Seed of everything random.
+    /// Random seed.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
 }
 
-/// How it is asked.
+/// How to send them.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Load")]
 pub struct Load {
-    /// Write every key before the load. Auto: if reads would miss or find another workload's
-    /// values, as a sample of keys shows.
+    /// Write every key before the load. Auto: if a sample shows that reads would miss or find
+    /// another workload's values.
     #[arg(long, value_enum, default_value = "auto", num_args = 0..=1,
         default_missing_value = "yes", require_equals = true)]
     pub populate: Populate,
-    /// Closed loop: the next request when an answer has come.
+    /// Closed loop: send the next request when an answer has arrived.
     #[arg(long, conflicts_with = "rate")]
     pub closed: bool,
-    /// Open loop: requests per second, or a part of what a short closed loop reaches.
+    /// Open loop: requests per second, or a percentage of a short closed loop's rate.
     #[arg(long, default_value = "50%", value_name = "RATE|PERCENT%")]
     pub rate: Rate,
-    /// How send times lie in the open loop.
+    /// Distribution of send times in the open loop.
     #[arg(long, value_enum, default_value = "poisson")]
     pub arrival: Arrival,
-    /// Connections, over all threads.
+    /// Total connections of all threads.
     #[arg(long, short, default_value_t = 50)]
     pub connections: usize,
-    /// Requests a connection may have unanswered.
+    /// Unanswered requests per connection.
     #[arg(long, short, default_value_t = 1)]
     pub pipeline: usize,
     /// When a connection sends again in the closed loop.
     #[arg(long, value_enum, default_value = "batch")]
     pub refill: Refill,
-    /// How long to record.
+    /// Seconds to record.
     #[arg(long, default_value_t = 10.0, value_parser = recording)]
     pub seconds: f64,
-    /// How long to load before anything is recorded.
+    /// Seconds of load before recording starts.
     #[arg(long, default_value_t = 1.0, value_parser = seconds)]
     pub warmup: f64,
-    /// Close and make a connection anew after this many requests; 0 is never.
+    /// Reopen a connection after this many requests; 0 means never.
     #[arg(long, value_name = "REQUESTS", default_value_t = 0)]
     pub churn: u64,
 }
@@ -296,11 +296,11 @@ pub struct Load {
 /// When to write all keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Populate {
-    /// If keys are missing, or hold another workload's values, and the workload reads them.
+    /// If the workload reads keys that are missing or hold another workload's values.
     Auto,
-    /// In any case.
+    /// Always.
     Yes,
-    /// Not at all.
+    /// Never.
     No,
 }
 
@@ -309,7 +309,7 @@ pub enum Populate {
 pub enum Rate {
     /// Requests per second.
     Fixed(f64),
-    /// A part of the rate that a closed loop reaches.
+    /// A fraction of a closed loop's rate.
     OfPeak(f64),
 }
 
@@ -322,7 +322,7 @@ impl std::str::FromStr for Rate {
                 Ok(percent) if percent > 0.0 && percent <= 1000.0 => {
                     Ok(Rate::OfPeak(percent / 100.0))
                 }
-                _ => Err(format!("no percentage above 0: {text:?}")),
+                _ => Err(format!("{text:?} is not a percentage above 0 and up to 1000")),
             },
             None => per_second(text).map(|rate| Rate::Fixed(rate as f64)),
         }
@@ -331,7 +331,7 @@ impl std::str::FromStr for Rate {
 
 fn per_second(text: &str) -> Result<u64, String> {
     match amount(text)? {
-        0 => Err("a rate is above 0".into()),
+        0 => Err("a rate must be above 0".into()),
         rate => Ok(rate),
     }
 }
@@ -340,26 +340,26 @@ fn seconds(text: &str) -> Result<f64, String> {
     let seconds = text.parse().map_err(|_| "write seconds as 2 or 0.5".to_owned())?;
     match Duration::try_from_secs_f64(seconds) {
         Ok(span) if span <= Duration::from_secs(86_400) => Ok(seconds),
-        _ => Err("between 0 and 86400 seconds, a day, are possible".into()),
+        _ => Err("must be between 0 and 86400 seconds, a day".into()),
     }
 }
 
-/// Shorter ones would mostly measure nothing.
+/// Shorter recordings would mostly measure nothing.
 fn recording(text: &str) -> Result<f64, String> {
     match seconds(text)? {
-        0.0..0.1 => Err("at least 0.1 seconds are recorded".into()),
+        0.0..0.1 => Err("must be at least 0.1 seconds".into()),
         seconds => Ok(seconds),
     }
 }
 
 fn ring_hash(text: &str) -> Result<RingHash, String> {
     let found = RingHash::NAMES.iter().find(|(name, _)| *name == text);
-    found.map(|(_, hash)| *hash).ok_or_else(|| "the ring's hash is md5 or xxh3".into())
+    found.map(|(_, hash)| *hash).ok_or_else(|| "use md5 or xxh3".into())
 }
 
-/// CPUs named as `1` or `0,2-4`.
+/// CPUs written as `1` or `0,2-4`.
 pub fn cpu_list(text: &str) -> Result<Vec<usize>, String> {
-    let wrong = || format!("no list of CPUs: {text:?}; write them as 1 or 0,2-4");
+    let wrong = || format!("{text:?} is not a list of CPUs: use one such as 1 or 0,2-4");
     let mut cpus = Vec::new();
     for part in text.split(',') {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
@@ -397,8 +397,8 @@ mod tests {
             ("--seconds", "soon", "as 2 or 0.5"),
             ("--warmup", "-1", "between 0 and"),
             ("--rate", "0", "above 0"),
-            ("--rate", "-5", "no number"),
-            ("--keys", "-5", "no number"),
+            ("--rate", "-5", "not a number"),
+            ("--keys", "-5", "not a number"),
         ] {
             let error = Arguments::try_parse_from(["ringload", "run", flag, value]).unwrap_err();
             let error = error.to_string();

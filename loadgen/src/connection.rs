@@ -122,7 +122,7 @@ impl Connection {
         while at < input.len() {
             let Some(pending) = self.pending.front() else {
                 return Err(Trouble::Unspoken {
-                    expected: "no answer, as nothing was asked",
+                    expected: "no answer, as nothing was requested",
                     received: crate::workload::values::shown(&input[at..]),
                 });
             };

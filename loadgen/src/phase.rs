@@ -126,7 +126,7 @@ pub fn run(
         .map_err(|error| Error::Setup(format!("the generator's io_uring failed: {error}")))?;
     if let Some(faults) = down {
         let words = faults.telling().unwrap_or("no connection").to_owned();
-        return Err(Error::Setup(format!("no connection could be made: {words}")));
+        return Err(Error::Setup(format!("cannot connect: {words}")));
     }
     if let Some(wrong) = shared.wrong.into_inner().expect("no thread panics with it") {
         return Err(Error::WrongAnswer(wrong));
@@ -140,7 +140,7 @@ pub fn run(
             // Before the recording some were.
             None if outcome.unsent > 0 => format!(
                 "nothing was recorded: the server fell so far behind that none of the {} requests \
-                 due in that time was sent; ask for a lower rate or allow more connections",
+                 due in that time was sent; lower the rate or raise the number of connections",
                 outcome.unsent
             ),
             None => format!("{what}: no request was answered in time"),
@@ -155,8 +155,8 @@ impl Outcome {
         self.gone.then(|| {
             let words = self.faults.telling().unwrap_or("no connection");
             Error::ServerGone(format!(
-                "the server was gone before the end, and the figures are what it answered until \
-                 then: {words}"
+                "the server went away before the end; the figures cover its answers until then: \
+                 {words}"
             ))
         })
     }

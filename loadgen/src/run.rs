@@ -69,7 +69,7 @@ pub fn verify(verification: &args::Verification) -> Result<(), Error> {
     let hits: u64 =
         summary.classes.iter().filter(|c| c.name == "get hit").map(|c| c.requests).sum();
     let keys = workload.keys.count();
-    println!("{hits} of {keys} keys hold their value, {} are missing, none is wrong", keys - hits);
+    println!("{hits} of {keys} keys hold their value, {} are missing, none are wrong", keys - hits);
     if verification.complete && hits < keys {
         return Err(Error::Setup(format!("{} keys are missing", keys - hits)));
     }
@@ -143,7 +143,7 @@ pub fn prepare(plan: &Plan, workload: &Workload, populate: Populate) -> Result<(
         eprintln!("populated {} keys in {seconds:.1} s", outcome.totals.answers);
         if refused > 0 {
             let first = outcome.faults.telling().unwrap_or_default();
-            eprintln!("populating met {refused} errors: {first}");
+            eprintln!("populating caused {refused} errors: {first}");
         }
     }
     Ok(())
@@ -170,7 +170,10 @@ pub fn paced(plan: Plan, workload: &Workload, load: &args::Load) -> Result<Plan,
         (false, Rate::Fixed(rate)) => rate,
         (false, Rate::OfPeak(part)) => {
             let peak = peak(&plan, workload)?;
-            eprintln!("closed loop reaches {peak:.0} requests/s; {:.0} % of it:", part * 100.0);
+            eprintln!(
+                "closed loop reaches {peak:.0} requests/s; using {:.0} % of that:",
+                part * 100.0
+            );
             peak * part
         }
     };
@@ -217,11 +220,11 @@ pub fn workload(args: &args::Workload) -> Result<Workload, Error> {
         .map_err(|error| failed(error.to_string()))?;
     if !(1..=10_000).contains(&args.multiget_keys) {
         let keys = args.multiget_keys;
-        return Err(failed(format!("a multiget of {keys}: between 1 and 10000 keys are possible")));
+        return Err(failed(format!("a multiget of {keys} keys is not possible: use 1 to 10000")));
     }
     if args.value_bytes.max() > 1 << 30 {
         let bytes = &args.value_bytes;
-        return Err(failed(format!("values of {bytes} bytes: at most 1 GiB is possible")));
+        return Err(failed(format!("values of {bytes} bytes are not possible: use at most 1 GiB")));
     }
     let clock = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     let clock = clock.unwrap_or_default().as_nanos() as u64 ^ u64::from(std::process::id());
@@ -233,7 +236,7 @@ pub fn workload(args: &args::Workload) -> Result<Workload, Error> {
     let versions = match args.verify {
         Verify::Full if verified || counters > 0 => {
             if args.keys > VERIFIED_KEYS_MAX {
-                let words = "too many keys to know the versions of all: use --verify content";
+                let words = "too many keys to track all versions: use --verify content";
                 return Err(failed(words.into()));
             }
             Some(Arc::new(Versions::new(args.keys, counters)))
@@ -269,17 +272,17 @@ pub fn plan(target: &args::Target, load: &args::Load) -> Result<Plan, Error> {
     if !(1..=65_536).contains(&load.pipeline) {
         let pipeline = load.pipeline;
         return Err(failed(&format!(
-            "a pipeline of {pipeline}: between 1 and 65536 requests are possible"
+            "a pipeline of {pipeline} requests is not possible: use 1 to 65536"
         )));
     }
     if target.timeout.is_zero() {
-        return Err(failed("a timeout of 0 gives up every request: leave some time"));
+        return Err(failed("a timeout of 0 would abandon every request: use a longer one"));
     }
     let address = target.nodes.first().map_or(&target.address, |node| &node.address).clone();
     let directory = directory(&address, target, load.connections)?;
     let mut server_pids = target.server_pid.clone();
     if let Some(pid) = server_pids.iter().find(|pid| CpuTime::of_process(**pid).is_err()) {
-        return Err(Error::Setup(format!("there is no process {pid} to be measured")));
+        return Err(Error::Setup(format!("there is no process {pid} to measure")));
     }
     if server_pids.is_empty() {
         let routes = directory.current();
@@ -354,7 +357,9 @@ fn named(
     }
     if nodes.len() > endpoints_max {
         let count = nodes.len();
-        return Err(format!("{count} nodes need a connection of each thread: more --connections"));
+        return Err(format!(
+            "{count} nodes need one connection per thread each: raise --connections"
+        ));
     }
     Routes::new(layout.within(endpoints_max)).map(Directory::fixed)
 }
@@ -373,7 +378,7 @@ fn cpus(list: Option<&str>) -> Result<Vec<usize>, Error> {
     let cpus = args::cpu_list(list).map_err(Error::Setup)?;
     match cpus.iter().find(|cpu| !allowed.contains(cpu)) {
         Some(cpu) => {
-            Err(Error::Setup(format!("CPU {cpu} is not among those that may be used: {allowed:?}")))
+            Err(Error::Setup(format!("CPU {cpu} is not among the allowed ones: {allowed:?}")))
         }
         None => Ok(cpus),
     }

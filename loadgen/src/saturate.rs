@@ -15,7 +15,7 @@ pub fn run(saturate: &args::Saturate) -> Result<(), Error> {
     let common = &saturate.common;
     let (workload, plan) = prepared(common)?;
     let peak = run::peak(&plan, &workload)?;
-    eprintln!("closed loop reaches {peak:.0} requests/s; climbing from a sixteenth of it:");
+    eprintln!("closed loop reaches {peak:.0} requests/s; climbing from a sixteenth of that:");
     println!("{}", text::sweep_header());
     let mut search = Search::new(peak / 16.0, saturate.precision / 100.0);
     let mut broken_by = None;
@@ -35,9 +35,9 @@ pub fn run(saturate: &args::Saturate) -> Result<(), Error> {
     let sentence = match (search.best(), broken_by) {
         // What broke it may have been the generator's own lateness.
         (_, Some((_, Some(limit)))) => format!("no verdict on {objectives}: {limit}"),
-        (Some(rate), _) => format!("{objectives} holds up to {rate:.0} requests/s"),
+        (Some(rate), _) => format!("{objectives} is met up to {rate:.0} requests/s"),
         (None, Some((Some(words), _))) => {
-            format!("{objectives} does not hold even at the lowest rate tried: {words}")
+            format!("{objectives} is not met even at the lowest rate tried: {words}")
         }
         (None, _) => format!("no verdict on {objectives}"),
     };

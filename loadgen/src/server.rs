@@ -86,7 +86,7 @@ impl Server {
             let address: Address = spec.text.parse().map_err(|words| {
                 let name = &spec.text;
                 Error::Setup(format!(
-                    "{name}: {words}, or a command with {{port}} or {{socket}} in it"
+                    "{name}: {words}, or a command that contains {{port}} or {{socket}}"
                 ))
             })?;
             let pid = listener::pid_of(address.socket());
@@ -135,14 +135,14 @@ impl Server {
             if accepts(&self.address) {
                 return Ok(());
             }
-            let started = self.started.as_mut().expect("only started servers are awaited");
+            let started = self.started.as_mut().expect("only servers started here are awaited");
             let ended = started.child.try_wait().map_err(|error| error.to_string())?;
             if ended.is_some() || Instant::now() > deadline {
                 let log = std::fs::read_to_string(&started.log).unwrap_or_default();
                 let words = log.lines().last().unwrap_or("without a word").to_owned();
                 return Err(match ended {
-                    Some(status) => format!("ended at once ({status}): {words}"),
-                    None => format!("does not listen at {} after 20 s: {words}", self.address),
+                    Some(status) => format!("exited at once ({status}): {words}"),
+                    None => format!("is not listening at {} after 20 s: {words}", self.address),
                 });
             }
             std::thread::sleep(Duration::from_millis(20));

@@ -18,7 +18,7 @@ pub fn run(sweep: &args::Sweep) -> Result<(), Error> {
         false => sweep.rates.iter().map(|&rate| rate as f64).collect(),
         true => {
             let peak = run::peak(&plan, &workload)?;
-            eprintln!("closed loop reaches {peak:.0} requests/s; in tenths of it:");
+            eprintln!("closed loop reaches {peak:.0} requests/s; in tenths of that:");
             (1..=10).map(|tenth| peak * f64::from(tenth) / 10.0).collect::<Vec<f64>>()
         }
     };

@@ -5,14 +5,14 @@ use std::time::Duration;
 /// A time with its unit: 500us, 20ms, 5s.
 pub fn parse_span(text: &str) -> Result<Duration, String> {
     let split = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
-    let number: f64 = text[..split].parse().map_err(|_| format!("no time: {text:?}"))?;
+    let number: f64 = text[..split].parse().map_err(|_| format!("{text:?} is not a time"))?;
     let unit = match &text[split..] {
         "ns" => 1e-9,
         "us" | "µs" => 1e-6,
         "ms" => 1e-3,
         "s" => 1.0,
         "min" | "m" => 60.0,
-        unit => return Err(format!("no unit of time: {unit:?}; ns, us, ms, s or min")),
+        unit => return Err(format!("{unit:?} is not a unit of time: use ns, us, ms, s or min")),
     };
     Duration::try_from_secs_f64(number * unit).map_err(|error| error.to_string())
 }

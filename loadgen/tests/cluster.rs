@@ -124,7 +124,7 @@ fn one_address_is_enough_and_no_request_is_forwarded() {
         let output = output.expect("timeout is part of coreutils");
         assert!(output.status.success(), "{}", words(&output));
         let ports = if more == ["--no-shard-ports"] { 3 } else { 6 };
-        let said = format!("each key is asked at its owner: 3 of 3 nodes, {ports} ports");
+        let said = format!("each key goes to its owner: 3 of 3 nodes, {ports} ports");
         assert!(words(&output).contains(&said), "{}", words(&output));
         let after: Vec<u64> = nodes.iter().map(|node| node.figure("forwarded")).collect();
         assert_eq!(before, after, "{more:?}: {}", words(&output));

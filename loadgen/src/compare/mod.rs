@@ -75,7 +75,7 @@ fn compare_row(
 ) -> Result<Option<(RowResult, Vec<Summary>)>, Error> {
     let mut contenders = contenders(compare, specs, row)?;
     if contenders.len() < 2 {
-        eprintln!("   skipped: fewer than two of the servers can do this");
+        eprintln!("   skipped: fewer than two of the servers support this");
         return Ok(None);
     }
     // Address, routes and protocol are each contender's own.

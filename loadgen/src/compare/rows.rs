@@ -135,7 +135,11 @@ impl FromStr for Goal {
             "p50" => Metric::P50,
             "p99" => Metric::P99,
             "p99.9" => Metric::P99_9,
-            _ => return Err(format!("no metric {metric:?}; cpu, rate, p50, p99 and p99.9 are")),
+            _ => {
+                return Err(format!(
+                    "there is no metric {metric:?}; use cpu, rate, p50, p99 or p99.9"
+                ));
+            }
         };
         let bound = bound.parse().map_err(|_| wrong())?;
         Ok(Self { text: text.into(), metric, server: server.into(), at_most, bound })

@@ -142,14 +142,14 @@ fn table(out: &mut String, document: &Document) {
     let open = document.runs.iter().any(|run| run.load.rate.is_some());
     if open {
         out.push_str(
-            "<p class=\"dim\">Open loop: latency counts from the intended send time, so that a \
-             stall counts for every request it delays.</p>\n",
+            "<p class=\"dim\">Open loop: latency counts from the intended send time, so a stall \
+             counts for every request it delays.</p>\n",
         );
     }
     if closed {
         out.push_str(
-            "<p class=\"dim\">Closed loop: a stall delays the questions too, so that latencies \
-             flatter. Good for throughput and CPU time.</p>\n",
+            "<p class=\"dim\">Closed loop: a stall also delays the requests, so latencies look too \
+             good. Suited for throughput and CPU time.</p>\n",
         );
     }
 }

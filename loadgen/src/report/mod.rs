@@ -77,12 +77,12 @@ pub fn run(report: &args::Report) -> Result<(), Error> {
         let text = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
         let version =
             serde_json::from_str::<serde_json::Value>(&text).map_err(|error| {
-                failed(format!("it is no JSON that --json has written: {error}"))
+                failed(format!("it is not JSON written by --json: {error}"))
             })?["schema_version"]
                 .as_u64();
         if version != Some(u64::from(SCHEMA_VERSION)) {
             let has = version.map_or("no schema version".into(), |v| format!("schema version {v}"));
-            return Err(failed(format!("it has {has}, this tool reads {SCHEMA_VERSION}")));
+            return Err(failed(format!("it has {has}, but this tool reads {SCHEMA_VERSION}")));
         }
         let document: Document =
             serde_json::from_str(&text).map_err(|error| failed(error.to_string()))?;

@@ -13,7 +13,7 @@ pub fn summary(run: &Summary) -> String {
         (Some(rate), Some(arrival)) => {
             format!("open loop: {rate:.0} requests/s asked, {arrival} arrivals")
         }
-        _ => "closed loop: a stall delays the questions too, so that latencies flatter".into(),
+        _ => "closed loop: a stall also delays the requests, so latencies look too good".into(),
     };
     let workload = &run.workload;
     let _ = writeln!(out, "{} ({}), {pace}", run.name, load.protocol);
@@ -80,7 +80,7 @@ pub fn summary(run: &Summary) -> String {
             waited => format!(", {:.0} % waiting for its CPU", 100.0 * waited),
         },
     );
-    // A few at the very end say nothing.
+    // A few at the very end are insignificant.
     if run.unsent * 1000 > run.requests {
         let _ = writeln!(out, "not sent       {} requests that were due in time", run.unsent);
     }

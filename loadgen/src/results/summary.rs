@@ -294,8 +294,8 @@ fn generator_limit(
 ) -> Option<String> {
     if generator_waited > WAITED {
         return Some(format!(
-            "the generator was held up: for {:.0} % of the time a thread of it had work and others \
-             had its CPU",
+            "the generator was delayed: for {:.0} % of the time one of its threads was runnable \
+             while others used its CPU",
             generator_waited * 100.0
         ));
     }
@@ -307,7 +307,7 @@ fn generator_limit(
         None => "the server's load is unknown".into(),
     };
     Some(format!(
-        "the generator was the limit: its busiest thread worked {:.0} % of the time, {server}",
+        "the generator was the limit: its busiest thread was busy {:.0} % of the time, {server}",
         generator_busy * 100.0
     ))
 }

@@ -74,7 +74,7 @@ pub fn decode(
             Stage::Line => {
                 // Judged at once: a server of another protocol may send less than a header.
                 if rest.first().is_some_and(|&byte| byte != opcode as u8) {
-                    return Err(unspoken("an answer of the opcode asked", rest));
+                    return Err(unspoken("an answer with the request's opcode", rest));
                 }
                 let head = Response::decode_head(rest).map_err(|_| unspoken("an answer", rest))?;
                 let Some((head, value_at, value_bytes)) = head else {
@@ -164,8 +164,7 @@ impl Decoder {
             }
             _ => Err(Trouble::Wrong(WrongAnswer {
                 key: workload.keys.name(asked.keys[0].key),
-                what: "the answer is for an entry that was not asked for, or not in its turn"
-                    .into(),
+                what: "the answer is for an entry that was not requested, or out of order".into(),
                 expected: format!("entry {} of {}", self.position, asked.keys.len()),
                 received: format!("entry {index}"),
             })),

@@ -246,7 +246,7 @@ impl Decoder {
         }
         Err(Trouble::Wrong(WrongAnswer {
             key: workload.keys.name(asked.keys[0].key),
-            what: "the answer is for a key that was not asked for, or not in its turn".into(),
+            what: "the answer is for a key that was not requested, or out of order".into(),
             expected: workload.keys.name(asked.keys[0].key),
             received: shown(key),
         }))

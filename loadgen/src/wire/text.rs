@@ -83,7 +83,7 @@ fn values(
                 let key_end = 6 + workload.keys.key_bytes();
                 let Some(tail) = rest.get(key_end..) else {
                     return match memchr::memchr(b'\n', rest) {
-                        Some(_) => Err(unspoken("a key of the length asked for", rest)),
+                        Some(_) => Err(unspoken("a key of the requested length", rest)),
                         None => Ok(Decoded::More { consumed: at }),
                     };
                 };

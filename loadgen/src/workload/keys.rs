@@ -43,13 +43,13 @@ impl fmt::Display for KeysError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             KeysError::Count(count) => {
-                write!(f, "{count} keys: the count must be between 1 and 10^15")
+                write!(f, "{count} keys are not possible: use 1 to 10^15")
             }
             KeysError::TooShort { needed } => {
                 write!(f, "keys of this prefix and count need at least {needed} bytes")
             }
             KeysError::TooLong => write!(f, "a key has at most {KEY_BYTES_MAX} bytes"),
-            KeysError::Prefix => write!(f, "a key prefix has no blanks or control bytes"),
+            KeysError::Prefix => write!(f, "a key prefix cannot contain spaces or control bytes"),
         }
     }
 }

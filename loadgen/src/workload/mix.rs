@@ -89,10 +89,11 @@ impl FromStr for Mix {
             let command = Command::MIXED.iter().find(|command| command.name() == name);
             let command = command.ok_or_else(|| {
                 let names = Command::MIXED.map(Command::name).join(", ");
-                format!("no command {name:?}; there are {names}")
+                format!("there is no command {name:?}; use {names}")
             })?;
             let weight = weight.parse().ok().filter(|&weight| weight <= 1_000_000);
-            weights[*command as usize] = weight.ok_or_else(|| format!("no weight in {part:?}"))?;
+            weights[*command as usize] =
+                weight.ok_or_else(|| format!("{part:?} lacks a weight"))?;
         }
         let total: u64 = weights.iter().map(|&weight| u64::from(weight)).sum();
         if total == 0 {

@@ -101,7 +101,9 @@ impl Workload {
         let own = stamp.writer == self.writer;
         let (version, floor) = (u64::from(stamp.version), wanted.version);
         let words = if own && version < floor {
-            format!("stale: version {version}, overwritten by version {floor} before it was asked")
+            format!(
+                "stale: version {version}, overwritten by version {floor} before it was requested"
+            )
         } else if !own && floor > 0 {
             format!("stale: from before this run, which has since written version {floor}")
         } else if own && stamp.version > versions.last(wanted.key) {

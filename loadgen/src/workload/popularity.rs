@@ -37,7 +37,7 @@ impl FromStr for Popularity {
         let (name, arguments) = text.split_once(':').unwrap_or((text, ""));
         let percent = |text: &str| match text.trim_end_matches('%').parse::<f64>() {
             Ok(percent) if (0.0..=100.0).contains(&percent) => Ok(percent / 100.0),
-            _ => Err(format!("no percentage: {text:?}")),
+            _ => Err(format!("{text:?} is not a percentage")),
         };
         match (name, arguments) {
             ("uniform", "") => Ok(Popularity::Uniform),
@@ -47,7 +47,7 @@ impl FromStr for Popularity {
                 Ok(exponent) if exponent > 0.0 && exponent <= 10.0 => {
                     Ok(Popularity::Zipf { exponent })
                 }
-                _ => Err(format!("the exponent {exponent:?} is not above 0 and at most 10")),
+                _ => Err(format!("the exponent {exponent:?} must be above 0 and at most 10")),
             },
             ("hotspot", "") => Ok(Popularity::Hotspot { keys: 0.1, requests: 0.9 }),
             ("hotspot", shares) => {

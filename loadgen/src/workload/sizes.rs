@@ -56,7 +56,8 @@ impl FromStr for Sizes {
             let mut total = 0u64;
             for part in text.split(',') {
                 let (size, weight) = part.split_once(':').unwrap_or((part, "1"));
-                let weight = weight.parse::<u32>().map_err(|_| format!("no weight: {weight:?}"))?;
+                let weight =
+                    weight.parse::<u32>().map_err(|_| format!("{weight:?} is not a weight"))?;
                 total += u64::from(weight);
                 if weight > 0 {
                     sums.push((amount(size)?, total));
@@ -110,12 +111,12 @@ pub fn amount(text: &str) -> Result<u64, String> {
         "Ki" | "KiB" => 1 << 10,
         "Mi" | "MiB" => 1 << 20,
         "Gi" | "GiB" => 1 << 30,
-        _ => return Err(format!("no number: {text:?}")),
+        _ => return Err(format!("{text:?} is not a number")),
     };
-    let number = number.parse::<u64>().map_err(|_| format!("no number: {text:?}"))?;
+    let number = number.parse::<u64>().map_err(|_| format!("{text:?} is not a number"))?;
     match number.checked_mul(unit) {
         Some(amount) if amount <= 1 << 40 => Ok(amount),
-        _ => Err(format!("too large: {text}")),
+        _ => Err(format!("{text} is too large")),
     }
 }
 
