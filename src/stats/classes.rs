@@ -41,7 +41,7 @@ pub fn items(snapshot: &Snapshot<'_>, emit: Emit<'_>) {
     }
 }
 
-/// `stats slabs`: classes that have pages, and two figures of all of them.
+/// `stats slabs`: classes that have pages, and two totals.
 pub fn slabs(snapshot: &Snapshot<'_>, emit: Emit<'_>) {
     let classes = merged(snapshot);
     for class in classes.iter().filter(|class| class.total_pages > 0) {
@@ -71,8 +71,8 @@ pub fn slabs(snapshot: &Snapshot<'_>, emit: Emit<'_>) {
     }
 }
 
-/// The classes of all cores, added up, in order of their numbers. Ages are those of the core where
-/// they are highest.
+/// The classes of all cores, added up, in order of their numbers. Ages are the maximum over the
+/// cores.
 pub(super) fn merged(snapshot: &Snapshot<'_>) -> Vec<ClassStats> {
     let mut merged: Vec<ClassStats> = Vec::new();
     for class in snapshot.cores.iter().flat_map(|core| &core.classes) {

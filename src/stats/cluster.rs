@@ -1,4 +1,4 @@
-//! `stats cluster`: who the members are and what passes between them.
+//! `stats cluster`: the members and the traffic between them.
 
 use std::sync::Arc;
 
@@ -14,79 +14,79 @@ use crate::cluster::membership::Health;
 use crate::cluster::peers::BreakerCounters;
 use crate::ring::RingHash;
 
-/// What one core tells of its part in the cluster.
+/// Cluster statistics of one core.
 #[derive(Clone, Debug, Default)]
 pub struct CoreClusterStats {
-    /// What became of operations.
+    /// Outcomes of operations.
     pub counters: CoordinatorCounters,
-    /// What became of hints.
+    /// Outcomes of hints.
     pub hint_counters: HintCounters,
-    /// Hints kept now.
+    /// Stored hints.
     pub hints: u64,
-    /// Bytes of those.
+    /// Bytes of stored hints.
     pub hint_bytes: u64,
-    /// Operations under way.
+    /// Operations in flight.
     pub operations: u64,
-    /// Bytes of requests, responses and former values that they hold.
+    /// Bytes of requests, responses and previous values held by them.
     pub operation_bytes: u64,
-    /// Bytes that wait on links or have arrived in part.
+    /// Bytes queued on links or partly received.
     pub link_bytes: u64,
-    /// What has happened to its links.
+    /// Counters of its links.
     pub link_counters: LinkCounters,
     /// How often circuit breakers have opened and closed.
     pub breaker_counters: BreakerCounters,
-    /// Share of the circle that is still arriving, 0 to 1.
+    /// Share of the ring that is still being transferred here, 0 to 1.
     pub arriving: f64,
     /// Keys of other nodes that are hot here.
     pub hot_keys: Vec<HotKey>,
-    /// How the circuit breakers towards other nodes stand.
+    /// States of the circuit breakers for other nodes.
     pub breakers: Vec<(NodeKey, BreakerState)>,
 }
 
-/// What has happened to the links of a core.
+/// Counters of a core's links.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LinkCounters {
-    /// Links that are up.
+    /// Established links.
     pub up: u64,
-    /// Links ever made.
+    /// Links ever established.
     pub made: u64,
     /// Frames sent.
     pub frames_sent: u64,
     /// Frames received.
     pub frames_received: u64,
-    /// Bytes sent, frames as a whole.
+    /// Bytes sent, including frame overhead.
     pub bytes_sent: u64,
-    /// Bytes received, frames as a whole.
+    /// Bytes received, including frame overhead.
     pub bytes_received: u64,
     /// Requests that had to wait for room.
     pub waited: u64,
-    /// Messages dropped since they are longer than what the peer takes.
+    /// Messages dropped because they exceed the peer's limit.
     pub too_long: u64,
-    /// Links ended since a frame was forged, replayed or too long.
+    /// Links closed because a frame was forged, replayed or too long.
     pub bad_frames: u64,
 }
 
-/// Who has points on the ring, and where clients find it.
+/// A node with points on the ring, and its client address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RingNodeView {
     /// Its id.
     pub id: Arc<str>,
-    /// Which start of its process has the points.
+    /// The start of its process that has the points.
     pub boot: Boot,
     /// Its share of the points relative to others.
     pub weight: u32,
-    /// How that start of it looks from here; dead when another one has followed.
+    /// Health of that start as seen from here; dead once another start has replaced it.
     pub health: Health,
-    /// What it told when it was met; `None` before that.
+    /// What it announced in the handshake; `None` before that.
     pub told: Option<(PeerFacts, ClientEndpoint)>,
 }
 
-/// The members as this node sees them.
+/// The members as seen by this node.
 #[derive(Clone, Debug, Default)]
 pub struct ClusterView {
     /// Decisions since the cluster was founded.
     pub epoch: u64,
-    /// Everybody, this node included, by id.
+    /// All members including this node, by id.
     pub members: Vec<MemberStatus>,
     /// Each member's share of the circle, 0 to 1, in the order of `members`.
     pub shares: Vec<f64>,
@@ -94,7 +94,7 @@ pub struct ClusterView {
     pub ring_nodes: Vec<RingNodeView>,
 }
 
-/// Renders the members, then what all cores of this node together have done.
+/// Renders the members, then the totals of all cores of this node.
 pub fn render(snapshot: &Snapshot<'_>, emit: Emit<'_>) {
     let (Some(config), Some(view)) = (&snapshot.config.cluster, snapshot.cluster) else {
         return emit(format_args!("cluster_enabled"), format_args!("0"));
@@ -203,7 +203,7 @@ fn health(health: Health) -> &'static str {
     }
 }
 
-/// The worst state of all cores' breakers towards a node.
+/// The worst state of all cores' breakers for a node.
 fn breaker(cores: &[CoreStats], node: NodeKey) -> Option<&'static str> {
     let states = cores.iter().filter_map(|core| core.cluster.as_deref());
     let mut states = states.flat_map(|core| &core.breakers).filter(|(key, _)| *key == node);

@@ -9,19 +9,19 @@ use super::Emit;
 /// One listener or connection.
 #[derive(Clone, Debug)]
 pub struct ConnectionStats {
-    /// Its descriptor, or another number that tells it from the others.
+    /// Its descriptor, or another unique number.
     pub id: u64,
-    /// The client's address; the own one of a listener.
+    /// The client's address; for a listener, its own.
     pub address: Address,
     /// The address the client connected to; `None` for a listener.
     pub listen_address: Option<Address>,
-    /// What it is doing.
+    /// Its state.
     pub state: ConnectionState,
-    /// Seconds since its last request, or since it was made.
+    /// Seconds since its last request, or since it was opened.
     pub idle_seconds: u64,
 }
 
-/// An address as memcached shows it.
+/// An address in memcached's format.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
     /// TCP over IPv4 or IPv6.
@@ -42,18 +42,18 @@ impl fmt::Display for Address {
     }
 }
 
-/// What a connection is doing, under memcached's names.
+/// State of a connection, under memcached's names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConnectionState {
-    /// Accepting others.
+    /// Accepting connections.
     Listening,
     /// Waiting for a request.
     Read,
     /// Receiving a value.
     ReceivingValue,
-    /// Being answered: the one that asks for these statistics.
+    /// Being answered: the connection that requested these statistics.
     Parsing,
-    /// Waiting for the client to take its answers.
+    /// Waiting for the client to receive its answers.
     Sending,
 }
 
@@ -69,7 +69,7 @@ impl ConnectionState {
     }
 }
 
-/// Renders every one, in the order of their descriptors, so that listeners come first.
+/// Renders all in the order of their descriptors, so that listeners come first.
 pub fn render(connections: &[ConnectionStats], emit: Emit<'_>) {
     let mut connections: Vec<&ConnectionStats> = connections.iter().collect();
     connections.sort_unstable_by_key(|connection| connection.id);

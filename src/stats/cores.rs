@@ -1,8 +1,8 @@
-//! `stats cores`: what each core has and does. A name of our own; memcached has no such thing.
+//! `stats cores`: statistics per core. A Ringlane extension; memcached has no such topic.
 
 use super::{Emit, Snapshot};
 
-/// Renders every core. Requests are those of the core's own connections; a request handed to
+/// Renders every core. Requests are those of the core's own connections; a request forwarded to
 /// another core counts there as served.
 pub fn render(snapshot: &Snapshot<'_>, emit: Emit<'_>) {
     for (number, core) in snapshot.cores.iter().enumerate() {

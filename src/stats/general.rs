@@ -1,7 +1,7 @@
 //! `stats` without an argument: memcached's 84 names, in its order.
 //!
-//! Those of a memcached whose LRU threads are off, because there are none here. Test suites count
-//! the names, so there is no other unless an idle timeout is set, which has a name of its own.
+//! They are those of a memcached without LRU threads, since there are none here. Test suites count
+//! the names, so there are no others, except one that memcached adds with an idle timeout.
 
 use std::fmt;
 use std::time::Duration;
@@ -69,7 +69,7 @@ pub fn render(snapshot: &Snapshot<'_>, emit: Emit<'_>) {
         auth_cmds = conn.auth_cmds,
         auth_errors = conn.auth_errors,
     }
-    // A name that is there only where idle connections are closed, as with memcached.
+    // Present only with an idle timeout, as in memcached.
     if config.idle_timeout.is_some() {
         emit! { emit: idle_kicks = conn.idle_kicks, }
     }

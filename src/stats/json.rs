@@ -1,14 +1,14 @@
-//! The figures as JSON: an object of topics, each an object of memcached's names.
+//! The statistics as JSON: an object of topics, each an object of memcached's names.
 //!
-//! Names stay as the text protocol has them (`items:3:number`), so that whoever knows `stats` knows
-//! this too. Values that are numbers in every JSON reader are numbers; everything else is a string.
+//! Names are those of the text protocol (`items:3:number`), so that users of `stats` know them.
+//! Values that every JSON parser reads as the same number are numbers; everything else is a string.
 
 use std::fmt::Write;
 
 use super::{Snapshot, Topic, render as render_topic};
 
-/// Topics that the object has, under these names. Sizes are left out, since counting them means
-/// looking at every item.
+/// Topics of the object with their names. Sizes are omitted, since counting them means visiting
+/// every item.
 const TOPICS: [(&str, Topic); 6] = [
     ("general", Topic::General),
     ("settings", Topic::Settings),
@@ -38,8 +38,7 @@ pub fn render(snapshot: &Snapshot<'_>) -> String {
     text
 }
 
-/// Whether JSON reads `text` as the number it shows: digits, possibly a fraction, no needless
-/// zeros before it.
+/// Whether `text` is a JSON number: digits, optionally a fraction, no leading zeros.
 fn is_number(text: &str) -> bool {
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));

@@ -1,11 +1,11 @@
-//! What a node tells about itself: figures gathered from all cores, rendered under memcached's names.
+//! A node's statistics: gathered from all cores and rendered under memcached's names.
 //!
-//! Cores count for themselves and share nothing, so a question for statistics gathers one
-//! [`CoreStats`] from each and adds them up here. Rendering produces name and value pairs through a
-//! callback, so that the text protocol, the classic binary one and the admin page share it. Names
-//! and their order are memcached's, since dashboards know them; where this server has nothing to
-//! count, the figure is the constant that means so. Figures of our own are under `stats cores`, so
-//! that tools that count memcached's names are not surprised.
+//! Cores count separately and share nothing, so a request for statistics gathers one [`CoreStats`]
+//! from each and adds them up here. Rendering produces name and value pairs through a callback, so
+//! that the text protocol, the classic binary one and the admin page share it. Names and their order
+//! are memcached's, since dashboards know them; where this server has nothing to count, the value is
+//! a constant. Ringlane's own statistics are under `stats cores`, so that tools that count
+//! memcached's names are not surprised.
 
 use std::fmt::Arguments;
 use std::time::Duration;
@@ -30,7 +30,7 @@ pub use cluster::{ClusterView, CoreClusterStats, LinkCounters, RingNodeView};
 pub use connections::{Address, ConnectionState, ConnectionStats};
 
 counters! {
-    /// What has happened to one core's connections since the start or since `stats reset`.
+    /// Connection events of one core since startup or since `stats reset`.
     pub struct ConnectionCounters {
         /// Bytes received from clients.
         bytes_read,
@@ -40,22 +40,22 @@ counters! {
         total_connections,
         /// Connections refused because the limit was reached.
         rejected_connections,
-        /// Times a connection had to let others go first, having used up its share of a turn.
+        /// Times a connection yielded to others after using up its share of a turn.
         conn_yields,
         /// Times receiving paused because all receive buffers were in use.
         read_buf_oom,
         /// flush_all commands, refused ones included.
         cmd_flush,
-        /// Connections closed because they were silent for too long.
+        /// Connections closed by the idle timeout.
         idle_kicks,
-        /// Connections closed because they held memory that others waited for, and moved nothing.
+        /// Connections closed because they held memory that others waited for and made no progress.
         stalled_kicks,
         /// Long values refused, and connections closed in the middle of a very long line, because
-        /// the memory for connections was used up.
+        /// connection memory was used up.
         uploads_refused,
-        /// Attempts to authenticate.
+        /// Authentication attempts.
         auth_cmds,
-        /// Attempts to authenticate that failed.
+        /// Failed authentication attempts.
         auth_errors,
     }
 }
@@ -63,25 +63,25 @@ counters! {
 /// One core's part of the statistics.
 #[derive(Clone, Debug, Default)]
 pub struct CoreStats {
-    /// What its shard has counted.
+    /// Counters of its shard.
     pub counters: Counters,
-    /// What its connections have counted.
+    /// Counters of its connections.
     pub connections: ConnectionCounters,
-    /// How its shard stands.
+    /// Current state of its shard.
     pub gauges: Gauges,
-    /// Its slab classes, those with pages at least.
+    /// Its slab classes, at least those with pages.
     pub classes: Vec<ClassStats>,
-    /// Connections it has now.
+    /// Open connections.
     pub curr_connections: u64,
-    /// Bytes that its connections hold besides items now.
+    /// Connection memory in use, in bytes.
     pub connection_bytes: u64,
-    /// The most that they ever did.
+    /// Peak of it.
     pub connection_bytes_peak: u64,
     /// Receive buffers of the core.
     pub receive_buffers: u64,
     /// Bytes of those buffers.
     pub receive_buffer_bytes: u64,
-    /// Bytes of receive buffers that hold nothing now.
+    /// Bytes of unused receive buffers.
     pub receive_buffer_bytes_free: u64,
     /// Requests of its own connections that its own shard answered.
     pub local_requests: u64,
@@ -91,45 +91,45 @@ pub struct CoreStats {
     pub served_requests: u64,
     /// Time spent working.
     pub busy: Duration,
-    /// CPU time of the longest turn since the counters were reset; measured only while debug messages
-    /// are logged.
+    /// CPU time of the longest turn since the counters were reset; measured only while the log level
+    /// is debug or trace.
     pub longest_turn: Duration,
     /// Completions of its net ring that named no operation under way and were ignored. Other than zero
     /// they are a fault of the server or of the kernel.
     pub stale_completions: u64,
     /// Time spent waiting for work, polling included.
     pub idle: Duration,
-    /// Its part in the cluster, if there is one.
+    /// Its cluster statistics, on a node of a cluster.
     pub cluster: Option<Box<CoreClusterStats>>,
 }
 
-/// What the host tells about the process.
+/// Facts about the process.
 #[derive(Clone, Debug, Default)]
 pub struct ProcessStats {
-    /// Process number.
+    /// Process id.
     pub pid: u32,
-    /// Time since the start.
+    /// Time since startup.
     pub uptime: Duration,
-    /// CPU time spent in the program.
+    /// CPU time in user mode.
     pub user: Duration,
-    /// CPU time spent in the kernel.
+    /// CPU time in the kernel.
     pub system: Duration,
 }
 
-/// Everything there is to tell, as of one moment.
+/// All statistics at one moment.
 #[derive(Clone, Copy)]
 pub struct Snapshot<'a> {
     /// When it was taken.
     pub now: Instant,
     /// The process.
     pub process: &'a ProcessStats,
-    /// What the node runs with.
+    /// The node's configuration.
     pub config: &'a Config,
-    /// What clients have changed since.
+    /// Settings changed by clients since.
     pub tuning: &'a Tuning,
     /// Log verbosity, 0 to 2.
     pub verbosity: u32,
-    /// The moment of the last flush_all, or zero: items written before it are gone.
+    /// Time of the last flush_all, or zero: items written before it are invalid.
     pub flushed_at: Instant,
     /// All cores, in order.
     pub cores: &'a [CoreStats],
@@ -140,50 +140,50 @@ pub struct Snapshot<'a> {
 }
 
 impl Snapshot<'_> {
-    /// Memory for items, in bytes, as it is allowed now.
+    /// Current memory limit for items in bytes.
     fn memory_bytes(&self) -> u64 {
         self.tuning.memory_bytes.unwrap_or(self.config.memory_bytes)
     }
 
-    /// Adds up one figure of all cores.
+    /// Adds up one statistic of all cores.
     fn sum(&self, figure: impl Fn(&CoreStats) -> u64) -> u64 {
         self.cores.iter().map(figure).sum()
     }
 }
 
-/// What `stats` was asked for.
+/// Topic of a `stats` command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Topic {
-    /// No argument: everything in general.
+    /// No argument: general statistics.
     General,
-    /// `settings`: what the node runs with.
+    /// `settings`: the node's configuration.
     Settings,
     /// `items`: items by slab class.
     Items,
     /// `slabs`: memory by slab class.
     Slabs,
-    /// `sizes`: items by size, which is not counted here.
+    /// `sizes`: items by size, which is not supported.
     Sizes,
     /// `conns`: listeners and connections.
     Connections,
-    /// `cores`: this server's own figures, core by core.
+    /// `cores`: Ringlane's own statistics, per core.
     Cores,
-    /// `cluster`: members, and what passes between them.
+    /// `cluster`: members and the traffic between them.
     Cluster,
-    /// `hotkeys`: keys of other nodes that are asked for here very often.
+    /// `hotkeys`: keys of other nodes that are requested very often here.
     HotKeys,
-    /// `reset`: nothing to render; counters become zero.
+    /// `reset`: nothing to render; resets counters to zero.
     Reset,
     /// `detail on`, `detail off`: nothing to render; counting by prefix starts or stops.
     Detail(bool),
     /// `detail dump`: see [`PrefixCounters::dump`](crate::engine::PrefixCounters::dump).
     DetailDump,
-    /// `detail` with anything else: an error.
+    /// `detail` with any other argument: an error.
     DetailUsage,
 }
 
 impl Topic {
-    /// What the argument of a stats command means; `None` if nothing.
+    /// Parses the argument of a stats command; `None` if it is unknown.
     pub fn parse(argument: &[u8]) -> Option<Self> {
         let mut words = argument.split(|&byte| byte == b' ').filter(|word| !word.is_empty());
         let Some(word) = words.next() else { return Some(Topic::General) };
@@ -208,7 +208,7 @@ impl Topic {
     }
 }
 
-/// Takes one name and its value.
+/// Receives one name and its value.
 pub type Emit<'e> = &'e mut dyn FnMut(Arguments<'_>, Arguments<'_>);
 
 /// Renders a topic as names and values, in order. Topics that are commands render nothing.

@@ -1,9 +1,9 @@
-//! The figures as Prometheus scrapes them: the text exposition format, version 0.0.4.
+//! The statistics in Prometheus' text exposition format, version 0.0.4.
 //!
-//! Node-wide families are sums over the cores; what tells cores apart is in families of its own,
-//! named `ringlane_core_*`, so that `sum()` over a family never counts anything twice. Counters
-//! take their names and help texts from the structs that declare them: a new counter shows up here
-//! by itself. Refused: latency histograms, since the cores do not measure latency.
+//! Node-wide families are sums over the cores; per-core figures are in separate families,
+//! `ringlane_core_*`, so that `sum()` over a family never counts anything twice. Counters take their
+//! names and help texts from the structs that declare them: a new counter appears here
+//! automatically. Refused: latency histograms, since the cores do not measure latency.
 
 use std::fmt::{Display, Write};
 
@@ -26,7 +26,7 @@ pub fn render(snapshot: &Snapshot<'_>) -> String {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// Only grows, except when statistics are reset. Its name ends in `_total`.
+    /// Only increases, except when statistics are reset. Its name ends in `_total`.
     Counter,
     /// Goes up and down.
     Gauge,
@@ -48,7 +48,7 @@ impl Page {
         self.line(format_args!("# TYPE ringlane_{name}{total} {kind}"));
     }
 
-    /// A family of one sample without labels.
+    /// A family with one sample and no labels.
     fn single(&mut self, name: &str, kind: Kind, help: &str, value: impl Display) {
         self.family(name, kind, help);
         let total = if kind == Kind::Counter { "_total" } else { "" };
@@ -60,10 +60,10 @@ impl Page {
     }
 }
 
-/// What describes the node as a whole.
+/// Facts about the whole node.
 fn node(snapshot: &Snapshot<'_>, page: &mut Page) {
     let Snapshot { process, config, .. } = snapshot;
-    page.family("info", Kind::Gauge, "What is running.");
+    page.family("info", Kind::Gauge, "Version and eviction policy.");
     page.line(format_args!(
         "ringlane_info{{version=\"{}\",eviction=\"{}\"}} 1",
         env!("CARGO_PKG_VERSION"),
@@ -72,19 +72,15 @@ fn node(snapshot: &Snapshot<'_>, page: &mut Page) {
     let mut gauge = |name: &str, help, value: u64| page.single(name, Kind::Gauge, help, value);
     gauge("cores", "Cores of this node.", snapshot.cores.len() as u64);
     gauge("connections", "Open connections.", snapshot.sum(|core| core.curr_connections));
-    gauge(
-        "connections_max",
-        "Connections that may be open at once.",
-        u64::from(config.connections_max),
-    );
-    page.single("uptime_seconds", Kind::Gauge, "Time since the start.", Seconds(process.uptime));
+    gauge("connections_max", "Limit of concurrent connections.", u64::from(config.connections_max));
+    page.single("uptime_seconds", Kind::Gauge, "Time since startup.", Seconds(process.uptime));
     let user = Seconds(process.user);
-    page.single("cpu_user_seconds", Kind::Counter, "CPU time spent in the program.", user);
+    page.single("cpu_user_seconds", Kind::Counter, "CPU time in user mode.", user);
     let system = Seconds(process.system);
-    page.single("cpu_system_seconds", Kind::Counter, "CPU time spent in the kernel.", system);
+    page.single("cpu_system_seconds", Kind::Counter, "CPU time in the kernel.", system);
 }
 
-/// What the cores count, added up.
+/// Totals of all cores.
 fn totals(snapshot: &Snapshot<'_>, page: &mut Page) {
     let mut counters = Counters::default();
     let mut connections = ConnectionCounters::default();
@@ -111,7 +107,7 @@ fn counter_name(name: &'static str) -> &'static str {
     }
 }
 
-/// What tells cores apart.
+/// Figures per core.
 fn per_core(snapshot: &Snapshot<'_>, page: &mut Page) {
     use Kind::{Counter, Gauge};
     type Figure = (&'static str, Kind, &'static str, fn(&CoreStats) -> u64);
@@ -119,16 +115,19 @@ fn per_core(snapshot: &Snapshot<'_>, page: &mut Page) {
         ("items", Gauge, "Live items of the core.", |core| core.gauges.items),
         ("item_bytes", Gauge, "Bytes of the core's items.", |core| core.gauges.item_bytes),
         ("connections", Gauge, "Open connections of the core.", |core| core.curr_connections),
-        ("evictions", Counter, "Items the core removed for room.", |core| core.counters.evictions),
+        ("evictions", Counter, "Items the core evicted.", |core| core.counters.evictions),
         (
             "local_requests",
             Counter,
             "Requests that the core answered for its own clients.",
             |core| core.local_requests,
         ),
-        ("forwarded_requests", Counter, "Requests that the core handed to other cores.", |core| {
-            core.forwarded_requests
-        }),
+        (
+            "forwarded_requests",
+            Counter,
+            "Requests that the core forwarded to other cores.",
+            |core| core.forwarded_requests,
+        ),
         ("served_requests", Counter, "Requests that the core answered for other cores.", |core| {
             core.served_requests
         }),
@@ -159,7 +158,7 @@ fn core_family<V: Display>(
     }
 }
 
-/// What tells slab classes apart: those with pages.
+/// Figures per slab class with pages.
 fn per_class(snapshot: &Snapshot<'_>, page: &mut Page) {
     use Kind::{Counter, Gauge};
     type Figure = (&'static str, Kind, &'static str, fn(&ClassStats) -> u64);
@@ -170,9 +169,11 @@ fn per_class(snapshot: &Snapshot<'_>, page: &mut Page) {
         ("items", Gauge, "Items of the slab class.", |class| class.number),
         ("item_bytes", Gauge, "Bytes of the slab class's items.", |class| class.mem_requested),
         ("oldest_seconds", Gauge, "Time since the last use of its oldest item.", |class| class.age),
-        ("evictions", Counter, "Items of the slab class removed for room.", |class| class.evicted),
-        ("out_of_memory", Counter, "Stores that found no room.", |class| class.outofmemory),
-        ("reclaimed", Counter, "Expired items whose room was taken back.", |class| class.reclaimed),
+        ("evictions", Counter, "Items of the slab class evicted.", |class| class.evicted),
+        ("out_of_memory", Counter, "Stores refused for lack of memory.", |class| class.outofmemory),
+        ("reclaimed", Counter, "Expired items whose memory was reclaimed.", |class| {
+            class.reclaimed
+        }),
     ];
     let classes = classes::merged(snapshot);
     for (name, kind, help, figure) in FIGURES {
@@ -188,7 +189,7 @@ fn per_class(snapshot: &Snapshot<'_>, page: &mut Page) {
     }
 }
 
-/// A span as Prometheus wants it, in seconds.
+/// A duration in seconds, Prometheus' unit.
 struct Seconds(std::time::Duration);
 
 impl Display for Seconds {

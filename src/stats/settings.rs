@@ -1,4 +1,4 @@
-//! `stats settings`: what the node runs with, under memcached's names, and then under our own.
+//! `stats settings`: the configuration under memcached's names, followed by Ringlane's own.
 
 use std::fmt::{self, Write};
 
@@ -6,7 +6,7 @@ use super::{Emit, Snapshot, emit};
 use crate::engine::PREFIX_DELIMITER;
 use crate::shard::Eviction;
 
-/// Renders all settings. What has no meaning here has the value that says it is off.
+/// Renders all settings. Those without meaning here have the value for "off".
 pub fn render(snapshot: &Snapshot<'_>, emit: Emit<'_>) {
     let config = snapshot.config;
     let tuning = snapshot.tuning;
@@ -104,7 +104,7 @@ fn on(is: bool) -> &'static str {
     if is { "on" } else { "off" }
 }
 
-/// A value, or memcached's word for none.
+/// A value, or memcached's `NULL`.
 struct Given<T>(Option<T>);
 
 impl<T: fmt::Display> fmt::Display for Given<T> {

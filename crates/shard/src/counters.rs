@@ -3,12 +3,12 @@
 use ringlane_types::counters;
 
 counters! {
-    /// What has happened in a shard since it started or since `stats reset`. Names and counting
-    /// rules are memcached's: `cmd_get` counts keys, not requests.
+    /// Events of a shard since startup or since `stats reset`. Names and counting rules are
+    /// memcached's: `cmd_get` counts keys, not requests.
     pub struct Counters {
         /// Keys read by get, gets and mg.
         cmd_get,
-        /// Stores attempted with memory.
+        /// Store attempts that were given memory.
         cmd_set,
         /// Keys read by touch, gat and mg with T.
         cmd_touch,
@@ -50,17 +50,17 @@ counters! {
         store_no_memory,
         /// Items ever stored.
         total_items,
-        /// Items removed for room before their deadline.
+        /// Items evicted before their deadline.
         evictions,
-        /// Evicted items that nobody had read.
+        /// Evicted items that were never read.
         evicted_unfetched,
-        /// Expired items that nobody had read.
+        /// Expired items that were never read.
         expired_unfetched,
-        /// Expired items whose room was taken back, by the wheel or on the way.
+        /// Expired items whose memory was reclaimed, by the TTL wheel or on access.
         reclaimed,
         /// Slab pages that changed their class.
         slabs_moved,
-        /// Items removed because their chain in the index was full.
+        /// Items evicted because their index chain was full.
         chain_evictions,
     }
 }

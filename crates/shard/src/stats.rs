@@ -36,15 +36,15 @@ counters! {
         pages_max,
         /// Pages that belong to a class or to the index.
         pages_used,
-        /// Pages that may still be taken into use.
+        /// Pages still available.
         pages_free,
-        /// Bytes set aside for values that are still arriving.
+        /// Bytes reserved for values still being received.
         staged_bytes,
         /// Items with a deadline.
         ttl_items,
-        /// Items from before a flush that are still to be reclaimed, or looked at once more.
+        /// Items from before a flush that are still to be reclaimed or checked again.
         flushed_items,
-        /// Deletions that are kept for the other copies of the key.
+        /// Tombstones: deletions retained for the other replicas of the key.
         tombstones,
     }
 }
