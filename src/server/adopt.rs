@@ -1,4 +1,4 @@
-//! Descriptors handed over to glommio, whose types can only be made from raw ones.
+//! Hands descriptors to glommio, whose types can only be built from raw ones.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -8,7 +8,7 @@ use glommio::io::BufferedFile;
 use glommio::net::{TcpListener, TcpStream, UdpSocket};
 use socket2::Socket;
 
-/// An eventfd as a file: a read of 8 bytes waits until somebody counts it up.
+/// An eventfd as a file: a read of 8 bytes waits until it is incremented.
 pub fn bell(eventfd: OwnedFd) -> BufferedFile {
     // SAFETY: the descriptor is owned, and its ownership goes to the file alone.
     unsafe { BufferedFile::from_raw_fd(eventfd.into_raw_fd()) }
@@ -20,7 +20,7 @@ pub fn listener(socket: Socket) -> TcpListener {
     unsafe { TcpListener::from_raw_fd(socket.into_raw_fd()) }
 }
 
-/// A socket for datagrams, on the executor that calls this.
+/// A datagram socket, on the executor that calls this.
 pub fn datagrams(socket: Socket) -> UdpSocket {
     // SAFETY: the descriptor is owned, and its ownership goes to the socket alone.
     unsafe { UdpSocket::from_raw_fd(socket.into_raw_fd()) }
@@ -32,10 +32,10 @@ pub fn stream(socket: OwnedFd) -> TcpStream {
     unsafe { TcpStream::from_raw_fd(socket.into_raw_fd()) }
 }
 
-/// A second descriptor of a connection, to be served elsewhere once the stream is dropped.
+/// A second descriptor of a connection, which outlives the stream.
 ///
 /// # Errors
-/// When the process has no descriptor left.
+/// If the process has no descriptors left.
 pub fn descriptor(stream: &TcpStream) -> io::Result<OwnedFd> {
     // SAFETY: the stream is borrowed, so its descriptor stays open until this returns.
     unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) }.try_clone_to_owned()

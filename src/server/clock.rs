@@ -1,7 +1,7 @@
 //! The only reader of OS time, once per turn of a core.
 //!
-//! Instants are Unix milliseconds that advance with the monotonic clock, so that a wall clock set
-//! back never brings expired items to life. All cores share one anchor and agree on the time.
+//! Instants are Unix milliseconds that advance with the monotonic clock, so that setting the wall
+//! clock back never revives expired items. All cores share one anchor and agree on the time.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -21,20 +21,20 @@ impl Clock {
         Self { started: std::time::Instant::now(), unix_at_start }
     }
 
-    /// The time.
+    /// The current time.
     #[inline]
     pub fn now(&self) -> Instant {
         self.at(std::time::Instant::now())
     }
 
-    /// The time that `moment` has.
+    /// The time at `moment`.
     #[inline]
     pub fn at(&self, moment: std::time::Instant) -> Instant {
         let unix = self.unix_at_start + moment.duration_since(self.started);
         Instant::from_millis(unix.as_millis() as u64)
     }
 
-    /// How long the node has been running.
+    /// Time since the node started.
     pub fn uptime(&self) -> Duration {
         self.started.elapsed()
     }

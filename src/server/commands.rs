@@ -1,4 +1,4 @@
-//! Commands for the node as a whole: asking every core, collecting what they tell, answering.
+//! Commands for the whole node: queries every core, collects the replies, answers the client.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -25,32 +25,32 @@ use crate::stats::{
     Address, ConnectionState, ConnectionStats, CoreClusterStats, CoreStats, Snapshot, Topic,
 };
 
-/// Items that a core lists before it goes on serving.
+/// Items that a core lists before it continues serving.
 const ITEMS_AT_ONCE: u32 = 64;
 
-/// A node command under way.
+/// A node command in progress.
 pub struct Query {
     token: Token,
     sequence: u32,
     kind: Kind,
-    /// Cores that have not told yet.
+    /// Cores that have not replied yet.
     waiting: usize,
     collected: Collected,
 }
 
-/// What becomes of what the cores tell.
+/// How the replies of the cores are combined.
 enum Kind {
-    /// Answered with this once all have done it.
+    /// Answer with this once all have confirmed.
     Acknowledge(NodeAnswer),
     Stats(Topic),
     Prefixes,
-    /// `cache_memlimit` with so many bytes.
+    /// `cache_memlimit` with this many bytes.
     MemoryLimit(u64),
     Reassign,
     Crawl {
         classes: Vec<u8>,
     },
-    /// One core after the other lists its items.
+    /// The cores list their items one after the other.
     Dump {
         question: ItemsQuestion,
         core: u32,
@@ -67,15 +67,15 @@ struct Collected {
     reassigned: Option<ReassignOutcome>,
 }
 
-/// What a command needs first.
+/// What a command needs before it can be answered.
 enum Plan {
     /// Nothing: this is the answer.
     Answer(NodeAnswer),
     /// The topology, for HELLO.
     Topology,
-    /// An answer of every core to each of these questions.
+    /// Every core's reply to each of these queries.
     Ask(Kind, &'static [fn() -> Question]),
-    /// An answer of every core to this question.
+    /// Every core's reply to this query.
     AskOne(Kind, Question),
     /// A list of items.
     List(ItemsQuestion, u32),
@@ -184,7 +184,7 @@ impl Core {
                 let limit = if limit == 0 { u32::MAX } else { limit };
                 Plan::List(items(Dump::Cache, Classes::only(class)), limit)
             }
-            // Log lines for every request would cost every request; there are none.
+            // There are no log lines per request, since their cost would be paid on every request.
             NodeCommand::Watch { .. } => Plan::Answer(NodeAnswer::WatchNotAllowed),
             NodeCommand::ReassignPage { from, to } => {
                 Plan::AskOne(Kind::Reassign, Question::ReassignPage(from, to))
@@ -246,7 +246,7 @@ impl Core {
         }
     }
 
-    /// Answers a question about this core.
+    /// Answers a query about this core.
     pub(super) fn tell(&mut self, question: Question) -> Tell {
         match question {
             Question::Figures => Tell::Figures(Box::new(self.figures())),
@@ -255,7 +255,7 @@ impl Core {
                 Tell::Prefixes(Box::new(self.engine.finishing.prefixes.clone().unwrap_or_default()))
             }
             Question::CountPrefixes(on) => {
-                // What has been counted stays to be seen.
+                // What has been counted remains visible.
                 self.engine.finishing.prefixes.get_or_insert_default().switch(on);
                 Tell::Done
             }
@@ -297,7 +297,7 @@ impl Core {
         }
     }
 
-    /// Takes what core `from` tells for query `number`.
+    /// Handles core `from`'s reply to query `number`.
     pub(super) fn told(&mut self, from: u32, number: u32, tell: Tell, mesh: &mut Mesh) {
         let query = self.queries.get_mut(number as usize).expect("asked under this number");
         let collected = &mut query.collected;
@@ -308,7 +308,7 @@ impl Core {
             Tell::Prefixes(prefixes) => collected.prefixes.add(&prefixes),
             Tell::MemoryLimit(possible) => collected.refused |= !possible,
             Tell::Reassigned(outcome) => {
-                // One core that moves a page is enough; otherwise the first refusal is told.
+                // One core that moves a page suffices; otherwise the first refusal is reported.
                 if outcome == ReassignOutcome::Started || collected.reassigned.is_none() {
                     collected.reassigned = Some(outcome);
                 }
@@ -405,7 +405,7 @@ impl Core {
         });
     }
 
-    /// Writes the answer of a node command and lets the connection go on.
+    /// Writes the answer of a node command and resumes the connection.
     fn finish(&mut self, token: Token, sequence: u32, write: &dyn Fn(&Reply<'_>, &mut dyn Output)) {
         let now = self.now;
         let Some(connection) = self.connection(token) else { return };
@@ -413,14 +413,14 @@ impl Core {
         session.pipeline.complete(sequence, Completion::Written(write), now, out);
         if connection.awaiting_node {
             connection.awaiting_node = false;
-            // Its later input is looked at in this turn, like that of others held back.
+            // Its later input is processed in this turn, like that of other stalled connections.
             connection.held_back = true;
             self.list(token.index);
         }
         self.mark_dirty(token.index);
     }
 
-    /// Asks the core whose turn it is for the next items of a dump.
+    /// Requests the next items of a dump from the current core.
     pub(super) fn ask_for_items(&mut self, number: u32, mesh: &mut Mesh) {
         let query = self.queries.get(number as usize).expect("a dump under way");
         let Kind::Dump { question, core, left } = &query.kind else {
@@ -431,7 +431,7 @@ impl Core {
         mesh.control_or_here(core, Control::Ask(number, Question::Items(question)));
     }
 
-    /// Takes some lines of a dump; asks for more, or waits until the client has read some.
+    /// Handles some lines of a dump; requests more, or waits until the client has read some.
     fn listed(
         &mut self,
         number: u32,
@@ -472,7 +472,7 @@ impl Core {
         }
     }
 
-    /// Lets dumps go on whose clients have read enough.
+    /// Resumes dumps whose clients have read enough.
     pub(super) fn resume_dumps(&mut self, mesh: &mut Mesh) {
         for number in std::mem::take(&mut self.dumps_waiting) {
             let token = self.queries[number as usize].token;
@@ -484,7 +484,7 @@ impl Core {
         }
     }
 
-    /// Fulfils the wish of somebody who is no core.
+    /// Answers a statistics request from outside the mesh.
     pub(super) fn tell_outside(&self, wish: Wish) {
         let connections = match wish {
             Wish::Figures => Vec::new(),
@@ -557,7 +557,7 @@ impl Core {
                 state: if connection.awaiting_node {
                     ConnectionState::Parsing
                 } else if connection.arriving.is_some() || waits_behind_a_line(connection) {
-                    // What waits behind a whole line waits for the rest of its data.
+                    // Input after a whole line waits for the rest of its data.
                     ConnectionState::ReceivingValue
                 } else if connection.sending {
                     ConnectionState::Sending
@@ -571,7 +571,7 @@ impl Core {
     }
 }
 
-/// How `stats conns` shows a core's listeners.
+/// A core's listeners as shown by `stats conns`.
 pub(super) fn listening(listeners: &[Listener]) -> Vec<ConnectionStats> {
     listeners
         .iter()
@@ -595,7 +595,7 @@ fn address(address: std::io::Result<socket2::SockAddr>) -> Address {
     }
 }
 
-/// Whether a whole line is at the beginning of what waits, as far as that is looked at.
+/// Whether the waiting input begins with a whole line, as far as it is inspected.
 fn waits_behind_a_line(connection: &Connection) -> bool {
     const LOOKED_AT_BYTES: usize = 4096;
     let pending = connection.pending.bytes();

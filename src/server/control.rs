@@ -1,8 +1,8 @@
-//! What cores say to each other besides requests for items.
+//! Messages between cores other than requests for items.
 //!
-//! A command for the node is carried out by the core whose client sent it: it asks every core,
-//! itself included, collects what they tell and answers once all have. The connection's later
-//! input waits behind it, so a client sees its commands in order.
+//! A node command is executed by the core whose client sent it: it queries every core including
+//! itself, collects the replies and answers once all have arrived. The connection's later input
+//! waits, so a client sees its commands executed in order.
 
 use std::os::fd::OwnedFd;
 
@@ -16,72 +16,72 @@ use crate::time::Instant;
 /// A message from one core to another.
 #[derive(Debug)]
 pub enum Control {
-    /// A connection that the sender accepted and the receiver, having fewer, shall serve.
+    /// A connection that the sender accepted and hands to the receiver, which has fewer.
     Connection(OwnedFd),
-    /// A question, to be answered with [`Control::Tell`] under the same number.
+    /// A query, to be answered by [`Control::Tell`] with the same number.
     Ask(u32, Question),
-    /// The answer to a question of the receiver's.
+    /// The reply to a query of the receiver.
     Tell(u32, Tell),
 }
 
-/// What a core is asked.
+/// A query to a core.
 #[derive(Clone, Debug)]
 pub enum Question {
-    /// Its figures.
+    /// Its statistics.
     Figures,
     /// Its connections.
     Connections,
-    /// What it counted by prefix.
+    /// Its counters by key prefix.
     Prefixes,
     /// Start or stop counting by prefix.
     CountPrefixes(bool),
     /// Set its counters to zero.
     ResetCounters,
-    /// Make everything stored before this moment a miss, at that moment.
+    /// At this time, invalidate everything stored before it.
     FlushAll(Instant),
     /// Use at most this much memory, in bytes.
     MemoryLimit(u64),
     /// Move a page between slab classes.
     ReassignPage(i32, i32),
-    /// List items, from a position on.
+    /// List items from a position.
     Items(ItemsQuestion),
 }
 
-/// Which items are listed and how.
+/// Which items to list, and how.
 #[derive(Clone, Debug)]
 pub struct ItemsQuestion {
     /// The form of a line.
     pub dump: Dump,
-    /// Slab classes that are listed.
+    /// Slab classes to list.
     pub classes: Classes,
-    /// Where to go on.
+    /// Position to continue from.
     pub cursor: ScanCursor,
-    /// Most items to list.
+    /// Maximum number of items to list.
     pub limit: u32,
 }
 
-/// What it answers.
+/// A reply.
 #[derive(Debug)]
 pub enum Tell {
     /// Done.
     Done,
-    /// Its figures.
+    /// Its statistics.
     Figures(Box<CoreStats>),
     /// Its connections.
     Connections(Vec<ConnectionStats>),
-    /// What it counted by prefix.
+    /// Its counters by key prefix.
     Prefixes(Box<PrefixCounters>),
-    /// Whether it can use that much memory.
+    /// Whether it accepts the memory limit.
     MemoryLimit(bool),
     /// Whether a page moves.
     Reassigned(ReassignOutcome),
-    /// Lines for some items, and where to go on unless those were all.
+    /// Lines for some items, and the position to continue from unless those were all.
     Items {
         /// The lines.
         lines: Vec<u8>,
         /// How many.
         count: u32,
-        /// Where to go on.
+        /// Position to continue from.
         next: Option<ScanCursor>,
     },
 }

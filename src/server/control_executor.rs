@@ -1,7 +1,7 @@
-//! The executor beside the cores: unpinned, for what must not share a core's turns.
+//! The control executor: unpinned, for work that must not share a core's turns.
 //!
-//! It serves the admin pages and speaks for the node in its cluster. It ends after the cores have, so that `/health` tells to the last that
-//! the node is stopping.
+//! It serves the admin pages and represents the node in its cluster. It stops after the cores, so
+//! that `/health` reports until the end that the node is stopping.
 
 use std::io;
 use std::rc::Rc;
@@ -19,7 +19,7 @@ use super::{REACTOR_MEMORY_BYTES, admin, adopt};
 /// Starts it; it runs until [`Node::end`].
 ///
 /// # Errors
-/// When the kernel refuses its rings or its thread.
+/// If the kernel refuses its rings or its thread.
 pub fn start(
     node: Arc<Node>,
     admin: Option<Socket>,

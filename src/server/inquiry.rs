@@ -1,9 +1,9 @@
-//! Figures of a core for those who are no core.
+//! Lets threads outside the mesh read a core's statistics.
 //!
-//! The control executor is not on the mesh. It leaves a wish and rings the core's doorbell; the core
-//! looks for wishes at the end of each turn, one load of a line that hardly ever changes, and leaves
-//! its figures. Refused: counters that cores keep up to date for others to read, which would cost
-//! every request what one scrape in a while needs.
+//! The control executor is not on the mesh. It posts a request and rings the core's doorbell; the
+//! core checks for requests at the end of each turn, one load of a rarely changing cache line, and
+//! posts its statistics. Refused: counters that cores publish continuously, which would charge every
+//! request for an occasional scrape.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
@@ -14,28 +14,28 @@ use glommio::sync::Semaphore;
 use super::node::Node;
 use crate::stats::{ConnectionStats, CoreStats};
 
-/// Longest wait for the figures of all cores.
+/// Longest wait for the statistics of all cores.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// How often is looked whether they have arrived.
+/// Interval between checks for their arrival.
 const STEP: Duration = Duration::from_millis(1);
 
-/// Asks all cores, for the tasks of one executor.
+/// Queries all cores on behalf of the tasks of one executor.
 pub struct Inquirer {
     node: Arc<Node>,
-    /// Cores have one place for a wish: one task asks at a time.
+    /// Each core has one slot for a request: one task asks at a time.
     asking: Semaphore,
 }
 
 impl Inquirer {
-    /// Asks the cores of `node`.
+    /// Queries the cores of `node`.
     pub fn new(node: Arc<Node>) -> Self {
         Self { node, asking: Semaphore::new(1) }
     }
 
-    /// What all cores tell, in core order.
+    /// The statistics of all cores, in core order.
     ///
     /// # Errors
-    /// The first core that does not tell in time.
+    /// The first core that does not reply in time.
     pub async fn ask_cores(&self, wish: Wish) -> Result<Vec<Told>, usize> {
         let _turn = self.asking.acquire_permit(1).await.expect("it is never closed");
         for (core, doorbell) in self.node.cores.iter().zip(self.node.doorbells.iter()) {
@@ -60,26 +60,26 @@ impl Inquirer {
     }
 }
 
-/// What is wished for.
+/// What is requested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Wish {
-    /// The core's figures.
+    /// The core's statistics.
     Figures = 1,
-    /// Those and its connections, one by one.
+    /// The statistics and each connection.
     Connections = 2,
 }
 
-/// What a core tells.
+/// A core's reply.
 #[derive(Debug)]
 pub struct Told {
-    /// Its figures.
+    /// Its statistics.
     pub figures: CoreStats,
-    /// Its connections, if they were wished for.
+    /// Its connections, if requested.
     pub connections: Vec<ConnectionStats>,
 }
 
-/// Where one core is asked.
+/// The slot through which one core is queried.
 #[derive(Debug, Default)]
 pub struct Inquiry {
     wish: AtomicU8,
@@ -87,19 +87,18 @@ pub struct Inquiry {
 }
 
 impl Inquiry {
-    /// Leaves a wish, and forgets what was told to an earlier one. The core's doorbell is to be
-    /// rung afterwards.
+    /// Posts a request and drops the reply to an earlier one. Ring the core's doorbell afterwards.
     pub fn ask(&self, wish: Wish) {
         self.take();
         self.wish.store(wish as u8, Ordering::Release);
     }
 
-    /// What the core has told, once it has.
+    /// The core's reply, once it has arrived.
     pub fn take(&self) -> Option<Told> {
         self.told.lock().expect("a panic ends the process").take()
     }
 
-    /// The wish that the core has to fulfil, if there is one; it counts as fulfilled from now on.
+    /// Takes the pending request, if there is one.
     #[inline]
     pub fn wish(&self) -> Option<Wish> {
         if self.wish.load(Ordering::Relaxed) == 0 {
@@ -112,7 +111,7 @@ impl Inquiry {
         }
     }
 
-    /// Tells the core's figures.
+    /// Posts the core's reply.
     pub fn tell(&self, told: Told) {
         *self.told.lock().expect("a panic ends the process") = Some(told);
     }

@@ -1,9 +1,8 @@
-//! Sockets on which clients arrive.
+//! Listening sockets for clients.
 //!
 //! Every core has its own listening socket for the main port (SO_REUSEPORT), so that accepting
-//! scales with the cores; where a connection then lives is decided by load, not by the kernel's
-//! hash. Options that accepted sockets inherit are set here once, which saves system calls per
-//! connection.
+//! scales with the cores; load, not the kernel's hash, decides which core serves a connection.
+//! Options that accepted sockets inherit are set here once, which saves system calls per connection.
 
 use std::io;
 use std::net::SocketAddr;
@@ -15,10 +14,10 @@ use super::owned_path::OwnedPath;
 use super::unix_socket;
 use crate::config::Config;
 
-/// What is told to a connection beyond the limit before it is closed.
+/// Sent to a connection beyond the limit before it is closed.
 const TOO_MANY: &[u8] = b"ERROR Too many open connections\r\n";
 
-/// Which core serves what a listener accepts.
+/// Which core serves the connections of a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reach {
     /// The least loaded core of the node.
@@ -31,11 +30,11 @@ pub enum Reach {
 #[derive(Debug)]
 pub struct Listener {
     socket: Socket,
-    /// The path of a unix socket, which goes with it.
+    /// The path of a unix socket, removed with it.
     _path: Option<OwnedPath>,
     /// Its number on its core.
     pub number: u32,
-    /// Who serves its connections.
+    /// Which core serves its connections.
     pub reach: Reach,
 }
 
@@ -54,7 +53,7 @@ impl Listener {
 /// Opens the listeners of core `core`.
 ///
 /// # Errors
-/// With the address that could not be listened on.
+/// The address that cannot be listened on.
 pub fn open(config: &Config, core: usize) -> Result<Vec<Listener>, (String, io::Error)> {
     let mut sockets = Vec::new();
     for &address in &config.listen {
@@ -98,7 +97,7 @@ fn tcp(address: SocketAddr, backlog: u32) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Tells a connection beyond the limit so; it closes when the socket is dropped.
+/// Sends the refusal to a connection beyond the limit; dropping the socket closes it.
 pub fn refuse(socket: &OwnedFd) {
     let _ = socket2::SockRef::from(socket).send_with_flags(TOO_MANY, libc::MSG_DONTWAIT);
 }

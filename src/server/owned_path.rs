@@ -1,32 +1,32 @@
-//! A file at a well-known path that says this node runs: its pid file, its unix socket.
+//! A file at a well-known path that shows that this node runs: its pid file, its unix socket.
 //!
-//! It goes when the node ends, and only if it is still the node's own: a successor that was started
-//! meanwhile may have put another in its place.
+//! It is removed when the node stops, but only if it is still the node's own: a successor started
+//! meanwhile may have replaced it.
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-/// A path and the file that this process has put there. Removed when dropped, unless the path has
-/// come to name another file.
+/// A path and the file that this process created there. Removed when dropped, unless the path names
+/// another file by then.
 #[derive(Debug)]
 pub struct OwnedPath {
     path: PathBuf,
-    /// Kept open, so that the file's inode number is not given to a successor's.
+    /// Kept open, so that the file's inode number is not reused for a successor's file.
     file: File,
 }
 
 impl OwnedPath {
-    /// Owns `file`, which stands at `path`.
+    /// Owns `file`, located at `path`.
     pub fn new(path: &Path, file: File) -> Self {
         Self { path: path.into(), file }
     }
 
-    /// Owns what stands at `path`, a socket for example, without opening it for use.
+    /// Owns whatever is at `path`, such as a socket, without opening it for I/O.
     ///
     /// # Errors
-    /// When nothing stands there, or no descriptor is left.
+    /// If nothing is there, or no descriptor is left.
     pub fn of_what_stands_at(path: &Path) -> io::Result<Self> {
         let flags = libc::O_PATH | libc::O_NOFOLLOW;
         let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
@@ -42,7 +42,7 @@ impl Drop for OwnedPath {
     }
 }
 
-/// Whether `path` itself, not what a symbolic link there points to, is `file`.
+/// Whether `path` itself, not the target of a symbolic link there, is `file`.
 pub fn names(path: &Path, file: &File) -> bool {
     let identity = |metadata: Metadata| (metadata.dev(), metadata.ino());
     match (fs::symlink_metadata(path), file.metadata()) {

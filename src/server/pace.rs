@@ -1,7 +1,7 @@
-//! How a core waits for work: what it has seen of late, and what that makes worth its while.
+//! Decides how a core waits for work, based on recent activity.
 //!
-//! Asleep, a core costs nothing and wakes late. Polling halves the latency of a lone connection and
-//! only burns CPU between fifty, so it is done only while it is likely to pay.
+//! A sleeping core costs nothing but wakes up late. Polling halves the latency of a single connection
+//! and only burns CPU with fifty, so a core polls only while it is likely to pay off.
 
 use std::time::Duration;
 
@@ -9,45 +9,45 @@ use super::connection::Connection;
 use super::process;
 use crate::time::Instant;
 
-/// Polling pays while at most this many connections were active in a millisecond.
+/// Polling pays off while at most this many connections were active in a millisecond.
 const POLLING_CONNECTIONS_MAX: u32 = 4;
-/// About what it takes to wake: polling would have seen that much earlier what ended a sleep.
+/// Approximate wake-up time: polling would have noticed the end of a sleep that much earlier.
 const WAKING: Duration = Duration::from_micros(15);
 
-/// What a core has seen of late.
+/// Recent activity of a core.
 #[derive(Default)]
 pub struct Pace {
     activity: Activity,
     soon: Odds,
     /// Time spent looking for work without sleeping.
     polled: Duration,
-    /// CPU time of the longest turn since the counters were last reset, of those that were measured.
+    /// CPU time of the longest measured turn since the counters were last reset.
     pub longest_turn: Duration,
 }
 
 impl Pace {
-    /// Notes that something has come for a connection.
+    /// Records an arrival for a connection.
     pub fn arrived(&mut self, connection: &mut Connection, now: Instant) {
         self.activity.note(connection, now);
     }
 
-    /// Whether polling before sleep is likely to pay.
+    /// Whether polling before sleep is likely to pay off.
     pub fn may_poll(&self) -> bool {
         self.activity.few() && self.soon.are_good()
     }
 
-    /// Notes how long the core has polled, and whether it met something.
+    /// Records how long the core polled, and whether something arrived.
     pub fn has_polled(&mut self, time: Duration, met: bool) {
         self.polled += time;
         self.soon.note(met);
     }
 
-    /// Notes how long the core has slept, where it would have polled for as long as `limit` before.
+    /// Records how long the core slept, where it would have polled for up to `limit` before.
     pub fn has_slept(&mut self, time: Duration, limit: Duration) {
         self.soon.note(time < limit + WAKING);
     }
 
-    /// CPU time that the core's thread, the calling one, has used for work.
+    /// CPU time that the calling thread, the core's, has used for work.
     pub fn busy(&self) -> Duration {
         process::thread_cpu_time().saturating_sub(self.polled)
     }
@@ -79,9 +79,9 @@ impl Activity {
     }
 }
 
-/// How often of late something came so soon that polling would have met it. Refused: the average
-/// time between arrivals, for which one long pause outweighs many short ones, and a core that sleeps
-/// sees longer ones: it did not come back to polling on a machine whose other work made pauses.
+/// Recent share of arrivals soon enough that polling would have caught them. Refused: the average
+/// time between arrivals, in which one long pause outweighs many short ones, and a sleeping core sees
+/// longer ones: it never resumed polling on a machine where other work caused pauses.
 #[derive(Default)]
 struct Odds {
     /// In 256ths.

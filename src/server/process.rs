@@ -1,4 +1,4 @@
-//! What the kernel knows about this process.
+//! Facts about this process from the kernel.
 #![allow(unsafe_code)]
 
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::stats::ProcessStats;
 
-/// The process's figures.
+/// The process's statistics.
 pub fn stats(uptime: Duration) -> ProcessStats {
     // SAFETY: all-zero bytes are a valid rusage, and getrusage only writes into it.
     let usage = unsafe {
@@ -25,7 +25,7 @@ pub fn stats(uptime: Duration) -> ProcessStats {
     }
 }
 
-/// CPU time that the calling thread has used.
+/// CPU time used by the calling thread.
 pub fn thread_cpu_time() -> Duration {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the call only writes into `time`.
@@ -33,20 +33,20 @@ pub fn thread_cpu_time() -> Duration {
     Duration::new(time.tv_sec.max(0) as u64, time.tv_nsec as u32)
 }
 
-/// How far a TCP connection has come.
+/// Progress of a TCP connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moved {
-    /// Bytes that its other end has acknowledged.
+    /// Bytes acknowledged by the peer.
     pub acked: u64,
-    /// Bytes that were received.
+    /// Bytes received.
     pub received: u64,
 }
 
-/// How far a TCP connection has come: what tells a slow one from a silent one while the kernel works
+/// Progress of a TCP connection: distinguishes a slow one from a stalled one while the kernel works
 /// on a long receive or send. `None` for other sockets.
 pub fn bytes_moved(socket: BorrowedFd<'_>) -> Option<Moved> {
     /// Offsets of `tcpi_bytes_acked` and `tcpi_bytes_received` in the kernel's `struct tcp_info`,
-    /// which only ever grows at its end; the C library's stops before them.
+    /// which only grows at its end; the C library's definition stops before them.
     const ACKED: usize = 120;
     const RECEIVED: usize = 128;
     const END: usize = 136;
@@ -64,8 +64,8 @@ pub fn bytes_moved(socket: BorrowedFd<'_>) -> Option<Moved> {
     Some(Moved { acked: number(ACKED), received: number(RECEIVED) })
 }
 
-/// Asks the kernel to back `memory` with huge pages where it can. Look-ups go to random places of
-/// it, and each 4 KiB page costs an entry of the address translation's cache.
+/// Asks the kernel to back `memory` with huge pages where possible. Lookups access it randomly, and
+/// each 4 KiB page would need a TLB entry.
 pub fn prefer_huge_pages(memory: &mut [u8]) {
     const PAGE: usize = 4096;
     let skip = memory.as_ptr().align_offset(PAGE);

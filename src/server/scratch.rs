@@ -3,12 +3,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// A directory of its own for one test; removed with all in it when dropped.
+/// A directory for one test; removed with its contents when dropped.
 #[derive(Debug)]
 pub struct Scratch(PathBuf);
 
 impl Scratch {
-    /// An empty directory, named after the test that wants it.
+    /// An empty directory, named after its test.
     pub fn new(name: &str) -> Self {
         let directory = format!("ringlane-{name}-{}", std::process::id());
         let directory = std::env::temp_dir().join(directory);

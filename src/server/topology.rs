@@ -1,4 +1,4 @@
-//! What HELLO tells of this node and of its cluster.
+//! The description of this node and its cluster in HELLO.
 
 use super::node::Node;
 use crate::cluster::link::ClientEndpoint;
@@ -11,7 +11,7 @@ use crate::stats::{ClusterView, RingNodeView};
 const _: () = assert!(topology::NODES_MAX >= ring::NODES_MAX, "all nodes fit into the answer");
 const _: () = assert!(topology::NODE_ID_BYTES_MAX >= ring::NODE_ID_BYTES_MAX);
 
-/// Hands the topology as the core `core` tells it to `tell`.
+/// Passes the topology as seen by core `core` to `tell`.
 pub fn tell(node: &Node, core: u16, hash_seed: u64, tell: impl FnOnce(&Topology<'_>)) {
     let config = &node.config;
     let core_count = config.core_count() as u16;
@@ -32,7 +32,7 @@ pub fn tell(node: &Node, core: u16, hash_seed: u64, tell: impl FnOnce(&Topology<
     });
 }
 
-/// A node of its own, as the only one.
+/// A standalone node as the only one.
 fn itself(node: &Node, core_count: u16, hash_seed: u64) -> TopologyNode<'static> {
     let config: &Config = &node.config;
     let ClientEndpoint { ip, port, shard_ports } = config.client_endpoint();
@@ -41,7 +41,7 @@ fn itself(node: &Node, core_count: u16, hash_seed: u64) -> TopologyNode<'static>
     TopologyNode { id: "", state, weight: 1, boot, core_count, hash_seed, ip, port, shard_ports }
 }
 
-/// `alone` with the cluster as `members` has it.
+/// `alone` extended by the cluster as described by `members`.
 fn clustered<'a>(
     config: &'a ClusterConfig,
     members: Option<&'a ClusterView>,

@@ -1,8 +1,8 @@
-//! The cluster's part of the control executor: gossip, dialling, answering, and the governor.
+//! The cluster driver on the control executor: gossip, dialling, answering, and the governor.
 //!
 //! Several tasks, each waiting for one thing (a datagram, a connection, the nearest deadline, the
-//! bell), share one state that is borrowed only between two awaits. What the governor wants is
-//! performed at once; datagrams that the kernel has no room for are dropped, as the network may too.
+//! bell), share one state that is borrowed only between two awaits. The governor's effects are
+//! performed at once; datagrams for which the kernel has no room are dropped, as on the network.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -44,20 +44,20 @@ use crate::server::inquiry::Inquirer;
 use crate::server::node::Node;
 use crate::time::Instant;
 
-/// Longest datagram that is taken; gossip stays below it.
+/// Longest accepted datagram; gossip stays below it.
 const DATAGRAM_BYTES_MAX: usize = 2048;
-/// Connections being dialled at once; further ones wait.
+/// Maximum connections being dialled at once; further ones wait.
 const DIALS_MAX: u32 = 64;
-/// Connections of others being shaken hands over at once; further ones are closed.
+/// Maximum incoming handshakes at once; further connections are closed.
 const ANSWERS_MAX: u32 = 256;
-/// Those of one host, so that it cannot have them all.
+/// The same per host, so that one host cannot use them all.
 const ANSWERS_PER_HOST_MAX: u32 = 128;
 /// Pause after a socket has failed.
 const PAUSE: Duration = Duration::from_millis(200);
-/// Longest time between two looks at the deadlines.
+/// Longest interval between two checks of the deadlines.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// The cluster's part of the control executor.
+/// The cluster driver.
 pub struct Control {
     pub(super) node: Arc<Node>,
     pub(super) inquirer: Rc<Inquirer>,
@@ -67,10 +67,10 @@ pub struct Control {
     /// Wakes the task that waits for the nearest deadline.
     sooner: LocalSender<()>,
     dialling: Cell<u32>,
-    /// Connections being shaken hands over, by the host they come from.
+    /// Incoming handshakes in progress, by host.
     answering: RefCell<HashMap<IpAddr, u32>>,
     queue_bytes_max: usize,
-    /// What was held here has been copied.
+    /// Other nodes have copied everything they need from here.
     pub(super) handed_over: Cell<bool>,
 }
 
@@ -79,16 +79,16 @@ struct State {
     effects: Vec<GovernorEffect>,
     dialler: Dialler,
     node_links: HashMap<NodeKey, NodeLink>,
-    /// What each member told of itself when it was last met.
+    /// What each member announced in its last handshake.
     told: HashMap<NodeKey, (PeerFacts, ClientEndpoint)>,
     leaving: bool,
 }
 
 impl Control {
-    /// Starts to take part in the cluster, on the executor that calls this.
+    /// Starts the driver on the calling executor.
     ///
     /// # Errors
-    /// When the process has no descriptor left.
+    /// If the process has no descriptors left.
     pub fn start(
         node: Arc<Node>,
         inquirer: Rc<Inquirer>,
@@ -147,7 +147,7 @@ impl Control {
         Ok(control)
     }
 
-    /// The control executor's bell was rung: cores may have reported something, or the node stops.
+    /// Handles a ring of the control executor's bell: cores may have reported, or the node is stopping.
     pub fn woken(self: &Rc<Self>) {
         let now = self.node.clock.now();
         for report in self.node.mail.control.take() {
@@ -175,7 +175,7 @@ impl Control {
         glommio::spawn_local(leaving::leave(self.clone())).detach();
     }
 
-    /// Whether what was said in the name of `party` still holds: this node's life is the same.
+    /// Whether `party` is still current: this node has the same boot.
     fn is_current(&self, party: &Arc<Party>) -> bool {
         Arc::ptr_eq(party, &self.party.borrow())
     }
@@ -184,7 +184,7 @@ impl Control {
         self.party.borrow().clone()
     }
 
-    /// Hands an event to the governor and performs what follows.
+    /// Passes an event to the governor and performs its effects.
     pub(super) fn event(self: &Rc<Self>, event: GovernorEvent<'_>) {
         let now = self.node.clock.now();
         let mut effects = {
@@ -237,7 +237,7 @@ impl Control {
             }
             GovernorEffect::Notice(notice) => {
                 if let GovernorNotice::RestartedEmpty(boot) = notice {
-                    // Links of the life before tell the others the wrong one.
+                    // Links of the previous boot would show the others the wrong one.
                     let party = Party { boot, ..Party::clone(&self.party()) };
                     *self.party.borrow_mut() = Arc::new(party);
                     self.state.borrow_mut().node_links.clear();
@@ -265,7 +265,7 @@ impl Control {
     }
 
     fn nudge(&self) {
-        // A full channel holds a nudge already.
+        // A full channel already holds a nudge.
         let _ = self.sooner.try_send(());
     }
 
@@ -277,7 +277,7 @@ impl Control {
                 Ok((bytes, from)) => {
                     let bytes = &buffer[..bytes];
                     self.event(GovernorEvent::Datagram { from, bytes });
-                    // Receiving does not wait while there are datagrams.
+                    // Receiving does not yield while datagrams are available.
                     glommio::yield_if_needed().await;
                 }
                 Err(error) => {
@@ -297,7 +297,7 @@ impl Control {
         loop {
             match listener.accept().await {
                 Ok(stream) => {
-                    // One that is gone already has no address any more.
+                    // A connection that is already closed has no address.
                     let Ok(from) = stream.peer_addr() else { continue };
                     if self.begin_answer(from.ip()) {
                         glommio::spawn_local(self.clone().answer(stream, from.ip())).detach();
@@ -316,7 +316,7 @@ impl Control {
         }
     }
 
-    /// Counts a connection of `host` that is to be answered; false when there are too many.
+    /// Counts an incoming connection of `host`; false at the limit.
     fn begin_answer(&self, host: IpAddr) -> bool {
         let mut answering = self.answering.borrow_mut();
         let all: u32 = answering.values().sum();
@@ -328,10 +328,10 @@ impl Control {
         true
     }
 
-    /// Shakes hands with whoever has connected from `host`.
+    /// Performs the handshake with an incoming connection from `host`.
     async fn answer(self: Rc<Self>, stream: TcpStream, host: IpAddr) {
         let party = self.party();
-        // Whoever has the key has proved enough. Without one, membership is what can be known.
+        // A peer with the key is trusted. Without a key, only membership can be checked.
         let admits = |caller: Caller| {
             let Caller { node, boot, pass } = caller;
             party.key.is_some() || self.state.borrow().governor.admits_link(node, boot, pass)
@@ -345,20 +345,20 @@ impl Control {
             Ok(met) if self.is_current(&party) => self.met(met, 0),
             Ok(_) => {}
             Err(error) => {
-                // Ports change from try to try; the trouble is with the host.
+                // Ports change with each attempt; the problem concerns the host.
                 self.meet_trouble(host, &error, format_args!("no link with {host}: {error}"));
             }
         }
     }
 
-    /// Tells the cores' side of the node who the members are.
+    /// Publishes the members to the cores.
     fn tell_members(&self) {
         let mut state = self.state.borrow_mut();
         let State { governor, told, .. } = &mut *state;
         self.node.set_members(members::view(governor, &self.party.borrow(), told));
     }
 
-    /// Ticks the governor and dials, each when it is time.
+    /// Ticks the governor and dials when their deadlines are due.
     async fn keep_deadlines(self: Rc<Self>, nudges: LocalReceiver<()>) {
         loop {
             self.tell_members();
@@ -388,8 +388,8 @@ impl Control {
         }
     }
 
-    /// Finds out whether a node still listens. Not counted with the dials: there are a few calls for
-    /// each link that was lost, and they end soon.
+    /// Checks whether a node still listens. Not counted as a dial: there are a few checks per lost
+    /// link, and they end soon.
     fn call(self: &Rc<Self>, node: NodeKey, address: SocketAddr) {
         let control = self.clone();
         glommio::spawn_local(async move {
@@ -442,7 +442,7 @@ impl Control {
         self.nudge();
     }
 
-    /// Puts a connection to its use.
+    /// Hands an established connection to its core or node link.
     fn met(self: &Rc<Self>, (socket, session): Met, serial: u64) {
         let (peer, core) = (session.peer, session.core);
         log::debug!("linked with node {}: core {core} with core {}", session.id, peer.core);
@@ -458,7 +458,7 @@ impl Control {
         }
         let told = (session.facts, session.clients);
         self.state.borrow_mut().told.insert(peer.node, told);
-        // Tasks of the link hold the control part only weakly, else neither would ever go.
+        // Tasks of the link hold the driver only weakly, else neither would ever be freed.
         let (deliver_to, lose_from) = (Rc::downgrade(self), Rc::downgrade(self));
         let link = NodeLink::start(
             socket,
@@ -492,7 +492,7 @@ impl Control {
         }
     }
 
-    /// A link between executors is gone. Called by its own tasks, which end when it is replaced.
+    /// Handles the loss of a node link. Called by its own tasks, which end when it is replaced.
     fn node_link_ended(self: &Rc<Self>, peer: Peer, serial: u64) {
         self.state.borrow_mut().node_links.remove(&peer.node);
         self.lost_node_link(peer, serial);
@@ -507,10 +507,10 @@ impl Control {
         self.nudge();
     }
 
-    /// Logs why a node is not linked with: refusals as what an operator should look at.
+    /// Logs why a link was not established: refusals as warnings for the operator.
     fn meet_trouble(&self, with: IpAddr, error: &MeetError, text: fmt::Arguments<'_>) {
         let level = match error {
-            // It passes as soon as gossip has got there, and else is nobody's business.
+            // Resolves itself once gossip has arrived, and otherwise needs no attention.
             MeetError::Handshake(
                 HandshakeError::RefusedBy(HandshakeRefusal::Unknown)
                 | HandshakeError::Refused(HandshakeRefusal::Unknown),

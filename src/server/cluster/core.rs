@@ -1,8 +1,8 @@
-//! A core's part: its mailbox and its links, for the worker to turn.
+//! A core's part of the cluster I/O: its mailbox and its links, driven by the worker.
 //!
-//! In each turn the worker takes the news first, hands events of links to [`CoreCluster::handle`]
-//! as they come, and ends with [`CoreCluster::flush`]. Whoever coordinates the core's operations
-//! gets the news and the frames, and collects messages in [`Links::room`].
+//! In each turn the worker takes the news first, passes link events to [`CoreCluster::handle`] as
+//! they arrive, and ends with [`CoreCluster::flush`]. The core's coordinator receives the news and
+//! the frames, and collects messages in [`Links::room`].
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -22,19 +22,19 @@ use crate::log_limiter::LogKind;
 use crate::server::net_ring::{Event, NetRing};
 use crate::server::node::Node;
 
-/// Room in a frame for what is around an item and for small messages beside it.
+/// Room in a frame for an item's framing and for small messages beside it.
 const AROUND_BYTES: u64 = 64 << 10;
 
-/// What a core learns between two turns.
+/// An event that a core learns between two turns.
 #[derive(Clone, Debug)]
 pub enum News {
-    /// A link came or went.
+    /// A link was established or lost.
     Link(LinkEvent),
-    /// What the governor tells all cores.
+    /// A notice of the governor to all cores.
     Notice(GovernorNotice),
 }
 
-/// The cluster's part of a core.
+/// The cluster I/O of a core.
 pub struct CoreCluster {
     core: u16,
     node: Arc<Node>,
@@ -44,7 +44,7 @@ pub struct CoreCluster {
 }
 
 impl CoreCluster {
-    /// The part of core `core`; `None` on a node of its own.
+    /// The cluster I/O of core `core`; `None` on a standalone node.
     pub fn new(core: u16, node: &Arc<Node>) -> Option<Self> {
         let cluster = node.config.cluster.as_ref()?;
         let links = Links::new(LinkSettings {
@@ -54,13 +54,13 @@ impl CoreCluster {
         Some(Self { core, node: node.clone(), links, letters: VecDeque::new() })
     }
 
-    /// Whether something was left in the mailbox.
+    /// Whether the mailbox holds a message.
     #[inline]
     pub fn has_mail(&self) -> bool {
         self.node.mail.cores[usize::from(self.core)].has_any()
     }
 
-    /// The next news; to be asked until there is none, before the turn's frames.
+    /// The next news; call it until there is none, before the turn's frames.
     pub fn next_news(&mut self) -> Option<News> {
         if self.has_mail() {
             self.letters.extend(self.node.mail.cores[usize::from(self.core)].take());
@@ -82,7 +82,7 @@ impl CoreCluster {
         }
     }
 
-    /// Takes an event of the net ring that is a link's, see [`Links::own`].
+    /// Handles an event of the net ring that belongs to a link, see [`Links::own`].
     pub fn handle(
         &mut self,
         event: Event,
@@ -92,8 +92,8 @@ impl CoreCluster {
         self.links.handle(event, net, deliver);
     }
 
-    /// Ends the turn: one send for each link with something to say. True when there is news at
-    /// once: the core must not sleep.
+    /// Ends the turn: one send per link with output. True if there is news already: the core must
+    /// not sleep.
     pub fn flush(&mut self, net: &mut NetRing) -> bool {
         self.links.flush(net);
         let (core, node) = (self.core, &self.node);
@@ -129,12 +129,12 @@ impl CoreCluster {
         self.node.log(level, LogKind::Breaker, of, line);
     }
 
-    /// Tells that all that became this core's own up to the roster of this epoch has arrived.
+    /// Reports that all data assigned to this core up to the roster of this epoch has arrived.
     pub fn settled(&self, epoch: u64) {
         self.report(Report::Settled { core: self.core, epoch });
     }
 
-    /// Has everything of a version up to this one forgotten, on all nodes.
+    /// Flushes everything up to this version, on all nodes.
     pub fn flush_everywhere(&self, version: Version) {
         self.report(Report::Flush(version));
     }
@@ -145,7 +145,7 @@ impl CoreCluster {
     }
 }
 
-/// Longest message that this node takes: what is around the largest item, and more.
+/// Longest message that this node accepts: the largest item with its framing, and more.
 pub fn frame_bytes_max(config: &Config, cluster: &ClusterConfig) -> u32 {
     let bytes = cluster.link_queue_bytes_max + u64::from(config.item_bytes_max) + AROUND_BYTES;
     bytes.min(BODY_BYTES_MAX as u64) as u32

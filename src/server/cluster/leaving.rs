@@ -9,14 +9,14 @@ use crate::config::ClusterConfig;
 use crate::server::inquiry::Wish;
 use crate::shard::Gauges;
 
-/// How often is looked whether all has been copied.
+/// Interval between checks whether everything has been copied.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
-/// How often is counted how far it is.
+/// Interval between progress counts.
 const COUNT_EVERY: Duration = Duration::from_secs(1);
-/// How often the log says so.
+/// Interval between progress log lines.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 
-/// What the cores hold and have given to others.
+/// What the cores hold and have handed to other nodes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Holdings {
     items: u64,

@@ -1,14 +1,14 @@
 //! A core's links to the cores of other nodes, on its net ring beside the clients.
 //!
-//! What the core has for a peer is collected in one buffer a turn and leaves as one frame with one
-//! send; while that is on its way the next frame collects. Long messages leave in pieces beside it:
-//! see [`flow`](crate::cluster::flow), which decides what leaves when. Frames that arrive whole in a
-//! receive buffer are opened where they lie, others are gathered first. After warm-up nothing is
-//! allocated for short messages: two buffers change places.
+//! A turn's messages for a peer are collected in one buffer and leave as one frame with one send;
+//! while that is in flight the next frame is collected. Long messages leave in pieces beside it:
+//! [`flow`](crate::cluster::flow) decides what leaves when. Frames that arrive whole in a receive
+//! buffer are opened in place, others are reassembled first. After warm-up short messages cause no
+//! allocation: two buffers are swapped.
 //!
-//! What waits for a peer is bounded: beyond it there is no room for requests, and whoever has one
-//! keeps it until [`Links::next_roomy`] names the peer. A link that fails is reported and forgotten;
-//! making it again is the dialler's business.
+//! The bytes queued for a peer are bounded: beyond, there is no room for requests, and the caller
+//! holds them until [`Links::next_roomy`] names the peer. A failed link is reported and dropped; the
+//! dialler re-establishes it.
 
 use std::collections::{HashMap, VecDeque};
 use std::mem;
@@ -30,34 +30,34 @@ mod tests;
 const LINKS_FROM: u32 = crate::config::CONNECTION_SLOTS;
 const _: () =
     assert!(LINKS_FROM < crate::server::net_ring::SLOTS_MAX, "the net ring names links, too");
-/// Room that an idle link's buffers may keep.
+/// Capacity that an idle link's buffers may retain.
 const BYTES_KEPT: usize = 64 << 10;
 
 /// Bounds of a core's links.
 #[derive(Clone, Copy, Debug)]
 pub struct LinkSettings {
-    /// Bytes that wait for or are on their way to one peer, beyond which there is no room: for
-    /// short requests, long ones and long answers each.
+    /// Bytes queued or in flight to one peer, beyond which there is no room: for short requests,
+    /// long ones and long answers each.
     pub queue_bytes_max: usize,
-    /// Longest message that is taken; the beginning of a longer one ends the link.
+    /// Longest accepted message; the start of a longer one closes the link.
     pub message_bytes_max: usize,
 }
 
-/// A connection over which both sides have shaken hands.
+/// A connection after a successful handshake.
 #[derive(Debug)]
 pub struct NewLink {
     /// The connection.
     pub socket: OwnedFd,
-    /// What came out of the handshake.
+    /// The result of the handshake.
     pub session: Box<LinkSession>,
     /// The dial it came from; 0 if the other side dialled.
     pub serial: u64,
 }
 
-/// A link that is gone, for whoever dials it again.
+/// A lost link, for the dialler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LostLink {
-    /// Whom it reached.
+    /// The peer it reached.
     pub peer: Peer,
     /// The dial it came from; 0 if the other side dialled.
     pub serial: u64,
@@ -70,16 +70,15 @@ pub struct Links {
     slots: Vec<Slot>,
     free: Vec<u32>,
     by_peer: HashMap<Peer, u32, ahash::RandomState>,
-    /// Whose room was asked for last, since the next message is often for the same peer. Listed in
-    /// `by_peer`, too.
+    /// The peer requested last, since the next message is often for the same one. Also in `by_peer`.
     last: Option<(Peer, u32)>,
-    /// Links with something to do at the end of the turn.
+    /// Links with work at the end of the turn.
     due: Vec<u32>,
     events: VecDeque<LinkEvent>,
-    /// Peers for whom there is room again.
+    /// Peers that have room again.
     roomy: VecDeque<Peer>,
     lost: Vec<LostLink>,
-    /// Whose frames were forged, replayed or too long, to be told.
+    /// Peers that sent forged, replayed or oversized frames, to be reported.
     bad: Vec<Peer>,
     counters: LinkCounters,
 }
@@ -99,9 +98,9 @@ struct Link {
     opener: Opener,
     sending: Sending,
     gathering: Gathering,
-    /// The beginning of a frame whose end has not arrived.
+    /// An incomplete frame.
     gathered: Vec<u8>,
-    /// Somebody was told that there is no room.
+    /// A caller was denied room.
     refused: bool,
     receiving: bool,
     in_flight: bool,
@@ -110,7 +109,7 @@ struct Link {
     due: bool,
 }
 
-/// The peer broke the rules of frames.
+/// The peer violated the framing.
 struct BadFrame;
 
 impl crate::engine::cluster::Links for Links {
@@ -131,7 +130,7 @@ impl crate::engine::cluster::Links for Links {
 }
 
 impl Links {
-    /// No links yet.
+    /// Creates an empty set of links.
     pub fn new(settings: LinkSettings) -> Self {
         Self {
             settings,
@@ -148,7 +147,7 @@ impl Links {
         }
     }
 
-    /// Whether `event` is a link's rather than a client's.
+    /// Whether `event` belongs to a link rather than a client.
     #[inline]
     pub fn own(event: &Event) -> bool {
         match event {
@@ -159,8 +158,7 @@ impl Links {
         }
     }
 
-    /// Takes a new link. It replaces the one with the same peer, unless that reaches a later start
-    /// of it.
+    /// Adds a link. It replaces the one to the same peer, unless that reaches a later boot.
     pub fn add(&mut self, new: NewLink) {
         let NewLink { socket, session, serial } = new;
         let (peer, facts) = (session.peer, session.facts);
@@ -203,7 +201,7 @@ impl Links {
         self.list(index);
     }
 
-    /// Ends all links with `node` in its life `boot` or an earlier one.
+    /// Closes all links to `node` with boot `boot` or an earlier one.
     pub fn end_node(&mut self, node: NodeKey, boot: Boot) {
         let of_node = self.by_peer.iter().filter(|(peer, _)| peer.node == node);
         let indices: Vec<u32> = of_node.map(|(_, &index)| index).collect();
@@ -214,39 +212,39 @@ impl Links {
         }
     }
 
-    /// Ends every link; those that are wanted will be made again.
+    /// Closes every link; the dialler re-establishes those still needed.
     pub fn end_all(&mut self) {
         let indices: Vec<u32> = self.by_peer.values().copied().collect();
         indices.into_iter().for_each(|index| self.end(index));
     }
 
-    /// What has come and gone, oldest first. To be asked before frames of the next turn are taken.
+    /// The next link event, oldest first. Call it before handling frames of the next turn.
     pub fn next_event(&mut self) -> Option<LinkEvent> {
         self.events.pop_front()
     }
 
-    /// Whether something has come or gone.
+    /// Whether there are link events.
     pub fn has_events(&self) -> bool {
         !self.events.is_empty()
     }
 
-    /// Links that are gone, for the dialler.
+    /// Takes the lost links, for the dialler.
     pub fn take_lost(&mut self) -> impl Iterator<Item = LostLink> {
         self.lost.drain(..)
     }
 
-    /// Whose links were ended since a frame was forged, replayed or too long.
+    /// Takes the peers whose links were closed because of a forged, replayed or oversized frame.
     pub fn take_bad(&mut self) -> impl Iterator<Item = Peer> {
         self.bad.drain(..)
     }
 
-    /// What has happened so far.
+    /// The counters so far.
     pub fn counters(&self) -> LinkCounters {
         self.counters
     }
 
-    /// Where messages for `peer` are being collected; they leave at the end of the turn. `None`
-    /// when there is no link.
+    /// The buffer that collects messages for `peer`; they leave at the end of the turn. `None`
+    /// without a link.
     #[inline]
     pub fn room(&mut self, peer: Peer) -> Option<&mut Vec<u8>> {
         let index = self.find(peer)?;
@@ -258,7 +256,7 @@ impl Links {
         Some(link.sending.room())
     }
 
-    /// As [`Links::room`], for a request of about `bytes`, which has to wait when too much waits
+    /// Like [`Links::room`], for a request of about `bytes`, which must wait if too much is queued
     /// before it.
     #[inline]
     pub fn room_for(&mut self, peer: Peer, bytes: usize) -> Room<'_> {
@@ -276,10 +274,10 @@ impl Links {
         Room::Open(link.sending.room())
     }
 
-    /// Whether a long answer to `peer` can be made now. If not, the peer will be named by
-    /// [`Links::next_roomy`].
+    /// Whether a long answer to `peer` can be built now. If not, [`Links::next_roomy`] will name the
+    /// peer.
     pub fn takes_long_answer(&mut self, peer: Peer) -> bool {
-        // Without a link it is lost, and need not wait.
+        // Without a link the answer is lost and need not wait.
         let Some(index) = self.find(peer) else { return true };
         let link = self.link(index);
         let takes = link.sending.takes_long_answer();
@@ -287,7 +285,7 @@ impl Links {
         takes
     }
 
-    /// A peer for whom there is room again, after somebody was told that there was none.
+    /// A peer that has room again after a caller was denied it.
     pub fn next_roomy(&mut self) -> Option<Peer> {
         self.roomy.pop_front()
     }
@@ -297,7 +295,7 @@ impl Links {
         !self.roomy.is_empty()
     }
 
-    /// Bytes that wait for peers or have arrived from them in part.
+    /// Bytes queued for peers or partly received from them.
     pub fn held_bytes(&self) -> usize {
         let links = self.slots.iter().filter_map(|slot| slot.link.as_deref());
         let held = |link: &Link| {
@@ -316,8 +314,8 @@ impl Links {
         Some(index)
     }
 
-    /// Takes what the net ring says about a link. Each frame's messages go to `deliver`, which may
-    /// collect messages for any peer meanwhile; none do when only a part of one has come.
+    /// Handles a link's net ring event. Passes each complete frame's messages to `deliver`, which may
+    /// collect messages for any peer meanwhile.
     pub fn handle(
         &mut self,
         event: Event,
@@ -346,7 +344,7 @@ impl Links {
                 let Some(index) = self.index(token) else { return };
                 self.link(index).receiving = false;
                 self.list(index);
-                // Without free buffers it is armed again at the end of the turn.
+                // Without free buffers it is rearmed at the end of the turn.
                 if !matches!(outcome, Err(libc::ENOBUFS)) {
                     self.end(index);
                 }
@@ -356,7 +354,7 @@ impl Links {
         }
     }
 
-    /// Ends the turn: sends what was collected, arms receives, closes what is gone.
+    /// Ends the turn: sends collected messages, arms receives, closes lost links.
     pub fn flush(&mut self, net: &mut NetRing) {
         while let Some(index) = self.due.pop() {
             let slot = &mut self.slots[index as usize];
@@ -390,7 +388,7 @@ impl Links {
         }
     }
 
-    /// Ends every link; true once the kernel has let go of all.
+    /// Closes every link; true once the kernel has released all.
     pub fn close(&mut self, net: &mut NetRing) -> bool {
         self.end_all();
         self.flush(net);
@@ -447,7 +445,7 @@ impl Links {
         Ok(())
     }
 
-    /// Takes the body of a frame.
+    /// Handles the body of a frame.
     fn opened(
         &mut self,
         index: u32,
@@ -498,7 +496,7 @@ impl Links {
         self.list(index);
     }
 
-    /// Forgets a link and lets the kernel give back what it holds of it.
+    /// Drops a link and lets the kernel release what it holds.
     fn end(&mut self, index: u32) {
         let link = self.slots[index as usize].link.as_deref_mut().expect("ended links exist");
         if mem::replace(&mut link.broken, true) {
@@ -535,7 +533,7 @@ impl Links {
     }
 }
 
-/// `bytes` is the whole frame's length: head, body and perhaps a tag.
+/// `bytes` is the whole frame's length: head, body and an optional tag.
 fn check_length(bytes: usize) -> Result<(), BadFrame> {
     if bytes > FRAME_BYTES_MAX + HEAD_BYTES + TAG_BYTES { Err(BadFrame) } else { Ok(()) }
 }

@@ -1,13 +1,13 @@
-//! Word left for another executor, to be found in its next turn.
+//! Mailboxes for messages to another executor, which it reads in its next turn.
 //!
-//! For what is rare: links that come and go, views, liveness. A reader that looks every turn pays
-//! one load of a line that hardly ever changes. There is no bound but the one on what is told: a
-//! reader takes all in each turn, and writers say something once per link or change of the cluster.
+//! For rare events: links that come and go, views, liveness. A reader that checks every turn pays one
+//! load of a rarely changing cache line. The only bound is the number of events: a reader takes all
+//! in each turn, and writers post once per link or change of the cluster.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// A box for letters of one kind.
+/// A mailbox for letters of one type.
 #[derive(Debug)]
 pub struct Mailbox<T> {
     any: AtomicBool,
@@ -21,7 +21,7 @@ impl<T> Default for Mailbox<T> {
 }
 
 impl<T> Mailbox<T> {
-    /// Leaves a letter. The reader is to be woken afterwards.
+    /// Posts a letter. Wake the reader afterwards.
     pub fn post(&self, letter: T) {
         let mut letters = self.letters.lock().expect("a panic ends the process");
         letters.push(letter);
@@ -34,7 +34,7 @@ impl<T> Mailbox<T> {
         self.any.load(Ordering::Acquire)
     }
 
-    /// Takes all letters, in the order in which they were left.
+    /// Takes all letters, in the order in which they were posted.
     pub fn take(&self) -> Vec<T> {
         let mut letters = self.letters.lock().expect("a panic ends the process");
         self.any.store(false, Ordering::Relaxed);

@@ -22,13 +22,13 @@ use crate::server::adopt;
 #[cfg(test)]
 mod tests;
 
-/// Longest time for a connection and its handshake.
+/// Longest time for connecting and the handshake.
 pub const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Why no link was made.
+/// Why no link was established.
 #[derive(Debug)]
 pub enum MeetError {
-    /// The connection could not be made, or broke.
+    /// The connection could not be established, or broke.
     Connection(io::Error),
     /// It took longer than [`PATIENCE`].
     Slow,
@@ -61,20 +61,20 @@ impl From<io::Error> for MeetError {
 }
 
 impl MeetError {
-    /// Whether the host is there and says that nobody listens.
+    /// Whether the host is reachable and refuses the connection.
     pub fn is_refusal(&self) -> bool {
         matches!(self, MeetError::Connection(error)
             if error.kind() == io::ErrorKind::ConnectionRefused)
     }
 }
 
-/// A connection whose two sides believe each other.
+/// A connection whose two sides have authenticated each other.
 pub type Met = (OwnedFd, Box<LinkSession>);
 
-/// Makes the connection `dial`, and shows `pass` there.
+/// Establishes the connection `dial`, and presents `pass` there.
 ///
 /// # Errors
-/// When the other side cannot be reached, is slow, or one side refuses the other.
+/// If the other side cannot be reached, is slow, or one side refuses the other.
 pub async fn dial(party: Arc<Party>, dial: &Dial, pass: u64) -> Result<Met, MeetError> {
     let mut opening = Vec::new();
     let LinkId { core, peer } = dial.link;
@@ -87,17 +87,16 @@ pub async fn dial(party: Arc<Party>, dial: &Dial, pass: u64) -> Result<Met, Meet
     .await
 }
 
-/// Whether the host at `address` says that nobody listens there. Silence is no answer.
+/// Whether the host at `address` refuses connections there. No answer counts as no.
 pub async fn is_refused(address: SocketAddr) -> bool {
     let connected = TcpStream::connect_timeout(address, PATIENCE).await;
     connected.is_err_and(|error| MeetError::Connection(error.into()).is_refusal())
 }
 
-/// The other side of [`dial`], for a connection that was accepted. Callers that `admits` does not
-/// are refused.
+/// The other side of [`dial`], for an accepted connection. Callers rejected by `admits` are refused.
 ///
 /// # Errors
-/// When the other side is slow or gone, or one side refuses the other.
+/// If the other side is slow or gone, or one side refuses the other.
 pub async fn answer(
     party: Arc<Party>,
     mut stream: TcpStream,
@@ -124,7 +123,7 @@ async fn shake(
     loop {
         stream.write_all(&out).await?;
         out.clear();
-        // Exactly one message: what comes behind the last one are frames, and for the core.
+        // Exactly one message: bytes after the last one are frames for the core.
         let mut message = vec![0; HEAD_BYTES];
         stream.read_exact(&mut message).await?;
         let head = message.first_chunk().expect("as long as a head");
@@ -153,7 +152,7 @@ async fn shake(
     }
 }
 
-/// Bytes that nobody can predict.
+/// Unpredictable bytes.
 fn nonce() -> io::Result<Nonce> {
     let mut nonce = Nonce::default();
     let got = rustix::rand::getrandom(&mut nonce[..], rustix::rand::GetRandomFlags::empty())?;

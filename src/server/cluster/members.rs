@@ -1,8 +1,7 @@
-//! Who the members are and where clients find them, put together for the cores.
+//! The members and their client addresses, compiled for the cores.
 //!
-//! Gossip and the roster say who is there; where a node takes clients, and with which cores, it
-//! says itself when it is met. That travels in handshakes rather than in gossip, whose datagrams
-//! are short and say everything to everybody many times.
+//! Gossip and the roster name the members; a node announces its client address and cores in
+//! handshakes rather than in gossip, whose datagrams are short and repeat everything to all nodes.
 
 use std::collections::HashMap;
 
@@ -15,8 +14,8 @@ use crate::cluster::roster::RosterMember;
 use crate::ring::NODES_MAX;
 use crate::stats::{ClusterView, RingNodeView};
 
-/// The members as the governor of the node `me` sees them. A node may be met before gossip tells of
-/// it, so what was `told` is kept; of more than a ring can hold only the members' is.
+/// The members as seen by the governor of node `me`. A node may shake hands before gossip reports it,
+/// so what it `told` is retained; beyond the size of a ring only that of members is.
 pub fn view(
     governor: &Governor,
     me: &Party,

@@ -1,4 +1,4 @@
-//! The node among others: sockets, clocks and randomness for what `cluster` decides.
+//! I/O of the cluster: sockets, clocks and randomness for the decisions of `ringlane-cluster`.
 //!
 //! ```text
 //! control executor                                   each core
@@ -8,8 +8,8 @@
 //!   node links  frames         <-> governor     <--- reports: lost links, what is settled
 //! ```
 //!
-//! Connections are made and shaken hands over on the control executor, where waiting harms nobody,
-//! and live on the net ring of the core they are for.
+//! The control executor establishes connections and performs handshakes, since waiting there delays
+//! no client; afterwards a connection lives on the net ring of its core.
 
 use crate::cluster::dialler::LinkId;
 use crate::cluster::governor_notice::GovernorNotice;
@@ -29,49 +29,49 @@ pub mod sockets;
 use links::NewLink;
 use mailbox::Mailbox;
 
-/// What the control executor tells a core.
+/// A message from the control executor to a core.
 #[derive(Debug)]
 pub enum Letter {
     /// A link with a core of another node.
     Link(NewLink),
-    /// Links with this life of a node, or earlier ones, shall end.
+    /// Close links with this boot of a node or earlier ones.
     Unlink(NodeKey, Boot),
-    /// What all cores must know. All links end with the node's life.
+    /// A notice for all cores. All links close when the node begins a new boot.
     Notice(GovernorNotice),
 }
 
-/// What a core tells the control executor.
+/// A message from a core to the control executor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Report {
     /// A link of this core is gone.
     Lost {
-        /// Between whom.
+        /// Its two ends.
         link: LinkId,
         /// The dial it came from.
         serial: u64,
     },
-    /// All that became the core's own up to the roster of this epoch has arrived.
+    /// All data assigned to the core up to the roster of this epoch has arrived.
     Settled {
         /// The core.
         core: u16,
         /// The epoch.
         epoch: u64,
     },
-    /// A client wants everything of a version up to this one gone, on all nodes.
+    /// A client flushes everything up to this version, on all nodes.
     Flush(Version),
 }
 
-/// Where cores and control executor leave word for each other.
+/// Mailboxes between the cores and the control executor.
 #[derive(Debug)]
 pub struct Mail {
-    /// For each core. Its doorbell is to be rung afterwards.
+    /// One per core. Ring its doorbell afterwards.
     pub cores: Box<[Mailbox<Letter>]>,
-    /// For the control executor. Its bell is to be rung afterwards.
+    /// For the control executor. Ring its bell afterwards.
     pub control: Mailbox<Report>,
 }
 
 impl Mail {
-    /// Empty boxes for so many cores.
+    /// Empty mailboxes for `core_count` cores.
     pub fn new(core_count: usize) -> Self {
         Self {
             cores: (0..core_count).map(|_| Mailbox::default()).collect(),

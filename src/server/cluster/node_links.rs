@@ -1,8 +1,7 @@
-//! Links between the executors beside the cores, for what nodes say to each other as wholes.
+//! Links between control executors, for messages between nodes rather than cores.
 //!
-//! They carry little, so they are plain tasks over glommio's sockets: one that reads, one that
-//! writes what lies in a bounded queue. A message for which there is no link or no room is dropped;
-//! those who send it expect that.
+//! They carry little traffic, so they are plain tasks over glommio's sockets: one reads, one writes
+//! from a bounded queue. A message without a link or room is dropped; its senders expect that.
 
 use std::cell::Cell;
 use std::io;
@@ -19,14 +18,14 @@ use crate::cluster::handshake::LinkSession;
 use crate::cluster::identity::{Boot, NodeKey};
 use crate::server::adopt;
 
-/// Frames that wait for one node.
+/// Maximum frames queued for one node.
 const FRAMES_MAX: usize = 1024;
 /// Bytes read at a time.
 const READ_BYTES: usize = 16 << 10;
 
-/// A link with another node's governor. It ends when this is dropped.
+/// A link to another node's governor. It closes when dropped.
 pub struct NodeLink {
-    /// Which start of the node it reaches.
+    /// The boot of the node it reaches.
     pub boot: Boot,
     frames: LocalSender<Vec<u8>>,
     waiting_bytes: Rc<Cell<usize>>,
@@ -37,11 +36,11 @@ pub struct NodeLink {
 }
 
 impl NodeLink {
-    /// Serves the link. Each frame's body goes to `deliver`; `lost` is called once, when the link
-    /// is of no use any more.
+    /// Serves the link. Passes each frame's body to `deliver`; calls `lost` once, when the link is
+    /// no longer usable.
     ///
     /// # Errors
-    /// When the process has no descriptor left.
+    /// If the process has no descriptors left.
     pub fn start(
         socket: OwnedFd,
         session: LinkSession,
@@ -83,7 +82,7 @@ impl NodeLink {
         })
     }
 
-    /// Sends a frame with this body, if there is room. True if it is on its way.
+    /// Sends a frame with this body if there is room. True if it was queued.
     pub fn send(&mut self, body: &[u8]) -> bool {
         let waiting = self.waiting_bytes.get();
         if waiting >= self.waiting_bytes_max
@@ -105,7 +104,7 @@ impl NodeLink {
     }
 }
 
-/// Reads frames until the link ends, and says why it did.
+/// Reads frames until the link ends, and returns the reason.
 async fn read(
     mut stream: TcpStream,
     mut opener: Opener,

@@ -9,14 +9,14 @@ use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
 
 use crate::config::Config;
 
-/// Connections of other nodes that wait to be accepted.
+/// Connections of other nodes waiting to be accepted.
 const BACKLOG: i32 = 256;
 /// Kernel buffer for datagrams: a burst of gossip must not be lost while the executor is busy.
 const GOSSIP_BYTES: usize = 1 << 20;
-/// A peer that acknowledges nothing for so long is given up: its host or the way to it is gone.
+/// A peer that acknowledges nothing for this long is abandoned: its host or the network is down.
 const SILENCE_MAX: Duration = Duration::from_secs(5);
 
-/// Where other nodes arrive.
+/// Sockets for other nodes.
 #[derive(Debug)]
 pub struct ClusterSockets {
     /// TCP, listening.
@@ -25,10 +25,10 @@ pub struct ClusterSockets {
     pub gossip: Socket,
 }
 
-/// Opens the sockets that `config` wants, if it wants any.
+/// Opens the sockets for other nodes, if `config` has a cluster.
 ///
 /// # Errors
-/// With the address that could not be listened on.
+/// The address that cannot be listened on.
 pub fn open(config: &Config) -> Result<Option<ClusterSockets>, (String, io::Error)> {
     let Some(cluster) = &config.cluster else { return Ok(None) };
     let address = cluster.listen;
@@ -53,10 +53,10 @@ fn socket(address: SocketAddr, transport: Type) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Sets what a link needs: no waiting for fuller packets, and an end when the peer is silent.
+/// Configures a link's socket: no delay for fuller packets, and a timeout for unresponsive peers.
 ///
 /// # Errors
-/// What the kernel refuses.
+/// If the kernel refuses an option.
 pub fn prepare(socket: &OwnedFd) -> io::Result<()> {
     let socket = SockRef::from(socket);
     socket.set_tcp_nodelay(true)?;

@@ -1,4 +1,4 @@
-//! Receive buffers that the kernel fills and the ring lends to it.
+//! Receive buffers that the ring lends to the kernel to fill.
 #![allow(unsafe_code)]
 
 use std::alloc::Layout;
@@ -78,7 +78,7 @@ impl BufferRing {
         }
     }
 
-    /// Notes, in builds with debug assertions, that the kernel has filled a buffer.
+    /// Records, in builds with debug assertions, that the kernel has filled a buffer.
     #[inline]
     pub(super) fn filled(&mut self, id: u16) {
         let _ = id;

@@ -1,4 +1,4 @@
-//! Operations under way: what the kernel has of each, and which completion ends it.
+//! Operations in flight: the memory the kernel holds for each, and which completion ends it.
 
 use std::os::fd::RawFd;
 
@@ -11,7 +11,7 @@ pub(super) struct InFlight {
     pub(super) token: Token,
     pub(super) output: Output,
     pub(super) offset: usize,
-    /// For sends of several pieces; boxed, since the kernel has its address.
+    /// For sends of several pieces; boxed, since the kernel holds its address.
     #[allow(dead_code)]
     pub(super) message: Option<Box<Message>>,
 }
@@ -23,14 +23,14 @@ pub(super) struct Message {
     pub(super) pieces: Vec<libc::iovec>,
 }
 
-/// Names one send: the slot and which of its users.
+/// Identifies one send: the slot and the generation of its user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Key {
     pub(super) index: u32,
     pub(super) generation: u32,
 }
 
-/// Notes what a send has.
+/// Records the memory of a send.
 #[inline(always)]
 fn lend(ring: RawFd, key: Key, output: &Output) {
     let Output { buffer, pinned } = output;
@@ -41,13 +41,13 @@ fn lend(ring: RawFd, key: Key, output: &Output) {
 }
 
 impl Key {
-    /// The send's name among the owners of memory, whatever kind of send it is.
+    /// The send's id among the owners of memory, for either kind of send.
     fn tag(self) -> u64 {
         UserData::new(Kind::Send, self.index, self.generation).encode()
     }
 }
 
-/// Sends under way. A key is good for one removal: whoever uses the slot next has another one.
+/// Sends in flight. A key is valid for one removal: the slot's next user has another one.
 pub(super) struct Sends {
     /// Whose they are.
     ring: RawFd,
@@ -62,7 +62,7 @@ struct Slot {
 }
 
 impl Sends {
-    /// None yet, of the ring of this descriptor.
+    /// An empty table for the ring with this descriptor.
     pub(super) fn of(ring: RawFd) -> Self {
         Self { ring, slots: Vec::new(), free: Vec::new() }
     }
@@ -83,7 +83,7 @@ impl Sends {
         key
     }
 
-    /// Ends a send. `None` when this one has ended before.
+    /// Ends a send. `None` if it has ended before.
     #[inline]
     pub(super) fn remove(&mut self, key: Key) -> Option<InFlight> {
         let slot = self.slots.get_mut(key.index as usize)?;
@@ -96,13 +96,13 @@ impl Sends {
         Some(send)
     }
 
-    /// What is left, which is what the kernel may still read from.
+    /// The remaining sends, from which the kernel may still read.
     pub(super) fn iter(&self) -> impl Iterator<Item = &InFlight> {
         self.slots.iter().filter_map(|slot| slot.send.as_ref())
     }
 }
 
-/// An operation of which one is under way at a time, such as the accept of a listener.
+/// An operation that is in flight at most once, such as the accept of a listener.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Lone {
     generation: u32,
@@ -113,7 +113,7 @@ impl Lone {
     /// Begins the operation; returns its generation.
     ///
     /// # Panics
-    /// When it is under way already.
+    /// If it is already in flight.
     pub(super) fn arm(&mut self) -> u32 {
         assert!(!self.armed, "one at a time");
         self.armed = true;
@@ -121,8 +121,8 @@ impl Lone {
         self.generation
     }
 
-    /// Notes a completion, after which more of the same operation may follow. False if it is not of
-    /// the operation that is under way.
+    /// Records a completion, after which more of the same operation may follow. False if it does not
+    /// belong to the operation in flight.
     pub(super) fn completes(&mut self, generation: u32, more: bool) -> bool {
         let own = self.armed && self.generation == generation;
         self.armed &= !own || more;
@@ -135,22 +135,22 @@ impl Lone {
 pub enum SendOutcome {
     /// All of the output was sent.
     Whole,
-    /// What is before this byte of the output was sent; the rest is to be sent from there.
+    /// The output before this byte was sent; the rest is to be sent from there.
     Rest(usize),
-    /// Nothing more can be sent; the error's number.
+    /// Nothing more can be sent; the error number.
     Failed(i32),
 }
 
 impl SendOutcome {
-    /// What `result`, the kernel's of a send from byte `offset` of `bytes` bytes, comes to.
+    /// Interprets `result`, the kernel's result of a send from byte `offset` of `bytes` bytes.
     pub(super) fn of(result: i32, offset: usize, bytes: usize) -> Self {
         match result {
-            // Interrupted or without room before a byte of this send was sent: what earlier ones
-            // sent of the output remains sent.
+            // Interrupted or out of room before a byte of this send was sent: bytes sent by earlier
+            // ones remain sent.
             _ if result == -libc::EINTR || result == -libc::EAGAIN => Self::Rest(offset),
             ..0 => Self::Failed(-result),
             _ if offset + result as usize >= bytes => Self::Whole,
-            // To be sent again for ever, if it could be.
+            // Retrying would loop forever.
             0 => Self::Failed(libc::EPIPE),
             _ => Self::Rest(offset + result as usize),
         }

@@ -1,9 +1,10 @@
-//! Owner tags: which memory the kernel may touch, for builds with debug assertions.
+//! Owner tags: track which memory the kernel may touch, in builds with debug assertions.
 //!
-//! A net ring notes what it hands to the kernel and strikes it off with the completion. Whoever is
-//! about to reuse, free or give back memory asks first; what is still lent ends the test there, not
-//! a thousand requests later with somebody's bytes in another's answer. Each core is one thread with
-//! one net ring, so the notes are the thread's. In release builds all of this is nothing.
+//! A net ring records the memory that it hands to the kernel and removes it with the completion.
+//! Code about to reuse, free or return memory checks first; memory still lent fails the test there,
+//! not a thousand requests later with one client's bytes in another's answer. Each core is one thread
+//! with one net ring, so the records are thread-local. In release builds all of this compiles to
+//! nothing.
 
 #[cfg(debug_assertions)]
 pub(crate) use noted::{assert_free, end, end_all, lend};
@@ -15,7 +16,7 @@ pub(crate) use unnoted::{assert_free, end, end_all, lend};
 pub(crate) enum Access {
     /// Read it; others may read it as well.
     Read,
-    /// Read or write it, and nobody else may have it.
+    /// Read or write it exclusively.
     Sole,
 }
 
@@ -37,10 +38,10 @@ mod noted {
         static LOANS: RefCell<Vec<Loan>> = const { RefCell::new(Vec::new()) };
     }
 
-    /// Notes that operation `name` of `ring` has this memory from now on.
+    /// Records that operation `name` of `ring` holds this memory from now on.
     ///
     /// # Panics
-    /// When another operation has it in a way that excludes this.
+    /// If another operation holds it in a conflicting way.
     pub(crate) fn lend(ring: i32, name: u64, start: *const u8, bytes: usize, access: Access) {
         let memory = start.addr()..start.addr() + bytes;
         LOANS.with_borrow_mut(|loans| {
@@ -55,18 +56,18 @@ mod noted {
         });
     }
 
-    /// Strikes off all that operation `name` of `ring` had.
+    /// Removes everything that operation `name` of `ring` held.
     pub(crate) fn end(ring: i32, name: u64) {
         LOANS.with_borrow_mut(|loans| loans.retain(|loan| (loan.ring, loan.name) != (ring, name)));
     }
 
-    /// Strikes off all that `ring` had.
+    /// Removes everything that `ring` held.
     pub(crate) fn end_all(ring: i32) {
         LOANS.with_borrow_mut(|loans| loans.retain(|loan| loan.ring != ring));
     }
 
     /// # Panics
-    /// When the kernel has any of this memory.
+    /// If the kernel holds any of this memory.
     pub(crate) fn assert_free(start: *const u8, bytes: usize, purpose: &str) {
         let memory = start.addr()..start.addr() + bytes;
         LOANS.with_borrow(|loans| {

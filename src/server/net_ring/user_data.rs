@@ -1,10 +1,10 @@
-//! What the net ring gives the kernel with each operation and gets back with its completion.
+//! The user data that the net ring attaches to each operation and gets back with its completion.
 //!
-//! A kind, a slot and the user of the slot, in 8, 24 and 32 bits. A slot is used again as soon as its
-//! operation has completed; who used it before is told apart by the generation, so that a completion
-//! that is told late, or twice, or of nothing, can be seen for what it is.
+//! A kind, a slot and the slot's generation, in 8, 24 and 32 bits. A slot is reused as soon as its
+//! operation has completed; the generation distinguishes its users, so that a completion that is
+//! late, duplicate or bogus can be recognized.
 
-/// What an operation is.
+/// The kind of an operation.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -20,7 +20,7 @@ pub(super) enum Kind {
     Wake = 8,
     /// A message from another ring.
     Woken = 9,
-    /// A send that does not wait, which completes only if it fails.
+    /// A non-blocking send, which completes only if it fails.
     SendAtOnce = 10,
 }
 
@@ -46,7 +46,7 @@ impl Kind {
 /// Largest slot number.
 pub(super) const INDEX_MAX: u32 = (1 << 24) - 1;
 
-/// The name of one operation.
+/// The id of one operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct UserData {
     pub(super) kind: Kind,
@@ -67,7 +67,7 @@ impl UserData {
         ((self.kind as u64) << 56) | ((self.index as u64) << 32) | self.generation as u64
     }
 
-    /// `None` if this ring gives no operation such a name.
+    /// `None` if this ring gives no operation such an id.
     #[inline]
     pub(super) fn decode(word: u64) -> Option<Self> {
         let kind = Kind::parse((word >> 56) as u8)?;
