@@ -23,14 +23,14 @@ impl Address {
 }
 
 impl PartialEq for Address {
-    /// Whether both reach the same socket, whatever they are called.
+    /// Whether both reach the same socket, however they are spelled.
     fn eq(&self, other: &Self) -> bool {
         self.socket == other.socket
     }
 }
 
 impl From<SockAddr> for Address {
-    /// An address that has no other name.
+    /// An address without a given name.
     fn from(socket: SockAddr) -> Self {
         let name = match (socket.as_socket(), socket.as_pathname()) {
             (Some(address), _) => address.to_string(),
@@ -68,7 +68,7 @@ impl FromStr for Address {
 /// A node of a ring, spelled `ID=ADDRESS` or `ID*WEIGHT=ADDRESS`.
 #[derive(Clone, Debug)]
 pub struct NodeAddress {
-    /// Its id, on which its points on the ring depend.
+    /// Its id, which determines its points on the ring.
     pub id: String,
     /// Its share of the keys relative to other nodes.
     pub weight: u32,

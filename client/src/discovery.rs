@@ -1,9 +1,8 @@
-//! Who is to be asked for which key, as the nodes themselves tell it, and what changes about it.
+//! Discovers from the nodes which of them serves which key, and follows changes.
 //!
-//! One address is enough: the node there names all nodes with their cores in its answer to HELLO.
-//! While load runs, a thread asks again: every second in a cluster, and soon after a connection was
-//! lost. What it learns becomes new [`Routes`], which the loading threads take over between two
-//! turns.
+//! One address is enough: the node there lists all nodes with their cores in its answer to HELLO.
+//! While load runs, a thread repeats HELLO: every second in a cluster, and soon after a lost
+//! connection. The result becomes new [`Routes`], which the load threads adopt between two turns.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,26 +17,26 @@ use crate::address::Address;
 use crate::hello::hello;
 use crate::routes::{LaidNode, Layout, Routes};
 
-/// How long a node may take to answer HELLO, at first and later.
+/// Time limit for an answer to HELLO, at first and later.
 const PATIENCE: Duration = Duration::from_secs(2);
 const PATIENCE_LATER: Duration = Duration::from_millis(500);
-/// How often a cluster is asked.
+/// Interval between queries of a cluster.
 const PERIOD: Duration = Duration::from_secs(1);
-/// How long after a lost connection: others are lost at the same time.
+/// Delay after a lost connection, since others are usually lost at the same time.
 const AFTER_LOSS: Duration = Duration::from_millis(100);
 
-/// The routes of a run, and where they come from.
+/// The routes of a run and their source.
 #[derive(Debug)]
 pub struct Directory {
     current: Mutex<Arc<Routes>>,
-    /// Counts changes of the routes.
+    /// Number of changes of the routes.
     version: AtomicU64,
     source: Option<Source>,
     signal: Mutex<Signal>,
     changed: Condvar,
 }
 
-/// Whom to ask, and for how much.
+/// Which node to query, and the limits to apply.
 #[derive(Clone, Debug)]
 struct Source {
     asked: Address,
@@ -51,7 +50,7 @@ struct Signal {
     over: bool,
 }
 
-/// What a node tells, as routes need it.
+/// A node's description, as needed for routes.
 struct NodeFacts {
     epoch: u64,
     layout: Layout,
@@ -69,8 +68,8 @@ impl Directory {
         }
     }
 
-    /// The routes that the node at `asked` tells, over at most `endpoints_max` endpoints; to the
-    /// ports of cores where there are some, if `shard_ports`.
+    /// The routes described by the node at `asked`, over at most `endpoints_max` endpoints; to shard
+    /// ports where available, if `shard_ports`.
     pub fn discover(
         asked: &Address,
         shard_ports: bool,
@@ -83,7 +82,7 @@ impl Directory {
         Ok(Self { source: Some(source), version, ..Self::fixed(routes) })
     }
 
-    /// The routes at the moment.
+    /// The current routes.
     pub fn current(&self) -> Arc<Routes> {
         self.current.lock().expect("no thread panics with it").clone()
     }
@@ -94,7 +93,7 @@ impl Directory {
         self.version.load(Ordering::Relaxed)
     }
 
-    /// What is asked where, if there is more than one place.
+    /// A description of the routes, if there is more than one endpoint.
     pub fn sentence(&self) -> Option<String> {
         let routes = self.current();
         let (nodes, endpoints) = (&routes.layout().nodes, routes.endpoints().len());
@@ -108,7 +107,7 @@ impl Directory {
         }
     }
 
-    /// A connection was lost: the node may be gone.
+    /// Reports a lost connection: the node may be gone.
     pub fn note_lost(&self) {
         if self.source.is_some() {
             self.signal().lost = true;
@@ -122,13 +121,13 @@ impl Directory {
         self.changed.notify_all();
     }
 
-    /// Keeps the routes true until [`Directory::end_watch`].
+    /// Keeps the routes up to date until [`Directory::end_watch`].
     pub fn watch(&self) {
         let Some(source) = &self.source else { return };
         let (mut epoch, mut answered) = (0, true);
         loop {
             let alone = self.current().layout().nodes.len() == 1;
-            // A node of its own has nothing new to tell while its connections hold.
+            // A standalone node does not change while its connections last.
             let period = if alone && answered { Duration::MAX } else { PERIOD };
             let mut signal = self.signal();
             if !signal.lost && !signal.over {
@@ -154,7 +153,7 @@ impl Directory {
         }
     }
 
-    /// What any of the nodes tells that is not older than `epoch`; at the worst an older one.
+    /// The description by any node, not older than `epoch` if possible.
     fn ask_any(&self, source: &Source, epoch: u64) -> Option<NodeFacts> {
         let routes = self.current();
         let others = routes.layout().nodes.iter().filter_map(|node| node.endpoints.first());
@@ -174,7 +173,7 @@ impl Directory {
         if *current.layout() == layout {
             return;
         }
-        // A layout that makes no ring is as good as no answer.
+        // A layout without a valid ring counts as no answer.
         if let Ok(routes) = Routes::new(layout) {
             *current = Arc::new(routes);
             self.version.fetch_add(1, Ordering::Relaxed);
@@ -193,10 +192,10 @@ impl Source {
         self.lay_out(address, &topology).map_err(|words| format!("{address}: {words}"))
     }
 
-    /// The layout that a node at `asked` describes.
+    /// The layout described by a node at `asked`.
     fn lay_out(&self, asked: &Address, topology: &Topology<'_>) -> Result<NodeFacts, String> {
         let nodes = match &topology.nodes[..] {
-            // A node without a seat yet, or one that tells only of itself.
+            // A node that has not joined yet, or one that describes only itself.
             [] => vec![self.lay_node(asked, topology, &itself(topology))],
             nodes => nodes.iter().map(|node| self.lay_node(asked, topology, node)).collect(),
         };
@@ -219,7 +218,7 @@ impl Source {
         let ip = if is_asked { asked_at.map(|at| at.ip()) } else { node.ip };
         let ip = ip.or(asked_at.map(|at| at.ip()));
         let at = |port: u16| Address::from(SockAddr::from(SocketAddr::new(ip?, port))).into();
-        // A hash this build does not know places nothing.
+        // A hash unknown to this build cannot place keys.
         let knows_cores = topology.core_of(b"").is_some() && node.core_count > 0;
         let base = node.shard_ports.filter(|_| self.shard_ports && knows_cores);
         let cores = base.map(|base| (0..node.core_count).map_while(move |i| base.checked_add(i)));
@@ -232,13 +231,13 @@ impl Source {
             None => at(node.port).into_iter().collect(),
         };
         let (id, weight) = (node.id.to_owned(), u32::from(node.weight));
-        // What decides nothing must not make two layouts differ.
+        // Irrelevant facts must not make two layouts differ.
         let hash_seed = if endpoints.len() > 1 { node.hash_seed } else { 0 };
         LaidNode { id, weight, endpoints, hash_seed }
     }
 }
 
-/// Has a node that is named elsewhere asked at the ports of its cores, if it has some.
+/// Uses the shard ports, if any, of a node described by another one.
 pub fn find_cores(node: &mut LaidNode) -> Result<(), String> {
     let Some(asked) = node.endpoints.first().cloned() else { return Ok(()) };
     let source = Source { asked, shard_ports: true, endpoints_max: usize::MAX };
@@ -254,7 +253,7 @@ fn read<'b>(address: &Address, answer: &'b [u8]) -> Result<Topology<'b>, String>
         .map_err(|error| format!("{address} sent an invalid description: {error:?}"))
 }
 
-/// A node that names none, as the only one.
+/// A node that lists none, as the only one.
 fn itself<'a>(topology: &Topology<'a>) -> TopologyNode<'a> {
     TopologyNode {
         id: topology.this_node,

@@ -1,4 +1,4 @@
-//! Asks a node who it is: the compact protocol's HELLO, on a connection of its own.
+//! Identifies a node with the compact protocol's HELLO, on a separate connection.
 
 use std::io::{Read, Write};
 use std::time::Duration;
@@ -9,7 +9,7 @@ use socket2::{Domain, Socket, Type};
 
 use crate::address::Address;
 
-/// What a node answers to the binary HELLO, within `limit`.
+/// A node's answer to HELLO, within `limit`.
 pub fn hello(address: &Address, limit: Duration) -> Result<Vec<u8>, String> {
     let failed = |error: std::io::Error| format!("{address}: {error}");
     let domain = Domain::from(i32::from(address.socket().family()));

@@ -1,9 +1,9 @@
-//! Which endpoint a key is asked at: the one server there is, a node of a ring, a core's own port.
+//! Maps a key to its endpoint: the only server, a node of a ring, or a core's own port.
 //!
-//! A client that knows the ring saves the hop between nodes, and one that knows the cores' ports
-//! saves the hop between cores. Each connection then talks to one endpoint only and asks it for its
-//! own keys alone. What the nodes tell (see `discovery`) or the command line names is first laid out
-//! as a [`Layout`], which can be compared with the one before; the ring is only built from a new one.
+//! A client that knows the ring saves the hop between nodes, and one that knows the shard ports saves
+//! the hop between cores. Each connection then talks to one endpoint only and sends it only its own
+//! keys. What the nodes (see `discovery`) or the command line describe is first stored as a
+//! [`Layout`], which can be compared with the previous one; the ring is built only from a new one.
 
 use ringlane_ring::{Ring, RingNode, RingParameters};
 use ringlane_types::hash::core_of;
@@ -22,29 +22,29 @@ pub struct Layout {
 /// One node.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LaidNode {
-    /// Its id, on which its points on the ring depend.
+    /// Its id, which determines its points on the ring.
     pub id: String,
     /// Its share of the keys relative to other nodes.
     pub weight: u32,
-    /// Where it is asked: nowhere, at one address, or at one for each of its cores.
+    /// Its endpoints: none, one address, or one per core.
     pub endpoints: Vec<Address>,
-    /// Tells the core that owns a key.
+    /// Determines the core that owns a key.
     pub hash_seed: u64,
 }
 
-/// All endpoints, and the rule that places keys.
+/// All endpoints, and the mapping of keys to them.
 #[derive(Debug)]
 pub struct Routes {
     layout: Layout,
     endpoints: Vec<Address>,
     nodes: Vec<Node>,
-    /// Places keys on nodes; `None` with one node.
+    /// Maps keys to nodes; `None` with one node.
     ring: Option<Ring>,
-    /// Is asked for the keys of nodes that cannot be.
+    /// Serves the keys of unreachable nodes.
     fallback: usize,
 }
 
-/// One node's endpoints: none, one, or one for each of its cores.
+/// One node's endpoints: none, one, or one per core.
 #[derive(Clone, Copy, Debug)]
 struct Node {
     first_endpoint: usize,
@@ -53,7 +53,7 @@ struct Node {
 }
 
 impl LaidNode {
-    /// A node that is asked at one address.
+    /// A node with one address.
     pub fn at(id: &str, weight: u32, address: Address) -> Self {
         Self { id: id.into(), weight, endpoints: vec![address], hash_seed: 0 }
     }
@@ -66,7 +66,7 @@ impl Layout {
         Self { parameters: RingParameters::default(), nodes }
     }
 
-    /// Nodes that the command line names.
+    /// Nodes listed on the command line.
     pub fn named(nodes: &[NodeAddress], parameters: RingParameters) -> Self {
         let laid = |node: &NodeAddress| LaidNode::at(&node.id, node.weight, node.address.clone());
         let mut nodes: Vec<LaidNode> = nodes.iter().map(laid).collect();
@@ -75,8 +75,8 @@ impl Layout {
         Self { parameters, nodes }
     }
 
-    /// The layout with at most `max` endpoints, at least one: first each node is asked at one
-    /// address only, then the last nodes at none.
+    /// Reduces the layout to at most `max` endpoints, at least one: first each node to one address,
+    /// then the last nodes to none.
     pub fn within(mut self, max: usize) -> Self {
         let count = |nodes: &[LaidNode]| nodes.iter().map(|node| node.endpoints.len()).sum();
         for keep in [1, 0] {
@@ -116,7 +116,7 @@ impl Routes {
         Ok(Self { layout, endpoints, nodes, ring, fallback })
     }
 
-    /// What they were made from.
+    /// The layout they were built from.
     pub fn layout(&self) -> &Layout {
         &self.layout
     }
@@ -126,7 +126,7 @@ impl Routes {
         &self.endpoints
     }
 
-    /// Whether there is nothing to choose.
+    /// Whether there is only one endpoint.
     #[inline]
     pub fn is_single(&self) -> bool {
         self.endpoints.len() == 1
@@ -148,7 +148,7 @@ impl Routes {
         }
     }
 
-    /// Whom to ask for a key whose owner cannot be asked: another of its replicas, if there is one.
+    /// The endpoint for a key whose owner is unreachable: another of its replicas, if there is one.
     #[cold]
     fn instead(&self, key: &[u8]) -> Node {
         let ring = self.ring.iter();

@@ -5,21 +5,21 @@
 //! of vector registers, take hardly longer than one. Only what the ring needs is kept, the first
 //! word of the digest.
 //!
-//! SSE2 and NEON are part of their architectures: nothing need be found out at run time.
+//! SSE2 and NEON are part of their architectures: no detection at run time is needed.
 
 use wide::u32x8;
 
 use super::Point;
 
-/// Keys that are computed together.
+/// Number of keys hashed together.
 pub const LANES: usize = 8;
 
 const BLOCK_BYTES: usize = 64;
 
-/// A word of each key's block.
+/// One word of each key's block.
 type Words = [u32x8; 16];
 
-/// A key's state, of each key.
+/// The state of each key.
 type State = [u32x8; 4];
 
 /// The first state of RFC 1321, section 3.3.
@@ -50,7 +50,7 @@ const SINES: [[u32; 16]; 4] = [
     ],
 ];
 
-/// The points of up to [`LANES`] keys, in their order; what follows them means nothing.
+/// The points of up to [`LANES`] keys, in order; the remaining lanes are meaningless.
 ///
 /// # Panics
 /// If there are more keys.
@@ -75,7 +75,7 @@ pub fn points_of(keys: &[&[u8]]) -> [Point; LANES] {
             }
         }
     }
-    // The circle reads the digest's bytes as a big-endian number.
+    // The ring reads the digest's bytes as a big-endian number.
     state[0].to_array().map(|word| Point(word.swap_bytes()))
 }
 
@@ -95,7 +95,7 @@ fn fill(words: &mut Words, lane: usize, key: &[u8], block: usize) {
             word.as_mut_array()[lane] = u32::from_le_bytes(*bytes);
         }
         if let Some(word) = words.get_mut(whole.len()) {
-            // The bit that ends the key lies behind its last byte.
+            // The bit that ends the key follows its last byte.
             word.as_mut_array()[lane] =
                 rest.iter().rev().fold(0x80, |last, byte| last << 8 | u32::from(*byte));
         }

@@ -1,11 +1,11 @@
-//! The hash circle: which nodes keep a key.
+//! The consistent hash ring: which nodes store a key.
 //!
-//! Every node owns points on a circle of 32 bits, 150 per unit of weight. A key has a position on the
-//! same circle, and its owner is the node of the first point at or after it; the next
-//! distinct nodes clockwise hold its further replicas. A joining node takes its points out of
-//! everybody's ranges, so about 1/N of the keys move to it and none between the others.
+//! Every node owns points on a ring of 32 bits, 150 per unit of weight. A key has a position on the
+//! same ring, and its owner is the node of the first point at or after it; the next distinct nodes
+//! clockwise hold its further replicas. A joining node's points split the ranges of all others, so
+//! about 1/N of the keys move to it and none between the others.
 //!
-//! Anybody can compute the placement, in any language (`docs/ring-vectors.txt` has vectors):
+//! The placement can be computed in any language (`docs/ring-vectors.txt` has test vectors):
 //!
 //! ```text
 //! point i of a node   first 32 bits, big-endian, of MD5("{node id}:{i}"), i = 0 .. 150 * weight
@@ -21,7 +21,7 @@
 //! ```
 //!
 //! Each row holds a point and the preference list that starts there, so a lookup reads one word of
-//! the jump table and one or two rows beside each other. Refused: a binary search (eleven
+//! the jump table and one or two adjacent rows. Refused: a binary search (eleven
 //! dependent reads for 10 nodes) and lists computed per request (a walk of unbounded length).
 
 use std::fmt;
@@ -38,32 +38,32 @@ mod tests;
 /// Points of a node with weight 1.
 pub const POINTS_PER_WEIGHT: u32 = 150;
 
-/// Most replicas a ring precomputes, and so the largest replication factor.
+/// Maximum number of replicas that a ring precomputes, and so the largest replication factor.
 pub const REPLICAS_MAX: usize = 8;
 
-/// Most nodes of one ring.
+/// Maximum nodes of one ring.
 pub const NODES_MAX: usize = 1024;
 
 /// Largest weight of a node.
 pub const WEIGHT_MAX: u32 = 100;
 
-/// Most points of one ring, all nodes together.
+/// Maximum points of one ring, all nodes together.
 pub const POINTS_MAX: usize = 1 << 22;
 
 /// Longest node id in bytes.
 pub const NODE_ID_BYTES_MAX: usize = 64;
 
-/// From this many keys on, hashing them side by side is faster than one by one.
+/// Minimum number of keys for which hashing side by side is faster than one by one.
 const LANES_KEYS_MIN: usize = 3;
 
-/// A position on the circle.
+/// A position on the ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Point(pub u32);
 
-/// How ids and keys are hashed onto the circle. All nodes of a cluster must agree.
+/// The hash function for ids and keys. All nodes of a cluster must use the same one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RingHash {
-    /// MD5, as ketama and most clients know it.
+    /// MD5, as used by ketama and most clients.
     #[default]
     Md5,
     /// XXH3, several times faster for short keys.
@@ -71,10 +71,10 @@ pub enum RingHash {
 }
 
 impl RingHash {
-    /// The names the command line knows them by.
+    /// Their names on the command line.
     pub const NAMES: [(&str, RingHash); 2] = [("md5", RingHash::Md5), ("xxh3", RingHash::Xxh3)];
 
-    /// Where `bytes` lie on the circle.
+    /// The position of `bytes` on the ring.
     #[inline]
     pub fn point_of(self, bytes: &[u8]) -> Point {
         match self {
@@ -86,7 +86,7 @@ impl RingHash {
         }
     }
 
-    /// Where each of `keys` lies, in their order. Eight at once take a third of the time of one by
+    /// The position of each of `keys`, in order. Eight at once take a third of the time of one by
     /// one.
     ///
     /// # Panics
@@ -109,7 +109,7 @@ impl RingHash {
     }
 }
 
-/// A node's position in its ring's list of nodes. Means nothing to another ring.
+/// A node's position in its ring's list of nodes. Meaningless for another ring.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeIndex(pub u16);
 
@@ -122,14 +122,14 @@ pub struct RingNode {
     pub weight: u32,
 }
 
-/// What all nodes must agree on to compute the same ring.
+/// The parameters that all nodes must share to compute the same ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RingParameters {
-    /// How ids and keys are hashed onto the circle.
+    /// The hash function for ids and keys.
     pub hash: RingHash,
     /// Points of a node of weight 1, at least 1.
     pub points_per_weight: u32,
-    /// Nodes that keep each key, 1 to [`REPLICAS_MAX`]; fewer when the ring has fewer.
+    /// Nodes that store each key, 1 to [`REPLICAS_MAX`]; fewer if the ring has fewer.
     pub replicas: u8,
 }
 
@@ -139,7 +139,7 @@ impl Default for RingParameters {
     }
 }
 
-/// Why nodes and parameters make no ring.
+/// Why nodes and parameters do not form a valid ring.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RingError {
     /// No node at all.
@@ -177,7 +177,7 @@ impl fmt::Display for RingError {
 
 impl std::error::Error for RingError {}
 
-/// Nodes that keep one key, in ring order, the owner first. Never empty.
+/// Nodes that store one key, in ring order, the owner first. Never empty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Replicas {
     len: u8,
@@ -193,17 +193,17 @@ impl Deref for Replicas {
     }
 }
 
-/// The circle with all its points: an immutable value, numbered by its epoch.
+/// The ring with all its points: an immutable value, numbered by its epoch.
 pub struct Ring {
     epoch: u64,
     parameters: RingParameters,
-    /// Sorted by id, so that equal sets of nodes make equal rings.
+    /// Sorted by id, so that equal sets of nodes yield equal rings.
     nodes: Box<[RingNode]>,
     /// For each value of a point's upper bits, the first row at or after the smallest such point.
     jump_table: Box<[u32]>,
     /// Right shift that leaves a point's upper bits.
     shift: u32,
-    /// Rows of `stride` words: the point, then its preference list, two nodes a word. The last row
+    /// Rows of `stride` words: the point, then its preference list, two nodes per word. The last row
     /// repeats the first one under the largest point, so that a lookup needs no wrap-around.
     rows: Box<[u32]>,
     stride: usize,
@@ -269,7 +269,7 @@ impl Ring {
         self.epoch
     }
 
-    /// What it was computed from, besides the nodes.
+    /// The parameters it was computed from.
     pub fn parameters(&self) -> RingParameters {
         self.parameters
     }
@@ -285,7 +285,7 @@ impl Ring {
         Some(NodeIndex(found as u16))
     }
 
-    /// Where `key` lies.
+    /// The position of `key`.
     #[inline]
     pub fn point_of(&self, key: &[u8]) -> Point {
         self.parameters.hash.point_of(key)
@@ -309,13 +309,12 @@ impl Ring {
         Replicas { len: self.list_len, nodes }
     }
 
-    /// All nodes in the order in which the circle meets them from `point` on: the preference list
-    /// and then those who would stand in.
+    /// All nodes in ring order from `point` on: the preference list, then its stand-ins.
     pub fn walk(&self, point: Point) -> Walk<'_> {
         Walk { ring: self, row: self.row(point), left: self.nodes.len(), seen: [0; NODES_MAX / 64] }
     }
 
-    /// Each node's share of the circle as owner, in 2^-32 of it. They add up to 2^32.
+    /// Each node's share of the ring as owner, in units of 2^-32. The shares add up to 2^32.
     pub fn shares(&self) -> Vec<u64> {
         let mut shares = vec![0; self.nodes.len()];
         let points = self.point_count();
@@ -327,12 +326,12 @@ impl Ring {
         shares
     }
 
-    /// Number of points on the circle.
+    /// Number of points on the ring.
     pub fn point_count(&self) -> usize {
         self.rows.len() / self.stride - 1
     }
 
-    /// Point `row` in circle order, with its node; for views and comparisons, not for lookups.
+    /// Point `row` in ring order, with its node; for views and comparisons, not for lookups.
     pub fn point(&self, row: usize) -> (Point, NodeIndex) {
         assert!(row < self.point_count(), "point {row} of {}", self.point_count());
         let words = &self.rows[row * self.stride..];
@@ -343,7 +342,7 @@ impl Ring {
     #[inline]
     fn row(&self, point: Point) -> usize {
         let mut row = self.jump_table[(point.0 >> self.shift) as usize] as usize;
-        // Ends at the sentinel at the latest: no point is above the largest.
+        // Ends at the sentinel at the latest: no point exceeds it.
         while self.rows[row * self.stride] < point.0 {
             row += 1;
         }

@@ -1,14 +1,14 @@
 //! Two hashes of a key: a public one that names the core, and a secret one for everything else.
 //!
 //! The *public* hash is XXH3-64 under a seed that HELLO publishes, so that a smart client finds the
-//! core that owns a key ([`core_of`]). Whoever knows the seed can construct any number of keys with
-//! one and the same public hash, so nothing but the core follows from it: a client can load one core
-//! with it, as it can by asking for one key. A node with one core never computes it.
+//! core that owns a key ([`core_of`]). Anyone who knows the seed can construct any number of keys
+//! with the same public hash, so it decides only the core: a client can overload one core with it, as
+//! it can by requesting one key. A node with one core never computes it.
 //!
 //! The *secret* hash, [`KeyHash`], reads the key's bytes again under keys that never leave the
-//! process ([`HashSecret`]). It names the index's bucket and tag, and the places of the eviction
-//! policy's and the coordinator's tables. It is pair-multiply-shift (Dietzfelbinger 1996; Thorup, *High
-//! speed hashing for integers and strings*), in arithmetic modulo 2^128:
+//! process ([`HashSecret`]). It selects the index's bucket and tag, and the slots in the tables of
+//! the eviction policy and the coordinator. It is pair-multiply-shift (Dietzfelbinger 1996; Thorup,
+//! *High speed hashing for integers and strings*), in arithmetic modulo 2^128:
 //!
 //! ```text
 //! sum  = start + (k0 + w1 + 2^64 |key|)(k1 + w0) + (k2 + w3)(k3 + w2) + ...        w: 64-bit words
@@ -17,18 +17,17 @@
 //!
 //! `sum >> 72` is strongly universal: over the choice of the secret, the values of any two keys are
 //! independent and uniform, because keys differ by less than 2^72 in some factor. So no set of keys,
-//! however it was chosen, meets in one bucket more often than random keys do, unless whoever chose it
-//! knows the secret. `mix` is a bijection and takes nothing away from that; it is there so that
-//! sequences, which a linear function maps to sequences, spread like random keys within one secret
-//! as well. What is left to an attacker is to measure the
-//! time of single requests to a nanosecond and to learn from it; against that chains are bounded
-//! (see `shard/index`).
+//! however chosen, collides in one bucket more often than random keys do, unless its author knows the
+//! secret. `mix` is a bijection and preserves this; it ensures that sequences, which a linear function
+//! maps to sequences, also spread like random keys under a fixed secret. The remaining attack is to
+//! measure the time of single requests to a nanosecond; against that chains are bounded (see
+//! `shard/index`).
 //!
 //! Refused: a function of the public hash (equal public hashes stay equal); XXH3 with a secret seed
-//! and what else multiplies and folds (wyhash, rapidhash, foldhash, ahash without AES), of which nobody
-//! has shown that no keys collide under many seeds at once; rounds of AES, which need a processor that
-//! has them, and a second function for those that do not; SipHash-1-3, which withstands those who
-//! measure as well, and whose rounds take 84 instructions for a key of 16 bytes where this takes 32.
+//! and other multiply-and-fold hashes (wyhash, rapidhash, foldhash, ahash without AES), for which it
+//! is not proven that no keys collide under many seeds at once; AES rounds, which need hardware
+//! support, and a second function for processors without it; SipHash-1-3, which also resists timing
+//! attackers, but takes 84 instructions for a key of 16 bytes where this takes 32.
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 

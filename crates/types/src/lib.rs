@@ -1,6 +1,6 @@
-//! The vocabulary: what can be asked of a shard and answered, when, and how keys are hashed.
+//! The shared vocabulary: requests, responses, time, and the hashes of keys.
 //!
-//! All other crates speak it and it knows none of them.
+//! All other crates use it, and it depends on none of them.
 
 pub mod codec;
 mod counters;

@@ -1,9 +1,9 @@
 //! Limits log lines that remote parties can trigger, and counts the suppressed ones.
 //!
-//! Whoever reaches a port could otherwise fill a disk, or hide a line that matters among a million
-//! that do not. Lines are limited by kind and source: each source has a few lines a span, and each
-//! kind some more of all sources together, since addresses can be forged. What is withheld is
-//! counted and told once the span is over.
+//! Anyone who reaches a port could otherwise fill a disk, or hide an important line among a million
+//! others. Lines are limited by kind and source: each source has a few lines per window, and each
+//! kind a few more over all sources, since addresses can be forged. Suppressed lines are counted and
+//! reported once the window is over.
 //!
 //! ```text
 //! line -> source's window (PER_SOURCE) -> kind's window (PER_KIND) -> written
@@ -16,29 +16,29 @@ use std::time::Duration;
 
 use crate::time::Instant;
 
-/// Windows last this long.
+/// Length of a window.
 pub const SPAN: Duration = Duration::from_secs(60);
-/// Lines of one kind and source in a window.
+/// Maximum lines of one kind and source in a window.
 pub const PER_SOURCE: u32 = 4;
-/// Lines of one kind in a window, of all sources together.
+/// Maximum lines of one kind in a window, all sources together.
 pub const PER_KIND: u32 = 64;
-/// Sources that are told apart, of all kinds together. Further ones are limited as a kind only.
+/// Maximum sources tracked, all kinds together. Further ones are limited only by kind.
 const SOURCES_MAX: usize = 1024;
 
-/// What a log line is about, as far as others can cause it.
+/// The subject of a log line that remote parties can trigger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum LogKind {
     /// A datagram was refused.
     Refused,
     /// Another node has refused this one.
     RefusedBy,
-    /// A member came, went or was given up; a roster was decided.
+    /// A member came, left or was declared dead; a roster was decided.
     Members,
     /// A datagram could not be sent or received.
     Gossip,
-    /// A link was not made.
+    /// A link could not be established.
     Link,
-    /// A link was ended since the other side broke the rules.
+    /// A link was closed because the peer violated the framing.
     BadFrame,
     /// A circuit breaker opened or closed.
     Breaker,
@@ -82,7 +82,7 @@ impl LogKind {
     }
 }
 
-/// Counts lines and says which are written.
+/// Counts lines and decides which are written.
 #[derive(Debug)]
 pub struct LogLimiter {
     kinds: [Window; LogKind::ALL.len()],
@@ -91,7 +91,7 @@ pub struct LogLimiter {
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Window {
-    /// When it began; meaningless while nothing was counted.
+    /// When it began; meaningless while nothing is counted.
     since: Instant,
     written: u32,
     withheld: u64,
@@ -102,7 +102,7 @@ impl Window {
         now.since(self.since) >= SPAN
     }
 
-    /// Begins anew if it is over. What it withheld stays, to be told.
+    /// Restarts the window if it is over. The suppressed count remains, to be reported.
     fn renew(&mut self, now: Instant) {
         if self.is_over(now) {
             (self.since, self.written) = (now, 0);
@@ -117,7 +117,7 @@ impl Default for LogLimiter {
 }
 
 impl LogLimiter {
-    /// Nothing was written yet.
+    /// Creates an empty limiter.
     pub fn new() -> Self {
         Self {
             kinds: [Window::default(); LogKind::ALL.len()],
@@ -125,7 +125,7 @@ impl LogLimiter {
         }
     }
 
-    /// Whether a line of this kind about `source` is to be written now; one that is not is counted.
+    /// Whether to write a line of this kind about `source` now; otherwise it is counted.
     pub fn admits(&mut self, kind: LogKind, source: impl Hash, now: Instant) -> bool {
         let known = self.sources.hasher().hash_one((kind, source));
         if self.sources.len() >= SOURCES_MAX && !self.sources.contains_key(&known) {
@@ -149,8 +149,8 @@ impl LogLimiter {
         admitted
     }
 
-    /// Tells of each kind how many lines were withheld in a window that is over. To be called once
-    /// in a while.
+    /// Reports per kind how many lines were suppressed in windows that are over. Call it
+    /// periodically.
     pub fn summaries(&mut self, now: Instant, mut tell: impl FnMut(LogKind, u64)) {
         for kind in LogKind::ALL {
             let window = &mut self.kinds[kind as usize];

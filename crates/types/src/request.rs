@@ -1,10 +1,9 @@
-//! The vocabulary every layer shares: what a client asks of one key, and what the shard answers.
+//! The vocabulary shared by all layers: requests for one key, and the shard's responses.
 //!
 //! A [`Request`] borrows the bytes it was parsed from and a [`Response`] borrows the shard, so the
 //! local path copies nothing and the compiler forbids touching the shard before the answer is
-//! encoded. All protocols (text, meta, classic binary, compact binary) map onto these few
-//! operations; what differs between them is only how the answer is written, which the protocol
-//! keeps to itself.
+//! encoded. All protocols (text, meta, classic binary, compact binary) map to these few operations;
+//! they differ only in how the answer is written, which is up to the protocol.
 
 use crate::hash::KeyHash;
 use crate::time::Deadline;
@@ -48,7 +47,7 @@ pub enum Operation<'b> {
 }
 
 impl Operation<'_> {
-    /// Whether performing it can change the item, beyond what reading leaves behind.
+    /// Whether it can change the item, beyond the side effects of reading.
     pub fn may_change(&self) -> bool {
         match self {
             Operation::Get(get) => {
@@ -65,22 +64,22 @@ impl Operation<'_> {
 /// Options of a read. `Get::default()` is memcached's plain `get`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Get {
-    /// Which counters the read moves.
+    /// Which counters the read increments.
     pub purpose: Purpose,
     /// New deadline on a hit: touch, gat, meta T.
     pub touch: Option<Deadline>,
     /// Does not count as a use: no recency, no fetched mark, no access time (meta u, me, stats).
     pub no_use: bool,
-    /// Takes part in stale marks and win tokens, as every meta get does.
+    /// Handles stale marks and win tokens, as every meta get does.
     pub lease: bool,
     /// On a miss, create an empty item and let this reader win (meta N).
     pub vivify: Option<Vivify>,
     /// Let this reader win when fewer than this many seconds of TTL are left (meta R).
     pub refresh_below_seconds: Option<u32>,
-    /// The seconds left are those before `touch` (R stands before T).
+    /// The remaining seconds are those before `touch` (R precedes T).
     pub refresh_first: bool,
-    /// How long a value whoever asks can take now. A longer one is left alone: nothing is done or
-    /// counted, and the answer is [`Response::OverAllowance`].
+    /// Longest value that the requester can accept now. For a longer one nothing is done or counted,
+    /// and the answer is [`Response::OverAllowance`].
     pub allowance: Allowance,
 }
 
@@ -92,7 +91,7 @@ impl Get {
     }
 }
 
-/// Most bytes of a value that may be answered to a request now.
+/// Maximum bytes of a value that may be returned now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Allowance(pub u32);
 
@@ -100,12 +99,12 @@ impl Allowance {
     /// Enough for every value.
     pub const FULL: Self = Self(u32::MAX);
 
-    /// An allowance of `bytes`, which is full from 4 GiB on.
+    /// An allowance of `bytes`; unlimited from 4 GiB on.
     pub fn of(bytes: usize) -> Self {
         Self(u32::try_from(bytes).unwrap_or(u32::MAX))
     }
 
-    /// Whether any value may be too long for it.
+    /// Whether it is limited.
     #[inline]
     pub fn is_limited(self) -> bool {
         self != Self::FULL
@@ -150,9 +149,9 @@ pub struct Store<'b> {
     pub mode: StoreMode,
     /// The value, whole.
     pub value: Body<'b>,
-    /// Opaque client flags, kept with the value. Append and prepend leave the old ones.
+    /// Opaque client flags, stored with the value. Append and prepend keep the old ones.
     pub flags: u32,
-    /// When the item expires. Append and prepend leave the old one.
+    /// When the item expires. Append and prepend keep the old deadline.
     pub deadline: Deadline,
     /// Store only if the item's CAS token equals this. A missing item is `NotFound` for Set and
     /// Replace and `NotStored` for Append and Prepend; ignored for Add.
@@ -198,9 +197,9 @@ pub enum StoreMode {
     Add,
     /// Only if the key is present.
     Replace,
-    /// Behind the existing value.
+    /// Append to the existing value.
     Append,
-    /// Before the existing value.
+    /// Prepend to the existing value.
     Prepend,
 }
 
@@ -209,18 +208,18 @@ pub enum StoreMode {
 pub enum Body<'b> {
     /// In the read buffer, to be copied into the item.
     Bytes(&'b [u8]),
-    /// Already received into a chunk that the owning shard set aside.
+    /// Already received into a chunk that the owning shard reserved.
     Staged(Staged),
-    /// A length only: the body was refused and dropped before it was received. The store is
-    /// answered as too large, with the removal of the old value that this brings.
+    /// Only a length: the body was refused and dropped before it was received. The store is
+    /// answered as too large, including the removal of the old value.
     Refused(u64),
 }
 
-/// Room for one item's value, set aside in a shard while its bytes arrive. Made by the shard, and
-/// handed back to it exactly once: in a [`Store`], or to be discarded.
+/// Memory for one item's value, reserved in a shard while its bytes arrive. Created by the shard and
+/// returned to it exactly once: in a [`Store`], or to be discarded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Staged {
-    /// The item in the making.
+    /// The item under construction.
     pub item: ItemRef,
     /// Its value's length in bytes.
     pub value_bytes: u32,
@@ -253,7 +252,7 @@ pub struct Arithmetic {
     pub compare: Option<u64>,
     /// On a miss, create the item with this value and deadline; the amount is not applied.
     pub create: Option<(u64, Deadline)>,
-    /// New deadline of an item that was there (meta T).
+    /// New deadline of an existing item (meta T).
     pub touch: Option<Deadline>,
     /// The CAS token afterwards (meta E).
     pub cas: Option<u64>,
@@ -276,25 +275,25 @@ impl Arithmetic {
     }
 }
 
-/// Compact position of an item in its shard's slab memory, in units of 8 bytes. Only the shard
-/// that made it can read it; it is valid while the item lives or is pinned.
+/// Compact position of an item in its shard's slab memory, in units of 8 bytes. Only that shard can
+/// interpret it; it is valid while the item lives or is pinned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ItemRef(pub u32);
 
-/// What the shard answers.
+/// The shard's response.
 #[derive(Clone, Copy, Debug)]
 pub enum Response<'s> {
-    /// Get: the item, also when it was vivified just now.
+    /// Get: the item, even if it was just vivified.
     Hit(Hit<'s>),
     /// Get: no such item.
     Miss,
-    /// Get: the value is longer than the allowance. The request was not performed; it is to be made
-    /// again once there is room for so much.
+    /// Get: the value exceeds the allowance. The request was not executed; repeat it once there is
+    /// enough room.
     OverAllowance {
-        /// Length of the value as it is now, in bytes.
+        /// Current length of the value in bytes.
         value_bytes: u32,
-        /// The request as the codec writes it, so that whoever asked need not have kept it. Empty
-        /// where whoever asked still has it at hand.
+        /// The request as encoded by the codec, so that the requester need not store it. Empty if the
+        /// requester still has it.
         request: &'s [u8],
     },
     /// Store: done. The CAS token given and the whole value's length afterwards.
@@ -318,34 +317,33 @@ pub enum Response<'s> {
     NonNumeric,
     /// Store: larger than the item size limit. For `refusal_removes` the old value is gone.
     TooLarge,
-    /// Store or arithmetic: no memory, and nothing may be evicted.
+    /// Store or arithmetic: no free memory, and nothing can be evicted.
     OutOfMemory,
     /// Arithmetic with `create`: the item could not be created.
     NotCreated,
-    /// Any operation of a replicated key: too few replicas took part. What it has changed at those
-    /// that did may stay.
+    /// Any operation on a replicated key: too few replicas participated. Its changes on those that
+    /// did may persist.
     QuorumNotReached {
-        /// How many must take part.
+        /// Number of replicas needed.
         needed: u8,
-        /// How many did.
+        /// Number of replicas reached.
         reached: u8,
     },
-    /// Any operation of a key that other nodes keep: its node went away before it answered, so it
-    /// may have been performed or not.
+    /// Any operation on a key of other nodes: its node went away before it answered, so it may or may
+    /// not have been executed.
     Uncertain,
-    /// Any operation of a key that other nodes keep: too much waits for them. It has not been
-    /// performed.
+    /// Any operation on a key of other nodes: too much waits for them. It has not been executed.
     Busy,
 }
 
 impl Response<'_> {
-    /// Whether the request was performed: one over its allowance was not, and comes again.
+    /// Whether the request was executed: one over its allowance was not, and is repeated.
     #[inline]
     pub fn is_performed(&self) -> bool {
         !matches!(self, Response::OverAllowance { .. })
     }
 
-    /// Makes every CAS token 0, for clients that are not to see any.
+    /// Sets every CAS token to 0, for nodes with CAS disabled.
     pub fn hide_cas(&mut self) {
         match self {
             Response::Hit(hit) => hit.cas = 0,
@@ -359,8 +357,8 @@ impl Response<'_> {
 /// An item as a read found it.
 #[derive(Clone, Copy, Debug)]
 pub struct Hit<'s> {
-    /// Where the item is, for pinning while its value is being sent. `None` when the answer came
-    /// from another core.
+    /// The item's position, for pinning while its value is being sent. `None` if the answer came from
+    /// another core.
     pub item: Option<ItemRef>,
     /// The key as stored.
     pub key: &'s [u8],
@@ -384,7 +382,7 @@ pub struct Hit<'s> {
     pub item_bytes: u32,
 }
 
-/// A number as arithmetic left it.
+/// The result of an arithmetic operation.
 #[derive(Clone, Copy, Debug)]
 pub struct Number<'s> {
     /// The number.
@@ -403,7 +401,7 @@ pub struct Number<'s> {
     pub binary_key: bool,
 }
 
-/// Facts about an item that a read reports, as they were before the request where that matters.
+/// Facts about an item that a read reports, as of before the request where that matters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Marks {
     /// Read before this request.
@@ -419,15 +417,15 @@ pub struct Marks {
 }
 
 impl Marks {
-    /// [`Marks::stale`] where marks are kept as bits: with an item, and with its copies.
+    /// [`Marks::stale`] as a stored bit, in an item and its copies.
     pub const STALE_BIT: u8 = 32;
-    /// That somebody has won, where marks are kept as bits.
+    /// The win mark as a stored bit: a reader has won.
     pub const WON_BIT: u8 = 64;
-    /// [`Marks::binary_key`] where marks are kept as bits.
+    /// [`Marks::binary_key`] as a stored bit.
     pub const BINARY_KEY_BIT: u8 = 128;
 }
 
-/// A value as it lies in memory: in one piece, or in chunks of one memory.
+/// A value in memory: in one piece, or in chunks of one memory.
 #[derive(Clone, Copy, Debug)]
 pub enum Value<'s> {
     /// One piece.
@@ -490,11 +488,11 @@ impl<'s> Value<'s> {
     }
 }
 
-/// How many replicas one request wants to agree before it is answered.
+/// How many replicas must agree before a request is answered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Consistency {
-    /// What the cluster is configured for.
+    /// As configured for the cluster.
     #[default]
     Configured = 0,
     /// One replica.

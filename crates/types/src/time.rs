@@ -1,4 +1,4 @@
-//! Time as the cores see it: a value handed in, never a clock that is read.
+//! Time as the cores see it: a value passed in, never read from a clock.
 //!
 //! One turn of a core uses one [`Instant`], so everything decided in that turn agrees about what
 //! has expired. Instants count Unix milliseconds: absolute expiry times of the wire need no second
@@ -58,7 +58,7 @@ impl Deadline {
     /// The item does not expire.
     pub const NEVER: Deadline = Deadline(u64::MAX);
 
-    /// A deadline that every instant has passed: what a negative exptime means.
+    /// A deadline that every instant has passed: the meaning of a negative exptime.
     pub const PAST: Deadline = Deadline(0);
 
     /// Expires at `instant`.

@@ -1,4 +1,4 @@
-//! Filling a slot from its front, and taking fields from the front of a message.
+//! Writes a slot from its front, and reads fields from the front of a message.
 
 use super::CodecError;
 use super::response::answer;

@@ -1,9 +1,9 @@
-//! The form in which one core hands a request to the core that owns its key, and gets its answer.
+//! The encoding of a request to the core that owns its key, and of its answer.
 //!
-//! A message is as long as the slice that holds it: whoever carries messages (a mesh slot, a frame
-//! between nodes) already knows their lengths, so a value is simply what is left after the fixed
-//! part and the key. Lengths are computed first and the caller hands in a slice of exactly that
-//! length, so a message is written once, straight into its slot.
+//! A message is as long as the slice that holds it: its carrier (a mesh slot, a frame between nodes)
+//! already knows its length, so a value is simply the rest after the fixed part and the key. The
+//! length is computed first and the caller passes a slice of exactly that length, so a message is
+//! written once, directly into its slot.
 //!
 //! ```text
 //! request    tag u8 | key length u8 | hash u64 | options u16 | announced fields | key | value
@@ -17,10 +17,10 @@
 //! others     tag u8
 //! ```
 //!
-//! Numbers are little-endian. What most requests leave at its default (client flags, deadlines,
-//! compare tokens) is not sent: a bit announces each field that is. Decoders accept any bytes and
-//! say [`CodecError`] instead of guessing, because the same messages will cross between nodes.
-//! Refused: a general serializer, which would copy every field of every plain get.
+//! Numbers are little-endian. Fields that most requests leave at their default (client flags,
+//! deadlines, compare tokens) are omitted: a bit announces each field that is present. Decoders
+//! accept any bytes and return [`CodecError`] instead of guessing, because the same messages cross
+//! between nodes. Refused: a general serializer, which would copy every field of every plain get.
 mod bytes;
 mod request;
 mod response;
@@ -34,7 +34,7 @@ pub use request::{
 };
 pub use response::{decode_response, encode_response, encoded_response_bytes, over_allowance};
 
-/// Why bytes are no message of this form. None of them was acted upon.
+/// Why bytes are not a valid message. None of them was acted upon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CodecError {
     /// The message ends inside a field.

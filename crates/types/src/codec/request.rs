@@ -9,7 +9,7 @@ use crate::request::{
 };
 use crate::time::Deadline;
 
-/// Bytes of a plain get besides its key.
+/// Bytes of a plain get excluding its key.
 pub const PLAIN_GET_HEAD_BYTES: usize = 10;
 
 /// The same with an allowance.
@@ -128,8 +128,8 @@ fn operation_bytes(operation: &Operation<'_>) -> usize {
 
 /// Writes `request` into `out`, whose length must be [`encoded_request_bytes`] of it.
 ///
-/// A staged body belongs to the shard that staged it and must not be sent to another; were it
-/// tried in release, the store would arrive as refused rather than with a wrong value.
+/// A staged body belongs to the shard that staged it and must not be sent to another; in release
+/// builds such a store would arrive as refused rather than with a wrong value.
 ///
 /// # Panics
 /// If `out` has another length, or the key is longer than [`KEY_BYTES_MAX`].
@@ -253,9 +253,9 @@ fn write_operation(operation: &Operation<'_>, writer: &mut Writer<'_>) {
     }
 }
 
-/// The key, hash and allowance of a plain get, which most requests are; `None` for everything else.
-/// Its caller can put the request together where it is wanted: moved as a whole, right after it was
-/// written field by field, a request waits for the processor's stores.
+/// The key, hash and allowance of a plain get, the most common request; `None` for everything else.
+/// The caller can assemble the request in place: moving a request as a whole right after writing it
+/// field by field stalls on store-to-load forwarding.
 #[inline]
 pub fn decode_plain_get(message: &[u8]) -> Option<(&[u8], KeyHash, Allowance)> {
     let (head, rest) = message.split_first_chunk::<PLAIN_GET_HEAD_BYTES>()?;
@@ -272,7 +272,7 @@ pub fn decode_plain_get(message: &[u8]) -> Option<(&[u8], KeyHash, Allowance)> {
     is_whole.then_some((key, KeyHash::from_bits(hash), allowance))
 }
 
-/// The key and hash of a request, which is all that it takes to fetch its item from memory.
+/// The key and hash of a request, which suffice to prefetch its item.
 #[inline]
 pub fn decode_key(message: &[u8]) -> Result<(&[u8], KeyHash), CodecError> {
     match decode_plain_get(message) {
@@ -281,7 +281,7 @@ pub fn decode_key(message: &[u8]) -> Result<(&[u8], KeyHash), CodecError> {
     }
 }
 
-/// Reads the request that [`encode_request`] wrote; `message` is the whole of it and no more.
+/// Decodes the request that [`encode_request`] wrote; `message` is exactly that message.
 #[inline]
 pub fn decode_request(message: &[u8]) -> Result<Request<'_>, CodecError> {
     let mut reader = Reader { rest: message };
@@ -367,7 +367,7 @@ fn read_operation<'b>(
             let compare = reader.optional_u64(has(store::COMPARE))?;
             let cas = reader.optional_u64(has(store::CAS))?;
             let vivify = reader.optional_deadline(has(store::VIVIFY))?;
-            // The value lies behind the key, so a store reads its key itself.
+            // The value follows the key, so a store reads its key itself.
             let key = reader.bytes(key_bytes)?;
             let value = refused.map_or_else(|| Body::Bytes(reader.remainder()), Body::Refused);
             let store = Store {

@@ -29,7 +29,7 @@ pub(super) mod answer {
 
     pub const FLAGS: u8 = 0x10;
     pub const DEADLINE: u8 = 0x20;
-    /// The deadline before the request, where it differs from the one after it.
+    /// The deadline before the request, if it differs from the one after it.
     pub const DEADLINE_BEFORE: u8 = 0x40;
     pub const IDLE: u8 = 0x80;
 }
@@ -46,7 +46,7 @@ mod mark {
     pub const NUMBER_KNOWN: u8 = BINARY_KEY | CREATED;
 }
 /// Length of `response` as a message, in bytes. It grows with the value of a hit: a caller that
-/// does not want to copy a long value must look at it first.
+/// does not want to copy a long value must check it first.
 #[inline]
 pub fn encoded_response_bytes(response: &Response<'_>) -> usize {
     match response {
@@ -73,8 +73,8 @@ pub fn encoded_response_bytes(response: &Response<'_>) -> usize {
 }
 
 /// Writes `response` into `out`, whose length must be [`encoded_response_bytes`] of it. A chained
-/// value is written in one piece, and a hit's item position stays behind: it means nothing to
-/// another core.
+/// value is written in one piece, and a hit's item position is omitted: it is meaningless to another
+/// core.
 ///
 /// # Panics
 /// If `out` has another length, or a key is longer than [`KEY_BYTES_MAX`].
@@ -112,7 +112,7 @@ pub fn encode_response(response: &Response<'_>, out: &mut [u8]) {
     writer.finish();
 }
 
-/// The length of the value if `message` says that it is over the allowance, which is quickly told.
+/// The length of the value if `message` says that it exceeds the allowance; a cheap check.
 #[inline]
 pub fn over_allowance(message: &[u8]) -> Option<u32> {
     let (tag, rest) = message.split_first()?;
@@ -167,7 +167,7 @@ fn write_number(number: &Number<'_>, writer: &mut Writer<'_>) {
     writer.bytes(number.key);
 }
 
-/// Reads the response that [`encode_response`] wrote; `message` is the whole of it and no more.
+/// Decodes the response that [`encode_response`] wrote; `message` is exactly that message.
 #[inline]
 pub fn decode_response(message: &[u8]) -> Result<Response<'_>, CodecError> {
     let mut reader = Reader { rest: message };
