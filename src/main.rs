@@ -37,7 +37,7 @@ fn main() -> ExitCode {
 
 fn serve(Resolution { config, notes }: Resolution) -> Result<(), Box<dyn Error>> {
     // Before anything that takes time: a signal during startup is neither lost nor fatal.
-    let signals = Signals::take().map_err(ServerError::Signals)?;
+    let signals = Signals::install().map_err(ServerError::Signals)?;
     let log = start_log(config.log)?;
     let outcome = run(config, &notes, signals, &log);
     log.flush_within_patience();

@@ -40,8 +40,8 @@ const IMPURE: [(&str, &str); 22] = [
 const UNSAFE_ALLOWED: [&str; 11] = [
     "loadgen/src/net.rs",
     "crates/shard/src/prefetch.rs",
-    "src/server/adopt.rs",
-    "src/server/ahead.rs",
+    "src/server/glommio_fd.rs",
+    "src/server/prefault.rs",
     "src/server/connection.rs",
     "src/server/net_ring.rs",
     "src/server/net_ring/buffers.rs",

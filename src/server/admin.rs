@@ -1,7 +1,7 @@
 //! The admin pages over HTTP: `/health`, `/metrics` for Prometheus, `/stats` as JSON.
 //!
 //! Served by the control executor through glommio's own sockets, so that a scrape never delays a
-//! client; the cores are queried for their statistics (see [`super::inquiry`]). Everything is
+//! client; the cores are queried for their statistics (see [`super::stats_collector`]). Everything is
 //! bounded: connections, the size of a request, and the time for each step.
 
 use std::cell::RefCell;
@@ -18,11 +18,11 @@ use glommio::net::{TcpListener, TcpStream};
 use log::Level;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
-use super::adopt;
-use super::http::{self, Answer, Method, Request, Status};
-use super::inquiry::{Inquirer, Told, Wish};
+use super::glommio_fd;
+use super::http::{self, HttpRequest, HttpResponse, HttpStatus, Method};
 use super::node::Node;
 use super::process;
+use super::stats_collector::{CoreReport, StatsCollector, StatsRequest};
 use crate::config::Config;
 use crate::log_limiter::LogKind;
 use crate::stats::{Snapshot, json, prometheus};
@@ -60,8 +60,8 @@ pub fn open(config: &Config) -> Result<Option<Socket>, (String, io::Error)> {
 }
 
 /// Serves the pages forever.
-pub async fn serve(listener: TcpListener, node: Arc<Node>, inquirer: Rc<Inquirer>) {
-    let admin = Rc::new(Admin { node, inquirer, served: RefCell::default() });
+pub async fn serve(listener: TcpListener, node: Arc<Node>, stats_collector: Rc<StatsCollector>) {
+    let admin = Rc::new(Admin { node, stats_collector, served: RefCell::default() });
     loop {
         match listener.accept().await {
             Ok(stream) => {
@@ -83,7 +83,7 @@ pub async fn serve(listener: TcpListener, node: Arc<Node>, inquirer: Rc<Inquirer
 
 struct Admin {
     node: Arc<Node>,
-    inquirer: Rc<Inquirer>,
+    stats_collector: Rc<StatsCollector>,
     /// Open connections in order of arrival; at most [`CONNECTIONS_MAX`].
     served: RefCell<Vec<Served>>,
 }
@@ -99,7 +99,7 @@ struct Served {
 impl Admin {
     async fn connection(self: Rc<Self>, mut stream: TcpStream) {
         // Without a descriptor for others to close it, it is not served.
-        let Ok(socket) = adopt::descriptor(&stream).map(Rc::new) else { return };
+        let Ok(socket) = glommio_fd::duplicate(&stream).map(Rc::new) else { return };
         self.admit(socket.clone());
         let _ = stream.set_nodelay(true);
         self.requests(&mut stream, &socket).await;
@@ -143,7 +143,7 @@ impl Admin {
                     (bytes, request.head_bytes, keep_alive)
                 }
                 Err(status) => {
-                    let answer = Answer::text(status, "not a valid HTTP/1 request");
+                    let answer = HttpResponse::text(status, "not a valid HTTP/1 request");
                     (answer.bytes(false, false), 0, false)
                 }
             };
@@ -155,33 +155,36 @@ impl Admin {
         }
     }
 
-    async fn answer(&self, request: &Request<'_>) -> Answer {
-        type Page = fn(&Snapshot<'_>) -> Answer;
-        let (wish, page): (Wish, Page) = match request.path {
+    async fn answer(&self, request: &HttpRequest<'_>) -> HttpResponse {
+        type Page = fn(&Snapshot<'_>) -> HttpResponse;
+        let (request, page): (StatsRequest, Page) = match request.path {
             b"/health" | b"/metrics" | b"/stats" if request.method == Method::Other => {
-                return Answer::text(Status::MethodNotAllowed, "only GET and HEAD are allowed");
+                return HttpResponse::text(
+                    HttpStatus::MethodNotAllowed,
+                    "only GET and HEAD are allowed",
+                );
             }
             b"/health" if self.node.is_stopping() => {
-                return Answer::text(Status::Unavailable, "stopping");
+                return HttpResponse::text(HttpStatus::Unavailable, "stopping");
             }
-            b"/health" => return Answer::text(Status::Ok, "ok"),
-            b"/metrics" => (Wish::Figures, metrics),
-            b"/stats" => (Wish::Connections, stats),
+            b"/health" => return HttpResponse::text(HttpStatus::Ok, "ok"),
+            b"/metrics" => (StatsRequest::Totals, metrics),
+            b"/stats" => (StatsRequest::Connections, stats),
             _ => {
                 let help = "no such page: use /health, /metrics or /stats";
-                return Answer::text(Status::NotFound, help);
+                return HttpResponse::text(HttpStatus::NotFound, help);
             }
         };
-        match self.inquirer.ask_cores(wish).await {
+        match self.stats_collector.collect(request).await {
             Ok(told) => self.show(told, page),
             Err(core) => {
                 let line = format!("core {core} did not report in time");
-                Answer::text(Status::Unavailable, &line)
+                HttpResponse::text(HttpStatus::Unavailable, &line)
             }
         }
     }
 
-    fn show(&self, told: Vec<Told>, page: fn(&Snapshot<'_>) -> Answer) -> Answer {
+    fn show(&self, told: Vec<CoreReport>, page: fn(&Snapshot<'_>) -> HttpResponse) -> HttpResponse {
         let node = &self.node;
         let (cores, connections): (Vec<_>, Vec<_>) =
             told.into_iter().map(|told| (told.figures, told.connections)).unzip();
@@ -200,14 +203,14 @@ impl Admin {
     }
 }
 
-fn metrics(snapshot: &Snapshot<'_>) -> Answer {
+fn metrics(snapshot: &Snapshot<'_>) -> HttpResponse {
     let body = prometheus::render(snapshot);
-    Answer { status: Status::Ok, content_type: prometheus::CONTENT_TYPE, body }
+    HttpResponse { status: HttpStatus::Ok, content_type: prometheus::CONTENT_TYPE, body }
 }
 
-fn stats(snapshot: &Snapshot<'_>) -> Answer {
+fn stats(snapshot: &Snapshot<'_>) -> HttpResponse {
     let body = json::render(snapshot);
-    Answer { status: Status::Ok, content_type: "application/json", body }
+    HttpResponse { status: HttpStatus::Ok, content_type: "application/json", body }
 }
 
 /// Receives until `input` begins with a whole head. `Ok(None)` if the client is gone or has no
@@ -215,7 +218,7 @@ fn stats(snapshot: &Snapshot<'_>) -> Answer {
 async fn read_head<'b>(
     stream: &mut TcpStream,
     input: &'b mut Vec<u8>,
-) -> Result<Option<Request<'b>>, Status> {
+) -> Result<Option<HttpRequest<'b>>, HttpStatus> {
     let deadline = Instant::now() + PATIENCE;
     while http::parse(input)?.is_none() {
         let mut buffer = [0; 2048];
@@ -224,7 +227,7 @@ async fn read_head<'b>(
             Some(Ok(0) | Err(_)) => return Ok(None),
             Some(Ok(bytes)) => input.extend_from_slice(&buffer[..bytes]),
             None if input.is_empty() => return Ok(None),
-            None => return Err(Status::RequestTimeout),
+            None => return Err(HttpStatus::RequestTimeout),
         }
     }
     http::parse(input)

@@ -4,12 +4,12 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::connection::Connection;
-use super::control::{Control, ItemsQuestion, Question, Tell};
+use super::core_message::{CoreMessage, CoreQuery, CoreReply, ItemsQuery};
 use super::core_state::Core;
-use super::inquiry::{Told, Wish};
 use super::listener::Listener;
 use super::mesh::Mesh;
 use super::net_ring::Token;
+use super::stats_collector::{CoreReport, StatsRequest};
 use super::{process, topology};
 use crate::engine::PrefixCounters;
 use crate::protocol::binary::encode_topology;
@@ -22,24 +22,25 @@ use crate::protocol::{
 use crate::request::Hit;
 use crate::shard::{ReassignOutcome, ScanCursor};
 use crate::stats::{
-    Address, ConnectionState, ConnectionStats, CoreClusterStats, CoreStats, Snapshot, Topic,
+    ConnectionAddress, ConnectionState, ConnectionStats, CoreClusterStats, CoreStats, Snapshot,
+    Topic,
 };
 
 /// Items that a core lists before it continues serving.
 const ITEMS_AT_ONCE: u32 = 64;
 
 /// A node command in progress.
-pub struct Query {
+pub struct PendingCommand {
     token: Token,
     sequence: u32,
-    kind: Kind,
+    kind: Gather,
     /// Cores that have not replied yet.
     waiting: usize,
     collected: Collected,
 }
 
 /// How the replies of the cores are combined.
-enum Kind {
+enum Gather {
     /// Answer with this once all have confirmed.
     Acknowledge(NodeAnswer),
     Stats(Topic),
@@ -52,7 +53,7 @@ enum Kind {
     },
     /// The cores list their items one after the other.
     Dump {
-        question: ItemsQuestion,
+        query: ItemsQuery,
         core: u32,
         left: u32,
     },
@@ -68,17 +69,17 @@ struct Collected {
 }
 
 /// What a command needs before it can be answered.
-enum Plan {
+enum CommandPlan {
     /// Nothing: this is the answer.
     Answer(NodeAnswer),
     /// The topology, for HELLO.
     Topology,
-    /// Every core's reply to each of these queries.
-    Ask(Kind, &'static [fn() -> Question]),
-    /// Every core's reply to this query.
-    AskOne(Kind, Question),
+    /// Every core's reply to each of these pending_commands.
+    Ask(Gather, &'static [fn() -> CoreQuery]),
+    /// Every core's reply to this command.
+    AskOne(Gather, CoreQuery),
     /// A list of items.
-    List(ItemsQuestion, u32),
+    List(ItemsQuery, u32),
     /// No answer: the connection closes and the node stops.
     Stop,
 }
@@ -94,8 +95,8 @@ impl Core {
     ) {
         let pipelined = self.connection_at(index).has_answers();
         let plan = match (self.plan(command), command) {
-            (Plan::List(..), NodeCommand::Dump { keys_only, .. }) if pipelined => {
-                Plan::Answer(NodeAnswer::DumpPipelined { keys_only })
+            (CommandPlan::List(..), NodeCommand::Dump { keys_only, .. }) if pipelined => {
+                CommandPlan::Answer(NodeAnswer::DumpPipelined { keys_only })
             }
             (plan, _) => plan,
         };
@@ -103,118 +104,129 @@ impl Core {
         let token = connection.token;
         let sequence = connection.session.pipeline.wait(reply);
         match plan {
-            Plan::Answer(answer) => self.finish(token, sequence, &|reply, mut out| {
+            CommandPlan::Answer(answer) => self.finish(token, sequence, &|reply, mut out| {
                 encode_node(reply, answer, &mut out);
             }),
-            Plan::Topology => self.answer_topology(token, sequence),
-            Plan::Stop => {
+            CommandPlan::Topology => self.answer_topology(token, sequence),
+            CommandPlan::Stop => {
                 connection.closing = true;
                 self.finish(token, sequence, &|_, _| {});
                 self.node.leave();
             }
-            Plan::Ask(kind, questions) => {
-                let questions = questions.iter().map(|question| question());
-                self.ask_all(token, sequence, kind, questions.collect(), mesh);
+            CommandPlan::Ask(kind, queries) => {
+                let queries = queries.iter().map(|query| query());
+                self.ask_all(token, sequence, kind, queries.collect(), mesh);
             }
-            Plan::AskOne(kind, question) => {
-                self.ask_all(token, sequence, kind, vec![question], mesh);
+            CommandPlan::AskOne(kind, query) => {
+                self.ask_all(token, sequence, kind, vec![query], mesh);
             }
-            Plan::List(question, left) => {
+            CommandPlan::List(query, left) => {
                 connection.awaiting_node = true;
-                connection.out.bytes(question.dump.opening());
-                let kind = Kind::Dump { question, core: 0, left };
-                let query =
-                    Query { token, sequence, kind, waiting: 1, collected: Collected::default() };
-                let number = self.queries.insert(query) as u32;
+                connection.out.bytes(query.dump.opening());
+                let kind = Gather::Dump { query, core: 0, left };
+                let command = PendingCommand {
+                    token,
+                    sequence,
+                    kind,
+                    waiting: 1,
+                    collected: Collected::default(),
+                };
+                let number = self.pending_commands.insert(command) as u32;
                 self.ask_for_items(number, mesh);
             }
         }
     }
 
-    fn plan(&mut self, command: NodeCommand<'_>) -> Plan {
+    fn plan(&mut self, command: NodeCommand<'_>) -> CommandPlan {
         let permissions = self.node.config.permissions;
         match command {
-            NodeCommand::Hello => Plan::Topology,
+            NodeCommand::Hello => CommandPlan::Topology,
             NodeCommand::Stats { argument } => match Topic::parse(argument) {
-                None => Plan::Answer(NodeAnswer::Unknown),
+                None => CommandPlan::Answer(NodeAnswer::Unknown),
                 Some(topic) => self.plan_stats(topic),
             },
             NodeCommand::FlushAll { .. } if !permissions.flush => {
                 self.counters.cmd_flush += 1;
-                Plan::Answer(NodeAnswer::FlushNotAllowed)
+                CommandPlan::Answer(NodeAnswer::FlushNotAllowed)
             }
             NodeCommand::FlushAll { at } => {
                 self.counters.cmd_flush += 1;
                 self.node.set_flushed_at(at.max(self.now));
-                Plan::AskOne(Kind::Acknowledge(NodeAnswer::Done), Question::FlushAll(at))
+                CommandPlan::AskOne(Gather::Acknowledge(NodeAnswer::Done), CoreQuery::FlushAll(at))
             }
             NodeCommand::Verbosity(level) => {
                 self.node.set_verbosity(level);
-                Plan::Answer(NodeAnswer::Done)
+                CommandPlan::Answer(NodeAnswer::Done)
             }
             NodeCommand::MemoryLimit { mebibytes } => {
                 let bytes = mebibytes.saturating_mul(1 << 20);
                 let share = bytes / u64::from(self.core_count());
-                Plan::AskOne(Kind::MemoryLimit(bytes), Question::MemoryLimit(share))
+                CommandPlan::AskOne(Gather::MemoryLimit(bytes), CoreQuery::MemoryLimit(share))
             }
             NodeCommand::Shutdown { .. } if !permissions.shutdown => {
-                Plan::Answer(NodeAnswer::ShutdownNotEnabled)
+                CommandPlan::Answer(NodeAnswer::ShutdownNotEnabled)
             }
             NodeCommand::Shutdown { mode_is_known: false } => {
-                Plan::Answer(NodeAnswer::ShutdownModeUnknown)
+                CommandPlan::Answer(NodeAnswer::ShutdownModeUnknown)
             }
-            NodeCommand::Shutdown { mode_is_known: true } => Plan::Stop,
+            NodeCommand::Shutdown { mode_is_known: true } => CommandPlan::Stop,
             NodeCommand::Dump { .. } if !self.node.tuning().crawler => {
-                Plan::Answer(NodeAnswer::CrawlerDisabled)
+                CommandPlan::Answer(NodeAnswer::CrawlerDisabled)
             }
             NodeCommand::Dump { keys_only, .. } if !permissions.dump => {
-                Plan::Answer(NodeAnswer::DumpNotAllowed { keys_only })
+                CommandPlan::Answer(NodeAnswer::DumpNotAllowed { keys_only })
             }
             NodeCommand::Dump { keys_only, classes } => match Classes::parse(classes) {
-                None => Plan::Answer(NodeAnswer::BadClass),
+                None => CommandPlan::Answer(NodeAnswer::BadClass),
                 Some(classes) => {
                     let dump = if keys_only { Dump::Requests } else { Dump::Metadata };
-                    Plan::List(items(dump, classes), u32::MAX)
+                    CommandPlan::List(items(dump, classes), u32::MAX)
                 }
             },
             NodeCommand::CacheDump { .. } if !permissions.dump => {
-                Plan::Answer(NodeAnswer::CacheDumpNotAllowed)
+                CommandPlan::Answer(NodeAnswer::CacheDumpNotAllowed)
             }
             NodeCommand::CacheDump { class, limit } => {
                 let limit = if limit == 0 { u32::MAX } else { limit };
-                Plan::List(items(Dump::Cache, Classes::only(class)), limit)
+                CommandPlan::List(items(Dump::Cache, Classes::only(class)), limit)
             }
             // There are no log lines per request, since their cost would be paid on every request.
-            NodeCommand::Watch { .. } => Plan::Answer(NodeAnswer::WatchNotAllowed),
+            NodeCommand::Watch { .. } => CommandPlan::Answer(NodeAnswer::WatchNotAllowed),
             NodeCommand::ReassignPage { from, to } => {
-                Plan::AskOne(Kind::Reassign, Question::ReassignPage(from, to))
+                CommandPlan::AskOne(Gather::Reassign, CoreQuery::ReassignPage(from, to))
             }
-            NodeCommand::Crawl { classes } => {
-                Plan::Ask(Kind::Crawl { classes: classes.to_vec() }, &[|| Question::Figures])
-            }
-            NodeCommand::Tune(tune) => Plan::Answer(self.node.tuning().apply(tune)),
+            NodeCommand::Crawl { classes } => CommandPlan::Ask(
+                Gather::Crawl { classes: classes.to_vec() },
+                &[|| CoreQuery::Stats],
+            ),
+            NodeCommand::Tune(tune) => CommandPlan::Answer(self.node.tuning().apply(tune)),
         }
     }
 
-    fn plan_stats(&mut self, topic: Topic) -> Plan {
+    fn plan_stats(&mut self, topic: Topic) -> CommandPlan {
         let dump_allowed = self.node.config.permissions.dump;
         match topic {
-            Topic::Reset => {
-                Plan::Ask(Kind::Acknowledge(NodeAnswer::StatsReset), &[|| Question::ResetCounters])
-            }
+            Topic::Reset => CommandPlan::Ask(
+                Gather::Acknowledge(NodeAnswer::StatsReset),
+                &[|| CoreQuery::ResetCounters],
+            ),
             Topic::Detail(_) | Topic::DetailDump | Topic::DetailUsage if !dump_allowed => {
-                Plan::Answer(NodeAnswer::DetailNotAllowed)
+                CommandPlan::Answer(NodeAnswer::DetailNotAllowed)
             }
-            Topic::DetailUsage => Plan::Answer(NodeAnswer::DetailUsage),
+            Topic::DetailUsage => CommandPlan::Answer(NodeAnswer::DetailUsage),
             Topic::Detail(on) => {
                 self.node.tuning().detail = on;
-                Plan::AskOne(Kind::Acknowledge(NodeAnswer::Done), Question::CountPrefixes(on))
+                CommandPlan::AskOne(
+                    Gather::Acknowledge(NodeAnswer::Done),
+                    CoreQuery::CountPrefixes(on),
+                )
             }
-            Topic::DetailDump => Plan::Ask(Kind::Prefixes, &[|| Question::Prefixes]),
-            Topic::Connections => {
-                Plan::Ask(Kind::Stats(topic), &[|| Question::Figures, || Question::Connections])
-            }
-            _ => Plan::Ask(Kind::Stats(topic), &[|| Question::Figures]),
+            Topic::DetailDump => CommandPlan::Ask(Gather::Prefixes, &[|| CoreQuery::Prefixes]),
+            Topic::Connections => CommandPlan::Ask(
+                Gather::Stats(topic),
+                &[|| CoreQuery::Stats, || CoreQuery::Connections],
+            ),
+            _ => CommandPlan::Ask(Gather::Stats(topic), &[|| CoreQuery::Stats]),
         }
     }
 
@@ -226,63 +238,63 @@ impl Core {
         &mut self,
         token: Token,
         sequence: u32,
-        kind: Kind,
-        questions: Vec<Question>,
+        kind: Gather,
+        queries: Vec<CoreQuery>,
         mesh: &mut Mesh,
     ) {
         let cores = self.core_count();
         self.connection_at(token.index).awaiting_node = true;
-        let waiting = cores as usize * questions.len();
+        let waiting = cores as usize * queries.len();
         let collected = Collected::default();
-        let query = Query { token, sequence, kind, waiting, collected };
-        let number = self.queries.insert(query) as u32;
+        let command = PendingCommand { token, sequence, kind, waiting, collected };
+        let number = self.pending_commands.insert(command) as u32;
         let here = self.engine.config().core;
-        for question in questions {
+        for query in queries {
             for core in (0..cores).filter(|&core| core != here) {
-                mesh.control(core, Control::Ask(number, question.clone()));
+                mesh.control(core, CoreMessage::Query(number, query.clone()));
             }
-            let tell = self.tell(question);
-            self.told(here, number, tell, mesh);
+            let reply = self.answer_query(query);
+            self.on_reply(here, number, reply, mesh);
         }
     }
 
-    /// Answers a query about this core.
-    pub(super) fn tell(&mut self, question: Question) -> Tell {
-        match question {
-            Question::Figures => Tell::Figures(Box::new(self.figures())),
-            Question::Connections => Tell::Connections(self.list_connections()),
-            Question::Prefixes => {
-                Tell::Prefixes(Box::new(self.engine.finishing.prefixes.clone().unwrap_or_default()))
-            }
-            Question::CountPrefixes(on) => {
+    /// Answers a command about this core.
+    pub(super) fn answer_query(&mut self, query: CoreQuery) -> CoreReply {
+        match query {
+            CoreQuery::Stats => CoreReply::Stats(Box::new(self.figures())),
+            CoreQuery::Connections => CoreReply::Connections(self.list_connections()),
+            CoreQuery::Prefixes => CoreReply::Prefixes(Box::new(
+                self.engine.finishing.prefixes.clone().unwrap_or_default(),
+            )),
+            CoreQuery::CountPrefixes(on) => {
                 // What has been counted remains visible.
                 self.engine.finishing.prefixes.get_or_insert_default().switch(on);
-                Tell::Done
+                CoreReply::Done
             }
-            Question::ResetCounters => {
+            CoreQuery::ResetCounters => {
                 self.engine.shard.reset_counters();
-                self.pace.longest_turn = Duration::ZERO;
+                self.poll_policy.longest_turn = Duration::ZERO;
                 if let Some(prefixes) = &mut self.engine.finishing.prefixes {
                     prefixes.clear();
                 }
                 self.counters = Default::default();
-                Tell::Done
+                CoreReply::Done
             }
-            Question::FlushAll(at) => {
+            CoreQuery::FlushAll(at) => {
                 if self.engine.coordinator().is_none() {
                     self.engine.shard.flush_all(at, self.now);
                 } else {
                     self.engine.flush_everywhere_at(at, self.now);
                 }
-                Tell::Done
+                CoreReply::Done
             }
-            Question::MemoryLimit(bytes) => {
-                Tell::MemoryLimit(self.engine.shard.set_memory_limit(bytes))
+            CoreQuery::MemoryLimit(bytes) => {
+                CoreReply::MemoryLimit(self.engine.shard.set_memory_limit(bytes))
             }
-            Question::ReassignPage(from, to) => {
-                Tell::Reassigned(self.engine.shard.reassign_page(from, to))
+            CoreQuery::ReassignPage(from, to) => {
+                CoreReply::Reassigned(self.engine.shard.reassign_page(from, to))
             }
-            Question::Items(ItemsQuestion { dump, classes, mut cursor, limit }) => {
+            CoreQuery::Items(ItemsQuery { dump, classes, mut cursor, limit }) => {
                 let (mut lines, mut count) = (Vec::new(), 0);
                 let now = self.now;
                 let visit = |hit: &Hit<'_>| {
@@ -292,72 +304,73 @@ impl Core {
                     }
                 };
                 let more = self.engine.shard.scan(&mut cursor, limit, now, visit);
-                Tell::Items { lines, count, next: more.then_some(cursor) }
+                CoreReply::Items { lines, count, next: more.then_some(cursor) }
             }
         }
     }
 
-    /// Handles core `from`'s reply to query `number`.
-    pub(super) fn told(&mut self, from: u32, number: u32, tell: Tell, mesh: &mut Mesh) {
-        let query = self.queries.get_mut(number as usize).expect("asked under this number");
-        let collected = &mut query.collected;
-        match tell {
-            Tell::Done => {}
-            Tell::Figures(figures) => collected.figures.push((from, *figures)),
-            Tell::Connections(connections) => collected.connections.extend(connections),
-            Tell::Prefixes(prefixes) => collected.prefixes.add(&prefixes),
-            Tell::MemoryLimit(possible) => collected.refused |= !possible,
-            Tell::Reassigned(outcome) => {
+    /// Handles core `from`'s reply to command `number`.
+    pub(super) fn on_reply(&mut self, from: u32, number: u32, reply: CoreReply, mesh: &mut Mesh) {
+        let command =
+            self.pending_commands.get_mut(number as usize).expect("asked under this number");
+        let collected = &mut command.collected;
+        match reply {
+            CoreReply::Done => {}
+            CoreReply::Stats(figures) => collected.figures.push((from, *figures)),
+            CoreReply::Connections(connections) => collected.connections.extend(connections),
+            CoreReply::Prefixes(prefixes) => collected.prefixes.add(&prefixes),
+            CoreReply::MemoryLimit(possible) => collected.refused |= !possible,
+            CoreReply::Reassigned(outcome) => {
                 // One core that moves a page suffices; otherwise the first refusal is reported.
                 if outcome == ReassignOutcome::Started || collected.reassigned.is_none() {
                     collected.reassigned = Some(outcome);
                 }
             }
-            Tell::Items { lines, count, next } => {
+            CoreReply::Items { lines, count, next } => {
                 return self.listed(number, &lines, count, next, mesh);
             }
         }
-        query.waiting -= 1;
-        if query.waiting == 0 {
-            let query = self.queries.remove(number as usize);
-            self.answer_query(query);
+        command.waiting -= 1;
+        if command.waiting == 0 {
+            let command = self.pending_commands.remove(number as usize);
+            self.complete_command(command);
         }
     }
 
-    fn answer_query(&mut self, query: Query) {
-        let Query { token, sequence, kind, collected, .. } = query;
+    fn complete_command(&mut self, command: PendingCommand) {
+        let PendingCommand { token, sequence, kind, collected, .. } = command;
         let Collected { mut figures, connections, prefixes, refused, reassigned } = collected;
         figures.sort_by_key(|(core, _)| *core);
         let cores: Vec<CoreStats> = figures.into_iter().map(|(_, figures)| figures).collect();
         let answer = match kind {
-            Kind::Acknowledge(answer) => answer,
-            Kind::MemoryLimit(_) if refused => NodeAnswer::MemoryLimitUnreachable,
-            Kind::MemoryLimit(bytes) => {
+            Gather::Acknowledge(answer) => answer,
+            Gather::MemoryLimit(_) if refused => NodeAnswer::MemoryLimitUnreachable,
+            Gather::MemoryLimit(bytes) => {
                 self.node.tuning().memory_bytes = Some(bytes);
                 NodeAnswer::Done
             }
-            Kind::Reassign => match reassigned {
+            Gather::Reassign => match reassigned {
                 Some(ReassignOutcome::Started) => NodeAnswer::Done,
                 Some(ReassignOutcome::BadClass) => NodeAnswer::ReassignBadClass,
                 Some(ReassignOutcome::Busy) => NodeAnswer::ReassignBusy,
                 Some(ReassignOutcome::Same) => NodeAnswer::ReassignSame,
                 Some(ReassignOutcome::NoSpare) | None => NodeAnswer::ReassignNoSpare,
             },
-            Kind::Crawl { classes } => {
+            Gather::Crawl { classes } => {
                 let items = cores.iter().map(|core| core.gauges.items).sum();
                 self.node.tuning().crawl(&classes, items)
             }
-            Kind::Prefixes => {
+            Gather::Prefixes => {
                 let dump = prefixes.dump();
                 let write = |reply: &Reply<'_>, mut out: &mut dyn Output| {
                     encode_stats_text(reply, &dump, &mut out);
                 };
                 return self.finish(token, sequence, &write);
             }
-            Kind::Stats(topic) => {
+            Gather::Stats(topic) => {
                 return self.answer_stats(token, sequence, topic, &cores, &connections);
             }
-            Kind::Dump { .. } => unreachable!("a dump ends with its last core"),
+            Gather::Dump { .. } => unreachable!("a dump ends with its last core"),
         };
         self.finish(token, sequence, &|reply, mut out| encode_node(reply, answer, &mut out));
     }
@@ -422,13 +435,13 @@ impl Core {
 
     /// Requests the next items of a dump from the current core.
     pub(super) fn ask_for_items(&mut self, number: u32, mesh: &mut Mesh) {
-        let query = self.queries.get(number as usize).expect("a dump under way");
-        let Kind::Dump { question, core, left } = &query.kind else {
+        let command = self.pending_commands.get(number as usize).expect("a dump under way");
+        let Gather::Dump { query, core, left } = &command.kind else {
             unreachable!("only dumps ask for items");
         };
-        let question = ItemsQuestion { limit: ITEMS_AT_ONCE.min(*left), ..question.clone() };
+        let query = ItemsQuery { limit: ITEMS_AT_ONCE.min(*left), ..query.clone() };
         let core = *core;
-        mesh.control_or_here(core, Control::Ask(number, Question::Items(question)));
+        mesh.control_or_here(core, CoreMessage::Query(number, CoreQuery::Items(query)));
     }
 
     /// Handles some lines of a dump; requests more, or waits until the client has read some.
@@ -441,29 +454,29 @@ impl Core {
         mesh: &mut Mesh,
     ) {
         let cores = self.core_count();
-        let query = self.queries.get_mut(number as usize).expect("a dump under way");
-        let (token, sequence) = (query.token, query.sequence);
-        let Kind::Dump { question, core, left } = &mut query.kind else {
+        let command = self.pending_commands.get_mut(number as usize).expect("a dump under way");
+        let (token, sequence) = (command.token, command.sequence);
+        let Gather::Dump { query, core, left } = &mut command.kind else {
             unreachable!("only dumps list items");
         };
         *left -= count.min(*left);
         match next {
-            Some(cursor) => question.cursor = cursor,
+            Some(cursor) => query.cursor = cursor,
             None => {
                 *core += 1;
-                question.cursor = ScanCursor::default();
+                query.cursor = ScanCursor::default();
             }
         }
         let done = *core == cores || *left == 0;
-        let closing = question.dump.closing();
+        let closing = query.dump.closing();
         let Some(connection) = self.connection(token) else {
-            self.queries.remove(number as usize);
+            self.pending_commands.remove(number as usize);
             return;
         };
         connection.out.bytes(lines);
         self.mark_dirty(token.index);
         if done {
-            self.queries.remove(number as usize);
+            self.pending_commands.remove(number as usize);
             self.finish(token, sequence, &|_, out| out.bytes(closing));
         } else if self.connection_at(token.index).is_output_full() {
             self.dumps_waiting.push(number);
@@ -475,9 +488,9 @@ impl Core {
     /// Resumes dumps whose clients have read enough.
     pub(super) fn resume_dumps(&mut self, mesh: &mut Mesh) {
         for number in std::mem::take(&mut self.dumps_waiting) {
-            let token = self.queries[number as usize].token;
+            let token = self.pending_commands[number as usize].token;
             match self.connection(token) {
-                None => drop(self.queries.remove(number as usize)),
+                None => drop(self.pending_commands.remove(number as usize)),
                 Some(connection) if connection.is_output_full() => self.dumps_waiting.push(number),
                 Some(_) => self.ask_for_items(number, mesh),
             }
@@ -485,20 +498,22 @@ impl Core {
     }
 
     /// Answers a statistics request from outside the mesh.
-    pub(super) fn tell_outside(&self, wish: Wish) {
-        let connections = match wish {
-            Wish::Figures => Vec::new(),
-            Wish::Connections => self.list_connections(),
+    pub(super) fn publish_stats(&self, request: StatsRequest) {
+        let connections = match request {
+            StatsRequest::Totals => Vec::new(),
+            StatsRequest::Connections => self.list_connections(),
         };
         let here = self.engine.config().core as usize;
-        self.node.cores[here].inquiry.tell(Told { figures: self.figures(), connections });
+        self.node.cores[here]
+            .stats_slot
+            .publish(CoreReport { figures: self.figures(), connections });
     }
 
     fn figures(&self) -> CoreStats {
         let shard = &self.engine.shard;
         let queues = &self.node.config.queues;
         let traffic = self.engine.traffic;
-        let busy = self.pace.busy();
+        let busy = self.poll_policy.busy();
         let (connection_bytes, connection_bytes_peak) = self.memory.figures();
         let buffer_bytes =
             u64::from(queues.receive_buffers) * u64::from(queues.receive_buffer_bytes);
@@ -517,7 +532,7 @@ impl Core {
             forwarded_requests: traffic.forwarded,
             served_requests: traffic.served,
             busy,
-            longest_turn: self.pace.longest_turn,
+            longest_turn: self.poll_policy.longest_turn,
             stale_completions: self.stale_completions,
             idle: self.node.clock.uptime().saturating_sub(busy),
             cluster: self.cluster_figures(),
@@ -585,13 +600,15 @@ pub(super) fn listening(listeners: &[Listener]) -> Vec<ConnectionStats> {
         .collect()
 }
 
-fn address(address: std::io::Result<socket2::SockAddr>) -> Address {
+fn address(address: std::io::Result<socket2::SockAddr>) -> ConnectionAddress {
     match address {
         Ok(address) => match (address.as_socket(), address.as_pathname()) {
-            (Some(address), _) => Address::Tcp(address),
-            (None, path) => Address::Unix(path.unwrap_or("unnamed".as_ref()).to_path_buf()),
+            (Some(address), _) => ConnectionAddress::Tcp(address),
+            (None, path) => {
+                ConnectionAddress::Unix(path.unwrap_or("unnamed".as_ref()).to_path_buf())
+            }
         },
-        Err(_) => Address::Tcp(SocketAddr::from(([0, 0, 0, 0], 0))),
+        Err(_) => ConnectionAddress::Tcp(SocketAddr::from(([0, 0, 0, 0], 0))),
     }
 }
 
@@ -602,6 +619,6 @@ fn waits_behind_a_line(connection: &Connection) -> bool {
     pending[..pending.len().min(LOOKED_AT_BYTES)].contains(&b'\n')
 }
 
-fn items(dump: Dump, classes: Classes) -> ItemsQuestion {
-    ItemsQuestion { dump, classes, cursor: ScanCursor::default(), limit: 0 }
+fn items(dump: Dump, classes: Classes) -> ItemsQuery {
+    ItemsQuery { dump, classes, cursor: ScanCursor::default(), limit: 0 }
 }

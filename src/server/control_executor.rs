@@ -10,11 +10,11 @@ use std::sync::Arc;
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 use socket2::Socket;
 
-use super::cluster::control::Control;
+use super::cluster::driver::ClusterDriver;
 use super::cluster::sockets::ClusterSockets;
-use super::inquiry::Inquirer;
 use super::node::Node;
-use super::{REACTOR_MEMORY_BYTES, admin, adopt};
+use super::stats_collector::StatsCollector;
+use super::{REACTOR_MEMORY_BYTES, admin, glommio_fd};
 
 /// Starts it; it runs until [`Node::end`].
 ///
@@ -39,21 +39,21 @@ async fn run(
     others: Option<ClusterSockets>,
     hash_seed: u64,
 ) {
-    let inquirer = Rc::new(Inquirer::new(node.clone()));
+    let stats_collector = Rc::new(StatsCollector::new(node.clone()));
     let pages = admin.map(|socket| {
-        let listener = adopt::listener(socket);
-        glommio::spawn_local(admin::serve(listener, node.clone(), inquirer.clone()))
+        let listener = glommio_fd::listener(socket);
+        glommio::spawn_local(admin::serve(listener, node.clone(), stats_collector.clone()))
     });
     let cluster = node.config.cluster.as_ref().zip(others).map(|(config, sockets)| {
-        Control::start(node.clone(), inquirer.clone(), config, sockets, hash_seed)
+        ClusterDriver::start(node.clone(), stats_collector.clone(), config, sockets, hash_seed)
             .unwrap_or_else(|error| panic!("cannot join the cluster: {error}"))
     });
     if let Ok(eventfd) = node.control_bell.eventfd().try_clone_to_owned() {
-        let bell = adopt::bell(eventfd);
+        let bell = glommio_fd::eventfd_file(eventfd);
         while !node.has_ended() {
             let _ = bell.read_at(0, 8).await;
             if let Some(cluster) = &cluster {
-                cluster.woken();
+                cluster.on_wake();
             }
         }
         let _ = bell.close().await;

@@ -14,15 +14,15 @@ use std::sync::atomic::Ordering;
 use bumpalo::Bump;
 use slab::Slab;
 
-use super::cluster::links::Links;
-use super::commands::{self, Query};
+use super::cluster::links::LinkTable;
+use super::commands::{self, PendingCommand};
 use super::connection::{Connection, DEFERRALS_MAX, Place};
 use super::connection_memory::{Charge, ConnectionMemory};
 use super::listener::Listener;
 use super::mesh::{self, Mesh, Return};
 use super::net_ring::{Output, Token, loans};
 use super::node::Node;
-use super::pace::Pace;
+use super::poll_policy::PollPolicy;
 use super::stalled::Watches;
 use super::uploads;
 use crate::cluster::coordinator::Asker;
@@ -66,7 +66,7 @@ pub(super) struct Core {
     /// What has happened to connections.
     pub(super) counters: ConnectionCounters,
     /// Node commands under way that came to this core.
-    pub(super) queries: Slab<Query>,
+    pub(super) pending_commands: Slab<PendingCommand>,
     /// Dumps among them whose client has to read first.
     pub(super) dumps_waiting: Vec<u32>,
     /// This core's listeners, for `stats conns`.
@@ -93,7 +93,7 @@ pub(super) struct Core {
     turn_left: u32,
     pub(super) starved: Vec<u32>,
     pub(super) spare_outputs: Vec<Vec<u8>>,
-    pub(super) pace: Pace,
+    pub(super) poll_policy: PollPolicy,
     /// Bytes that its links with other nodes held at the last heartbeat, and what had happened to them.
     pub(super) link_bytes: usize,
     pub(super) link_counters: LinkCounters,
@@ -129,7 +129,7 @@ impl Core {
             link_counters: LinkCounters::default(),
             stale_completions: 0,
             counters: ConnectionCounters::default(),
-            queries: Slab::new(),
+            pending_commands: Slab::new(),
             dumps_waiting: Vec::new(),
             listening: commands::listening(listeners),
             dirty: Vec::new(),
@@ -143,7 +143,7 @@ impl Core {
             turn_left: TURN_REQUESTS,
             starved: Vec::new(),
             spare_outputs: Vec::new(),
-            pace: Pace::default(),
+            poll_policy: PollPolicy::default(),
         }
     }
 
@@ -542,7 +542,7 @@ impl Core {
 /// The ways from this core to others: of this node, and of other nodes.
 pub(super) struct Ways<'w> {
     pub(super) mesh: &'w mut Mesh,
-    pub(super) links: Option<&'w mut Links>,
+    pub(super) links: Option<&'w mut LinkTable>,
 }
 
 impl engine::Links for Ways<'_> {

@@ -10,7 +10,7 @@ pub const HEAD_BYTES_MAX: usize = 8 << 10;
 
 /// Status of a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Status {
+pub enum HttpStatus {
     /// 200.
     Ok,
     /// 400: this is not HTTP/1.
@@ -27,16 +27,16 @@ pub enum Status {
     Unavailable,
 }
 
-impl Status {
+impl HttpStatus {
     fn line(self) -> &'static str {
         match self {
-            Status::Ok => "200 OK",
-            Status::BadRequest => "400 Bad Request",
-            Status::NotFound => "404 Not Found",
-            Status::MethodNotAllowed => "405 Method Not Allowed",
-            Status::RequestTimeout => "408 Request Timeout",
-            Status::HeadTooLarge => "431 Request Header Fields Too Large",
-            Status::Unavailable => "503 Service Unavailable",
+            HttpStatus::Ok => "200 OK",
+            HttpStatus::BadRequest => "400 Bad Request",
+            HttpStatus::NotFound => "404 Not Found",
+            HttpStatus::MethodNotAllowed => "405 Method Not Allowed",
+            HttpStatus::RequestTimeout => "408 Request Timeout",
+            HttpStatus::HeadTooLarge => "431 Request Header Fields Too Large",
+            HttpStatus::Unavailable => "503 Service Unavailable",
         }
     }
 }
@@ -54,7 +54,7 @@ pub enum Method {
 
 /// A request whose head has arrived.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Request<'b> {
+pub struct HttpRequest<'b> {
     /// The method.
     pub method: Method,
     /// The path, without a query.
@@ -69,7 +69,7 @@ pub struct Request<'b> {
 ///
 /// # Errors
 /// The status that answers an invalid head. The connection cannot be used any longer.
-pub fn parse(input: &[u8]) -> Result<Option<Request<'_>>, Status> {
+pub fn parse(input: &[u8]) -> Result<Option<HttpRequest<'_>>, HttpStatus> {
     let mut at = 0;
     let mut line = || -> Option<&[u8]> {
         let end = at + memchr::memchr(b'\n', &input[at..])?;
@@ -94,31 +94,31 @@ pub fn parse(input: &[u8]) -> Result<Option<Request<'_>>, Status> {
         }
     }
     if at > HEAD_BYTES_MAX {
-        return Err(Status::HeadTooLarge);
+        return Err(HttpStatus::HeadTooLarge);
     }
-    Ok(Some(Request { method, path, keep_alive, head_bytes: at }))
+    Ok(Some(HttpRequest { method, path, keep_alive, head_bytes: at }))
 }
 
-fn incomplete<'b>(input: &[u8]) -> Result<Option<Request<'b>>, Status> {
-    if input.len() < HEAD_BYTES_MAX { Ok(None) } else { Err(Status::HeadTooLarge) }
+fn incomplete<'b>(input: &[u8]) -> Result<Option<HttpRequest<'b>>, HttpStatus> {
+    if input.len() < HEAD_BYTES_MAX { Ok(None) } else { Err(HttpStatus::HeadTooLarge) }
 }
 
 /// `GET /path?query HTTP/1.1`: method, path, and whether the version keeps connections alive.
-fn request_line(line: &[u8]) -> Result<(Method, &[u8], bool), Status> {
+fn request_line(line: &[u8]) -> Result<(Method, &[u8], bool), HttpStatus> {
     let mut words = line.split(|&byte| byte == b' ');
     let (Some(method), Some(target), Some(version), None) =
         (words.next(), words.next(), words.next(), words.next())
     else {
-        return Err(Status::BadRequest);
+        return Err(HttpStatus::BadRequest);
     };
     let keep_alive = match version {
         b"HTTP/1.1" => true,
         b"HTTP/1.0" => false,
-        _ => return Err(Status::BadRequest),
+        _ => return Err(HttpStatus::BadRequest),
     };
     if method.is_empty() || !method.iter().all(u8::is_ascii_uppercase) || !target.starts_with(b"/")
     {
-        return Err(Status::BadRequest);
+        return Err(HttpStatus::BadRequest);
     }
     let method = match method {
         b"GET" => Method::Get,
@@ -130,11 +130,11 @@ fn request_line(line: &[u8]) -> Result<(Method, &[u8], bool), Status> {
 }
 
 /// `Name: value`; evaluates the fields that decide whether the connection stays open.
-fn header(field: &[u8], keep_alive: &mut bool) -> Result<(), Status> {
-    let colon = memchr::memchr(b':', field).ok_or(Status::BadRequest)?;
+fn header(field: &[u8], keep_alive: &mut bool) -> Result<(), HttpStatus> {
+    let colon = memchr::memchr(b':', field).ok_or(HttpStatus::BadRequest)?;
     let (name, value) = (&field[..colon], field[colon + 1..].trim_ascii());
     if name.is_empty() || name.iter().any(|byte| byte.is_ascii_whitespace()) {
-        return Err(Status::BadRequest);
+        return Err(HttpStatus::BadRequest);
     }
     if name.eq_ignore_ascii_case(b"connection") {
         for option in value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii) {
@@ -153,18 +153,18 @@ fn header(field: &[u8], keep_alive: &mut bool) -> Result<(), Status> {
 
 /// A response.
 #[derive(Debug)]
-pub struct Answer {
+pub struct HttpResponse {
     /// Its status.
-    pub status: Status,
+    pub status: HttpStatus,
     /// Media type of the body.
     pub content_type: &'static str,
     /// The body.
     pub body: String,
 }
 
-impl Answer {
+impl HttpResponse {
     /// A response of one line of text.
-    pub fn text(status: Status, line: &str) -> Self {
+    pub fn text(status: HttpStatus, line: &str) -> Self {
         Self { status, content_type: "text/plain; charset=utf-8", body: format!("{line}\n") }
     }
 
@@ -181,7 +181,7 @@ impl Answer {
             body.len()
         )
         .expect("a string takes everything");
-        if *status == Status::MethodNotAllowed {
+        if *status == HttpStatus::MethodNotAllowed {
             text.push_str("Allow: GET, HEAD\r\n");
         }
         text.push_str("\r\n");
@@ -196,7 +196,7 @@ impl Answer {
 mod tests {
     use super::*;
 
-    fn request(text: &str) -> Request<'_> {
+    fn request(text: &str) -> HttpRequest<'_> {
         parse(text.as_bytes()).expect("acceptable").expect("complete")
     }
 
@@ -247,28 +247,29 @@ mod tests {
             "GET / HTTP/1.1\r\n: x\r\n\r\n",
             "\u{16}\u{3}\u{1}\n",
         ] {
-            assert_eq!(parse(text.as_bytes()), Err(Status::BadRequest), "{text}");
+            assert_eq!(parse(text.as_bytes()), Err(HttpStatus::BadRequest), "{text}");
         }
     }
 
     #[test]
     fn a_head_beyond_the_limit_is_refused_whole_or_not() {
         let long = format!("GET / HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(HEAD_BYTES_MAX));
-        assert_eq!(parse(long.as_bytes()), Err(Status::HeadTooLarge));
-        assert_eq!(parse(&long.as_bytes()[..HEAD_BYTES_MAX]), Err(Status::HeadTooLarge));
+        assert_eq!(parse(long.as_bytes()), Err(HttpStatus::HeadTooLarge));
+        assert_eq!(parse(&long.as_bytes()[..HEAD_BYTES_MAX]), Err(HttpStatus::HeadTooLarge));
         assert_eq!(parse(&long.as_bytes()[..HEAD_BYTES_MAX - 1]), Ok(None));
-        assert_eq!(parse(&vec![b'\n'; HEAD_BYTES_MAX]), Err(Status::HeadTooLarge));
+        assert_eq!(parse(&vec![b'\n'; HEAD_BYTES_MAX]), Err(HttpStatus::HeadTooLarge));
     }
 
     #[test]
     fn an_answer_tells_its_length_and_a_head_keeps_the_body_to_itself() {
-        let answer = Answer::text(Status::Ok, "ok");
+        let answer = HttpResponse::text(HttpStatus::Ok, "ok");
         let whole = String::from_utf8(answer.bytes(false, true)).unwrap();
         assert!(whole.starts_with("HTTP/1.1 200 OK\r\n") && whole.ends_with("\r\n\r\nok\n"));
         assert!(whole.contains("Content-Length: 3\r\n") && whole.contains("keep-alive"));
         let head = String::from_utf8(answer.bytes(true, false)).unwrap();
         assert!(head.ends_with("Connection: close\r\n\r\n") && head.contains("Content-Length: 3"));
-        let refusal = Answer::text(Status::MethodNotAllowed, "only read").bytes(false, true);
+        let refusal =
+            HttpResponse::text(HttpStatus::MethodNotAllowed, "only read").bytes(false, true);
         assert!(String::from_utf8(refusal).unwrap().contains("\r\nAllow: GET, HEAD\r\n"));
     }
 }

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use arrayvec::ArrayVec;
 use rtrb::{Consumer, Producer, RingBuffer};
 
-use super::control::Control;
+use super::core_message::CoreMessage;
 use super::core_state::asker;
 use crate::codec;
 use crate::engine::Engine;
@@ -49,17 +49,17 @@ pub struct Mesh {
     full: bool,
     core: u32,
     /// Control messages of this core to itself.
-    own: VecDeque<Control>,
+    own: VecDeque<CoreMessage>,
 }
 
 struct Peer {
     requests_out: Sender,
     answers_out: Sender,
-    controls_out: Producer<Control>,
-    controls_staged: VecDeque<Control>,
+    controls_out: Producer<CoreMessage>,
+    controls_staged: VecDeque<CoreMessage>,
     requests_in: Receiver,
     answers_in: Receiver,
-    controls_in: Consumer<Control>,
+    controls_in: Consumer<CoreMessage>,
 }
 
 /// Builds the meshes of all cores, in core order. `ring_bytes` is the size of each byte ring.
@@ -135,12 +135,12 @@ impl Mesh {
     }
 
     /// Collects a control message.
-    pub fn control(&mut self, core: u32, message: Control) {
+    pub fn control(&mut self, core: u32, message: CoreMessage) {
         self.peer(core).controls_staged.push_back(message);
     }
 
     /// Collects a control message that may be for this core itself.
-    pub fn control_or_here(&mut self, core: u32, message: Control) {
+    pub fn control_or_here(&mut self, core: u32, message: CoreMessage) {
         if core == self.core { self.own.push_back(message) } else { self.control(core, message) }
     }
 
@@ -286,7 +286,7 @@ impl Mesh {
     }
 
     /// Hands out one control message, with the core it came from.
-    pub fn next_control(&mut self) -> Option<(u32, Control)> {
+    pub fn next_control(&mut self) -> Option<(u32, CoreMessage)> {
         if let Some(message) = self.own.pop_front() {
             return Some((self.core, message));
         }

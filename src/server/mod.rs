@@ -19,46 +19,46 @@ use crate::engine::{Engine, EngineConfig};
 use crate::hash::HashSecret;
 
 mod admin;
-mod adopt;
-pub mod ahead;
 pub mod clock;
 pub mod cluster;
 mod commands;
 pub mod connection;
 mod connection_memory;
-pub mod control;
 mod control_executor;
+pub mod core_message;
 mod core_state;
+mod glommio_fd;
 pub mod host;
 mod http;
-pub mod inquiry;
 pub mod listener;
 pub mod log_writer;
 pub mod mesh;
 pub mod net_ring;
 pub mod node;
 mod owned_path;
-pub mod pace;
 mod pending;
 pub mod pid_file;
+pub mod poll_policy;
+pub mod prefault;
 pub mod preflight;
 mod process;
 #[cfg(test)]
 mod scratch;
 pub mod signals;
 mod stalled;
+pub mod stats_collector;
 mod topology;
 mod unix_socket;
 mod uploads;
 pub mod worker;
 
-use ahead::{Ahead, Populator};
 use listener::Listener;
 use log_writer::LogWriter;
 use mesh::{Doorbell, Mesh};
 use net_ring::{NetRing, NetRingConfig};
 use node::Node;
 use pid_file::PidFileError;
+use prefault::{PrefaultSender, Prefaulter};
 use signals::Signals;
 use worker::{Worker, WorkerParts};
 
@@ -94,7 +94,7 @@ pub enum ServerError {
     /// The control executor could not start.
     Control(io::Error),
     /// The prefault thread could not start.
-    Populator(io::Error),
+    Prefault(io::Error),
     /// The process id cannot be written.
     PidFile(PidFileError),
     /// Another process has taken this node's place in its cluster.
@@ -134,7 +134,7 @@ impl fmt::Display for ServerError {
             ServerError::Control(error) => {
                 write!(f, "cannot start the control executor: {error}")
             }
-            ServerError::Populator(error) => write!(
+            ServerError::Prefault(error) => write!(
                 f,
                 "cannot start the prefault thread ({error}): raise the limit with `ulimit -u` or \
                  TasksMax of the systemd unit"
@@ -177,14 +177,15 @@ pub fn run(config: Config, signals: Signals, log: &LogWriter) -> Result<(), Serv
     let control_bell = eventfd().map(Doorbell::new).map_err(ServerError::Doorbell)?;
     let node = Arc::new(Node::new(config, doorbells, control_bell));
 
-    let (populator, _) = ahead::start().map_err(ServerError::Populator)?;
+    let (prefault_sender, _) = prefault::start().map_err(ServerError::Prefault)?;
     let (started, starts) = mpsc::channel();
     let mut cores = Vec::new();
     for ((core, mesh), listeners) in (0..core_count).zip(meshes).zip(listeners) {
         let cpu = node.config.cpus[core];
-        let (node, populator) = (node.clone(), populator.clone());
+        let (node, prefault_sender) = (node.clone(), prefault_sender.clone());
         let hash_secret = hash_secret.clone();
-        let parts = CoreParts { core, mesh, listeners, hash_seed, hash_secret, node, populator };
+        let parts =
+            CoreParts { core, mesh, listeners, hash_seed, hash_secret, node, prefault_sender };
         let started = started.clone();
         let handle = LocalExecutorBuilder::new(Placement::Fixed(cpu))
             .name(&format!("core-{core}"))
@@ -193,7 +194,7 @@ pub fn run(config: Config, signals: Signals, log: &LogWriter) -> Result<(), Serv
             .map_err(|error| ServerError::Core { cpu, reason: thread_refusal(&error) })?;
         cores.push(handle);
     }
-    drop((started, populator));
+    drop((started, prefault_sender));
     for (core, outcome) in starts.iter().take(core_count) {
         outcome.map_err(|error: io::Error| ServerError::Core {
             cpu: node.config.cpus[core],
@@ -206,7 +207,7 @@ pub fn run(config: Config, signals: Signals, log: &LogWriter) -> Result<(), Serv
         .map_err(ServerError::Control)?;
     announce(&node);
 
-    let listening = signals.tell(node.clone()).map_err(ServerError::Signals)?;
+    let listening = signals.deliver_to(node.clone()).map_err(ServerError::Signals)?;
     for handle in cores {
         let _ = handle.join();
     }
@@ -230,11 +231,11 @@ struct CoreParts {
     hash_seed: u64,
     hash_secret: HashSecret,
     node: Arc<Node>,
-    populator: Populator,
+    prefault_sender: PrefaultSender,
 }
 
 async fn run_core(parts: CoreParts, started: mpsc::Sender<(usize, io::Result<()>)>) {
-    let CoreParts { core, mesh, listeners, hash_seed, hash_secret, node, populator } = parts;
+    let CoreParts { core, mesh, listeners, hash_seed, hash_secret, node, prefault_sender } = parts;
     let config = &node.config;
     let hash_secret = Rc::new(hash_secret);
     let mut engine = Engine::new(EngineConfig {
@@ -260,9 +261,9 @@ async fn run_core(parts: CoreParts, started: mpsc::Sender<(usize, io::Result<()>
         engine.join_cluster(coordinator, &cluster.retention());
     }
     process::prefer_huge_pages(engine.shard.memory_mut());
-    let mut ahead = Ahead::new(engine.shard.memory_mut(), populator);
+    let mut prefaulter = Prefaulter::new(engine.shard.memory_mut(), prefault_sender);
     if config.lock_memory
-        && let Err(error) = ahead.hold_all()
+        && let Err(error) = prefaulter.lock_all()
     {
         let error = io::Error::other(format!("cannot lock its memory: {error}"));
         let _ = started.send((core, Err(error)));
@@ -286,7 +287,7 @@ async fn run_core(parts: CoreParts, started: mpsc::Sender<(usize, io::Result<()>
     };
     let _ = started.send((core, Ok(())));
     drop(started);
-    Worker::new(WorkerParts { net, mesh, engine, node, listeners, ahead }).run().await;
+    Worker::new(WorkerParts { net, mesh, engine, node, listeners, prefaulter }).run().await;
 }
 
 /// Why a core's thread could not be started, with the fix if there is one.

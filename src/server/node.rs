@@ -11,9 +11,9 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
 use super::clock::Clock;
-use super::cluster::Mail;
-use super::inquiry::Inquiry;
+use super::cluster::Mailboxes;
 use super::mesh::Doorbell;
+use super::stats_collector::StatsSlot;
 use crate::cluster::identity::Boot;
 use crate::config::{Config, LogLevel};
 use crate::log_limiter::{LogKind, LogLimiter};
@@ -34,7 +34,7 @@ pub struct Node {
     /// Wakes the control executor.
     pub control_bell: Doorbell,
     /// Messages between the cores and the control executor.
-    pub mail: Mail,
+    pub mailboxes: Mailboxes,
     /// Statistics of each core.
     pub cores: Box<[CoreFigures]>,
     /// Open connections of all cores.
@@ -60,13 +60,13 @@ pub struct CoreFigures {
     /// Open connections, including those being handed to this core.
     pub connections: AtomicU32,
     /// Where other threads request the core's statistics.
-    pub inquiry: Inquiry,
+    pub stats_slot: StatsSlot,
 }
 
 impl Node {
     /// The shared state of a node that is about to start.
     pub fn new(config: Config, doorbells: Arc<[Doorbell]>, control_bell: Doorbell) -> Self {
-        let mail = Mail::new(config.core_count());
+        let mailboxes = Mailboxes::new(config.core_count());
         let cores = (0..config.core_count()).map(|_| CoreFigures::default()).collect();
         let verbosity = AtomicU32::new(config.verbosity.into());
         let detail = config.prefix_delimiter.is_some();
@@ -77,7 +77,7 @@ impl Node {
             clock,
             doorbells,
             control_bell,
-            mail,
+            mailboxes,
             cores,
             connections: AtomicU32::new(0),
             tuning: Mutex::new(Tuning { detail, ..Tuning::default() }),

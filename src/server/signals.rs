@@ -19,20 +19,20 @@ use super::node::Node;
 
 /// What a signal asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Wish {
+enum SignalAction {
     /// A graceful stop.
-    End,
+    Stop,
     /// Something this node does not support.
-    Nothing,
+    Ignore,
 }
 
 /// All handled signals.
-const TAKEN: [(i32, Wish); 5] = [
-    (SIGTERM, Wish::End),
-    (SIGINT, Wish::End),
-    (SIGUSR1, Wish::End),
-    (SIGHUP, Wish::Nothing),
-    (SIGUSR2, Wish::Nothing),
+const HANDLED: [(i32, SignalAction); 5] = [
+    (SIGTERM, SignalAction::Stop),
+    (SIGINT, SignalAction::Stop),
+    (SIGUSR1, SignalAction::Stop),
+    (SIGHUP, SignalAction::Ignore),
+    (SIGUSR2, SignalAction::Ignore),
 ];
 
 /// The signals to this process. Once it exists none of them kills the process; those that arrive
@@ -45,15 +45,15 @@ impl Signals {
     ///
     /// # Errors
     /// If the process has no file descriptors left.
-    pub fn take() -> io::Result<Self> {
-        iterator::Signals::new(TAKEN.map(|(signal, _)| signal)).map(Self)
+    pub fn install() -> io::Result<Self> {
+        iterator::Signals::new(HANDLED.map(|(signal, _)| signal)).map(Self)
     }
 
     /// Delivers signals to `node` from now on.
     ///
     /// # Errors
     /// If no thread can be started.
-    pub fn tell(self, node: Arc<Node>) -> io::Result<Listening> {
+    pub fn deliver_to(self, node: Arc<Node>) -> io::Result<SignalThread> {
         let Self(mut signals) = self;
         let handle = signals.handle();
         let thread = std::thread::Builder::new().name("signals".into()).spawn(move || {
@@ -62,18 +62,18 @@ impl Signals {
                 act(signal, &mut earlier, &node);
             }
         })?;
-        Ok(Listening { handle, thread })
+        Ok(SignalThread { handle, thread })
     }
 }
 
 /// The thread that waits for signals.
 #[derive(Debug)]
-pub struct Listening {
+pub struct SignalThread {
     handle: iterator::Handle,
     thread: JoinHandle<()>,
 }
 
-impl Listening {
+impl SignalThread {
     /// Stops the thread. Signals are ignored from then on.
     pub fn end(self) {
         self.handle.close();
@@ -84,19 +84,19 @@ impl Listening {
 /// Handles `signal`; `earlier` counts previous requests to stop.
 fn act(signal: i32, earlier: &mut u32, node: &Node) {
     let name = signal_name(signal).unwrap_or("a signal");
-    let wish = TAKEN.into_iter().find(|&(taken, _)| taken == signal).map(|(_, wish)| wish);
-    match wish {
-        Some(Wish::End) if *earlier == 0 => {
+    let action = HANDLED.into_iter().find(|&(taken, _)| taken == signal).map(|(_, action)| action);
+    match action {
+        Some(SignalAction::Stop) if *earlier == 0 => {
             log::info!("{name}: shutting down");
             node.leave();
         }
-        Some(Wish::End) => {
+        Some(SignalAction::Stop) => {
             log::warn!("{name} again: shutting down without waiting for other nodes");
             node.hurry();
         }
-        Some(Wish::Nothing) | None => {
+        Some(SignalAction::Ignore) | None => {
             log::warn!("{name} ignored: settings change only with a restart");
         }
     }
-    *earlier += u32::from(wish == Some(Wish::End));
+    *earlier += u32::from(action == Some(SignalAction::Stop));
 }

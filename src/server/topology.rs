@@ -75,7 +75,7 @@ fn topology_node(ring_node: &RingNodeView) -> TopologyNode<'_> {
         boot: ring_node.boot.0,
         ..TopologyNode::default()
     };
-    let Some((facts, ClientEndpoint { ip, port, shard_ports })) = ring_node.told else {
+    let Some((facts, ClientEndpoint { ip, port, shard_ports })) = ring_node.handshake_facts else {
         return unmet;
     };
     let (core_count, hash_seed) = (facts.core_count, facts.hash_seed);

@@ -17,17 +17,17 @@ use std::time::Duration;
 
 use log::Level;
 
-use super::ahead::Ahead;
-use super::cluster::core::{CoreCluster, News};
-use super::cluster::links::Links;
+use super::cluster::core::{CoreCluster, CoreUpdate};
+use super::cluster::links::LinkTable;
 use super::connection::Connection;
 use super::connection_memory::Charge;
-use super::control::Control;
+use super::core_message::CoreMessage;
 use super::core_state::{Core, Slot, Ways, complete, spare};
 use super::listener::{Listener, Reach};
 use super::mesh::{Mesh, Return};
 use super::net_ring::{Event, NetRing, Output, Patience, Received, SendOutcome, Token};
 use super::node::Node;
+use super::prefault::Prefaulter;
 use super::process;
 use crate::engine::Engine;
 use crate::engine::cluster::NoLinks;
@@ -73,7 +73,7 @@ pub struct Worker {
     heartbeat_armed: bool,
     /// Since the executor had its turn.
     heart_beat: bool,
-    ahead: Ahead,
+    prefaulter: Prefaulter,
 }
 
 /// What a turn leaves.
@@ -100,13 +100,13 @@ pub struct WorkerParts {
     /// Where it accepts connections.
     pub listeners: Vec<Listener>,
     /// What keeps the next piece of its memory ready.
-    pub ahead: Ahead,
+    pub prefaulter: Prefaulter,
 }
 
 impl Worker {
     /// A worker that has not started.
     pub fn new(parts: WorkerParts) -> Self {
-        let WorkerParts { net, mesh, engine, node, listeners, ahead } = parts;
+        let WorkerParts { net, mesh, engine, node, listeners, prefaulter } = parts;
         let doorbell = engine.config().core as usize;
         let cluster = CoreCluster::new(doorbell as u16, &node).map(Box::new);
         let core = Core::new(engine, node, &listeners);
@@ -122,7 +122,7 @@ impl Worker {
             doorbell,
             heartbeat_armed: false,
             heart_beat: false,
-            ahead,
+            prefaulter,
         }
     }
 
@@ -163,8 +163,8 @@ impl Worker {
         }
         let begun = process::thread_cpu_time();
         let outlook = self.turn();
-        let pace = &mut self.core.pace;
-        pace.longest_turn = pace.longest_turn.max(process::thread_cpu_time() - begun);
+        let poll_policy = &mut self.core.poll_policy;
+        poll_policy.longest_turn = poll_policy.longest_turn.max(process::thread_cpu_time() - begun);
         outlook
     }
 
@@ -199,11 +199,11 @@ impl Worker {
         self.go_on();
         worked |= self.coordinate();
         let mut more = self.core.engine.shard.maintain(now, MAINTENANCE_PER_TURN);
-        self.ahead.taken(self.core.engine.shard.touched_bytes(), now);
+        self.prefaulter.note_used(self.core.engine.shard.touched_bytes(), now);
         if self.core.engine.shard.take_wish_for_memory() {
-            self.ahead.wanted(now);
+            self.prefaulter.note_waiting(now);
         }
-        self.core.engine.shard.set_ready_bytes(self.ahead.ready_bytes());
+        self.core.engine.shard.set_ready_bytes(self.prefaulter.ready_bytes());
         // Before the sends, which take a while: other cores can work on it meanwhile.
         more |= self.mesh.publish();
         while let Some(ring) = self.mesh.next_to_wake() {
@@ -214,8 +214,8 @@ impl Worker {
             more |= cluster.flush(&mut self.net);
         }
         more |= self.core.has_ready();
-        if let Some(wish) = self.core.node.cores[self.doorbell].inquiry.wish() {
-            self.core.tell_outside(wish);
+        if let Some(request) = self.core.node.cores[self.doorbell].stats_slot.take_request() {
+            self.core.publish_stats(request);
         }
         if !self.heartbeat_armed {
             self.net.heartbeat(self.heartbeat_millis());
@@ -249,12 +249,12 @@ impl Worker {
         let Some(cluster) = &mut self.cluster else { return false };
         let (engine, now) = (&mut self.core.engine, self.core.now);
         let mut any = false;
-        while let Some(news) = cluster.next_news() {
+        while let Some(update) = cluster.next_update() {
             any = true;
-            log::debug!("core {}: {news:?}", self.doorbell);
-            engine.coordinate(now, &mut cluster.links, |coordinator, turn| match news {
-                News::Link(event) => coordinator.link(event, turn),
-                News::Notice(notice) => coordinator.notice(notice, turn),
+            log::debug!("core {}: {update:?}", self.doorbell);
+            engine.coordinate(now, &mut cluster.links, |coordinator, turn| match update {
+                CoreUpdate::Link(event) => coordinator.link(event, turn),
+                CoreUpdate::Notice(notice) => coordinator.notice(notice, turn),
             });
         }
         any
@@ -301,7 +301,7 @@ impl Worker {
 
     fn handle(&mut self, event: Event) {
         if let Some(cluster) = &mut self.cluster
-            && Links::own(&event)
+            && LinkTable::own(&event)
         {
             let (engine, now) = (&mut self.core.engine, self.core.now);
             return cluster.handle(event, &mut self.net, |links, from, body| {
@@ -357,7 +357,7 @@ impl Worker {
                 }
                 let core = &mut self.core;
                 core.stale_completions = self.net.stale_completions();
-                self.ahead.settle(core.engine.shard.untouched_mut(), core.now);
+                self.prefaulter.trim(core.engine.shard.untouched_mut(), core.now);
                 self.look_at_links();
             }
         }
@@ -371,7 +371,7 @@ impl Worker {
         core.link_counters = cluster.links.counters();
         core.engine.coordinate(core.now, &mut NoLinks, |coordinator, _| {
             while let Some(change) = coordinator.next_breaker_change() {
-                cluster.tell_of_breaker(change);
+                cluster.log_breaker_change(change);
             }
         });
     }
@@ -387,7 +387,7 @@ impl Worker {
             let bytes = self.net.bytes(&buffer);
             let slot = &mut core.connections[token.index as usize];
             let connection = slot.connection.as_mut().expect("looked up above");
-            core.pace.arrived(connection, now);
+            core.poll_policy.note_arrival(connection, now);
             core.counters.bytes_read += bytes.len() as u64;
             core.input(token.index, bytes, &mut ways(&mut self.mesh, &mut self.cluster));
             if ended {
@@ -413,7 +413,7 @@ impl Worker {
                 let arriving = connection.arriving.as_mut().expect("its item was being filled");
                 arriving.arrived += bytes;
                 let slot = &mut core.connections[token.index as usize];
-                core.pace.arrived(slot.connection.as_mut().expect("seen above"), now);
+                core.poll_policy.note_arrival(slot.connection.as_mut().expect("seen above"), now);
                 core.counters.bytes_read += bytes as u64;
                 core.input(token.index, &[], &mut ways(&mut self.mesh, &mut self.cluster));
             }
@@ -437,7 +437,7 @@ impl Worker {
         connection.sends = connection.sends.wrapping_add(1);
         connection.out.sent();
         // Whoever waited long for an answer, or took long to read it, has just begun to be silent.
-        // Not told at once, since the pace counts those of whom something came in a millisecond.
+        // Not told at once, since the poll policy counts those of whom something came in a millisecond.
         if now.since(connection.last_active) >= Duration::from_secs(1) {
             connection.last_active = now;
         }
@@ -469,7 +469,7 @@ impl Worker {
         if core == here {
             self.open(socket);
         } else {
-            self.mesh.control(core as u32, Control::Connection(socket));
+            self.mesh.control(core as u32, CoreMessage::Connection(socket));
         }
     }
 
@@ -501,14 +501,16 @@ impl Worker {
         core.open += 1;
     }
 
-    fn control(&mut self, from: u32, message: Control) {
+    fn control(&mut self, from: u32, message: CoreMessage) {
         match message {
-            Control::Connection(socket) => self.open(socket),
-            Control::Ask(number, question) => {
-                let tell = self.core.tell(question);
-                self.mesh.control_or_here(from, Control::Tell(number, tell));
+            CoreMessage::Connection(socket) => self.open(socket),
+            CoreMessage::Query(number, query) => {
+                let reply = self.core.answer_query(query);
+                self.mesh.control_or_here(from, CoreMessage::Reply(number, reply));
             }
-            Control::Tell(number, tell) => self.core.told(from, number, tell, &mut self.mesh),
+            CoreMessage::Reply(number, reply) => {
+                self.core.on_reply(from, number, reply, &mut self.mesh)
+            }
         }
     }
 
@@ -592,7 +594,7 @@ impl Worker {
             return;
         }
         let limit = self.core.node.config.busy_poll;
-        if !limit.is_zero() && self.core.pace.may_poll() && !self.net.must_be_asked() {
+        if !limit.is_zero() && self.core.poll_policy.may_poll() && !self.net.must_be_asked() {
             if self.net.has_submissions() {
                 // What is left of them is done before the next request comes, not after it.
                 return self.submit();
@@ -604,7 +606,7 @@ impl Worker {
         }
         let since = std::time::Instant::now();
         self.sleep(Patience::Endless);
-        self.core.pace.has_slept(since.elapsed(), limit);
+        self.core.poll_policy.note_slept(since.elapsed(), limit);
     }
 
     /// Waits for work without sleeping, for as long as `limit`. True when some has come.
@@ -623,7 +625,7 @@ impl Worker {
             }
             polled = since.elapsed();
         }
-        self.core.pace.has_polled(polled, arrived);
+        self.core.poll_policy.note_polled(polled, arrived);
         arrived
     }
 

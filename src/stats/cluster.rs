@@ -78,7 +78,7 @@ pub struct RingNodeView {
     /// Health of that start as seen from here; dead once another start has replaced it.
     pub health: Health,
     /// What it announced in the handshake; `None` before that.
-    pub told: Option<(PeerFacts, ClientEndpoint)>,
+    pub handshake_facts: Option<(PeerFacts, ClientEndpoint)>,
 }
 
 /// The members as seen by this node.

@@ -12,9 +12,9 @@ pub struct ConnectionStats {
     /// Its descriptor, or another unique number.
     pub id: u64,
     /// The client's address; for a listener, its own.
-    pub address: Address,
+    pub address: ConnectionAddress,
     /// The address the client connected to; `None` for a listener.
-    pub listen_address: Option<Address>,
+    pub listen_address: Option<ConnectionAddress>,
     /// Its state.
     pub state: ConnectionState,
     /// Seconds since its last request, or since it was opened.
@@ -23,21 +23,21 @@ pub struct ConnectionStats {
 
 /// An address in memcached's format.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Address {
+pub enum ConnectionAddress {
     /// TCP over IPv4 or IPv6.
     Tcp(SocketAddr),
     /// A unix domain socket.
     Unix(PathBuf),
 }
 
-impl fmt::Display for Address {
+impl fmt::Display for ConnectionAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Address::Tcp(SocketAddr::V4(address)) => write!(f, "tcp:{address}"),
-            Address::Tcp(SocketAddr::V6(address)) => {
+            ConnectionAddress::Tcp(SocketAddr::V4(address)) => write!(f, "tcp:{address}"),
+            ConnectionAddress::Tcp(SocketAddr::V6(address)) => {
                 write!(f, "tcp6:[{}]:{}", address.ip(), address.port())
             }
-            Address::Unix(path) => write!(f, "unix:{}", path.display()),
+            ConnectionAddress::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
 }

@@ -27,7 +27,7 @@ pub mod prometheus;
 mod settings;
 
 pub use cluster::{ClusterView, CoreClusterStats, LinkCounters, RingNodeView};
-pub use connections::{Address, ConnectionState, ConnectionStats};
+pub use connections::{ConnectionAddress, ConnectionState, ConnectionStats};
 
 counters! {
     /// Connection events of one core since startup or since `stats reset`.

@@ -49,15 +49,15 @@ fn with_snapshot(change: impl FnOnce(&mut Vec<CoreStats>), look: impl FnOnce(&Sn
     let connections = [
         ConnectionStats {
             id: 7,
-            address: Address::Tcp("127.0.0.1:11211".parse().unwrap()),
+            address: ConnectionAddress::Tcp("127.0.0.1:11211".parse().unwrap()),
             listen_address: None,
             state: ConnectionState::Listening,
             idle_seconds: 3,
         },
         ConnectionStats {
             id: 8,
-            address: Address::Tcp("[::1]:5000".parse().unwrap()),
-            listen_address: Some(Address::Unix("/tmp/s".into())),
+            address: ConnectionAddress::Tcp("[::1]:5000".parse().unwrap()),
+            listen_address: Some(ConnectionAddress::Unix("/tmp/s".into())),
             state: ConnectionState::Parsing,
             idle_seconds: 0,
         },

@@ -2,15 +2,15 @@
 //!
 //! In each turn the worker takes the news first, passes link events to [`CoreCluster::handle`] as
 //! they arrive, and ends with [`CoreCluster::flush`]. The core's coordinator receives the news and
-//! the frames, and collects messages in [`Links::room`].
+//! the frames, and collects messages in [`LinkTable::room`].
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use log::Level;
 
-use super::links::{LinkSettings, Links};
-use super::{Letter, Report};
+use super::links::{LinkSettings, LinkTable};
+use super::{CoreCommand, CoreEvent};
 use crate::cluster::dialler::LinkId;
 use crate::cluster::frame::BODY_BYTES_MAX;
 use crate::cluster::governor_notice::GovernorNotice;
@@ -27,7 +27,7 @@ const AROUND_BYTES: u64 = 64 << 10;
 
 /// An event that a core learns between two turns.
 #[derive(Clone, Debug)]
-pub enum News {
+pub enum CoreUpdate {
     /// A link was established or lost.
     Link(LinkEvent),
     /// A notice of the governor to all cores.
@@ -39,55 +39,55 @@ pub struct CoreCluster {
     core: u16,
     node: Arc<Node>,
     /// The links.
-    pub links: Links,
-    letters: VecDeque<Letter>,
+    pub links: LinkTable,
+    commands: VecDeque<CoreCommand>,
 }
 
 impl CoreCluster {
     /// The cluster I/O of core `core`; `None` on a standalone node.
     pub fn new(core: u16, node: &Arc<Node>) -> Option<Self> {
         let cluster = node.config.cluster.as_ref()?;
-        let links = Links::new(LinkSettings {
+        let links = LinkTable::new(LinkSettings {
             queue_bytes_max: cluster.link_queue_bytes_max as usize,
             message_bytes_max: frame_bytes_max(&node.config, cluster) as usize,
         });
-        Some(Self { core, node: node.clone(), links, letters: VecDeque::new() })
+        Some(Self { core, node: node.clone(), links, commands: VecDeque::new() })
     }
 
     /// Whether the mailbox holds a message.
     #[inline]
     pub fn has_mail(&self) -> bool {
-        self.node.mail.cores[usize::from(self.core)].has_any()
+        self.node.mailboxes.cores[usize::from(self.core)].has_any()
     }
 
     /// The next news; call it until there is none, before the turn's frames.
-    pub fn next_news(&mut self) -> Option<News> {
+    pub fn next_update(&mut self) -> Option<CoreUpdate> {
         if self.has_mail() {
-            self.letters.extend(self.node.mail.cores[usize::from(self.core)].take());
+            self.commands.extend(self.node.mailboxes.cores[usize::from(self.core)].take());
         }
         loop {
             if let Some(event) = self.links.next_event() {
-                return Some(News::Link(event));
+                return Some(CoreUpdate::Link(event));
             }
-            match self.letters.pop_front()? {
-                Letter::Link(link) => self.links.add(link),
-                Letter::Unlink(node, boot) => self.links.end_node(node, boot),
-                Letter::Notice(notice) => {
+            match self.commands.pop_front()? {
+                CoreCommand::Link(link) => self.links.add(link),
+                CoreCommand::Unlink(node, boot) => self.links.end_node(node, boot),
+                CoreCommand::Notice(notice) => {
                     if let GovernorNotice::RestartedEmpty(_) = notice {
                         self.links.end_all();
                     }
-                    return Some(News::Notice(notice));
+                    return Some(CoreUpdate::Notice(notice));
                 }
             }
         }
     }
 
-    /// Handles an event of the net ring that belongs to a link, see [`Links::own`].
+    /// Handles an event of the net ring that belongs to a link, see [`LinkTable::own`].
     pub fn handle(
         &mut self,
         event: Event,
         net: &mut NetRing,
-        deliver: impl FnMut(&mut Links, Peer, &[u8]),
+        deliver: impl FnMut(&mut LinkTable, Peer, &[u8]),
     ) {
         self.links.handle(event, net, deliver);
     }
@@ -109,7 +109,7 @@ impl CoreCluster {
         let mut any = false;
         for lost in self.links.take_lost() {
             let link = LinkId { core, peer: lost.peer };
-            node.mail.control.post(Report::Lost { link, serial: lost.serial });
+            node.mailboxes.control.post(CoreEvent::Lost { link, serial: lost.serial });
             any = true;
         }
         if any {
@@ -119,7 +119,7 @@ impl CoreCluster {
     }
 
     /// Logs that a circuit breaker has opened or closed.
-    pub fn tell_of_breaker(&self, change: BreakerChange) {
+    pub fn log_breaker_change(&self, change: BreakerChange) {
         let (core, of) = (self.core, change.node);
         let (level, what) = match change.opened {
             true => (Level::Warn, "pauses requests to unresponsive"),
@@ -131,16 +131,16 @@ impl CoreCluster {
 
     /// Reports that all data assigned to this core up to the roster of this epoch has arrived.
     pub fn settled(&self, epoch: u64) {
-        self.report(Report::Settled { core: self.core, epoch });
+        self.report(CoreEvent::Settled { core: self.core, epoch });
     }
 
     /// Flushes everything up to this version, on all nodes.
     pub fn flush_everywhere(&self, version: Version) {
-        self.report(Report::Flush(version));
+        self.report(CoreEvent::Flush(version));
     }
 
-    fn report(&self, report: Report) {
-        self.node.mail.control.post(report);
+    fn report(&self, event: CoreEvent) {
+        self.node.mailboxes.control.post(event);
         self.node.control_bell.ring();
     }
 }

@@ -3,14 +3,14 @@
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use super::control::Control;
+use super::driver::ClusterDriver;
 use crate::cluster::governor::GovernorEvent;
 use crate::config::ClusterConfig;
-use crate::server::inquiry::Wish;
+use crate::server::stats_collector::StatsRequest;
 use crate::shard::Gauges;
 
 /// Interval between checks whether everything has been copied.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// Interval between progress counts.
 const COUNT_EVERY: Duration = Duration::from_secs(1);
 /// Interval between progress log lines.
@@ -27,39 +27,39 @@ struct Holdings {
 
 /// Leaves the roster, waits at most `--leave-timeout` for other nodes to copy this node's items,
 /// says goodbye and stops the node.
-pub async fn leave(control: Rc<Control>) {
-    let config = control.node.config.cluster.as_ref().expect("a leaving node is in a cluster");
+pub async fn leave(driver: Rc<ClusterDriver>) {
+    let config = driver.node.config.cluster.as_ref().expect("a leaving node is in a cluster");
     let limit = config.leave_timeout;
-    let before = holdings(&control).await.unwrap_or_default();
+    let before = holdings(&driver).await.unwrap_or_default();
     log::info!("leaving the cluster: other nodes have {limit:?} to copy this node's items");
     let begun = Instant::now();
-    control.event(GovernorEvent::Leave);
+    driver.event(GovernorEvent::Leave);
     let (mut now, mut count_at, mut tell_at) = (before, COUNT_EVERY, TELL_EVERY);
-    while !control.handed_over.get() && begun.elapsed() < limit && !control.node.is_hurried() {
-        glommio::timer::sleep(LOOK_EVERY.min(limit)).await;
+    while !driver.handed_over.get() && begun.elapsed() < limit && !driver.node.is_hurried() {
+        glommio::timer::sleep(POLL_INTERVAL.min(limit)).await;
         if begun.elapsed() >= count_at {
             count_at = begun.elapsed() + COUNT_EVERY;
-            now = holdings(&control).await.unwrap_or(now);
+            now = holdings(&driver).await.unwrap_or(now);
         }
         if begun.elapsed() >= tell_at {
             tell_at += TELL_EVERY;
             log::info!("leaving: {}", copied(before, now));
         }
     }
-    now = holdings(&control).await.unwrap_or(now);
-    let (warning, text) = account(config, control.handed_over.get(), before, now);
+    now = holdings(&driver).await.unwrap_or(now);
+    let (warning, text) = account(config, driver.handed_over.get(), before, now);
     let level = if warning { log::Level::Warn } else { log::Level::Info };
     log::log!(level, "{text}, after {:.1} s", begun.elapsed().as_secs_f64());
-    control.event(GovernorEvent::Shutdown);
-    control.node.stop();
+    driver.event(GovernorEvent::Shutdown);
+    driver.node.stop();
 }
 
 /// What the cores hold; `None` if they are about to stop, or one of them does not answer.
-async fn holdings(control: &Control) -> Option<Holdings> {
-    if control.node.is_stopping() {
+async fn holdings(driver: &ClusterDriver) -> Option<Holdings> {
+    if driver.node.is_stopping() {
         return None;
     }
-    let told = control.inquirer.ask_cores(Wish::Figures).await.ok()?;
+    let told = driver.stats_collector.collect(StatsRequest::Totals).await.ok()?;
     Some(told.iter().fold(Holdings::default(), |sum, told| {
         let Gauges { items, item_bytes, .. } = told.figures.gauges;
         let counters = told.figures.cluster.as_deref().map(|cluster| cluster.counters);

@@ -7,7 +7,7 @@
 //! allocation: two buffers are swapped.
 //!
 //! The bytes queued for a peer are bounded: beyond, there is no room for requests, and the caller
-//! holds them until [`Links::next_roomy`] names the peer. A failed link is reported and dropped; the
+//! holds them until [`LinkTable::next_roomy`] names the peer. A failed link is reported and dropped; the
 //! dialler re-establishes it.
 
 use std::collections::{HashMap, VecDeque};
@@ -65,7 +65,7 @@ pub struct LostLink {
 
 /// The links of one core.
 #[derive(Debug)]
-pub struct Links {
+pub struct LinkTable {
     settings: LinkSettings,
     slots: Vec<Slot>,
     free: Vec<u32>,
@@ -112,24 +112,24 @@ struct Link {
 /// The peer violated the framing.
 struct BadFrame;
 
-impl crate::engine::cluster::Links for Links {
+impl crate::engine::cluster::Links for LinkTable {
     #[inline]
     fn room(&mut self, to: Peer) -> Option<&mut Vec<u8>> {
-        Links::room(self, to)
+        LinkTable::room(self, to)
     }
 
     #[inline]
     fn room_for(&mut self, to: Peer, bytes: usize) -> Room<'_> {
-        Links::room_for(self, to, bytes)
+        LinkTable::room_for(self, to, bytes)
     }
 
     #[inline]
     fn takes_long_answer(&mut self, to: Peer) -> bool {
-        Links::takes_long_answer(self, to)
+        LinkTable::takes_long_answer(self, to)
     }
 }
 
-impl Links {
+impl LinkTable {
     /// Creates an empty set of links.
     pub fn new(settings: LinkSettings) -> Self {
         Self {
@@ -256,7 +256,7 @@ impl Links {
         Some(link.sending.room())
     }
 
-    /// Like [`Links::room`], for a request of about `bytes`, which must wait if too much is queued
+    /// Like [`LinkTable::room`], for a request of about `bytes`, which must wait if too much is queued
     /// before it.
     #[inline]
     pub fn room_for(&mut self, peer: Peer, bytes: usize) -> Room<'_> {
@@ -274,7 +274,7 @@ impl Links {
         Room::Open(link.sending.room())
     }
 
-    /// Whether a long answer to `peer` can be built now. If not, [`Links::next_roomy`] will name the
+    /// Whether a long answer to `peer` can be built now. If not, [`LinkTable::next_roomy`] will name the
     /// peer.
     pub fn takes_long_answer(&mut self, peer: Peer) -> bool {
         // Without a link the answer is lost and need not wait.
@@ -320,7 +320,7 @@ impl Links {
         &mut self,
         event: Event,
         net: &mut NetRing,
-        mut deliver: impl FnMut(&mut Links, Peer, &[u8]),
+        mut deliver: impl FnMut(&mut LinkTable, Peer, &[u8]),
     ) {
         match event {
             Event::Received { token, buffer, ended } => {
@@ -400,7 +400,7 @@ impl Links {
         &mut self,
         index: u32,
         bytes: &[u8],
-        deliver: &mut impl FnMut(&mut Links, Peer, &[u8]),
+        deliver: &mut impl FnMut(&mut LinkTable, Peer, &[u8]),
     ) -> Result<(), BadFrame> {
         let link = self.link(index);
         if link.broken {
@@ -450,7 +450,7 @@ impl Links {
         &mut self,
         index: u32,
         body: &[u8],
-        deliver: &mut impl FnMut(&mut Links, Peer, &[u8]),
+        deliver: &mut impl FnMut(&mut LinkTable, Peer, &[u8]),
     ) -> Result<(), BadFrame> {
         self.counters.frames_received += 1;
         let link = self.link(index);

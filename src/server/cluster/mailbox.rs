@@ -7,38 +7,38 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// A mailbox for letters of one type.
+/// A mailbox for messages of one type.
 #[derive(Debug)]
 pub struct Mailbox<T> {
     any: AtomicBool,
-    letters: Mutex<Vec<T>>,
+    messages: Mutex<Vec<T>>,
 }
 
 impl<T> Default for Mailbox<T> {
     fn default() -> Self {
-        Self { any: AtomicBool::new(false), letters: Mutex::new(Vec::new()) }
+        Self { any: AtomicBool::new(false), messages: Mutex::new(Vec::new()) }
     }
 }
 
 impl<T> Mailbox<T> {
-    /// Posts a letter. Wake the reader afterwards.
-    pub fn post(&self, letter: T) {
-        let mut letters = self.letters.lock().expect("a panic ends the process");
-        letters.push(letter);
+    /// Posts a message. Wake the reader afterwards.
+    pub fn post(&self, message: T) {
+        let mut messages = self.messages.lock().expect("a panic ends the process");
+        messages.push(message);
         self.any.store(true, Ordering::Release);
     }
 
-    /// Whether there is a letter.
+    /// Whether there is a message.
     #[inline]
     pub fn has_any(&self) -> bool {
         self.any.load(Ordering::Acquire)
     }
 
-    /// Takes all letters, in the order in which they were posted.
+    /// Takes all messages, in the order in which they were posted.
     pub fn take(&self) -> Vec<T> {
-        let mut letters = self.letters.lock().expect("a panic ends the process");
+        let mut messages = self.messages.lock().expect("a panic ends the process");
         self.any.store(false, Ordering::Relaxed);
-        std::mem::take(&mut letters)
+        std::mem::take(&mut messages)
     }
 }
 

@@ -15,15 +15,15 @@ use crate::ring::NODES_MAX;
 use crate::stats::{ClusterView, RingNodeView};
 
 /// The members as seen by the governor of node `me`. A node may shake hands before gossip reports it,
-/// so what it `told` is retained; beyond the size of a ring only that of members is.
+/// so the `handshake_facts` are retained; beyond the size of a ring only those of members are.
 pub fn view(
     governor: &Governor,
     me: &Party,
-    told: &mut HashMap<NodeKey, (PeerFacts, ClientEndpoint)>,
+    handshake_facts: &mut HashMap<NodeKey, (PeerFacts, ClientEndpoint)>,
 ) -> ClusterView {
     let members = governor.members();
-    if told.len() > NODES_MAX {
-        told.retain(|key, _| members.iter().any(|member| member.key == *key));
+    if handshake_facts.len() > NODES_MAX {
+        handshake_facts.retain(|key, _| members.iter().any(|member| member.key == *key));
     }
     let Some(view) = governor.view() else {
         let shares = vec![0.0; members.len()];
@@ -37,7 +37,7 @@ pub fn view(
     let ours = PeerFacts { boot: me.boot, core_count: me.core_count, hash_seed: me.hash_seed };
     let facts = |key| match key == NodeKey::of(&me.id) {
         true => Some((ours, me.clients)),
-        false => told.get(&key).copied(),
+        false => handshake_facts.get(&key).copied(),
     };
     let ring_members = view.roster().members().iter();
     ClusterView {
@@ -53,7 +53,7 @@ pub fn view(
 fn ring_node_view(
     member: &RosterMember,
     members: &[MemberStatus],
-    told: Option<(PeerFacts, ClientEndpoint)>,
+    handshake_facts: Option<(PeerFacts, ClientEndpoint)>,
 ) -> RingNodeView {
     let is_it = |status: &&MemberStatus| status.key == member.key && status.boot == member.boot;
     let this_boot = |boot: Boot| boot == member.boot;
@@ -62,6 +62,6 @@ fn ring_node_view(
         boot: member.boot,
         weight: member.weight,
         health: members.iter().find(is_it).map_or(Health::Dead, |status| status.health),
-        told: told.filter(|(facts, _)| this_boot(facts.boot)),
+        handshake_facts: handshake_facts.filter(|(facts, _)| this_boot(facts.boot)),
     }
 }

@@ -16,12 +16,12 @@ use crate::cluster::governor_notice::GovernorNotice;
 use crate::cluster::identity::{Boot, NodeKey};
 use crate::cluster::version::Version;
 
-pub mod control;
 pub mod core;
+pub mod driver;
+pub mod handshake_io;
 mod leaving;
 pub mod links;
 pub mod mailbox;
-pub mod meet;
 mod members;
 mod node_links;
 pub mod sockets;
@@ -31,7 +31,7 @@ use mailbox::Mailbox;
 
 /// A message from the control executor to a core.
 #[derive(Debug)]
-pub enum Letter {
+pub enum CoreCommand {
     /// A link with a core of another node.
     Link(NewLink),
     /// Close links with this boot of a node or earlier ones.
@@ -42,7 +42,7 @@ pub enum Letter {
 
 /// A message from a core to the control executor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Report {
+pub enum CoreEvent {
     /// A link of this core is gone.
     Lost {
         /// Its two ends.
@@ -63,14 +63,14 @@ pub enum Report {
 
 /// Mailboxes between the cores and the control executor.
 #[derive(Debug)]
-pub struct Mail {
+pub struct Mailboxes {
     /// One per core. Ring its doorbell afterwards.
-    pub cores: Box<[Mailbox<Letter>]>,
+    pub cores: Box<[Mailbox<CoreCommand>]>,
     /// For the control executor. Ring its bell afterwards.
-    pub control: Mailbox<Report>,
+    pub control: Mailbox<CoreEvent>,
 }
 
-impl Mail {
+impl Mailboxes {
     /// Empty mailboxes for `core_count` cores.
     pub fn new(core_count: usize) -> Self {
         Self {

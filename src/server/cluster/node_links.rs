@@ -16,7 +16,7 @@ use glommio::net::TcpStream;
 use crate::cluster::frame::{Opened, Opener, Sealer};
 use crate::cluster::handshake::LinkSession;
 use crate::cluster::identity::{Boot, NodeKey};
-use crate::server::adopt;
+use crate::server::glommio_fd;
 
 /// Maximum frames queued for one node.
 const FRAMES_MAX: usize = 1024;
@@ -50,8 +50,8 @@ impl NodeLink {
         lost: impl Fn() + 'static,
     ) -> io::Result<Self> {
         let LinkSession { peer, facts, sealer, opener, frame_bytes_max, .. } = session;
-        let reader = adopt::stream(socket.try_clone()?);
-        let writer = adopt::stream(socket);
+        let reader = glommio_fd::stream(socket.try_clone()?);
+        let writer = glommio_fd::stream(socket);
         let (frames, queue) = local_channel::new_bounded(FRAMES_MAX);
         let waiting_bytes = Rc::new(Cell::new(0));
         let lost = Rc::new(lost);

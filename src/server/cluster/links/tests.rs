@@ -51,7 +51,7 @@ fn sessions(boot: u64, frame_bytes_max: u32) -> [Box<LinkSession>; 2] {
 /// One core with its links.
 struct Side {
     net: NetRing,
-    links: Links,
+    links: LinkTable,
     frames: Vec<Vec<u8>>,
 }
 
@@ -61,7 +61,7 @@ impl Side {
         let wakeup = rustix::event::eventfd(0, flags).expect("an eventfd");
         let config = NetRingConfig { entries: 8, buffer_count: 4, buffer_bytes: 256 };
         let net = NetRing::new(config, wakeup).expect("this host has io_uring");
-        Self { net, links: Links::new(settings), frames: Vec::new() }
+        Self { net, links: LinkTable::new(settings), frames: Vec::new() }
     }
 
     fn add(&mut self, socket: UnixStream, session: Box<LinkSession>, serial: u64) {
@@ -74,7 +74,7 @@ impl Side {
         let mut events = Vec::new();
         net.reap(&mut events);
         for event in events {
-            assert!(Links::own(&event), "{event:?}");
+            assert!(LinkTable::own(&event), "{event:?}");
             links.handle(event, net, |_, _, body| {
                 if !body.is_empty() {
                     frames.push(body.to_vec());

@@ -22,13 +22,13 @@ use log::Level;
 use socket2::Socket;
 
 use super::core::frame_bytes_max;
+use super::handshake_io::{self, EstablishError, Established};
 use super::leaving;
 use super::links::NewLink;
-use super::meet::{self, MeetError, Met};
 use super::members;
 use super::node_links::NodeLink;
 use super::sockets::ClusterSockets;
-use super::{Letter, Report};
+use super::{CoreCommand, CoreEvent};
 use crate::cluster::dialler::{Dial, Dialler, LinkId};
 use crate::cluster::governor::{
     Governor, GovernorEffect, GovernorEvent, GovernorSettings, LogLine,
@@ -39,9 +39,9 @@ use crate::cluster::identity::{Identity, NodeKey};
 use crate::cluster::link::{ClientEndpoint, NODE_CORE, Peer, PeerFacts};
 use crate::config::ClusterConfig;
 use crate::log_limiter::LogKind;
-use crate::server::adopt;
-use crate::server::inquiry::Inquirer;
+use crate::server::glommio_fd;
 use crate::server::node::Node;
+use crate::server::stats_collector::StatsCollector;
 use crate::time::Instant;
 
 /// Longest accepted datagram; gossip stays below it.
@@ -55,17 +55,17 @@ const ANSWERS_PER_HOST_MAX: u32 = 128;
 /// Pause after a socket has failed.
 const PAUSE: Duration = Duration::from_millis(200);
 /// Longest interval between two checks of the deadlines.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+const DEADLINE_POLL_MAX: Duration = Duration::from_secs(1);
 
 /// The cluster driver.
-pub struct Control {
+pub struct ClusterDriver {
     pub(super) node: Arc<Node>,
-    pub(super) inquirer: Rc<Inquirer>,
+    pub(super) stats_collector: Rc<StatsCollector>,
     party: RefCell<Arc<Party>>,
     gossip: Socket,
     state: RefCell<State>,
     /// Wakes the task that waits for the nearest deadline.
-    sooner: LocalSender<()>,
+    deadline_moved_sender: LocalSender<()>,
     dialling: Cell<u32>,
     /// Incoming handshakes in progress, by host.
     answering: RefCell<HashMap<IpAddr, u32>>,
@@ -80,18 +80,18 @@ struct State {
     dialler: Dialler,
     node_links: HashMap<NodeKey, NodeLink>,
     /// What each member announced in its last handshake.
-    told: HashMap<NodeKey, (PeerFacts, ClientEndpoint)>,
+    handshake_facts: HashMap<NodeKey, (PeerFacts, ClientEndpoint)>,
     leaving: bool,
 }
 
-impl Control {
+impl ClusterDriver {
     /// Starts the driver on the calling executor.
     ///
     /// # Errors
     /// If the process has no descriptors left.
     pub fn start(
         node: Arc<Node>,
-        inquirer: Rc<Inquirer>,
+        stats_collector: Rc<StatsCollector>,
         config: &ClusterConfig,
         sockets: ClusterSockets,
         hash_seed: u64,
@@ -119,10 +119,10 @@ impl Control {
             core_count: node.config.core_count(),
         };
         let governor = Governor::new(identity, settings, crate::server::random_seed());
-        let (sooner, nudges) = local_channel::new_bounded(1);
-        let control = Rc::new(Self {
+        let (deadline_moved_sender, deadline_moves) = local_channel::new_bounded(1);
+        let driver = Rc::new(Self {
             node,
-            inquirer,
+            stats_collector,
             party: RefCell::new(party),
             gossip: sockets.gossip.try_clone()?,
             state: RefCell::new(State {
@@ -130,36 +130,36 @@ impl Control {
                 effects: Vec::new(),
                 dialler: Dialler::new(key, core_count, crate::server::random_seed()),
                 node_links: HashMap::new(),
-                told: HashMap::new(),
+                handshake_facts: HashMap::new(),
                 leaving: false,
             }),
-            sooner,
+            deadline_moved_sender,
             dialling: Cell::new(0),
             answering: RefCell::new(HashMap::new()),
             queue_bytes_max: config.link_queue_bytes_max as usize,
             handed_over: Cell::new(false),
         });
-        glommio::spawn_local(control.clone().take_gossip(sockets.gossip)).detach();
-        let listener = adopt::listener(sockets.listener);
-        glommio::spawn_local(control.clone().take_connections(listener)).detach();
-        glommio::spawn_local(control.clone().keep_deadlines(nudges)).detach();
-        control.event(GovernorEvent::Start);
-        Ok(control)
+        glommio::spawn_local(driver.clone().receive_gossip(sockets.gossip)).detach();
+        let listener = glommio_fd::listener(sockets.listener);
+        glommio::spawn_local(driver.clone().accept_links(listener)).detach();
+        glommio::spawn_local(driver.clone().run_deadlines(deadline_moves)).detach();
+        driver.event(GovernorEvent::Start);
+        Ok(driver)
     }
 
     /// Handles a ring of the control executor's bell: cores may have reported, or the node is stopping.
-    pub fn woken(self: &Rc<Self>) {
+    pub fn on_wake(self: &Rc<Self>) {
         let now = self.node.clock.now();
-        for report in self.node.mail.control.take() {
-            match report {
-                Report::Lost { link, serial } => {
+        for event in self.node.mailboxes.control.take() {
+            match event {
+                CoreEvent::Lost { link, serial } => {
                     self.state.borrow_mut().dialler.lost(link, serial, now);
-                    self.nudge();
+                    self.deadline_moved();
                 }
-                Report::Settled { core, epoch } => {
+                CoreEvent::Settled { core, epoch } => {
                     self.event(GovernorEvent::Settled { core: core.into(), epoch });
                 }
-                Report::Flush(version) => self.event(GovernorEvent::Flush(version)),
+                CoreEvent::Flush(version) => self.event(GovernorEvent::Flush(version)),
             }
         }
         if self.node.is_leaving() {
@@ -193,7 +193,7 @@ impl Control {
             let before = state.governor.next_deadline();
             state.governor.handle(event, now, &mut effects);
             if state.governor.next_deadline() < before || before.is_none() {
-                self.nudge();
+                self.deadline_moved();
             }
             effects
         };
@@ -221,10 +221,10 @@ impl Control {
                     link.send(&bytes);
                 }
             }
-            GovernorEffect::ProbeListener { node, address } => self.call(node, address),
+            GovernorEffect::ProbeListener { node, address } => self.probe_listener(node, address),
             GovernorEffect::Link { node, address, wanted: true, .. } => {
                 self.state.borrow_mut().dialler.want(node, address, now);
-                self.nudge();
+                self.deadline_moved();
             }
             GovernorEffect::Link { node, boot, wanted: false, .. } => {
                 let mut state = self.state.borrow_mut();
@@ -233,7 +233,7 @@ impl Control {
                     state.node_links.remove(&node);
                 }
                 drop(state);
-                self.tell_cores(|| Letter::Unlink(node, boot));
+                self.send_to_cores(|| CoreCommand::Unlink(node, boot));
             }
             GovernorEffect::Notice(notice) => {
                 if let GovernorNotice::RestartedEmpty(boot) = notice {
@@ -242,7 +242,7 @@ impl Control {
                     *self.party.borrow_mut() = Arc::new(party);
                     self.state.borrow_mut().node_links.clear();
                 }
-                self.tell_cores(|| Letter::Notice(notice.clone()));
+                self.send_to_cores(|| CoreCommand::Notice(notice.clone()));
             }
             GovernorEffect::HandedOver => self.handed_over.set(true),
             GovernorEffect::Log(LogLine { warning, kind, source, text }) => {
@@ -253,24 +253,24 @@ impl Control {
         }
     }
 
-    fn tell_cores(&self, letter: impl Fn() -> Letter) {
-        for core in 0..self.node.mail.cores.len() {
-            self.tell_core(core, letter());
+    fn send_to_cores(&self, command: impl Fn() -> CoreCommand) {
+        for core in 0..self.node.mailboxes.cores.len() {
+            self.send_to_core(core, command());
         }
     }
 
-    fn tell_core(&self, core: usize, letter: Letter) {
-        self.node.mail.cores[core].post(letter);
+    fn send_to_core(&self, core: usize, command: CoreCommand) {
+        self.node.mailboxes.cores[core].post(command);
         self.node.doorbells[core].ring();
     }
 
-    fn nudge(&self) {
-        // A full channel already holds a nudge.
-        let _ = self.sooner.try_send(());
+    fn deadline_moved(&self) {
+        // A full channel already holds a signal.
+        let _ = self.deadline_moved_sender.try_send(());
     }
 
-    async fn take_gossip(self: Rc<Self>, socket: Socket) {
-        let socket = adopt::datagrams(socket);
+    async fn receive_gossip(self: Rc<Self>, socket: Socket) {
+        let socket = glommio_fd::udp_socket(socket);
         let mut buffer = [0; DATAGRAM_BYTES_MAX];
         loop {
             match socket.recv_from(&mut buffer).await {
@@ -293,7 +293,7 @@ impl Control {
         }
     }
 
-    async fn take_connections(self: Rc<Self>, listener: TcpListener) {
+    async fn accept_links(self: Rc<Self>, listener: TcpListener) {
         loop {
             match listener.accept().await {
                 Ok(stream) => {
@@ -336,7 +336,7 @@ impl Control {
             let Caller { node, boot, pass } = caller;
             party.key.is_some() || self.state.borrow().governor.admits_link(node, boot, pass)
         };
-        let outcome = meet::answer(party.clone(), stream, admits).await;
+        let outcome = handshake_io::answer(party.clone(), stream, admits).await;
         match self.answering.borrow_mut().entry(host) {
             Entry::Occupied(last) if *last.get() <= 1 => drop(last.remove()),
             entry => drop(entry.and_modify(|count| *count -= 1)),
@@ -346,7 +346,7 @@ impl Control {
             Ok(_) => {}
             Err(error) => {
                 // Ports change with each attempt; the problem concerns the host.
-                self.meet_trouble(host, &error, format_args!("no link with {host}: {error}"));
+                self.warn_once(host, &error, format_args!("no link with {host}: {error}"));
             }
         }
     }
@@ -354,12 +354,12 @@ impl Control {
     /// Publishes the members to the cores.
     fn tell_members(&self) {
         let mut state = self.state.borrow_mut();
-        let State { governor, told, .. } = &mut *state;
-        self.node.set_members(members::view(governor, &self.party.borrow(), told));
+        let State { governor, handshake_facts, .. } = &mut *state;
+        self.node.set_members(members::view(governor, &self.party.borrow(), handshake_facts));
     }
 
     /// Ticks the governor and dials when their deadlines are due.
-    async fn keep_deadlines(self: Rc<Self>, nudges: LocalReceiver<()>) {
+    async fn run_deadlines(self: Rc<Self>, deadline_moves: LocalReceiver<()>) {
         loop {
             self.tell_members();
             let now = self.node.clock.now();
@@ -369,15 +369,16 @@ impl Control {
                 let dialler = may_dial.then(|| state.dialler.next_deadline()).flatten();
                 [state.governor.next_deadline(), dialler].into_iter().flatten().min()
             };
-            let wait = deadline.map_or(LOOK_EVERY, |at| at.since(now)).min(LOOK_EVERY);
+            let wait =
+                deadline.map_or(DEADLINE_POLL_MAX, |at| at.since(now)).min(DEADLINE_POLL_MAX);
             if !wait.is_zero() {
                 let timer = async {
                     glommio::timer::sleep(wait).await;
                 };
-                let nudge = async {
-                    nudges.recv().await;
+                let deadline_moved = async {
+                    deadline_moves.recv().await;
                 };
-                or(timer, nudge).await;
+                or(timer, deadline_moved).await;
             }
             let now = self.node.clock.now();
             let due = self.state.borrow().governor.next_deadline().is_some_and(|at| at <= now);
@@ -390,11 +391,11 @@ impl Control {
 
     /// Checks whether a node still listens. Not counted as a dial: there are a few checks per lost
     /// link, and they end soon.
-    fn call(self: &Rc<Self>, node: NodeKey, address: SocketAddr) {
-        let control = self.clone();
+    fn probe_listener(self: &Rc<Self>, node: NodeKey, address: SocketAddr) {
+        let driver = self.clone();
         glommio::spawn_local(async move {
-            if meet::is_refused(address).await {
-                control.event(GovernorEvent::ConnectionRefused { node, address });
+            if handshake_io::is_connection_refused(address).await {
+                driver.event(GovernorEvent::ConnectionRefused { node, address });
             }
         })
         .detach();
@@ -404,19 +405,24 @@ impl Control {
         while self.dialling.get() < DIALS_MAX {
             let Some(dial) = self.state.borrow_mut().dialler.next(now) else { return };
             self.dialling.set(self.dialling.get() + 1);
-            let control = self.clone();
+            let driver = self.clone();
             let task = async move {
-                let party = control.party();
-                let pass = control.state.borrow().governor.pass_to(dial.address);
-                let outcome = meet::dial(party.clone(), &dial, pass).await;
-                control.dialling.set(control.dialling.get() - 1);
-                control.dialled(&dial, &party, outcome);
+                let party = driver.party();
+                let pass = driver.state.borrow().governor.pass_to(dial.address);
+                let outcome = handshake_io::dial(party.clone(), &dial, pass).await;
+                driver.dialling.set(driver.dialling.get() - 1);
+                driver.dialled(&dial, &party, outcome);
             };
             glommio::spawn_local(task).detach();
         }
     }
 
-    fn dialled(self: &Rc<Self>, dial: &Dial, party: &Arc<Party>, outcome: Result<Met, MeetError>) {
+    fn dialled(
+        self: &Rc<Self>,
+        dial: &Dial,
+        party: &Arc<Party>,
+        outcome: Result<Established, EstablishError>,
+    ) {
         let now = self.node.clock.now();
         match outcome {
             Ok(_) if !self.is_current(party) => {
@@ -432,23 +438,23 @@ impl Control {
             Err(error) => {
                 self.state.borrow_mut().dialler.failed(dial, now);
                 let text = format_args!("no link with {} yet: {error}", dial.address);
-                self.meet_trouble(dial.address.ip(), &error, text);
+                self.warn_once(dial.address.ip(), &error, text);
                 if error.is_refusal() {
                     let (node, address) = (dial.link.peer.node, dial.address);
                     self.event(GovernorEvent::ConnectionRefused { node, address });
                 }
             }
         }
-        self.nudge();
+        self.deadline_moved();
     }
 
     /// Hands an established connection to its core or node link.
-    fn met(self: &Rc<Self>, (socket, session): Met, serial: u64) {
+    fn met(self: &Rc<Self>, (socket, session): Established, serial: u64) {
         let (peer, core) = (session.peer, session.core);
         log::debug!("linked with node {}: core {core} with core {}", session.id, peer.core);
         if core != NODE_CORE {
             let link = NewLink { socket, session, serial };
-            self.tell_core(usize::from(core), Letter::Link(link));
+            self.send_to_core(usize::from(core), CoreCommand::Link(link));
             return;
         }
         let boot = session.facts.boot;
@@ -456,8 +462,8 @@ impl Control {
         if known.is_some_and(|known| known > boot) {
             return self.lost_node_link(peer, serial);
         }
-        let told = (session.facts, session.clients);
-        self.state.borrow_mut().told.insert(peer.node, told);
+        let handshake_facts = (session.facts, session.clients);
+        self.state.borrow_mut().handshake_facts.insert(peer.node, handshake_facts);
         // Tasks of the link hold the driver only weakly, else neither would ever be freed.
         let (deliver_to, lose_from) = (Rc::downgrade(self), Rc::downgrade(self));
         let link = NodeLink::start(
@@ -466,13 +472,13 @@ impl Control {
             self.queue_bytes_max,
             self.party().frame_bytes_max as usize,
             move |from, bytes| {
-                if let Some(control) = deliver_to.upgrade() {
-                    control.event(GovernorEvent::Message { from, bytes });
+                if let Some(driver) = deliver_to.upgrade() {
+                    driver.event(GovernorEvent::Message { from, bytes });
                 }
             },
             move || {
-                if let Some(control) = lose_from.upgrade() {
-                    control.node_link_ended(peer, serial);
+                if let Some(driver) = lose_from.upgrade() {
+                    driver.node_link_ended(peer, serial);
                 }
             },
         );
@@ -504,18 +510,18 @@ impl Control {
         let mut state = self.state.borrow_mut();
         state.dialler.lost(LinkId { core: NODE_CORE, peer }, serial, now);
         drop(state);
-        self.nudge();
+        self.deadline_moved();
     }
 
     /// Logs why a link was not established: refusals as warnings for the operator.
-    fn meet_trouble(&self, with: IpAddr, error: &MeetError, text: fmt::Arguments<'_>) {
+    fn warn_once(&self, with: IpAddr, error: &EstablishError, text: fmt::Arguments<'_>) {
         let level = match error {
             // Resolves itself once gossip has arrived, and otherwise needs no attention.
-            MeetError::Handshake(
+            EstablishError::Handshake(
                 HandshakeError::RefusedBy(HandshakeRefusal::Unknown)
                 | HandshakeError::Refused(HandshakeRefusal::Unknown),
             ) => Level::Debug,
-            MeetError::Handshake(_) => Level::Warn,
+            EstablishError::Handshake(_) => Level::Warn,
             _ => Level::Debug,
         };
         self.node.log(level, LogKind::Link, with, text);

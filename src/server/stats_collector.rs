@@ -15,18 +15,18 @@ use super::node::Node;
 use crate::stats::{ConnectionStats, CoreStats};
 
 /// Longest wait for the statistics of all cores.
-const PATIENCE: Duration = Duration::from_secs(1);
+const TIMEOUT: Duration = Duration::from_secs(1);
 /// Interval between checks for their arrival.
-const STEP: Duration = Duration::from_millis(1);
+const POLL_INTERVAL: Duration = Duration::from_millis(1);
 
 /// Queries all cores on behalf of the tasks of one executor.
-pub struct Inquirer {
+pub struct StatsCollector {
     node: Arc<Node>,
     /// Each core has one slot for a request: one task asks at a time.
     asking: Semaphore,
 }
 
-impl Inquirer {
+impl StatsCollector {
     /// Queries the cores of `node`.
     pub fn new(node: Arc<Node>) -> Self {
         Self { node, asking: Semaphore::new(1) }
@@ -36,24 +36,24 @@ impl Inquirer {
     ///
     /// # Errors
     /// The first core that does not reply in time.
-    pub async fn ask_cores(&self, wish: Wish) -> Result<Vec<Told>, usize> {
+    pub async fn collect(&self, request: StatsRequest) -> Result<Vec<CoreReport>, usize> {
         let _turn = self.asking.acquire_permit(1).await.expect("it is never closed");
         for (core, doorbell) in self.node.cores.iter().zip(self.node.doorbells.iter()) {
-            core.inquiry.ask(wish);
+            core.stats_slot.ask(request);
             doorbell.ring();
         }
         let asked_at = Instant::now();
         let mut all = Vec::with_capacity(self.node.cores.len());
         for (number, core) in self.node.cores.iter().enumerate() {
             loop {
-                if let Some(told) = core.inquiry.take() {
-                    all.push(told);
+                if let Some(report) = core.stats_slot.take() {
+                    all.push(report);
                     break;
                 }
-                if asked_at.elapsed() > PATIENCE {
+                if asked_at.elapsed() > TIMEOUT {
                     return Err(number);
                 }
-                glommio::timer::sleep(STEP).await;
+                glommio::timer::sleep(POLL_INTERVAL).await;
             }
         }
         Ok(all)
@@ -63,16 +63,16 @@ impl Inquirer {
 /// What is requested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Wish {
+pub enum StatsRequest {
     /// The core's statistics.
-    Figures = 1,
+    Totals = 1,
     /// The statistics and each connection.
     Connections = 2,
 }
 
 /// A core's reply.
 #[derive(Debug)]
-pub struct Told {
+pub struct CoreReport {
     /// Its statistics.
     pub figures: CoreStats,
     /// Its connections, if requested.
@@ -81,39 +81,39 @@ pub struct Told {
 
 /// The slot through which one core is queried.
 #[derive(Debug, Default)]
-pub struct Inquiry {
-    wish: AtomicU8,
-    told: Mutex<Option<Told>>,
+pub struct StatsSlot {
+    request: AtomicU8,
+    report: Mutex<Option<CoreReport>>,
 }
 
-impl Inquiry {
+impl StatsSlot {
     /// Posts a request and drops the reply to an earlier one. Ring the core's doorbell afterwards.
-    pub fn ask(&self, wish: Wish) {
+    pub fn ask(&self, request: StatsRequest) {
         self.take();
-        self.wish.store(wish as u8, Ordering::Release);
+        self.request.store(request as u8, Ordering::Release);
     }
 
     /// The core's reply, once it has arrived.
-    pub fn take(&self) -> Option<Told> {
-        self.told.lock().expect("a panic ends the process").take()
+    pub fn take(&self) -> Option<CoreReport> {
+        self.report.lock().expect("a panic ends the process").take()
     }
 
     /// Takes the pending request, if there is one.
     #[inline]
-    pub fn wish(&self) -> Option<Wish> {
-        if self.wish.load(Ordering::Relaxed) == 0 {
+    pub fn take_request(&self) -> Option<StatsRequest> {
+        if self.request.load(Ordering::Relaxed) == 0 {
             return None;
         }
-        match self.wish.swap(0, Ordering::Acquire) {
-            1 => Some(Wish::Figures),
-            2 => Some(Wish::Connections),
+        match self.request.swap(0, Ordering::Acquire) {
+            1 => Some(StatsRequest::Totals),
+            2 => Some(StatsRequest::Connections),
             _ => None,
         }
     }
 
     /// Posts the core's reply.
-    pub fn tell(&self, told: Told) {
-        *self.told.lock().expect("a panic ends the process") = Some(told);
+    pub fn publish(&self, report: CoreReport) {
+        *self.report.lock().expect("a panic ends the process") = Some(report);
     }
 }
 
@@ -122,16 +122,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_wish_is_seen_once_and_an_old_answer_is_not_taken_for_a_new_one() {
-        let inquiry = Inquiry::default();
-        assert_eq!(inquiry.wish(), None);
-        inquiry.ask(Wish::Connections);
-        assert_eq!((inquiry.wish(), inquiry.wish()), (Some(Wish::Connections), None));
-        let told = || Told { figures: CoreStats::default(), connections: Vec::new() };
-        inquiry.tell(told());
-        inquiry.ask(Wish::Figures);
-        assert!(inquiry.take().is_none(), "told too late for the first wish");
-        inquiry.tell(told());
-        assert!(inquiry.take().is_some() && inquiry.take().is_none());
+    fn a_request_is_seen_once_and_an_old_report_is_not_taken_for_a_new_one() {
+        let stats_slot = StatsSlot::default();
+        assert_eq!(stats_slot.take_request(), None);
+        stats_slot.ask(StatsRequest::Connections);
+        assert_eq!(
+            (stats_slot.take_request(), stats_slot.take_request()),
+            (Some(StatsRequest::Connections), None)
+        );
+        let report = || CoreReport { figures: CoreStats::default(), connections: Vec::new() };
+        stats_slot.publish(report());
+        stats_slot.ask(StatsRequest::Totals);
+        assert!(stats_slot.take().is_none(), "report too late for the first request");
+        stats_slot.publish(report());
+        assert!(stats_slot.take().is_some() && stats_slot.take().is_none());
     }
 }

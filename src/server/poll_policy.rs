@@ -12,39 +12,39 @@ use crate::time::Instant;
 /// Polling pays off while at most this many connections were active in a millisecond.
 const POLLING_CONNECTIONS_MAX: u32 = 4;
 /// Approximate wake-up time: polling would have noticed the end of a sleep that much earlier.
-const WAKING: Duration = Duration::from_micros(15);
+const WAKE_LATENCY: Duration = Duration::from_micros(15);
 
 /// Recent activity of a core.
 #[derive(Default)]
-pub struct Pace {
+pub struct PollPolicy {
     activity: Activity,
-    soon: Odds,
+    hit_rate: HitRate,
     /// Time spent looking for work without sleeping.
     polled: Duration,
     /// CPU time of the longest measured turn since the counters were last reset.
     pub longest_turn: Duration,
 }
 
-impl Pace {
+impl PollPolicy {
     /// Records an arrival for a connection.
-    pub fn arrived(&mut self, connection: &mut Connection, now: Instant) {
+    pub fn note_arrival(&mut self, connection: &mut Connection, now: Instant) {
         self.activity.note(connection, now);
     }
 
     /// Whether polling before sleep is likely to pay off.
     pub fn may_poll(&self) -> bool {
-        self.activity.few() && self.soon.are_good()
+        self.activity.is_low() && self.hit_rate.is_high()
     }
 
     /// Records how long the core polled, and whether something arrived.
-    pub fn has_polled(&mut self, time: Duration, met: bool) {
+    pub fn note_polled(&mut self, time: Duration, met: bool) {
         self.polled += time;
-        self.soon.note(met);
+        self.hit_rate.note(met);
     }
 
     /// Records how long the core slept, where it would have polled for up to `limit` before.
-    pub fn has_slept(&mut self, time: Duration, limit: Duration) {
-        self.soon.note(time < limit + WAKING);
+    pub fn note_slept(&mut self, time: Duration, limit: Duration) {
+        self.hit_rate.note(time < limit + WAKE_LATENCY);
     }
 
     /// CPU time that the calling thread, the core's, has used for work.
@@ -74,26 +74,26 @@ impl Activity {
         }
     }
 
-    fn few(&self) -> bool {
+    fn is_low(&self) -> bool {
         self.current.max(self.last) <= POLLING_CONNECTIONS_MAX
     }
 }
 
-/// Recent share of arrivals soon enough that polling would have caught them. Refused: the average
+/// Recent share of arrivals hit_rate enough that polling would have caught them. Refused: the average
 /// time between arrivals, in which one long pause outweighs many short ones, and a sleeping core sees
 /// longer ones: it never resumed polling on a machine where other work caused pauses.
 #[derive(Default)]
-struct Odds {
+struct HitRate {
     /// In 256ths.
     met: u32,
 }
 
-impl Odds {
+impl HitRate {
     fn note(&mut self, met: bool) {
         self.met = (self.met * 7 + if met { 256 } else { 0 }) / 8;
     }
 
-    fn are_good(&self) -> bool {
+    fn is_high(&self) -> bool {
         self.met >= 128
     }
 }
@@ -106,19 +106,19 @@ mod tests {
 
     #[test]
     fn one_long_pause_among_short_ones_does_not_end_polling_and_long_ones_do() {
-        let mut pace = Pace::default();
-        assert!(!pace.may_poll(), "nothing is known yet");
-        (0..10).for_each(|_| pace.has_slept(LIMIT, LIMIT));
-        assert!(pace.may_poll());
+        let mut poll_policy = PollPolicy::default();
+        assert!(!poll_policy.may_poll(), "nothing is known yet");
+        (0..10).for_each(|_| poll_policy.note_slept(LIMIT, LIMIT));
+        assert!(poll_policy.may_poll());
         for _ in 0..10 {
-            pace.has_polled(LIMIT, false);
-            assert!(pace.may_poll());
-            (0..10).for_each(|_| pace.has_polled(LIMIT / 2, true));
+            poll_policy.note_polled(LIMIT, false);
+            assert!(poll_policy.may_poll());
+            (0..10).for_each(|_| poll_policy.note_polled(LIMIT / 2, true));
         }
-        (0..10).for_each(|_| pace.has_polled(LIMIT, false));
-        assert!(!pace.may_poll());
-        assert_eq!(pace.polled, LIMIT * 70);
-        (0..10).for_each(|_| pace.has_slept(LIMIT * 2, LIMIT));
-        assert!(!pace.may_poll());
+        (0..10).for_each(|_| poll_policy.note_polled(LIMIT, false));
+        assert!(!poll_policy.may_poll());
+        assert_eq!(poll_policy.polled, LIMIT * 70);
+        (0..10).for_each(|_| poll_policy.note_slept(LIMIT * 2, LIMIT));
+        assert!(!poll_policy.may_poll());
     }
 }

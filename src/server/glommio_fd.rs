@@ -9,7 +9,7 @@ use glommio::net::{TcpListener, TcpStream, UdpSocket};
 use socket2::Socket;
 
 /// An eventfd as a file: a read of 8 bytes waits until it is incremented.
-pub fn bell(eventfd: OwnedFd) -> BufferedFile {
+pub fn eventfd_file(eventfd: OwnedFd) -> BufferedFile {
     // SAFETY: the descriptor is owned, and its ownership goes to the file alone.
     unsafe { BufferedFile::from_raw_fd(eventfd.into_raw_fd()) }
 }
@@ -21,7 +21,7 @@ pub fn listener(socket: Socket) -> TcpListener {
 }
 
 /// A datagram socket, on the executor that calls this.
-pub fn datagrams(socket: Socket) -> UdpSocket {
+pub fn udp_socket(socket: Socket) -> UdpSocket {
     // SAFETY: the descriptor is owned, and its ownership goes to the socket alone.
     unsafe { UdpSocket::from_raw_fd(socket.into_raw_fd()) }
 }
@@ -36,7 +36,7 @@ pub fn stream(socket: OwnedFd) -> TcpStream {
 ///
 /// # Errors
 /// If the process has no descriptors left.
-pub fn descriptor(stream: &TcpStream) -> io::Result<OwnedFd> {
+pub fn duplicate(stream: &TcpStream) -> io::Result<OwnedFd> {
     // SAFETY: the stream is borrowed, so its descriptor stays open until this returns.
     unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) }.try_clone_to_owned()
 }

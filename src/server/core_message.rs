@@ -15,20 +15,20 @@ use crate::time::Instant;
 
 /// A message from one core to another.
 #[derive(Debug)]
-pub enum Control {
+pub enum CoreMessage {
     /// A connection that the sender accepted and hands to the receiver, which has fewer.
     Connection(OwnedFd),
-    /// A query, to be answered by [`Control::Tell`] with the same number.
-    Ask(u32, Question),
+    /// A query, to be answered by [`CoreMessage::Reply`] with the same number.
+    Query(u32, CoreQuery),
     /// The reply to a query of the receiver.
-    Tell(u32, Tell),
+    Reply(u32, CoreReply),
 }
 
 /// A query to a core.
 #[derive(Clone, Debug)]
-pub enum Question {
+pub enum CoreQuery {
     /// Its statistics.
-    Figures,
+    Stats,
     /// Its connections.
     Connections,
     /// Its counters by key prefix.
@@ -44,12 +44,12 @@ pub enum Question {
     /// Move a page between slab classes.
     ReassignPage(i32, i32),
     /// List items from a position.
-    Items(ItemsQuestion),
+    Items(ItemsQuery),
 }
 
 /// Which items to list, and how.
 #[derive(Clone, Debug)]
-pub struct ItemsQuestion {
+pub struct ItemsQuery {
     /// The form of a line.
     pub dump: Dump,
     /// Slab classes to list.
@@ -62,11 +62,11 @@ pub struct ItemsQuestion {
 
 /// A reply.
 #[derive(Debug)]
-pub enum Tell {
+pub enum CoreReply {
     /// Done.
     Done,
     /// Its statistics.
-    Figures(Box<CoreStats>),
+    Stats(Box<CoreStats>),
     /// Its connections.
     Connections(Vec<ConnectionStats>),
     /// Its counters by key prefix.

@@ -49,7 +49,7 @@ fn a_dial(address: SocketAddr) -> Dial {
 async fn meet(
     dialler: Arc<Party>,
     acceptor: Arc<Party>,
-) -> (Result<Met, MeetError>, Result<Met, MeetError>) {
+) -> (Result<Established, EstablishError>, Result<Established, EstablishError>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("its address");
     zip(dial(dialler, &a_dial(address), 0), async {
@@ -66,7 +66,7 @@ fn two_nodes_with_the_same_key_meet_and_their_connection_carries_on() {
             let (dialled, answered) = meet(a, b).await;
             let ((ours, session), (theirs, _)) = (dialled.expect("met"), answered.expect("met"));
             assert_eq!(&*session.id, ids()[1]);
-            let (mut ours, mut theirs) = (adopt::stream(ours), adopt::stream(theirs));
+            let (mut ours, mut theirs) = (glommio_fd::stream(ours), glommio_fd::stream(theirs));
             ours.write_all(b"frames").await.expect("written");
             let mut read = [0; 6];
             theirs.read_exact(&mut read).await.expect("read");
@@ -89,11 +89,11 @@ fn nodes_that_do_not_belong_together_part_and_both_know_why() {
             let (dialled, answered) = meet(dialler, acceptor).await;
             let (dialled, answered) = (dialled.unwrap_err(), answered.unwrap_err());
             assert!(
-                matches!(&answered, MeetError::Handshake(HandshakeError::Refused(r)) if *r == reason),
+                matches!(&answered, EstablishError::Handshake(HandshakeError::Refused(r)) if *r == reason),
                 "{answered:?}"
             );
             assert!(
-                matches!(&dialled, MeetError::Handshake(HandshakeError::RefusedBy(r)) if *r == reason),
+                matches!(&dialled, EstablishError::Handshake(HandshakeError::RefusedBy(r)) if *r == reason),
                 "{dialled:?}"
             );
             assert!(dialled.to_string().contains(reason.sentence()));
@@ -153,7 +153,7 @@ fn a_recorded_dialler_gets_nowhere() {
         assert!(
             matches!(
                 &answered,
-                Err(MeetError::Handshake(HandshakeError::Refused(HandshakeRefusal::Replay)))
+                Err(EstablishError::Handshake(HandshakeError::Refused(HandshakeRefusal::Replay)))
             ),
             "{answered:?}"
         );
@@ -167,7 +167,7 @@ fn a_silent_or_foreign_peer_is_given_up() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("its address");
         let silent = zip(dial(a, &a_dial(address), 0), listener.accept()).await;
-        assert!(matches!(silent.0, Err(MeetError::Slow)), "{silent:?}");
+        assert!(matches!(silent.0, Err(EstablishError::TimedOut)), "{silent:?}");
         let foreign = async {
             let mut stream = TcpStream::connect(address).await.expect("connected");
             stream.write_all(b"GET / HTTP/1.1\r\n\r\n").await.expect("written");
@@ -180,7 +180,7 @@ fn a_silent_or_foreign_peer_is_given_up() {
         };
         let ((), answered) = zip(foreign, answering).await;
         assert!(
-            matches!(answered, Err(MeetError::Handshake(HandshakeError::Malformed))),
+            matches!(answered, Err(EstablishError::Handshake(HandshakeError::Malformed))),
             "{answered:?}"
         );
     });
