@@ -1,10 +1,10 @@
-//! Bytes to vocabulary and back.
+//! The wire protocols: bytes to requests, and responses to bytes.
 //!
-//! A decoder looks at the bytes a connection has received and takes one [`Step`] at a time; the
-//! caller advances its input by `consumed` and asks again. Decoders never wait, never copy what
-//! they can borrow and accept any bytes. How an answer is to be written travels beside the request
-//! as a [`Reply`], which is small, can be stored while another core works, and is all an encoder
-//! needs besides the [`Response`].
+//! A decoder reads a connection's received bytes one [`Step`] at a time; the caller advances its
+//! input by `consumed` and calls it again. Decoders never wait, never copy what they can borrow and
+//! accept any bytes. The form of the answer travels beside the request as a [`Reply`], which is
+//! small, can be stored while another core works, and is all an encoder needs besides the
+//! [`Response`].
 //!
 //! The protocol is chosen by a connection's first byte, see [`Decoder`].
 
@@ -26,23 +26,22 @@ mod pieces;
 
 pub use node::{NodeAnswer, NodeCommand};
 
-/// The version that memcached's protocols and statistics tell: that of the memcached which is
-/// followed, three numbers and nothing else, because clients read it in ways that only such a word
-/// satisfies:
+/// The version reported by memcached's protocols and statistics: that of the memcached release that
+/// Ringlane follows, as three numbers and nothing else, because clients parse it in different ways:
 ///
-/// | client | reads |
+/// | client | parses |
 /// | --- | --- |
 /// | libmemcached (pylibmc, php-memcached) | three numbers from the start; below 1.6 its test suite expects the rules of 1.4, and 0 is no version |
 /// | memcache-plus | digits and points from the start |
 /// | `memcached` of Node.js | three numbers at the end; throws where there are none |
 /// | emcache | the second of exactly two words; throws where there are more |
 /// | Dalli | the last word |
-/// | pymemcache, aiomcache, memcache-client, memjs | all that follows |
+/// | pymemcache, aiomcache, memcache-client, memjs | the rest of the line |
 ///
-/// Ringlane's own version is told by HELLO and `/metrics`.
+/// HELLO and `/metrics` report Ringlane's own version.
 pub const VERSION: &str = "1.6.45";
 
-/// What a decoder may look at besides its input.
+/// What a decoder may use besides its input.
 #[derive(Clone, Copy)]
 pub struct Context<'b> {
     /// Limits from the configuration.
@@ -51,12 +50,12 @@ pub struct Context<'b> {
     pub now: Instant,
     /// The keys of key hashes.
     pub hash_secret: &'b HashSecret,
-    /// Room for what cannot be borrowed, decoded base64 keys for one. Reset once a turn, after all
-    /// requests of the turn are done.
+    /// Scratch memory for data that cannot be borrowed, such as decoded base64 keys. Reset once per
+    /// turn, after all requests of the turn are done.
     pub scratch: &'b Bump,
 }
 
-/// Limits of what a decoder accepts.
+/// Limits of the decoders.
 #[derive(Clone, Debug)]
 pub struct Limits {
     /// Longest accepted item: key, value and memcached's own per-item overhead of about 50 bytes.
@@ -67,8 +66,8 @@ pub struct Limits {
     pub line_bytes_max: usize,
     /// Longest accepted `get` or `gets` line, in bytes; a longer one closes the connection.
     pub multiget_line_bytes_max: usize,
-    /// A store whose data block is at least this long is handed over before its data has arrived,
-    /// as [`Step::Body`].
+    /// A store whose data block is at least this long is returned before its data has arrived, as
+    /// [`Step::Body`].
     pub body_bytes_streamed: u32,
 }
 
@@ -84,9 +83,9 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// Whether an item of these lengths is within [`Limits::item_bytes_max`], counted as memcached
-    /// counts it, whatever an item costs here: header 48, CAS token 8, the byte that ends the key,
-    /// 4 for client flags that are not zero, and the value's `\r\n`.
+    /// Whether an item of these lengths is within [`Limits::item_bytes_max`], counted as in
+    /// memcached, regardless of its cost here: header 48, CAS token 8, the byte that ends the key,
+    /// 4 for non-zero client flags, and the value's `\r\n`.
     #[inline]
     pub fn item_fits(&self, key_bytes: usize, flags: u32, value_bytes: u64) -> bool {
         let overhead = 48 + 8 + 1 + 2 + if flags == 0 { 0 } else { 4 };
@@ -94,10 +93,10 @@ impl Limits {
     }
 }
 
-/// The next thing a connection's input asks for. `consumed` bytes of the input are used up by it.
+/// The next step of a connection's input. It uses up `consumed` bytes of the input.
 #[derive(Debug)]
 pub enum Step<'b> {
-    /// Nothing whole yet. Ask again with more input; nothing was consumed.
+    /// No complete request yet. Call again with more input; nothing was consumed.
     Incomplete,
     /// One operation on one key. A multiget yields one per key.
     Request {
@@ -107,10 +106,10 @@ pub enum Step<'b> {
         request: Request<'b>,
         /// How to write its answer.
         reply: Reply<'b>,
-        /// Bytes of the connection, arrived or not, to drop unread after `consumed`: the data block
-        /// of a store that is refused for its length ([`Body::Refused`](ringlane_types::request::Body)).
-        /// The request is executed all the same, so that the shard counts it and removes the old
-        /// value. Zero for everything else.
+        /// Bytes of the connection, received or not, to drop after `consumed`: the data block of a
+        /// store that is refused for its length ([`Body::Refused`](ringlane_types::request::Body)).
+        /// The request is still executed, so that the shard counts it and removes the old value.
+        /// Zero for everything else.
         skip: u64,
     },
     /// A store whose long data block has not wholly arrived. `consumed` ends right before the
@@ -128,12 +127,12 @@ pub enum Step<'b> {
         /// Bytes that follow the block: 2 for text (`\r\n`), 0 for binary.
         trailer_bytes: u8,
     },
-    /// An answer known without asking any shard, errors included. The following `skip` bytes of
-    /// the connection, arrived or not, are dropped unread.
+    /// An answer that needs no shard, including errors. The following `skip` bytes of the connection,
+    /// received or not, are dropped.
     Answer {
         /// Bytes used up.
         consumed: usize,
-        /// The bytes to send, possibly none.
+        /// The bytes to send; may be empty.
         answer: Answer<'b>,
         /// Bytes to drop after `consumed`.
         skip: u64,
@@ -147,28 +146,28 @@ pub enum Step<'b> {
         /// How to write its answer.
         reply: Reply<'b>,
     },
-    /// Send what is queued, then close; the rest of the input is not read.
+    /// Send queued answers, then close; the rest of the input is not read.
     Close,
 }
 
 /// Bytes that answer a request at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer<'b> {
-    /// Nothing: a silenced error.
+    /// Nothing: a suppressed error.
     Silence,
     /// These bytes.
     Bytes(&'b [u8]),
 }
 
-/// How the answer to one request is written: the protocol's own form, and what of the request it
-/// must repeat. The borrowed parts are copied when the answer comes from another core.
+/// How to write the answer to one request: the protocol's form, and the parts of the request to
+/// repeat. The borrowed parts are copied if the answer comes from another core.
 #[derive(Clone, Copy, Debug)]
 pub struct Reply<'b> {
-    /// The protocol and its few fixed facts.
+    /// The protocol and its fixed fields.
     pub form: ReplyForm,
-    /// The key as stored in the request (decoded when it came as base64).
+    /// The key of the request (decoded if it came as base64).
     pub key: &'b [u8],
-    /// What else must be repeated: the flags of a meta command, as sent. Empty otherwise.
+    /// Other parts to repeat: the flags of a meta command, as sent. Empty otherwise.
     pub tail: &'b [u8],
 }
 
@@ -195,7 +194,7 @@ impl ReplyForm {
         }
     }
 
-    /// How many replicas the client wants to agree; only the compact binary protocol can say.
+    /// The requested consistency; only the compact binary protocol can specify it.
     pub fn consistency(self) -> Consistency {
         match self {
             ReplyForm::Binary(form) => form.consistency(),
@@ -204,7 +203,7 @@ impl ReplyForm {
     }
 }
 
-/// Where encoders write. Small bytes are copied; a long value may be sent from the item itself,
+/// Output of the encoders. Short data is copied; a long value may be sent directly from its item,
 /// which the implementation then pins.
 pub trait Output {
     /// Appends bytes.
@@ -241,8 +240,8 @@ impl<O: Output + ?Sized> Output for &mut O {
     }
 }
 
-/// The decoder of one connection. It starts undecided and settles on a protocol with the first
-/// byte, for the life of the connection.
+/// The decoder of one connection. The first byte selects the protocol for the life of the
+/// connection.
 #[derive(Debug, Default)]
 pub enum Decoder {
     /// No byte has arrived yet.
@@ -276,7 +275,7 @@ impl Decoder {
         }
     }
 
-    /// Whether the bytes that followed a streamed data block are what the protocol wants there.
+    /// Whether the bytes after a streamed data block are the trailer required by the protocol.
     pub fn trailer_is_valid(&self, trailer: &[u8]) -> bool {
         match self {
             Decoder::Text(_) => trailer == b"\r\n",
@@ -296,7 +295,7 @@ pub fn encode(reply: &Reply<'_>, response: &Response<'_>, now: Instant, out: &mu
     }
 }
 
-/// Writes how a [`NodeCommand`] ended, when it is not answered with data.
+/// Writes the outcome of a [`NodeCommand`] that is not answered with data.
 pub fn encode_node(reply: &Reply<'_>, answer: NodeAnswer, out: &mut impl Output) {
     match reply.form {
         ReplyForm::Binary(form) => binary::encode_node(form, answer, out),
@@ -318,7 +317,7 @@ pub fn encode_stat(reply: &Reply<'_>, name: &[u8], value: &[u8], out: &mut impl 
     }
 }
 
-/// Writes what follows the last statistic, or stands alone when there are none.
+/// Writes the end of the statistics, even if there are none.
 pub fn encode_stats_end(reply: &Reply<'_>, out: &mut impl Output) {
     match reply.form {
         ReplyForm::Binary(form) => binary::encode_stats_end(form, out),
@@ -327,8 +326,8 @@ pub fn encode_stats_end(reply: &Reply<'_>, out: &mut impl Output) {
     }
 }
 
-/// Writes an answer to `stats` that is not made of names and values, `stats detail dump` for one.
-/// In a binary protocol it is the value of one statistic, which memcached calls "detailed".
+/// Writes an answer to `stats` that does not consist of names and values, such as `stats detail
+/// dump`. In a binary protocol it is the value of one statistic, called "detailed" by memcached.
 pub fn encode_stats_text(reply: &Reply<'_>, text: &[u8], out: &mut impl Output) {
     match reply.form {
         ReplyForm::Binary(_) | ReplyForm::Classic(_) => {

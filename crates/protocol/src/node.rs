@@ -1,23 +1,23 @@
-//! Commands for the node as a whole rather than for a key, and how they end.
+//! Commands for the whole node rather than a key, and their outcomes.
 //!
-//! memcached lets clients turn many of its knobs. What this server has no use for (an LRU crawler,
-//! slab automoving, segmented LRU lists) is still accepted, checked and shown by `stats settings`,
-//! so that tools that set it go on working: [`Tuning`] remembers it. Refused: answering a fixed
-//! `OK`, since such tools read back what they have set.
+//! memcached lets clients set many knobs. Knobs without a counterpart here (the LRU crawler, slab
+//! automoving, segmented LRU lists) are still accepted, validated and shown by `stats settings`, so
+//! that tools that set them keep working: [`Tuning`] stores them. Refused: answering a fixed `OK`,
+//! since such tools read back what they have set.
 
 use ringlane_types::time::Instant;
 
-/// A command for the node as a whole.
+/// A command for the whole node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NodeCommand<'b> {
     /// Statistics; the argument as sent, empty for the general ones. `stats reset` is one of them.
     Stats {
-        /// What follows the word `stats`, without surrounding blanks.
+        /// The text after `stats`, without surrounding spaces.
         argument: &'b [u8],
     },
-    /// Everything stored before `at` becomes a miss, at that moment.
+    /// Everything stored before `at` becomes a miss at that time.
     FlushAll {
-        /// When; now or past for at once.
+        /// When; now or in the past means at once.
         at: Instant,
     },
     /// Log verbosity, as memcached counts it: 0 to 2.
@@ -27,11 +27,11 @@ pub enum NodeCommand<'b> {
         /// The limit, in MiB: 8 to 1,000,000,000.
         mebibytes: u64,
     },
-    /// Stop the server, if the configuration allows clients to; [`NodeAnswer::ShutdownNotEnabled`]
+    /// Stop the server, if the configuration lets clients do so; [`NodeAnswer::ShutdownNotEnabled`]
     /// otherwise. A successful shutdown is not answered: the connection closes.
     Shutdown {
-        /// Whether the way to shut down is one that exists; if not, and only if clients may shut
-        /// down at all, the answer is [`NodeAnswer::ShutdownModeUnknown`].
+        /// Whether the mode is valid; if not, and if clients may shut down at all, the answer is
+        /// [`NodeAnswer::ShutdownModeUnknown`].
         mode_is_known: bool,
     },
     /// List all items' keys. Only as the first unanswered request of a connection, otherwise
@@ -39,40 +39,40 @@ pub enum NodeCommand<'b> {
     Dump {
         /// `lru_crawler mgdump` rather than `metadump`.
         keys_only: bool,
-        /// Slab classes asked for as sent: `all`, `hash` or numbers with commas.
+        /// Requested slab classes as sent: `all`, `hash` or comma-separated numbers.
         classes: &'b [u8],
     },
     /// `stats cachedump`: some items of one class.
     CacheDump {
         /// Slab class number, below [`SLAB_CLASSES_MAX`].
         class: u32,
-        /// Most items to list; 0 for all.
+        /// Maximum items to list; 0 for all.
         limit: u32,
     },
-    /// Turn the connection into a stream of log lines.
+    /// Turn the connection into a log stream.
     Watch {
-        /// The stream names as sent, which may be unknown ones.
+        /// The stream names as sent, possibly unknown.
         names: &'b [u8],
     },
-    /// Move a page from one slab class to another; -1 takes from any.
+    /// Move a page from one slab class to another; -1 takes it from any.
     ReassignPage {
-        /// Class that gives, or -1.
+        /// Source class, or -1.
         from: i32,
-        /// Class that takes.
+        /// Destination class.
         to: i32,
     },
-    /// Look for expired items in some classes.
+    /// Search some classes for expired items.
     Crawl {
-        /// Slab classes as sent: `all` or numbers with commas.
+        /// Slab classes as sent: `all` or comma-separated numbers.
         classes: &'b [u8],
     },
-    /// Turn one of memcached's knobs; see [`Tuning::apply`].
+    /// Set one of memcached's knobs; see [`Tuning::apply`].
     Tune(Tune),
     /// The binary HELLO: answer with the topology.
     Hello,
 }
 
-/// One knob and its new position.
+/// One knob and its new value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tune {
     /// `lru_crawler enable` or `disable`.
@@ -83,13 +83,13 @@ pub enum Tune {
     CrawlerItems(u32),
     /// `lru mode segmented` rather than `flat`.
     Segmented(bool),
-    /// `lru temp_ttl`: seconds, `None` to switch it off.
+    /// `lru temp_ttl`: seconds, `None` disables it.
     TemporaryTtl(Option<u32>),
     /// `lru tune`: shares of the HOT and WARM lists.
     ListShares {
-        /// Percent of a class that HOT may take.
+        /// Percentage of a class that HOT may use.
         hot_percent: u32,
-        /// Percent of a class that WARM may take.
+        /// Percentage of a class that WARM may use.
         warm_percent: u32,
         /// HOT's age relative to COLD's, in hundredths.
         hot_age_hundredths: u32,
@@ -106,7 +106,7 @@ pub enum Tune {
     AutomoveFreeRatio(u32),
 }
 
-/// Where memcached's knobs stand. One per node; the defaults are memcached's.
+/// The values of memcached's knobs. One per node; the defaults are memcached's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tuning {
     /// Whether the LRU crawler counts as running.
@@ -137,7 +137,7 @@ pub struct Tuning {
     pub automove_free_ratio_myriadths: u32,
     /// Whether requests are counted by key prefix: `stats detail on`.
     pub detail: bool,
-    /// Memory for items of all cores in bytes, where `cache_memlimit` has changed it.
+    /// Memory for items of all cores in bytes, if `cache_memlimit` has changed it.
     pub memory_bytes: Option<u64>,
 }
 
@@ -164,7 +164,7 @@ impl Default for Tuning {
 }
 
 impl Tuning {
-    /// Turns a knob.
+    /// Sets a knob.
     pub fn apply(&mut self, tune: Tune) -> NodeAnswer {
         match tune {
             Tune::Crawler(true) if self.crawler => return NodeAnswer::CrawlerNotStarted,
@@ -192,8 +192,8 @@ impl Tuning {
         NodeAnswer::Done
     }
 
-    /// The answer to [`NodeCommand::Crawl`]. The TTL wheel has taken expired items back already, so
-    /// there is never anything left to look for; only the request is judged.
+    /// The answer to [`NodeCommand::Crawl`]. The TTL wheel has already reclaimed expired items, so
+    /// there is never anything to find; only the request is validated.
     pub fn crawl(&self, classes: &[u8], item_count: u64) -> NodeAnswer {
         if !self.crawler {
             NodeAnswer::CrawlerDisabled
@@ -207,10 +207,10 @@ impl Tuning {
     }
 }
 
-/// Slab class numbers are below this: finer steps than memcached's need more than its 64.
+/// Slab class numbers are below this: steps finer than memcached's need more than its 64.
 pub const SLAB_CLASSES_MAX: u32 = 256;
 
-/// Which slab classes a dump or crawl is about.
+/// The slab classes of a dump or crawl.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Classes {
     /// All of them.
@@ -222,8 +222,7 @@ pub enum Classes {
 }
 
 impl Classes {
-    /// Reads `all`, `hash` or class numbers with commas between; `None` for a class that cannot
-    /// exist.
+    /// Parses `all`, `hash` or comma-separated class numbers; `None` for a class that cannot exist.
     pub fn parse(text: &[u8]) -> Option<Self> {
         match text {
             b"all" => Some(Classes::All),
@@ -251,7 +250,7 @@ impl Classes {
         Classes::Set(set)
     }
 
-    /// Whether items of `class` are asked for.
+    /// Whether items of `class` are requested.
     pub fn include(self, class: u8) -> bool {
         match self {
             Classes::All | Classes::Hash => true,
@@ -260,7 +259,7 @@ impl Classes {
     }
 }
 
-/// How a [`NodeCommand`] ended, when it is not answered with data.
+/// The outcome of a [`NodeCommand`] that is not answered with data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NodeAnswer {
     /// Done.
@@ -269,46 +268,46 @@ pub enum NodeAnswer {
     StatsReset,
     /// Statistics or log streams of that name do not exist.
     Unknown,
-    /// `stats detail` with an argument it does not have.
+    /// `stats detail` with an unknown argument.
     DetailUsage,
     /// `stats detail` where keys may not be listed.
     DetailNotAllowed,
     /// `stats cachedump` where keys may not be listed.
     CacheDumpNotAllowed,
-    /// flush_all where it is switched off.
+    /// flush_all where it is disabled.
     FlushNotAllowed,
-    /// shutdown where it is not switched on.
+    /// shutdown where it is not enabled.
     ShutdownNotEnabled,
-    /// shutdown in a way that does not exist.
+    /// shutdown with an unknown mode.
     ShutdownModeUnknown,
-    /// The memory limit cannot become this.
+    /// The memory limit cannot be set to this value.
     MemoryLimitUnreachable,
     /// A slab class that does not exist.
     BadClass,
     /// Page reassignment: a class that does not exist.
     ReassignBadClass,
-    /// Page reassignment: one is under way.
+    /// Page reassignment: one is in progress.
     ReassignBusy,
-    /// Page reassignment: the class has no page to give.
+    /// Page reassignment: the class has no spare page.
     ReassignNoSpare,
     /// Page reassignment: from a class to itself.
     ReassignSame,
-    /// The crawler was running already.
+    /// The crawler is already running.
     CrawlerNotStarted,
-    /// The crawler is switched off.
+    /// The crawler is disabled.
     CrawlerDisabled,
-    /// There are no items to look at.
+    /// There are no items to crawl.
     CrawlerNothingToDo,
     /// A dump where keys may not be listed.
     DumpNotAllowed {
         /// `mgdump` rather than `metadump`.
         keys_only: bool,
     },
-    /// A dump behind requests that are not answered yet.
+    /// A dump pipelined after unanswered requests.
     DumpPipelined {
         /// `mgdump` rather than `metadump`.
         keys_only: bool,
     },
-    /// watch where it is switched off.
+    /// watch where it is disabled.
     WatchNotAllowed,
 }

@@ -1,7 +1,7 @@
 //! The client's side of the compact binary protocol, for the load generator, peers and tests.
 //!
-//! Requests are appended to a buffer the caller reuses; responses borrow the bytes they were read
-//! from. Nothing here allocates besides growing that buffer, and nothing waits: the caller owns
+//! Requests are appended to a buffer that the caller reuses; responses borrow the bytes they were
+//! read from. Nothing here allocates except to grow that buffer, and nothing waits: the caller owns
 //! the socket.
 
 use super::opcode::{
@@ -10,22 +10,22 @@ use super::opcode::{
 use super::{Opcode, Status};
 use ringlane_types::request::Consistency;
 
-/// One request with whatever optional fields it needs.
+/// One request with its optional fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frame<'a> {
     /// The command.
     pub opcode: Opcode,
-    /// Comes back in every answer to this request.
+    /// Returned in every answer to this request.
     pub opaque: u32,
     /// Any of [`request_flags`]' QUIET, ANY_ORDER and DETAILS; flags of fields are added.
     pub flags: u8,
     /// Client flags to store; 0 is not sent.
     pub client_flags: u32,
-    /// Time to live in milliseconds; 0 is for ever.
+    /// Time to live in milliseconds; 0 means forever.
     pub ttl_millis: Option<u64>,
     /// The version to compare.
     pub version: Option<u64>,
-    /// How many replicas must agree; the node's own setting is not sent.
+    /// How many replicas must agree; the node's default is not sent.
     pub consistency: Consistency,
     /// The key.
     pub key: &'a [u8],
@@ -67,16 +67,15 @@ impl<'a> Frame<'a> {
     /// Appends the whole frame.
     ///
     /// # Panics
-    /// When the key is over 65,535 bytes or the value over 4 GiB. (The server's own limits are
-    /// lower; it answers what passes them.)
+    /// If the key is over 65,535 bytes or the value over 4 GiB. (The server's own limits are lower;
+    /// it answers requests that exceed them.)
     pub fn encode(&self, out: &mut Vec<u8>) {
         let value_bytes = u32::try_from(self.value.len()).expect("a value is below 4 GiB");
         self.encode_head(value_bytes, out);
         out.extend_from_slice(self.value);
     }
 
-    /// Appends everything before the value, which the caller sends itself; `self.value` is not
-    /// looked at.
+    /// Appends everything before the value, which the caller sends itself; `self.value` is ignored.
     ///
     /// # Panics
     /// When the key is over 65,535 bytes.
@@ -201,9 +200,9 @@ pub struct Response<'a> {
     pub index: Option<u32>,
     /// Client flags of the item.
     pub client_flags: u32,
-    /// Milliseconds left; `None` for ever, or when they were not asked for.
+    /// Milliseconds left; `None` if it never expires, or if they were not requested.
     pub ttl_millis: Option<u64>,
-    /// The version, when it was asked for.
+    /// The version, if it was requested.
     pub version: Option<u64>,
     /// The key; only statistics have one, their name.
     pub key: &'a [u8],
@@ -211,18 +210,19 @@ pub struct Response<'a> {
     pub value: &'a [u8],
 }
 
-/// Bytes that cannot be a response. The stream is out of step; the connection is of no more use.
+/// Bytes that cannot be a response. The stream is out of step; the connection cannot be used any
+/// longer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ResponseError {
-    /// An opcode this build does not know.
+    /// An opcode unknown to this build.
     Opcode(u8),
-    /// A status this build does not know.
+    /// A status unknown to this build.
     Status(u8),
 }
 
 impl<'a> Response<'a> {
-    /// Takes one whole response from the front of `input` and says how many bytes it has; `None`
-    /// until it has wholly arrived.
+    /// Decodes one whole response from the front of `input` and returns its length; `None` until it
+    /// has wholly arrived.
     #[inline]
     pub fn decode(input: &'a [u8]) -> Result<Option<(Self, usize)>, ResponseError> {
         let Some((mut response, value_at, value_bytes)) = Self::decode_head(input)? else {
@@ -233,8 +233,8 @@ impl<'a> Response<'a> {
         Ok(Some((response, value_at + value.len())))
     }
 
-    /// Like [`Response::decode`], but does not wait for the value: also says where it begins and
-    /// how long it is, so that a long one can be received elsewhere.
+    /// Like [`Response::decode`], but does not wait for the value: also returns its start and length,
+    /// so that a long one can be received elsewhere.
     #[inline]
     pub fn decode_head(input: &'a [u8]) -> Result<Option<(Self, usize, u32)>, ResponseError> {
         let Some(header) = input.first_chunk::<HEADER_BYTES>() else { return Ok(None) };
@@ -273,7 +273,7 @@ impl<'a> Response<'a> {
         Ok(Some((response, value_at, u32::from_le_bytes([v0, v1, v2, v3]))))
     }
 
-    /// The number an INCR or DECR answered.
+    /// The number returned by an INCR or DECR.
     pub fn number(&self) -> Option<u64> {
         self.value.try_into().ok().map(u64::from_le_bytes)
     }

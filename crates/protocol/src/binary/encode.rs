@@ -12,7 +12,7 @@ use ringlane_types::time::{Deadline, Instant};
 /// Longest header with all its fields.
 const HEAD_BYTES_MAX: usize = HEADER_BYTES + 24;
 
-/// What an answer says besides its status. Absent fields are not sent.
+/// The fields of an answer besides its status. Absent fields are not sent.
 #[derive(Clone, Copy, Default)]
 struct Facts<'s> {
     client_flags: u32,
@@ -76,7 +76,7 @@ fn write_hit(form: BinaryForm, hit: &Hit<'_>, out: &mut impl Output) {
     out.value(&hit.value, hit.item);
 }
 
-/// The flags that say where among a request's entries the answered one is.
+/// The flags that give the position of the answered entry in its request.
 #[inline]
 fn entry_flags(entry: Entry) -> u8 {
     match entry {
@@ -146,7 +146,7 @@ fn encode_any(form: BinaryForm, response: &Response<'_>, now: Instant, out: &mut
     }
 }
 
-/// Writes how a command for the node ended.
+/// Writes the outcome of a command for the node.
 pub fn encode_node(form: BinaryForm, answer: NodeAnswer, out: &mut impl Output) {
     let (status, sentence) = match answer {
         NodeAnswer::Done | NodeAnswer::StatsReset => (Status::Ok, ""),
@@ -155,7 +155,7 @@ pub fn encode_node(form: BinaryForm, answer: NodeAnswer, out: &mut impl Output) 
             (Status::NotAllowed, "listing keys is switched off")
         }
         NodeAnswer::Unknown => (Status::Invalid, "no such statistics"),
-        // Only text commands can end in any other way.
+        // Only text commands have other outcomes.
         _ => (Status::Invalid, "not possible"),
     };
     if !is_silent(form, status) {
@@ -166,7 +166,7 @@ pub fn encode_node(form: BinaryForm, answer: NodeAnswer, out: &mut impl Output) 
 
 /// Writes one statistic, its name as the key. After the last comes [`encode_stats_end`].
 pub fn encode_stat(form: BinaryForm, name: &[u8], value: &[u8], out: &mut impl Output) {
-    // Names are the server's own, but some end in what an operator chose.
+    // Names are the server's own, but some end with text chosen by an operator.
     let key = &name[..name.len().min(KEY_BYTES_MAX)];
     let value = Some(Value::Whole(value));
     write(form, Status::Ok, &Facts { key, value, more: true, ..Facts::default() }, out);
@@ -184,7 +184,7 @@ pub fn encode_topology(form: BinaryForm, topology: &Topology<'_>, out: &mut impl
     write(form, Status::Ok, &Facts { value, ..Facts::default() }, out);
 }
 
-/// Whether a quiet request goes without this answer.
+/// Whether a quiet request suppresses this answer.
 #[inline]
 fn is_silent(form: BinaryForm, status: Status) -> bool {
     if form.flags & request_flags::QUIET == 0 || form.entry == Entry::Last {

@@ -7,13 +7,12 @@
 //!           | fields the flags announce | key | value
 //! ```
 //!
-//! A plain GET is its header and its key, and a hit is its header and its value; everything else
-//! is announced by a flag and costs nothing when absent. `docs/protocol.md` defines the protocol
-//! for those who write a client, with golden frames that a test reads; [`opcode`] is the one table
-//! of commands. Refused: big-endian numbers (every host this runs on is little-endian, and so are
-//! the clients), and a general list of tagged fields per request, which would make the decoder
-//! loop where it now tests a bit. HELLO is the exception: its answer is read once per connection
-//! and must be able to grow.
+//! A plain GET is its header and its key, and a hit is its header and its value; everything else is
+//! announced by a flag and costs nothing if absent. `docs/protocol.md` specifies the protocol for
+//! client authors, with golden frames that a test reads; [`opcode`] is the one table of commands.
+//! Refused: big-endian numbers (all supported hosts are little-endian, and so are the clients), and a
+//! general list of tagged fields per request, which would make the decoder loop where it now tests a
+//! bit. HELLO is the exception: its answer is read once per connection and must be extensible.
 
 mod decode;
 mod encode;
@@ -34,14 +33,14 @@ pub use topology::{NodeState, RingFacts, Topology, TopologyNode};
 
 use opcode::request_flags;
 
-/// Fixed part of a reply: what of the request its answer must repeat.
+/// Fixed part of a reply: the parts of the request that its answer must repeat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BinaryForm {
     /// The command.
     pub opcode: Opcode,
-    /// The client's correlation number, sent back as it came.
+    /// The client's correlation number, returned unchanged.
     pub opaque: u32,
-    /// Which entry the answer is for, if the request has entries.
+    /// The answered entry, if the request has entries.
     index: u32,
     /// Quiet, any order and details as in the request's flags.
     flags: u8,
@@ -49,15 +48,15 @@ pub struct BinaryForm {
     entry: Entry,
 }
 
-/// Where among a request's entries the answered one is.
+/// Position of the answered entry in its request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Entry {
     /// The request has no entries.
     Only,
     /// Others follow.
     Inner,
-    /// The last one. It is answered even if quiet and overtakes nothing, so that its answer tells
-    /// the client that the request is done.
+    /// The last one. It is answered even if quiet and overtakes nothing, so that its answer shows the
+    /// client that the request is done.
     Last,
 }
 
@@ -68,7 +67,7 @@ impl BinaryForm {
         self.flags & request_flags::ANY_ORDER != 0 && self.entry != Entry::Last
     }
 
-    /// How many replicas the client wants to agree.
+    /// The requested consistency.
     pub fn consistency(self) -> Consistency {
         self.consistency
     }

@@ -1,12 +1,11 @@
 //! The one table of opcodes, flags and statuses of the compact binary protocol.
 //!
-//! Decoder, encoder, client and `docs/protocol.md` all read it; a test compares the document with
-//! it row by row. To add a command, add a line here and say in `operation` of the decoder what it
-//! does.
+//! Decoder, encoder and client use it; a test compares `docs/protocol.md` with it row by row. To add
+//! a command, add a line here and its operation in `operation` of the decoder.
 
 use ringlane_types::request::KEY_BYTES_MAX;
 
-/// Version of the protocol that HELLO announces. A change that an old client would misread raises
+/// Version of the protocol that HELLO announces. Changes that an old client would misinterpret raise
 /// it; new opcodes, statuses and HELLO tags do not.
 pub const PROTOCOL_VERSION: u16 = 1;
 
@@ -19,15 +18,15 @@ pub const ENTRY_HEAD_BYTES: usize = 8;
 /// Longest HELLO request value, in bytes; a longer one is INVALID.
 pub const HELLO_BYTES_MAX: u32 = 4096;
 
-/// Codes set aside for messages between nodes.
+/// Codes reserved for messages between nodes.
 pub const NODE_TO_NODE: std::ops::RangeInclusive<u8> = 0xe0..=0xef;
 
-/// Flags of a request. The lower four announce fields, in this order; the upper four never do, so
-/// the length of a frame is known even to a server that does not know all of them.
+/// Flags of a request. The lower four announce fields, in this order; the upper four never do, so a
+/// server knows the length of a frame even if it does not know all flags.
 pub mod request_flags {
     /// Client flags follow, u32.
     pub const CLIENT_FLAGS: u8 = 0x01;
-    /// A time to live follows, in milliseconds, u64; 0 is for ever.
+    /// A time to live follows, in milliseconds, u64; 0 means forever.
     pub const TTL: u8 = 0x02;
     /// A version (CAS token) to compare follows, u64.
     pub const VERSION: u8 = 0x04;
@@ -35,9 +34,9 @@ pub mod request_flags {
     pub const CONSISTENCY: u8 = 0x08;
     /// All flags that announce fields.
     pub const FIELDS: u8 = 0x0f;
-    /// Answer with the version and the TTL as well.
+    /// Also return the version and the TTL.
     pub const DETAILS: u8 = 0x10;
-    /// Not given out; INVALID when set.
+    /// Unassigned; INVALID if set.
     pub const RESERVED: u8 = 0x20;
     /// The answer may be sent before those of earlier requests.
     pub const ANY_ORDER: u8 = 0x40;
@@ -47,9 +46,9 @@ pub mod request_flags {
 
 /// Flags of a response. The lower four announce fields, in this order.
 pub mod response_flags {
-    /// Client flags follow, u32. Left out when they are 0.
+    /// Client flags follow, u32. Omitted if they are 0.
     pub const CLIENT_FLAGS: u8 = 0x01;
-    /// The time left follows, in milliseconds, u64. Left out for ever.
+    /// The remaining time follows, in milliseconds, u64. Omitted for items that never expire.
     pub const TTL: u8 = 0x02;
     /// The version (CAS token) follows, u64.
     pub const VERSION: u8 = 0x04;
@@ -83,30 +82,30 @@ const fn field_bytes(sizes: [u8; 4]) -> [u8; 16] {
     table
 }
 
-/// What one opcode demands of its frame.
+/// The rules for frames of one opcode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Spec {
     /// The opcode.
     pub opcode: Opcode,
-    /// Its name, as the document has it.
+    /// Its name in the specification.
     pub name: &'static str,
     /// Shortest key in bytes.
     pub key_bytes_min: u16,
-    /// Longest key in bytes; 0 when it takes none.
+    /// Longest key in bytes; 0 if it takes none.
     pub key_bytes_max: u16,
     /// Shortest value in bytes.
     pub value_bytes_min: u32,
-    /// Longest value in bytes; 0 when it takes none. Stores have the item size limit besides.
+    /// Longest value in bytes; 0 if it takes none. Stores also have the item size limit.
     pub value_bytes_max: u32,
     /// Request flags that are accepted.
     pub flags_allowed: u8,
     /// Request flags that must be set.
     pub flags_needed: u8,
-    /// What a quiet request keeps silent about.
+    /// Which outcomes a quiet request suppresses.
     pub kind: Kind,
 }
 
-/// What a command is about, which says what its quiet form leaves unanswered.
+/// The category of a command, which determines what its quiet form suppresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Reads an item: a quiet miss is not answered.
@@ -126,7 +125,7 @@ pub enum Kind {
 use Kind::{Node, Read, ReadMany, Store, StoreMany, Write};
 use request_flags::{ANY_ORDER, CLIENT_FLAGS, CONSISTENCY, DETAILS, QUIET, TTL, VERSION};
 
-/// Flags every command on keys takes.
+/// Flags that every command on keys allows.
 const KEYED: u8 = CONSISTENCY | DETAILS | ANY_ORDER | QUIET;
 const ANY_VALUE: u32 = u32::MAX;
 
@@ -138,7 +137,7 @@ macro_rules! opcodes {
         #[repr(u8)]
         pub enum Opcode { $($(#[$doc])* $variant = $code,)* }
 
-        /// All commands, by rising code.
+        /// All commands, by ascending code.
         pub const OPCODES: &[Spec] = &[$(Spec {
             opcode: Opcode::$variant,
             name: $name,
@@ -163,7 +162,7 @@ const ENTRIES: (u32, u32) = (1, ANY_VALUE);
 const NUMBERS: (u32, u32) = (0, 16);
 
 opcodes! {
-    /// Who and what the server is, for a client that wants to find the core of a key.
+    /// Describes the server, for clients that route keys to cores.
     Hello "HELLO" = 0x82, Node, key NO_KEY, value (0, HELLO_BYTES_MAX), allowed 0, needed 0;
     /// Nothing; its answer follows those of all earlier requests.
     Noop "NOOP" = 0x83, Node, key NO_KEY, value NO_VALUE, allowed 0, needed 0;
@@ -173,9 +172,9 @@ opcodes! {
     Mget "MGET" = 0x89, ReadMany, key NO_KEY, value ENTRIES, allowed KEYED, needed 0;
     /// Read a value and give it a new deadline.
     Gat "GAT" = 0x8a, Read, key KEY, value NO_VALUE, allowed KEYED, needed TTL;
-    /// Whether there is such an item; not a use of it.
+    /// Whether the item exists; not a use of it.
     Exists "EXISTS" = 0x8b, Read, key KEY, value NO_VALUE, allowed KEYED, needed 0;
-    /// The time an item has left; not a use of it.
+    /// The remaining time of an item; not a use of it.
     Ttl "TTL" = 0x8c, Read, key KEY, value NO_VALUE, allowed KEYED, needed 0;
     /// Store a value.
     Set "SET" = 0x90, Store, key KEY, value VALUE,
@@ -187,11 +186,11 @@ opcodes! {
     /// Store a value if there is one.
     Replace "REPLACE" = 0x93, Store, key KEY, value VALUE,
         allowed KEYED | CLIENT_FLAGS | TTL | VERSION, needed 0;
-    /// Lengthen a value at its end.
+    /// Append to a value.
     Append "APPEND" = 0x94, Store, key KEY, value VALUE, allowed KEYED | VERSION, needed 0;
-    /// Lengthen a value at its front.
+    /// Prepend to a value.
     Prepend "PREPEND" = 0x95, Store, key KEY, value VALUE, allowed KEYED | VERSION, needed 0;
-    /// Store a value if the item still has the version named.
+    /// Store a value if the item still has the given version.
     Cas "CAS" = 0x96, Store, key KEY, value VALUE,
         allowed KEYED | CLIENT_FLAGS | TTL, needed VERSION;
     /// Remove an item.
@@ -204,9 +203,9 @@ opcodes! {
     Touch "TOUCH" = 0x9b, Write, key KEY, value NO_VALUE, allowed KEYED, needed TTL;
     /// Give an item a new deadline; not a use of it.
     Expire "EXPIRE" = 0x9c, Write, key KEY, value NO_VALUE, allowed KEYED, needed TTL;
-    /// Take an item's deadline away; not a use of it.
+    /// Remove an item's deadline; not a use of it.
     Persist "PERSIST" = 0x9d, Write, key KEY, value NO_VALUE, allowed KEYED, needed 0;
-    /// Forget everything, now or later.
+    /// Invalidate everything, now or later.
     Flush "FLUSH" = 0xa0, Node, key NO_KEY, value NO_VALUE, allowed TTL | QUIET, needed 0;
     /// Statistics, one answer each.
     Stats "STATS" = 0xa1, Node, key KEY_IF_ANY, value NO_VALUE, allowed 0, needed 0;
@@ -228,14 +227,14 @@ impl Opcode {
         Spec::of_code(code).map(|spec| spec.opcode)
     }
 
-    /// What the command demands of its frame.
+    /// The rules for its frame.
     pub fn spec(self) -> &'static Spec {
         &OPCODES[BY_CODE[self as usize - 128] as usize]
     }
 }
 
 impl Spec {
-    /// The demands of the command with this code.
+    /// The rules of the command with this code.
     #[inline]
     pub(super) fn of_code(code: u8) -> Option<&'static Spec> {
         let position = *BY_CODE.get((code as usize).wrapping_sub(128))?;
@@ -250,7 +249,7 @@ macro_rules! statuses {
         #[repr(u8)]
         pub enum Status { $($(#[$doc])* $variant = $code,)* }
 
-        /// All statuses with their names, by rising code.
+        /// All statuses with their names, by ascending code.
         pub const STATUSES: &[(Status, &str)] = &[$((Status::$variant, $name),)*];
 
         impl Status {
@@ -270,7 +269,7 @@ statuses! {
     Ok "OK" = 0x00;
     /// No such item.
     NotFound "NOT_FOUND" = 0x01;
-    /// The item has another version than the one named.
+    /// The item has a version other than the given one.
     Exists "EXISTS" = 0x02;
     /// The condition of the store does not hold.
     NotStored "NOT_STORED" = 0x03;
@@ -278,15 +277,15 @@ statuses! {
     NonNumeric "NON_NUMERIC" = 0x04;
     /// Larger than the item size limit; a SET or MSET has removed the old value.
     TooLarge "TOO_LARGE" = 0x05;
-    /// No memory, and nothing may be evicted.
+    /// No free memory, and nothing can be evicted.
     OutOfMemory "OUT_OF_MEMORY" = 0x06;
-    /// The server does not know the opcode. From here on the value is a sentence for people.
+    /// The server does not know the opcode. From here on the value is a message for people.
     UnknownOpcode "UNKNOWN_OPCODE" = 0x40;
-    /// The frame breaks a rule of its opcode.
+    /// The frame violates a rule of its opcode.
     Invalid "INVALID" = 0x41;
     /// The configuration does not allow it.
     NotAllowed "NOT_ALLOWED" = 0x42;
-    /// Too few replicas answered in time for the consistency asked for.
+    /// Too few replicas answered in time for the requested consistency.
     QuorumNotReached "QUORUM_NOT_REACHED" = 0x50;
     /// The owner of the key cannot be reached or does not answer in time.
     Unavailable "UNAVAILABLE" = 0x51;

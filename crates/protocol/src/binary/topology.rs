@@ -1,9 +1,9 @@
-//! The answer to HELLO: who the server is, and all a client needs to find the node and the core of
-//! a key.
+//! The answer to HELLO: a description of the server, and all a client needs to find the node and the
+//! core of a key.
 //!
-//! The value is a list of `tag u16 | length u16 | content`. A reader skips tags it does not know,
-//! and a tag may be absent or come again, as that of a node does. It is read once per connection,
-//! which is why this one place may be general.
+//! The value is a list of `tag u16 | length u16 | content`. A reader skips unknown tags, and a tag
+//! may be absent or repeated, as that of a node is. It is read once per connection, so a general
+//! format is affordable here.
 //!
 //! ```text
 //! node   state u8 | weight u16 | cores u16 | boot u64 | hash seed u64 | port u16
@@ -44,7 +44,7 @@ pub mod tag {
     pub const KEY_BYTES_MAX: u16 = 10;
     /// How the ring is computed: points per weight u32, replicas u8, name of the ring's hash.
     pub const RING: u16 = 11;
-    /// Decisions about who has points on the ring, u64.
+    /// Number of roster decisions, u64.
     pub const EPOCH: u16 = 12;
     /// Id of the node that answers, text.
     pub const THIS_NODE: u16 = 13;
@@ -52,19 +52,19 @@ pub mod tag {
     pub const NODE: u16 = 14;
 }
 
-/// Most nodes of one list.
+/// Maximum nodes of one list.
 pub const NODES_MAX: usize = 1024;
 
 /// Longest id of a node in bytes.
 pub const NODE_ID_BYTES_MAX: usize = 64;
 
-/// Longest list in bytes: all nodes with the longest ids and addresses, and what is around them.
+/// Longest list in bytes: all nodes with the longest ids and addresses, plus the other tags.
 pub const LIST_BYTES_MAX: usize = NODES_MAX * (4 + NODE_BYTES_MAX) + 512;
 
 /// Longest content of a node's tag.
 const NODE_BYTES_MAX: usize = 27 + 16 + 1 + NODE_ID_BYTES_MAX;
 
-/// All tags with their names, contents and meanings, for the document and its test.
+/// All tags with their names and contents, for the specification and its test.
 pub const TAGS: &[(u16, &str, &str)] = &[
     (tag::PROTOCOL_VERSION, "protocol version", "u16"),
     (tag::SERVER, "server", "text"),
@@ -87,14 +87,13 @@ pub const TAGS: &[(u16, &str, &str)] = &[
 pub struct RingFacts<'a> {
     /// Points of a node of weight 1.
     pub points_per_weight: u32,
-    /// Nodes that keep each key.
+    /// Nodes that store each key.
     pub replicas: u8,
-    /// Name of the hash that places ids and keys on it. A client that does not know it cannot
-    /// place keys.
+    /// Name of the ring's hash. A client that does not know it cannot locate keys.
     pub hash: &'a str,
 }
 
-/// How a node stands, as the one that answers sees it.
+/// Health of a node as seen by the one that answers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u8)]
 pub enum NodeState {
@@ -102,7 +101,7 @@ pub enum NodeState {
     Alive = 0,
     /// It is late with an answer.
     Suspect = 1,
-    /// It is gone, or not the one any more that has the place on the ring.
+    /// It is gone, or no longer the one with points on the ring.
     #[default]
     Dead = 2,
 }
@@ -110,34 +109,34 @@ pub enum NodeState {
 /// A node with points on the ring.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TopologyNode<'a> {
-    /// Its id, on which its points depend; empty for a node that is in no cluster.
+    /// Its id, which determines its points; empty for a standalone node.
     pub id: &'a str,
-    /// How it stands.
+    /// Its health.
     pub state: NodeState,
     /// Its share of the points relative to others.
     pub weight: u16,
-    /// Which start of its process has the place.
+    /// The start of its process that has the points.
     pub boot: u64,
-    /// Its cores; 0 as long as the node that answers has not met it.
+    /// Its cores; 0 until the node that answers has met it.
     pub core_count: u16,
-    /// Seed of its key hash, which tells the core that owns a key.
+    /// Seed of its key hash, which determines the core that owns a key.
     pub hash_seed: u64,
-    /// Where it takes clients; `None` for the address at which HELLO was asked.
+    /// Its client address; `None` for the address at which HELLO was asked.
     pub ip: Option<IpAddr>,
-    /// The port that reaches any of its cores; 0 when it is unknown or there is none.
+    /// The port that reaches any of its cores; 0 if unknown or absent.
     pub port: u16,
     /// The port that reaches its core 0; core i has this plus i.
     pub shard_ports: Option<u16>,
 }
 
-/// What HELLO answers.
+/// The answer to HELLO.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Topology<'a> {
     /// Version of the protocol.
     pub protocol_version: u16,
     /// Name and version of the server.
     pub server: &'a str,
-    /// Name of the key hash. A client that does not know it cannot place keys.
+    /// Name of the key hash. A client that does not know it cannot locate keys.
     pub hash: &'a str,
     /// Seed of the key hash.
     pub hash_seed: u64,
@@ -145,7 +144,7 @@ pub struct Topology<'a> {
     pub core_count: u16,
     /// The core this connection is on.
     pub core: u16,
-    /// The port that reaches any core; 0 when the node is only reached by a unix socket.
+    /// The port that reaches any core; 0 if the node has only a unix socket.
     pub port: u16,
     /// The port that reaches core 0; core i has this plus i.
     pub shard_ports: Option<u16>,
@@ -155,16 +154,16 @@ pub struct Topology<'a> {
     pub key_bytes_max: u16,
     /// How the ring is computed; `None` without a cluster.
     pub ring: Option<RingFacts<'a>>,
-    /// Grows with every change of who has points on the ring, 0 without any.
+    /// Increases with every change of the roster, 0 without any.
     pub epoch: u64,
     /// Id of the node that answers; empty without a cluster.
     pub this_node: &'a str,
-    /// Who has points on the ring, by id; further ones than [`NODES_MAX`] are not sent.
+    /// The nodes with points on the ring, by id; at most [`NODES_MAX`] are sent.
     pub nodes: Vec<TopologyNode<'a>>,
 }
 
 impl Default for Topology<'_> {
-    /// One core of unknown origin: what a client assumes of tags that are absent.
+    /// One core of unknown origin: a client's defaults for absent tags.
     fn default() -> Self {
         Self {
             protocol_version: PROTOCOL_VERSION,
@@ -186,13 +185,13 @@ impl Default for Topology<'_> {
 }
 
 impl<'a> Topology<'a> {
-    /// The core that owns `key`, or `None` when the hash is not one this build knows.
+    /// The core that owns `key`, or `None` if this build does not know the hash.
     pub fn core_of(&self, key: &[u8]) -> Option<u16> {
         let known = self.hash == HASH_NAME && self.core_count > 0;
         known.then(|| core_of(key, self.hash_seed, self.core_count.into()) as u16)
     }
 
-    /// The list as HELLO's value.
+    /// Encodes the list as HELLO's value.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut list = Vec::with_capacity(256 + self.nodes.len() * (4 + NODE_BYTES_MAX));
         let mut put = |tag: u16, content: &[u8]| {
@@ -232,7 +231,7 @@ impl<'a> Topology<'a> {
         list
     }
 
-    /// Reads HELLO's value; unknown tags are skipped, absent ones keep their default.
+    /// Decodes HELLO's value; unknown tags are skipped, absent ones keep their default.
     pub fn from_bytes(mut list: &'a [u8]) -> Result<Self, FrameError> {
         let mut topology = Self::default();
         while !list.is_empty() {
@@ -309,7 +308,7 @@ impl<'a> TopologyNode<'a> {
         out.extend_from_slice(id);
     }
 
-    /// Reads the content of its tag. What follows the id is for later versions to say.
+    /// Decodes the content of its tag. Content after the id is reserved for later versions.
     fn read(content: &'a [u8]) -> Result<Self, FrameError> {
         let ([state], rest) = first(content)?;
         let (weight, rest) = first(rest)?;
@@ -330,7 +329,7 @@ impl<'a> TopologyNode<'a> {
         let state = match state {
             0 => NodeState::Alive,
             1 => NodeState::Suspect,
-            // Whatever a later version means by it: another one is to be asked.
+            // A state of a later version: another node should be asked.
             _ => NodeState::Dead,
         };
         Ok(Self {

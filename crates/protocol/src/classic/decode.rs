@@ -8,30 +8,30 @@ use ringlane_types::request::{
 };
 use ringlane_types::time::{Deadline, Instant};
 
-/// The exptime with which an increment or decrement does not create a missing item.
+/// The exptime that prevents an increment or decrement from creating a missing item.
 const DO_NOT_CREATE: u32 = 0xffff_ffff;
 
 /// The answer to VERSION, the same text as the text protocol's.
 const VERSION: &[u8] = crate::VERSION.as_bytes();
 
-/// What is wrong with a packet. (A byte other than the magic where a packet has to start closes the
-/// connection without an answer.)
+/// An error in a packet. (A byte other than the magic at the start of a packet closes the connection
+/// without an answer.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClassicError {
     /// Key and extras longer than the body they are part of. Answered as an unknown command, then
     /// the connection is closed.
     Lengths,
-    /// Extras, key or value of a length that the command does not take, or a key of more than
+    /// Extras, key or value of a length that the command does not allow, or a key of more than
     /// [`KEY_BYTES_MAX`] bytes. Answered "Invalid arguments", then the connection is closed.
     Arguments,
-    /// A command that is not served. Its body is dropped and the connection lives on.
+    /// An unsupported command. Its body is dropped and the connection stays open.
     Command,
 }
 
 /// State of one connection's decoder.
 #[derive(Debug, Default)]
 pub struct ClassicDecoder {
-    /// The last answer was the last one.
+    /// The final answer has been sent.
     closing: bool,
 }
 
@@ -41,7 +41,7 @@ struct Packet<'b> {
     form: ClassicForm,
     extras: &'b [u8],
     key: &'b [u8],
-    /// Where in the input the value begins.
+    /// Start of the value in the input.
     value_at: usize,
     value_bytes: u32,
     cas: Option<u64>,
@@ -83,7 +83,7 @@ impl ClassicDecoder {
             value_bytes,
             cas: (cas != 0).then_some(cas),
         };
-        match form.verb().expect("judged to be served") {
+        match form.verb().expect("validated before") {
             Verb::Get => packet.request(Operation::Get(Get::default()), context),
             verb @ (Verb::Set | Verb::Add | Verb::Replace | Verb::Append | Verb::Prepend) => {
                 packet.store(verb, input, context)
@@ -149,8 +149,8 @@ impl ClassicDecoder {
         }
     }
 
-    /// Makes an answer the last one. A byte of it is left in the input, so that the caller asks
-    /// again and learns of the end.
+    /// Makes an answer the final one. A byte of its packet is left in the input, so that the caller
+    /// calls again and gets the close.
     fn close_after<'b>(&mut self, step: Step<'b>) -> Step<'b> {
         self.closing = true;
         match step {
@@ -190,14 +190,14 @@ fn judge(
 }
 
 impl<'b> Packet<'b> {
-    /// The number at `at` in the extras, whose length was judged.
+    /// The number at `at` in the extras, whose length was validated.
     fn extra_u32(&self, at: usize) -> u32 {
-        u32::from_be_bytes(*self.extras[at..].first_chunk().expect("the extras were judged"))
+        u32::from_be_bytes(*self.extras[at..].first_chunk().expect("the extras were validated"))
     }
 
-    /// The number at `at` in the extras, whose length was judged.
+    /// The number at `at` in the extras, whose length was validated.
     fn extra_u64(&self, at: usize) -> u64 {
-        u64::from_be_bytes(*self.extras[at..].first_chunk().expect("the extras were judged"))
+        u64::from_be_bytes(*self.extras[at..].first_chunk().expect("the extras were validated"))
     }
 
     /// The exptime at `at` in the extras. Unsigned here, so that none is negative.
@@ -206,7 +206,7 @@ impl<'b> Packet<'b> {
     }
 
     fn reply(&self) -> Reply<'b> {
-        // A key that is not repeated is not kept while another core works.
+        // A key that is not repeated is not stored while another core works.
         let key = if self.form.repeats_key() { self.key } else { &[] };
         Reply { form: ReplyForm::Classic(self.form), key, tail: &[] }
     }
@@ -303,7 +303,7 @@ fn error_packet<'b>(form: ClassicForm, status: Status, context: &Context<'b>) ->
     packet_bytes(form, status, status.text().as_bytes(), context)
 }
 
-/// A response of a header and `body`, in the turn's scratch room.
+/// A response of a header and `body`, in the turn's scratch memory.
 fn packet_bytes<'b>(
     form: ClassicForm,
     status: Status,

@@ -54,14 +54,14 @@ pub fn encode(
     write_error(form, status, status.text(), out);
 }
 
-/// Writes how a command for the node ended.
+/// Writes the outcome of a command for the node.
 pub fn encode_node(form: ClassicForm, answer: NodeAnswer, out: &mut impl Output) {
     let status = match answer {
         NodeAnswer::Done | NodeAnswer::StatsReset => return write_success(form, 0, b"", out),
         NodeAnswer::FlushNotAllowed
         | NodeAnswer::DetailNotAllowed
         | NodeAnswer::CacheDumpNotAllowed => Status::AuthError,
-        // Only `stat` can end in any other way here.
+        // Only `stat` has other outcomes here.
         _ => Status::NotFound,
     };
     write_error(form, status, status.text(), out);
@@ -69,7 +69,7 @@ pub fn encode_node(form: ClassicForm, answer: NodeAnswer, out: &mut impl Output)
 
 /// Writes one statistic. After the last comes [`encode_stats_end`].
 pub fn encode_stat(form: ClassicForm, name: &[u8], value: &[u8], out: &mut impl Output) {
-    // A packet without a name would be taken for the end.
+    // A packet without a name would be taken as the end.
     debug_assert!(!name.is_empty(), "a statistic without a name");
     let name = &name[..name.len().min(u16::MAX.into())];
     out.bytes(&form.header(Status::Success, 0, name.len(), name.len() + value.len(), 0));

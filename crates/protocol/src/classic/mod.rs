@@ -12,9 +12,9 @@
 //! response has its status, and the body is extras, key and value together. A quiet command leaves
 //! a miss unanswered if it reads and success if it writes; its errors are answered.
 //!
-//! What memcached does wrong is not copied: it drops too many bytes behind an unknown command that
-//! has a key, and reads a surplus value of `stat` or `touch` as the next header. VERBOSITY, which
-//! the protocol has and memcached does not, is served.
+//! memcached's bugs are not copied: it drops too many bytes after an unknown command that has a key,
+//! and reads an unexpected value of `stat` or `touch` as the next header. VERBOSITY, which the
+//! protocol defines and memcached lacks, is supported.
 
 mod decode;
 mod encode;
@@ -39,7 +39,7 @@ pub const HEADER_BYTES: usize = 24;
 pub struct ClassicForm {
     /// The opcode as sent, quiet or not.
     opcode: u8,
-    /// The client's correlation bytes, sent back as they came.
+    /// The client's correlation bytes, returned unchanged.
     opaque: [u8; 4],
 }
 
@@ -84,7 +84,7 @@ pub mod opcode {
     pub const GATKQ: u8 = 0x24;
 }
 
-/// What a command does, whichever of its forms was sent.
+/// The operation of a command, regardless of its form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verb {
     Get,
@@ -107,8 +107,8 @@ enum Verb {
 }
 
 impl ClassicForm {
-    /// `None` for a command that is not served; the SASL ones are among them as long as there is
-    /// no authentication, which is what memcached answers then.
+    /// `None` for an unsupported command; SASL commands are among them as long as there is no
+    /// authentication, as in memcached.
     #[inline]
     fn verb(self) -> Option<Verb> {
         Some(match self.opcode {
@@ -190,7 +190,7 @@ enum Status {
 }
 
 impl Status {
-    /// The text that goes with it, memcached's own.
+    /// Its text in memcached.
     const fn text(self) -> &'static str {
         match self {
             Status::Success => "",

@@ -9,10 +9,10 @@ pub type DecodedKey = ArrayVec<u8, KEY_BYTES_MAX>;
 
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
-/// No digit.
+/// Not a digit.
 const NONE: u8 = 0xff;
 
-/// What each byte stands for.
+/// The value of each byte.
 const DIGITS: [u8; 256] = {
     let mut digits = [NONE; 256];
     let mut i = 0;
@@ -23,7 +23,7 @@ const DIGITS: [u8; 256] = {
     digits
 };
 
-/// The bytes that `text` encodes; `None` if it is empty, is no base64 or encodes more than a key.
+/// Decodes `text`; `None` if it is empty, not base64 or longer than a key.
 pub fn decode(text: &[u8]) -> Option<DecodedKey> {
     let (quads, []) = text.as_chunks::<4>() else { return None };
     let (last, whole) = quads.split_last()?;
@@ -40,7 +40,7 @@ pub fn decode(text: &[u8]) -> Option<DecodedKey> {
     Some(key)
 }
 
-/// Appends `key` to something, encoded.
+/// Appends `key` in base64.
 pub fn encode(key: &[u8], mut push: impl FnMut(&[u8])) {
     for group in key.chunks(3) {
         let [a, b, c] = [0, 1, 2].map(|i| group.get(i).copied().unwrap_or(0));

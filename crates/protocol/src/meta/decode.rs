@@ -126,7 +126,7 @@ fn set<'b>(
     };
     match store() {
         Ok((store, reply)) => storage::with_data(store, reply, value_bytes, line, input, context),
-        // A line of the wrong form announces no data.
+        // A malformed line announces no data.
         Err(error) if !flags::are_letters(tokens) => refuse(line, error),
         Err(error) => storage::refuse_data(error, value_bytes, line),
     }
@@ -195,8 +195,8 @@ fn inspect<'b>(mut tokens: Tokens<'b>, context: &Context<'b>) -> Decoded<'b> {
     Ok((Operation::Get(get), reply(MetaForm::Inspect, &flags, base64_only, context)))
 }
 
-/// Whether an item that N creates is shown with its key in base64 from then on. memcached does not
-/// note the form of such a key and shows it plain; a key that would break the line is not.
+/// Whether an item created by N shows its key in base64 from then on. memcached does not record the
+/// form of such a key and shows it plain; here a key that would break the line is not shown plain.
 fn vivified_as_binary(flags: &Flags<'_>) -> bool {
     flags.binary_key && flags.key.iter().any(|byte| *byte <= b' ' || *byte == 0x7f)
 }
@@ -214,9 +214,9 @@ fn reply<'b>(
     Reply { form: ReplyForm::Meta(form), key: flags.key, tail: tail(tokens, context) }
 }
 
-/// What the encoder needs of the flags: the tokens as sent. Arguments that nothing reads may make
-/// them very long; then they are copied with each cut to what can matter, so that an answer under
-/// way never holds more than [`TAIL_BYTES_MAX`].
+/// The flags that the encoder needs: the tokens as sent. Unused arguments may make them very long;
+/// then they are copied with each argument truncated to its relevant length, so that a pending answer
+/// never holds more than [`TAIL_BYTES_MAX`].
 fn tail<'b>(tokens: Tokens<'b>, context: &Context<'b>) -> &'b [u8] {
     /// The longest argument that is read again: an opaque.
     const TOKEN_BYTES_MAX: usize = 32;

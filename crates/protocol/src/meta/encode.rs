@@ -102,9 +102,8 @@ fn get_hit(hit: &Hit<'_>, value: bool, tail: &[u8], now: Instant, out: &mut impl
     } else {
         line.push(b"HD");
     }
-    // Flags take effect from left to right: what is shown behind T (or N, for an item that N has
-    // made) is what they have left. Only such an item is won without being stale or having a TTL
-    // that runs out.
+    // Flags take effect from left to right: flags after T (or N, for an item created by N) show its
+    // result. Only such an item is won without being stale or close to expiry.
     let created = hit.marks.won && !hit.marks.stale && hit.deadline_before.is_never();
     let mut deadline = hit.deadline_before;
     for token in Tokens::new(tail) {
@@ -220,7 +219,7 @@ fn inspect(hit: &Hit<'_>, now: Instant, out: &mut impl Output) {
     out.bytes(line.as_bytes());
 }
 
-/// An answer that has nothing to tell but what the request said.
+/// An answer that only repeats parts of the request.
 fn code_and_key(code: &[u8], reply: &Reply<'_>, binary_key: bool, out: &mut impl Output) {
     let mut line = AnswerLine::new();
     line.push(code);
@@ -240,7 +239,7 @@ fn tagged(line: &mut AnswerLine, tag: &[u8], number: impl itoa::Integer) {
     line.number(number);
 }
 
-/// Whole seconds left, or -1 for ever.
+/// Whole seconds left, or -1 for never.
 fn ttl(line: &mut AnswerLine, tag: &[u8], deadline: Deadline, now: Instant) {
     match deadline.seconds_left(now) {
         Some(seconds) => tagged(line, tag, seconds),
@@ -248,8 +247,8 @@ fn ttl(line: &mut AnswerLine, tag: &[u8], deadline: Deadline, now: Instant) {
     }
 }
 
-/// The deadline that a T or N gives an item that the request has made: the other of the two may
-/// follow and decide, so that the item's own says little.
+/// The deadline that a T or N gives an item created by the request: the other of the two may follow
+/// and override it, so the item's own deadline is not conclusive.
 fn given(token: &[u8], made: Deadline, now: Instant) -> Deadline {
     flags::deadline(&token[1..], now).unwrap_or(made)
 }

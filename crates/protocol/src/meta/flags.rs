@@ -1,8 +1,8 @@
-//! The flags of a meta command: single letters, some with an argument glued on.
+//! The flags of a meta command: single letters, some with an argument attached.
 //!
-//! All commands share one alphabet, and a letter that a command has no use for is accepted. So the
-//! flags are read once into [`Flags`], whatever the command, and each command takes what it needs.
-//! Return flags are not noted here: the encoder walks the tokens again when the answer is known.
+//! All commands share one alphabet, and a letter that a command does not use is accepted. So the
+//! flags are parsed once into [`Flags`] for any command, and each command uses what it needs. Return
+//! flags are not recorded here: the encoder walks the tokens again when the answer is known.
 
 use super::base64;
 use crate::Context;
@@ -12,13 +12,13 @@ use crate::text::numbers::{strict_i32, strict_u32, strict_u64};
 use ringlane_types::request::KEY_BYTES_MAX;
 use ringlane_types::time::{Deadline, EXPTIME_RELATIVE_MAX_SECONDS, Instant};
 
-/// Most tokens of a meta command, name and key included.
+/// Maximum tokens of a meta command, including name and key.
 const TOKENS_MAX: usize = 20;
 
 /// Longest opaque token, in bytes, its letter included.
 const OPAQUE_BYTES_MAX: usize = 32;
 
-/// What the flags of one command ask for.
+/// The parsed flags of one command.
 #[derive(Clone, Debug)]
 pub struct Flags<'b> {
     /// The key, decoded.
@@ -41,15 +41,15 @@ pub struct Flags<'b> {
     pub deadline: Option<Deadline>,
     /// N
     pub vivify: Option<Deadline>,
-    /// What a vivified item's deadline is after all flags have been applied from left to right.
+    /// A vivified item's deadline after all flags have been applied from left to right.
     pub vivified_deadline: Deadline,
     /// R, in seconds from now.
     pub refresh_below_seconds: Option<u32>,
-    /// R stands before T, so that it looks at the TTL before T changes it.
+    /// R precedes T, so it uses the TTL before T changes it.
     pub refresh_first: bool,
     /// C
     pub compare: Option<u64>,
-    /// E; 0 counts as not given but for an item that N creates.
+    /// E; 0 counts as absent except for an item created by N.
     pub cas: Option<u64>,
     /// M: its first character, or 0 if it has none.
     pub mode: Option<u8>,
@@ -57,14 +57,14 @@ pub struct Flags<'b> {
     pub initial: u64,
     /// D
     pub delta: u64,
-    /// An opaque is longer than allowed. Kept apart, because it is the last thing that is judged.
+    /// An opaque is longer than allowed. Separate, because it is validated last.
     pub opaque_too_long: bool,
 }
 
 impl<'b> Flags<'b> {
-    /// Reads the flags of a command on `key`, after `token_count` tokens that are no flags, into
-    /// `self`, which is [`Flags::none`] of that key. In place, because there is much of it and
-    /// most flags of most commands are not given.
+    /// Parses the flags of a command on `key`, after `token_count` tokens that are not flags, into
+    /// `self`, which is [`Flags::none`] of that key. In place, because the struct is large and most
+    /// commands have few flags.
     pub fn read(
         &mut self,
         tokens: Tokens<'b>,
@@ -94,7 +94,7 @@ impl<'b> Flags<'b> {
         }
     }
 
-    /// What a command without flags asks for.
+    /// The flags of a command without any.
     pub fn none(key: &'b [u8]) -> Self {
         Self {
             key,
@@ -119,8 +119,8 @@ impl<'b> Flags<'b> {
         }
     }
 
-    /// Takes one flag. An error returned ends the reading at once; a `pending` one does not keep
-    /// later tokens from being judged.
+    /// Parses one flag. A returned error ends parsing at once; a `pending` one still lets later
+    /// tokens be validated.
     #[inline]
     fn take(
         &mut self,
@@ -197,13 +197,13 @@ impl<'b> Flags<'b> {
     }
 }
 
-/// A deadline as T and N give it.
+/// A deadline as given by T and N.
 pub fn deadline(argument: &[u8], now: Instant) -> Option<Deadline> {
     Some(Deadline::from_exptime(strict_i32(argument)?.into(), now))
 }
 
-/// What R compares the remaining seconds with: an exptime, so that it may be an absolute time.
-/// `None` when nothing can be below it.
+/// The value that R compares the remaining seconds with: an exptime, so it may be an absolute time.
+/// `None` if nothing can be below it.
 fn relative(seconds: i32, now: Instant) -> Option<u32> {
     let seconds = i64::from(seconds);
     let relative = if seconds > EXPTIME_RELATIVE_MAX_SECONDS {
@@ -214,8 +214,8 @@ fn relative(seconds: i32, now: Instant) -> Option<u32> {
     u32::try_from(relative).ok().filter(|&seconds| seconds > 0)
 }
 
-/// Of all that is wrong with the tokens, what is reported: what a look at the line's form finds
-/// comes before what reading the flags one by one has found.
+/// Which of several errors in the tokens is reported: errors of the line's form take precedence over
+/// errors of single flags.
 #[cold]
 fn foremost(found: TextError, tokens: Tokens<'_>, token_count: usize) -> TextError {
     if !are_letters(tokens) {
@@ -227,7 +227,7 @@ fn foremost(found: TextError, tokens: Tokens<'_>, token_count: usize) -> TextErr
     }
 }
 
-/// Whether every token starts with what could be a flag's letter, known or not.
+/// Whether every token starts with a letter, known flag or not.
 pub fn are_letters(mut tokens: Tokens<'_>) -> bool {
     tokens.all(|token| token[0].is_ascii_digit() || matches!(token[0], b'A'..=b'z'))
 }

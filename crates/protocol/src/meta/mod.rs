@@ -1,10 +1,10 @@
 //! The memcached meta commands: `mg`, `ms`, `md`, `ma`, `me`, `mn`.
 //!
-//! A meta command is a key and a handful of one-letter flags, and its answer repeats some of them
-//! in the order they were asked for. So the flags are read twice: once to decide what to do
-//! (`decode`), and once from left to right to write the answer, for which a [`Reply`] keeps them
-//! as they were sent. Refused: compiling the return flags into a list at the first reading, which
-//! would have to be stored for every request on its way to another core, and saves nothing.
+//! A meta command is a key and a few one-letter flags, and its answer repeats some of them in the
+//! order of the request. So the flags are parsed twice: once to determine the operation (`decode`),
+//! and once from left to right to write the answer, for which a [`Reply`] stores them as sent.
+//! Refused: compiling the return flags into a list in the first pass, which would have to be stored
+//! for every request to another core and saves nothing.
 //!
 //! [`Reply`]: super::Reply
 
@@ -16,17 +16,17 @@ mod flags;
 pub(super) use decode::decode;
 pub use encode::encode;
 
-/// Most bytes of flags that a [`Reply`](super::Reply) repeats.
+/// Maximum bytes of flags that a [`Reply`](super::Reply) repeats.
 pub const TAIL_BYTES_MAX: usize = 640;
 
-/// How the answer to a meta command is written, besides its return flags.
+/// The form of the answer to a meta command, besides its return flags.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MetaForm {
     /// mg: `HD`, `VA` or `EN`.
     Get {
-        /// v: the value is wanted.
+        /// v: return the value.
         value: bool,
-        /// C: the value is withheld when the item's CAS token is the one given.
+        /// C: omit the value if the item's CAS token is the given one.
         compares: bool,
         /// q: a miss is not answered.
         quiet: bool,
@@ -51,7 +51,7 @@ pub enum MetaForm {
     },
     /// ma: `HD`, `VA`, `NF`, `EX` or `NS`.
     Arithmetic {
-        /// v: the number is wanted.
+        /// v: return the number.
         value: bool,
         /// q: success is not answered.
         quiet: bool,

@@ -1,7 +1,7 @@
-//! Commands for the node: what section of memcached's protocol an operator types by hand.
+//! Commands for the node: the part of memcached's protocol that operators type by hand.
 //!
-//! Arguments are checked here as far as they can be without knowing the node's state; what is left
-//! becomes a [`NodeCommand`], and its [`NodeAnswer`] becomes the line memcached would have sent.
+//! Arguments are validated here as far as possible without the node's state; the result is a
+//! [`NodeCommand`], whose [`NodeAnswer`] becomes the line that memcached would send.
 
 use super::line::{Line, Tokens};
 use super::numbers::{strict_i32, strict_u32};
@@ -20,14 +20,14 @@ const MEMORY_LIMIT_RANGE: std::ops::RangeInclusive<u32> = 8..=1_000_000_000;
 /// Longest `lru_crawler sleep`, in microseconds.
 const CRAWLER_SLEEP_MICROS_MAX: u32 = 1_000_000;
 
-/// Most percent that the HOT and WARM lists may take together.
+/// Maximum percentage that the HOT and WARM lists may use together.
 const LIST_PERCENT_MAX: u64 = 80;
 
 /// Shortest and longest `slabs automove window`, in seconds.
 const AUTOMOVE_WINDOW_RANGE: std::ops::RangeInclusive<u32> = 3..=1800;
 
-/// Decodes a line whose first token is no command on keys. These commands, unlike the others, are
-/// also recognised behind leading spaces.
+/// Decodes a line whose first token is not a command on keys. Unlike the others, these commands are
+/// also recognised after leading spaces.
 pub fn decode<'b>(line: Line<'b>, context: &Context<'b>) -> Step<'b> {
     let mut tokens = Tokens::new(line.text);
     let name = tokens.next().unwrap_or(b"");
@@ -62,7 +62,7 @@ pub fn decode<'b>(line: Line<'b>, context: &Context<'b>) -> Step<'b> {
 enum Refusal {
     /// A general error.
     Error(TextError),
-    /// An answer that only this command has.
+    /// An answer specific to this command.
     Line(&'static [u8]),
 }
 
@@ -79,7 +79,7 @@ fn node<'b>(command: NodeCommand<'b>, noreply: bool, line: Line<'b>) -> Step<'b>
     Step::Node { consumed: line.bytes, command, reply: Reply { form, key: b"", tail: b"" } }
 }
 
-/// `stats [<argument>]`. `noreply` means nothing to it.
+/// `stats [<argument>]`. `noreply` has no effect.
 fn stats<'b>(tokens: Tokens<'b>, line: Line<'b>) -> Step<'b> {
     let argument = tokens.rest();
     let mut arguments = tokens;
@@ -235,14 +235,14 @@ fn decimal(token: &[u8]) -> Option<f64> {
     std::str::from_utf8(token).ok()?.parse().ok().filter(|number: &f64| number.is_finite())
 }
 
-/// Writes how a node command ended, unless the client wants no replies.
+/// Writes the outcome of a node command, unless the client suppressed replies.
 pub fn encode_node(reply: &Reply<'_>, answer: NodeAnswer, out: &mut impl Output) {
     if reply.form != ReplyForm::Text(TextForm::Node { noreply: true }) {
         out.bytes(node_line(answer));
     }
 }
 
-/// The line for each way a node command can end.
+/// The line for each outcome of a node command.
 const fn node_line(answer: NodeAnswer) -> &'static [u8] {
     match answer {
         NodeAnswer::Done => b"OK\r\n",

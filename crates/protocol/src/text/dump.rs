@@ -8,7 +8,7 @@ use ringlane_types::time::{Deadline, Instant};
 /// The ways to list items.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dump {
-    /// `lru_crawler metadump`: everything about an item but its value.
+    /// `lru_crawler metadump`: everything about an item except its value.
     Metadata,
     /// `lru_crawler mgdump`: requests that would fetch the items.
     Requests,
@@ -17,7 +17,7 @@ pub enum Dump {
 }
 
 impl Dump {
-    /// What comes before the first item.
+    /// The text before the first item.
     pub const fn opening(self) -> &'static [u8] {
         match self {
             Dump::Metadata | Dump::Requests => b"OK\r\n",
@@ -25,7 +25,7 @@ impl Dump {
         }
     }
 
-    /// What comes after the last item.
+    /// The text after the last item.
     pub const fn closing(self) -> &'static [u8] {
         match self {
             Dump::Metadata | Dump::Cache => b"END\r\n",
@@ -33,7 +33,7 @@ impl Dump {
         }
     }
 
-    /// Writes an item, as a read that does not count as a use finds it.
+    /// Writes an item as found by a read that does not count as a use.
     pub fn item(self, hit: &Hit<'_>, now: Instant, out: &mut impl Output) {
         let mut line = Vec::with_capacity(hit.key.len() + 128);
         match self {
@@ -52,7 +52,7 @@ impl Dump {
             }
             Dump::Requests => {
                 line.extend_from_slice(b"mg ");
-                // A key that came by a binary protocol may hold what would end a token.
+                // A key from a binary protocol may contain bytes that would end a token.
                 if hit.marks.binary_key || hit.key.iter().any(|byte| b" \r\n".contains(byte)) {
                     base64::encode(hit.key, |bytes| line.extend_from_slice(bytes));
                     line.extend_from_slice(b" b\r\n");

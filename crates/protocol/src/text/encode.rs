@@ -47,7 +47,7 @@ fn value_line(key: &[u8], hit: &Hit<'_>, cas: bool, out: &mut impl Output) {
     out.bytes(rest.as_bytes());
 }
 
-/// Answers that are one line whatever the request was.
+/// Answers that are one line for any request.
 fn one_line(form: TextForm, response: &Response<'_>, out: &mut impl Output) {
     let (noreply, arithmetic) = match form {
         TextForm::Retrieval { .. } => (false, false),
@@ -86,7 +86,7 @@ fn one_line(form: TextForm, response: &Response<'_>, out: &mut impl Output) {
     });
 }
 
-/// Too few replicas took part, with the figures that a caller acts on.
+/// Too few replicas participated, with the numbers that a caller acts on.
 pub(crate) fn quorum_not_reached(needed: u8, reached: u8, out: &mut impl Output) {
     let mut line = LineBuffer::<80>::new();
     line.push(b"SERVER_ERROR quorum not reached: needed ");
@@ -102,17 +102,17 @@ pub(crate) const BUSY: &[u8] = b"SERVER_ERROR too much waits for other nodes, no
 pub(crate) const UNCERTAIN: &[u8] =
     b"SERVER_ERROR outcome unknown: the node that keeps the key went away\r\n";
 
-/// A store that passes the item size limit.
+/// A store that exceeds the item size limit.
 pub(crate) const TOO_LARGE: &[u8] = b"SERVER_ERROR object too large for cache\r\n";
 
-/// A store for which there is no room.
+/// A store for which there is no memory.
 pub(crate) const OUT_OF_MEMORY_STORING: &[u8] = b"SERVER_ERROR out of memory storing object\r\n";
 
-/// Anything else for which there is no room.
+/// Any other operation for which there is no memory.
 pub(crate) const OUT_OF_MEMORY: &[u8] = b"SERVER_ERROR out of memory\r\n";
 
-/// A line put together on the stack, so that the output is asked for room once. The default size
-/// holds the longest `VALUE` line; what does not fit is a broken invariant.
+/// A line assembled on the stack, so that the output reserves space once. The default size holds the
+/// longest `VALUE` line; overflow is a broken invariant.
 pub(crate) struct LineBuffer<const BYTES: usize = 320>(ArrayVec<u8, BYTES>);
 
 impl<const BYTES: usize> LineBuffer<BYTES> {

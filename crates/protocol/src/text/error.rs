@@ -1,30 +1,30 @@
-//! What is wrong with a request, and how the client is told.
+//! Errors of a request, and how they are reported to the client.
 
-/// Why a text or meta request is not executed. The connection survives all of them: the line has
-/// been used up, and for a storage command whose length could be read its data block is dropped
-/// too. Without a length the block is read as commands, so that a second error follows.
+/// Why a text or meta request is not executed. The connection survives all of them: the line is
+/// consumed, and for a storage command with a readable length its data block is dropped too. Without
+/// a length the block is parsed as commands, so a second error follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TextError {
-    /// No such command, or arguments that an administration command does not know.
+    /// Unknown command, or unknown arguments of an administration command.
     Unknown,
-    /// Tokens are missing, the key is too long, or flags, exptime, length or CAS token are not
-    /// the numbers they must be.
+    /// Tokens are missing, the key is too long, or flags, exptime, length or CAS token are not valid
+    /// numbers.
     CommandLine,
-    /// The data block is not followed by `\r\n`. Line, block and two bytes are used up.
+    /// The data block is not followed by `\r\n`. Line, block and two bytes are consumed.
     DataChunk,
-    /// touch, gat, gats or flush_all with an exptime that is no number.
+    /// touch, gat, gats or flush_all with an exptime that is not a number.
     Exptime,
-    /// incr or decr by something that is no unsigned 64-bit number.
+    /// incr or decr by something other than an unsigned 64-bit number.
     Delta,
-    /// A delete with more arguments than it ever had.
+    /// A delete with surplus arguments.
     DeleteUsage,
     /// A meta command with more than 20 tokens.
     MetaTokens,
     /// A meta flag that is given twice.
     MetaDuplicate,
-    /// A letter that is no meta flag.
+    /// A letter that is not a meta flag.
     MetaFlag,
-    /// A meta flag whose number is not one.
+    /// A meta flag with an invalid number.
     MetaNumber,
     /// A base64 key that is not base64.
     MetaKey,
@@ -34,11 +34,11 @@ pub enum TextError {
     MetaDelta,
     /// `J` without a number.
     MetaInitial,
-    /// `ms` in a mode it does not have.
+    /// `ms` with an unknown mode.
     MetaStoreMode,
-    /// `ma` in a mode it does not have.
+    /// `ma` with an unknown mode.
     MetaArithmeticMode,
-    /// Any unreadable flag of `ma`, which does not say which.
+    /// Any invalid flag of `ma`, which does not report which.
     MetaArithmeticFlag,
 }
 

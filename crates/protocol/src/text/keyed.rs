@@ -66,7 +66,7 @@ pub fn touch<'b>(mut tokens: Tokens<'b>, line: Line<'b>, context: &Context<'b>) 
     }
 }
 
-/// The step for a whole line that asks for `operation` on `key`.
+/// The step for a whole line that requests `operation` on `key`.
 fn request<'b>(
     key: &'b [u8],
     operation: Operation<'b>,

@@ -1,10 +1,10 @@
-//! Lines and tokens: where a line ends, and the pieces between its spaces.
+//! Lines and tokens: finds the end of a line and splits it at spaces.
 //!
 //! Only the space separates tokens and only `\n` ends a line, so a key may hold any other byte.
-//! Keys are short, which is why [`first_low`] walks eight bytes at a time in plain code: the set-up
-//! of a vectorised search costs more than it saves on twenty bytes.
+//! Keys are short, so [`first_low`] walks eight bytes at a time in plain code: the setup of a
+//! vectorised search costs more than it saves on twenty bytes.
 
-/// Where the first space or newline is, if there is one.
+/// Position of the first space or newline, if there is one.
 #[inline]
 pub fn token_end(bytes: &[u8]) -> Option<usize> {
     let mut from = 0;
@@ -17,8 +17,8 @@ pub fn token_end(bytes: &[u8]) -> Option<usize> {
     }
 }
 
-/// Where the first byte up to the space is: a separator, or a control byte, which is seldom found
-/// but as the `\r` of a line's end.
+/// Position of the first byte up to and including the space character: a separator, or a control
+/// byte, which is rare except as the `\r` of a line's end.
 #[inline]
 pub fn first_low(bytes: &[u8]) -> Option<usize> {
     let (words, rest) = bytes.as_chunks::<8>();
@@ -28,7 +28,7 @@ pub fn first_low(bytes: &[u8]) -> Option<usize> {
             return Some(i * 8 + low.trailing_zeros() as usize / 8);
         }
     }
-    // The last word again, with bytes in front that are known to be none.
+    // The last word overlaps bytes already known not to match.
     match bytes.last_chunk::<8>() {
         Some(word) => {
             let low = low_bytes(word);
@@ -38,8 +38,8 @@ pub fn first_low(bytes: &[u8]) -> Option<usize> {
     }
 }
 
-/// The top bit of the lowest byte up to the space; bits above it may be wrong, which a search for
-/// the first does not mind.
+/// The top bit of the lowest matching byte; bits above it may be wrong, which does not matter to a
+/// search for the first.
 #[inline]
 const fn low_bytes(word: &[u8; 8]) -> u64 {
     const ONES: u64 = u64::from_le_bytes([1; 8]);
@@ -48,10 +48,10 @@ const fn low_bytes(word: &[u8; 8]) -> u64 {
     word.wrapping_sub(ABOVE) & !word & (ONES << 7)
 }
 
-/// A line may be megabytes of spaces: they are looked at so many at a time.
+/// A line may be megabytes of spaces: they are scanned in blocks of this size.
 const SPACES: [u8; 32] = [b' '; 32];
 
-/// How many spaces `text` begins with.
+/// Number of leading spaces of `text`.
 #[inline]
 pub fn leading_spaces(text: &[u8]) -> usize {
     match text {
@@ -68,7 +68,7 @@ fn many_leading_spaces(text: &[u8]) -> usize {
     at + text[at..].iter().take_while(|&&byte| byte == b' ').count()
 }
 
-/// How many spaces `text` ends with.
+/// Number of trailing spaces of `text`.
 #[inline]
 fn trailing_spaces(text: &[u8]) -> usize {
     if text.last() == Some(&b' ') { many_trailing_spaces(text) } else { 0 }
@@ -85,9 +85,9 @@ fn many_trailing_spaces(text: &[u8]) -> usize {
 /// A line that has wholly arrived.
 #[derive(Clone, Copy, Debug)]
 pub struct Line<'b> {
-    /// What it says, without its ending.
+    /// Its text, without its ending.
     pub text: &'b [u8],
-    /// Its length in the input, ending included.
+    /// Its length in the input, including its ending.
     pub bytes: usize,
 }
 
@@ -117,7 +117,7 @@ impl<'b> Tokens<'b> {
         self.rest.len()
     }
 
-    /// What has not been taken yet, without the spaces around it.
+    /// The remaining text, without surrounding spaces.
     pub fn rest(&self) -> &'b [u8] {
         let rest = &self.rest[leading_spaces(self.rest)..];
         &rest[..rest.len() - trailing_spaces(rest)]

@@ -1,15 +1,14 @@
 //! The memcached text protocol: lines in, lines out.
 //!
-//! A request is one line, and for the storage commands a data block behind it. [`TextDecoder`]
-//! takes one step at a time and keeps nothing between requests but how far it has looked for a
-//! line's end, and the rest of a multiget: such a line is judged as a whole (one key that is too
-//! long spoils all of it) and then answered key by key, so that a connection may pause between two
-//! keys. The meta commands share lines, tokens and data blocks with the classic ones and live in
-//! `meta`.
+//! A request is one line, followed by a data block for storage commands. [`TextDecoder`] takes one
+//! step at a time and stores between requests only how far it has searched for a line's end, and the
+//! rest of a multiget: such a line is validated as a whole (one overlong key invalidates all of it)
+//! and then answered key by key, so that a connection may pause between two keys. The meta commands
+//! share lines, tokens and data blocks with the classic ones and live in `meta`.
 //!
-//! What was refused: tokenising every line into an array first. Nearly all requests are a `get` of
-//! one key or a `set` with three plain numbers. They are recognised by their first four bytes, read
-//! in one pass, and left to the general path as soon as anything about them is unusual.
+//! Refused: tokenising every line into an array first. Nearly all requests are a `get` of one key or
+//! a `set` with three plain numbers. They are recognised by their first four bytes, parsed in one
+//! pass, and left to the general path as soon as anything about them is unusual.
 
 use std::mem;
 
@@ -33,7 +32,7 @@ pub use error::TextError;
 use line::{Line, Tokens};
 use retrieval::{Checked, Multiget};
 
-/// How the answer to a classic text command is written.
+/// The form of the answer to a classic text command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TextForm {
     /// get, gets, gat, gats: `VALUE` lines and a closing `END`.
@@ -73,17 +72,17 @@ pub enum TextForm {
 /// The text decoder of one connection.
 #[derive(Debug, Default)]
 pub struct TextDecoder {
-    /// Bytes at the start of the input that are known to hold no newline.
+    /// Bytes at the start of the input known to contain no newline.
     scanned: u32,
-    /// What is known of the keys among them, where the line is a long `get`.
+    /// The validation state of the keys among them, if the line is a long `get`.
     checked: Checked,
     /// The rest of a `get` line that is being answered key by key.
     multiget: Option<Multiget>,
 }
 
 impl TextDecoder {
-    /// Takes the next step from `input`. After [`Step::Incomplete`] the caller comes back with the
-    /// same bytes and more behind them.
+    /// Takes the next step from `input`. After [`Step::Incomplete`] the caller passes the same bytes
+    /// followed by more.
     #[inline]
     pub fn next<'b>(&mut self, input: &'b [u8], context: &Context<'b>) -> Step<'b> {
         if self.multiget.is_none()
@@ -107,7 +106,7 @@ impl TextDecoder {
         self.next_of_any_kind(input, context)
     }
 
-    /// Everything but the plainest lines.
+    /// Handles all but the plainest lines.
     #[inline(never)]
     fn next_of_any_kind<'b>(&mut self, input: &'b [u8], context: &Context<'b>) -> Step<'b> {
         if let Some(multiget) = &mut self.multiget {
@@ -125,7 +124,7 @@ impl TextDecoder {
         self.line(Line::new(input, newline), input, context)
     }
 
-    /// Remembers what is known of a line that has not ended yet.
+    /// Records the state of an incomplete line.
     fn look_ahead<'b>(&mut self, input: &[u8], context: &Context<'b>) -> Step<'b> {
         if line_is_too_long(input, context) {
             return Step::Close;
@@ -139,7 +138,7 @@ impl TextDecoder {
 
     /// Decodes one whole line.
     fn line<'b>(&mut self, line: Line<'b>, input: &'b [u8], context: &Context<'b>) -> Step<'b> {
-        // Two letters and `\r\n` is the shortest line that is looked at.
+        // The shortest valid line is two letters and `\r\n`.
         if line.bytes < 4 {
             return refuse(line, TextError::CommandLine);
         }
@@ -176,7 +175,7 @@ impl TextDecoder {
     }
 }
 
-/// What is sent for a streamed data block that was not followed by `\r\n`: an error, silenced by
+/// The answer to a streamed data block that was not followed by `\r\n`: an error, suppressed by
 /// `noreply` but not by meta's `q`.
 pub fn bad_data_chunk(reply: &Reply<'_>) -> Answer<'static> {
     match reply.form {
@@ -185,9 +184,9 @@ pub fn bad_data_chunk(reply: &Reply<'_>) -> Answer<'static> {
     }
 }
 
-/// Whether so much has arrived without a line's end that nothing good can come of it.
+/// Whether too much has arrived without the end of a line.
 fn line_is_too_long(input: &[u8], context: &Context<'_>) -> bool {
-    /// Spaces that may stand before a long `get`.
+    /// Spaces allowed before a long `get`.
     const LEADING_SPACES_MAX: usize = 100;
     if input.len() <= context.limits.line_bytes_max {
         return false;
@@ -199,8 +198,7 @@ fn line_is_too_long(input: &[u8], context: &Context<'_>) -> bool {
     !multiget || input.len() > context.limits.multiget_line_bytes_max
 }
 
-/// A line that no command answers to. `noreply` silences even that, and a browser that has lost
-/// its way is hung up on.
+/// An unknown command. `noreply` suppresses even this error, and an HTTP client is disconnected.
 fn unknown<'b>(tokens: Tokens<'b>, line: Line<'b>) -> Step<'b> {
     match tokens.last() {
         Some(b"noreply") => silence(line),
@@ -219,7 +217,7 @@ pub(super) fn refuse<'b>(line: Line<'b>, error: TextError) -> Step<'b> {
     answer(line, error.line())
 }
 
-/// A line that is answered with `error` unless the client wants no replies.
+/// A line that is answered with `error` unless the client suppressed replies.
 fn refuse_unless<'b>(noreply: bool, line: Line<'b>, error: TextError) -> Step<'b> {
     if noreply { silence(line) } else { refuse(line, error) }
 }

@@ -1,15 +1,15 @@
-//! The two ways memcached reads a number from a token.
+//! The two ways memcached parses a number.
 //!
 //! Most places are strict: digits, the whole token, nothing else. The flags and the exptime of the
 //! classic storage commands are lenient, because they have always gone through C's `strtoul` and
-//! `strtol`: blanks before and anything after a blank are ignored, `+` is taken, and what passes 32
-//! bits is cut to its low 32 bits. Clients rely on both, so both are kept, side by side.
+//! `strtol`: leading white space and anything after white space are ignored, `+` is accepted, and
+//! larger numbers are truncated to 32 bits. Clients rely on both, so both exist side by side.
 
-/// Longest token the strict 32-bit readers accept, in bytes; a longer one is refused even if it
-/// is all leading zeros.
+/// Longest token in bytes that the strict 32-bit parsers accept; a longer one is refused even if it
+/// has only leading zeros.
 const STRICT_32_BYTES_MAX: usize = 11;
 
-/// The same for the strict 64-bit readers.
+/// The same for the strict 64-bit parsers.
 const STRICT_64_BYTES_MAX: usize = 22;
 
 /// A strict unsigned 64-bit number. `None` for anything but 1 to 22 digits within range.
@@ -40,7 +40,7 @@ pub fn strict_i32(token: &[u8]) -> Option<i32> {
 }
 
 /// Client flags of a classic storage command. Beyond 32 bits only the low 32 count; `None` for a
-/// negative number, for more than 64 bits and for what does not begin with a number.
+/// negative number, for more than 64 bits and without a leading number.
 pub fn lenient_flags(token: &[u8]) -> Option<u32> {
     // One digit is by far the most frequent.
     if let [digit @ b'0'..=b'9'] = token {
@@ -51,7 +51,7 @@ pub fn lenient_flags(token: &[u8]) -> Option<u32> {
 }
 
 /// Exptime of a classic storage command. Beyond 32 bits only the low 32 count, as a signed number;
-/// `None` beyond 64 bits and for what does not begin with a number.
+/// `None` beyond 64 bits and without a leading number.
 pub fn lenient_exptime(token: &[u8]) -> Option<i32> {
     if let [digit @ b'0'..=b'9'] = token {
         return Some(i32::from(digit - b'0'));

@@ -8,11 +8,12 @@ use ringlane_types::hash::KeyHash;
 use ringlane_types::request::{Get, KEY_BYTES_MAX, Operation, Purpose, Request};
 use ringlane_types::time::Deadline;
 
-/// The key of a line that holds nothing else behind its name, which is `key_at` bytes long with its
-/// space, and the line's length. `None` says nothing: the line may be incomplete, longer or wrong.
+/// The key of a line with exactly one key after its name, which is `key_at` bytes long with its
+/// space, and the line's length. `None` means undetermined: the line may be incomplete, longer or
+/// invalid.
 #[inline(always)]
 pub fn sole_key(input: &[u8], key_at: usize) -> Option<(&[u8], usize)> {
-    // The longest key, `\r` and `\n`: looking further would repeat itself at every arrival.
+    // The longest key, `\r` and `\n`: searching further would be repeated at every arrival.
     let rest = input.get(key_at..input.len().min(key_at + KEY_BYTES_MAX + 2))?;
     let end = first_low(rest)?;
     let ending_bytes = match rest[end..] {
@@ -45,21 +46,21 @@ pub fn get<'b>(
     }
 }
 
-/// The keys of one line that have not been asked for yet. The line has been checked as a whole.
+/// The remaining keys of one line, which has been validated as a whole.
 #[derive(Clone, Copy, Debug)]
 pub struct Multiget {
     /// Whether hits carry their CAS token.
     cas: bool,
-    /// The deadline that gat and gats give.
+    /// The deadline set by gat and gats.
     touch: Option<Deadline>,
-    /// Bytes of keys and spaces that are left, from the start of the input.
+    /// Remaining bytes of keys and spaces, from the start of the input.
     text_bytes: usize,
     /// Length of the line's ending: `\n` or `\r\n`.
     ending_bytes: u8,
 }
 
 impl Multiget {
-    /// Checks the `tokens` of a whole line and says where its keys begin.
+    /// Validates the `tokens` of a whole line and returns the start of its keys.
     pub fn new<'b>(
         name: &[u8],
         tokens: Tokens<'b>,
@@ -124,25 +125,25 @@ impl Multiget {
         )
     }
 
-    /// Whether all keys have been asked for.
+    /// Whether all keys have been requested.
     pub fn is_finished(&self) -> bool {
         self.text_bytes == 0
     }
 }
 
-/// What is known of the keys of a long line before it has wholly arrived. To look at all of them
-/// when it has would take as long as to answer them.
+/// The validation state of the keys of a long line before it has wholly arrived. Validating all of
+/// them at the end would take as long as answering them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Checked {
-    /// Where the last token begins, which may not have ended yet; [`Checked::SPOILED`] when one
-    /// before it is too long for a key.
+    /// Start of the last token, which may be incomplete; [`Checked::SPOILED`] if one before it is too
+    /// long for a key.
     token_at: u32,
 }
 
 impl Checked {
     const SPOILED: u32 = u32::MAX;
 
-    /// Looks at what has arrived since the last time. `input` holds no line's end.
+    /// Validates newly arrived input. `input` contains no end of a line.
     pub fn look(&mut self, input: &[u8]) {
         if self.is_spoiled() {
             return;

@@ -1,8 +1,8 @@
-//! set, add, replace, append, prepend, cas, and the data block behind a line, which `ms` shares.
+//! set, add, replace, append, prepend, cas, and the data block after a line, shared with `ms`.
 //!
-//! A data block is used in place when it has wholly arrived. A long one that has not is handed over
-//! as [`Step::Body`], so that its bytes go straight to where they will stay. Whatever is wrong with
-//! a line whose length could be read, its block is dropped and the next line is a command again.
+//! A data block is used in place if it has wholly arrived. A long incomplete one is returned as
+//! [`Step::Body`], so that its bytes are received directly into their item. For any error in a line
+//! with a readable length, its block is dropped and the next line is a command again.
 
 use super::line::{Line, Tokens, first_low};
 use super::numbers::{lenient_exptime, lenient_flags, strict_i32, strict_u64};
@@ -15,15 +15,15 @@ use ringlane_types::time::Deadline;
 /// Longest data block that a line may announce, in bytes.
 const DATA_BYTES_MAX: i32 = i32::MAX - 2;
 
-/// What follows every data block.
+/// The trailer of every data block.
 const DATA_ENDING: &[u8] = b"\r\n";
 
-/// What memcached counts for an item besides key, flags and value, in bytes: its header, a CAS
-/// token, the byte that ends the key and the value's `\r\n`. Kept so that the same sizes are
-/// refused, whatever an item costs here.
+/// Bytes that memcached counts for an item besides key, flags and value: its header, a CAS token, the
+/// byte that ends the key and the value's `\r\n`. Used so that the same sizes are refused, regardless
+/// of an item's cost here.
 const ITEM_OVERHEAD_BYTES: u64 = 48 + 8 + 1 + 2;
 
-/// What memcached adds for client flags that are not zero, in bytes.
+/// Bytes that memcached adds for non-zero client flags.
 const ITEM_FLAGS_BYTES: u64 = 4;
 
 /// One of the classic storage commands.
@@ -50,7 +50,7 @@ impl Command {
     }
 }
 
-/// A `set` whose line is nothing but a key and three short numbers, and whose data has arrived.
+/// A `set` whose line consists of a key and three short numbers, and whose data has arrived.
 #[derive(Clone, Copy)]
 pub struct PlainSet<'b> {
     key: &'b [u8],
@@ -60,12 +60,12 @@ pub struct PlainSet<'b> {
     consumed: usize,
 }
 
-/// Reads a plain `set` from `input`, which begins with `set `. `None` says nothing: the request may
-/// be incomplete, unusual or wrong.
+/// Parses a plain `set` from `input`, which begins with `set `. `None` means undetermined: the
+/// request may be incomplete, unusual or invalid.
 #[inline(always)]
 pub fn plain_set<'b>(input: &'b [u8], context: &Context<'b>) -> Option<PlainSet<'b>> {
     const KEY_AT: usize = b"set ".len();
-    // The longest key and a space: looking further would repeat itself at every arrival.
+    // The longest key and a space: searching further would be repeated at every arrival.
     let rest = input.get(KEY_AT..input.len().min(KEY_AT + KEY_BYTES_MAX + 1))?;
     let key = &rest[..first_low(rest)?];
     let mut at = KEY_AT + key.len();
@@ -108,8 +108,7 @@ pub fn set<'b>(set: PlainSet<'b>, context: &Context<'b>) -> Step<'b> {
     }
 }
 
-/// A number of one to nine digits that begins at `at` and is followed by `end`; `at` moves behind
-/// that.
+/// A number of one to nine digits that begins at `at` and is followed by `end`; `at` moves past it.
 #[inline]
 fn short_number(bytes: &[u8], at: &mut usize, end: u8) -> Option<u32> {
     const DIGITS_MAX: usize = 9;
@@ -180,7 +179,7 @@ pub fn decode<'b>(
     }
 }
 
-/// The length of a data block as a line announces it.
+/// The length of a data block as announced by its line.
 pub fn data_length(token: &[u8]) -> Option<u32> {
     strict_i32(token).filter(|bytes| (0..=DATA_BYTES_MAX).contains(bytes)).map(|bytes| bytes as u32)
 }
@@ -194,7 +193,7 @@ fn drop_data<'b>(answer: Answer<'b>, value_bytes: u32, line: Line<'b>) -> Step<'
     Step::Answer { consumed: line.bytes, answer, skip: block_bytes(value_bytes) as u64 }
 }
 
-/// The step for a `store` whose line has been understood: `value_bytes` of data follow it.
+/// The step for a `store` whose line has been parsed: `value_bytes` of data follow it.
 pub fn with_data<'b>(
     store: Store<'b>,
     reply: Reply<'b>,
@@ -236,7 +235,7 @@ pub fn with_data<'b>(
     Step::Incomplete
 }
 
-/// A data block with its ending, in bytes.
+/// Length of a data block with its trailer in bytes.
 fn block_bytes(value_bytes: u32) -> usize {
     value_bytes as usize + DATA_ENDING.len()
 }

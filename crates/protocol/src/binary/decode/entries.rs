@@ -21,7 +21,7 @@ pub(super) struct Entries {
 }
 
 impl Entries {
-    /// How the entry that starts here is answered.
+    /// How to answer the entry that starts here.
     #[inline]
     pub fn form(&self, entry: Entry) -> BinaryForm {
         BinaryForm {
@@ -35,7 +35,7 @@ impl Entries {
     }
 }
 
-/// A whole entry of MGET that is not the last. `None` says nothing.
+/// A whole entry of MGET that is not the last. `None` means undetermined.
 #[inline]
 pub(super) fn inner_key<'b>(
     entries: &mut Entries,
@@ -63,7 +63,7 @@ pub(super) fn inner_key<'b>(
     })
 }
 
-/// An entry of MGET: `key length u16 | key`. No head means not whole yet, or with `true` faulty.
+/// An entry of MGET: `key length u16 | key`. No head means incomplete, or with `true` faulty.
 pub(super) fn read_mget_entry<'b>(entries: &Entries, input: &'b [u8]) -> (Option<Head<'b>>, bool) {
     let Some(&[k0, k1]) = input.first_chunk() else { return (None, entries.bytes_left < 2) };
     let key_bytes = u16::from_le_bytes([k0, k1]) as usize;

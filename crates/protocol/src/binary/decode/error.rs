@@ -1,34 +1,34 @@
-//! What can be wrong with a frame, and how the client is told.
+//! Errors of a frame, and how they are reported to the client.
 
 use super::super::Status;
 use crate::Context;
 
-/// What is wrong with a frame. Each is answered with [`FrameError::status`] and a sentence, after
-/// which the frame is dropped and the connection lives on, except where noted.
+/// An error in a frame. Each is answered with [`FrameError::status`] and a message, after which the
+/// frame is dropped and the connection stays open, except where noted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FrameError {
-    /// The first byte cannot start a frame. The connection is closed after the answer: there is
-    /// no telling where the next frame starts.
+    /// The first byte cannot start a frame. The connection is closed after the answer, since the
+    /// start of the next frame is unknown.
     NoFrame,
     /// No command has this opcode.
     UnknownOpcode,
-    /// A flag that the opcode does not take.
+    /// A flag that the opcode does not allow.
     FlagNotAllowed,
-    /// A field that the opcode needs is not announced.
+    /// A field that the opcode requires is not announced.
     FieldMissing,
-    /// Shorter or longer than the opcode takes: no key where one is needed, one where none is, or
-    /// more than [`KEY_BYTES_MAX`](ringlane_types::request::KEY_BYTES_MAX) bytes.
+    /// Key shorter or longer than the opcode allows: a missing or unexpected key, or more than
+    /// [`KEY_BYTES_MAX`](ringlane_types::request::KEY_BYTES_MAX) bytes.
     KeyLength,
-    /// Shorter or longer than the opcode takes.
+    /// Value shorter or longer than the opcode allows.
     ValueLength,
     /// A consistency other than 0 to 3.
     Consistency,
-    /// EXPIRE with a TTL of 0, which elsewhere means for ever.
+    /// EXPIRE with a TTL of 0, which elsewhere means forever.
     ExpireNever,
-    /// An entry that breaks the rules or does not end within its frame. The rest of the frame is
+    /// An entry that violates the rules or does not end within its frame. The rest of the frame is
     /// dropped; entries before it have been executed.
     Entry,
-    /// A faulty frame longer than what the server drops unread. The connection is closed.
+    /// A faulty frame longer than the server is willing to drop. The connection is closed.
     TooLong,
 }
 
@@ -41,7 +41,7 @@ impl FrameError {
         }
     }
 
-    /// One sentence for people.
+    /// The message for people.
     pub const fn message(self) -> &'static str {
         match self {
             Self::NoFrame => "no opcode: closing, the stream is out of step",
@@ -58,7 +58,7 @@ impl FrameError {
     }
 }
 
-/// The response that reports `error`, in the turn's scratch room.
+/// The response that reports `error`, in the turn's scratch memory.
 #[cold]
 pub(super) fn error_frame<'b>(
     error: FrameError,

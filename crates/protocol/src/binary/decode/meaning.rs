@@ -1,4 +1,4 @@
-//! What a command asks of an item: opcode, fields and value as an operation.
+//! Maps opcode, fields and value of a command to an operation.
 
 use super::super::opcode::request_flags;
 use super::super::{BinaryForm, Opcode};
@@ -54,7 +54,7 @@ fn take<const N: usize>(bytes: &mut &[u8]) -> [u8; N] {
     *front
 }
 
-/// What a store does with `value`.
+/// The operation of a store of `value`.
 pub(super) fn store<'b>(
     opcode: Opcode,
     fields: &Fields,
@@ -79,7 +79,7 @@ pub(super) fn store<'b>(
     })
 }
 
-/// What a command on one key, other than a store, does.
+/// The operation of a command on one key other than a store.
 #[inline]
 pub(super) fn operation<'b>(
     opcode: Opcode,
@@ -126,7 +126,7 @@ fn number(value: &[u8]) -> u64 {
     u64::from_le_bytes(*value.first_chunk().expect("the length was checked"))
 }
 
-/// Nothing of the key is repeated in an answer, so nothing of it is kept for one.
+/// No answer repeats the key, so it is not stored for one.
 #[inline]
 pub(super) fn reply<'b>(form: BinaryForm) -> Reply<'b> {
     Reply { form: ReplyForm::Binary(form), key: &[], tail: &[] }

@@ -1,8 +1,8 @@
 //! Request frames to steps.
 //!
-//! A frame is judged by its header alone, so a faulty one is answered before its rest arrives and
-//! the rest is dropped unread. MGET and MSET yield one request per entry; between two entries the
-//! decoder remembers how much of the frame is left, and nothing else of it is kept.
+//! A frame is validated by its header alone, so a faulty one is answered before its rest arrives and
+//! the rest is dropped. MGET and MSET yield one request per entry; between two entries the decoder
+//! stores only the remaining length of the frame.
 
 use super::opcode::{HEADER_BYTES, REQUEST_FIELD_BYTES, request_flags, response_flags};
 use super::{BinaryForm, Entry, Kind, Opcode, Spec};
@@ -18,8 +18,8 @@ pub use error::FrameError;
 use error::error_frame;
 use meaning::{Fields, operation, reply, request, store};
 
-/// Most bytes of a faulty frame that are dropped to keep the connection, unless they are the value
-/// of a store. A frame that claims more is taken for lost synchronization.
+/// Maximum bytes of a faulty frame that are dropped to keep the connection, unless they are the value
+/// of a store. A frame that claims more counts as lost synchronization.
 const FAULTY_BYTES_MAX: u64 = 1 << 20;
 
 /// State of one connection's decoder.
@@ -35,13 +35,13 @@ enum State {
     Frame,
     /// An entry of this frame starts here.
     Entries(Entries),
-    /// A fault that closes has been answered.
+    /// A fatal error has been answered.
     Closing,
 }
 
 /// A store up to its key.
 struct Head<'b> {
-    /// Where in the input the value begins.
+    /// Start of the value in the input.
     value_at: usize,
     value_bytes: u32,
     key: &'b [u8],
@@ -140,8 +140,8 @@ impl BinaryDecoder {
         }
     }
 
-    /// Takes the entry that starts at `at`. Only a whole entry moves the decoder on, so an
-    /// incomplete first one is found again from the header.
+    /// Decodes the entry that starts at `at`. Only a whole entry advances the decoder, so an
+    /// incomplete first one is decoded again from the header.
     fn entry<'b>(
         &mut self,
         mut entries: Entries,
@@ -191,7 +191,7 @@ impl BinaryDecoder {
         step
     }
 
-    /// Answers a faulty frame and drops it, or gives up on the connection.
+    /// Answers a faulty frame and drops it, or closes the connection.
     #[cold]
     fn refuse<'b>(
         &mut self,
@@ -216,15 +216,15 @@ impl BinaryDecoder {
         let answer = Answer::Bytes(bytes);
         if matches!(error, FrameError::NoFrame | FrameError::TooLong) {
             self.state = State::Closing;
-            // The rest of the header stays, so that the caller asks again and learns of the end.
+            // The rest of the header stays, so that the caller calls again and gets the close.
             return Step::Answer { consumed: 1, answer, skip: 0 };
         }
         Step::Answer { consumed: HEADER_BYTES, answer, skip: length }
     }
 }
 
-/// A whole GET without fields, which is what nearly all requests are. `None` says nothing: the
-/// frame may be incomplete, wrong or any other.
+/// A whole GET without fields, by far the most common request. `None` means undetermined: the frame
+/// may be incomplete, invalid or another command.
 #[inline]
 fn plain_get<'b>(input: &'b [u8], context: &Context<'b>) -> Option<Step<'b>> {
     const ALLOWED: u8 = request_flags::DETAILS | request_flags::ANY_ORDER | request_flags::QUIET;
@@ -254,7 +254,7 @@ fn plain_get<'b>(input: &'b [u8], context: &Context<'b>) -> Option<Step<'b>> {
     })
 }
 
-/// Whether a header is one its opcode allows.
+/// Whether the opcode allows this header.
 #[inline]
 fn judge(
     code: u8,
