@@ -4,7 +4,7 @@
 ci:
     .ci/run
 
-# Installs the clients and the reference server that the tests drive.
+# Installs the clients and the reference server used by the tests.
 tools:
     .ci/run tools
 
@@ -30,14 +30,14 @@ clients:
 attacks seconds="3600":
     RINGLANE_ATTACK_SECONDS={{seconds}} .ci/run attacks
 
-# Writes that are remembered, on the release build.
+# Verified writes, on the release build.
 conservation seconds="1800":
     RINGLANE_CONSERVATION_SECONDS={{seconds}} .ci/run conservation
 
 fuzz seconds="60":
     FUZZ_SECONDS={{seconds}} .ci/run fuzz
 
-# Benchmarks by time; for figures that a noisy machine does not move, see `instructions`.
+# Benchmarks in wall time; for figures independent of machine noise, see `instructions`.
 bench:
     cargo bench --bench parsers --bench shard --bench ttl_wheel --bench ring --bench mesh
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""What a cluster costs and how it takes losses: forwarding, replication, kill -9, return, join.
+"""Cost and fault tolerance of a cluster: forwarding, replication, kill -9, return, join.
 
 Starts nodes of the release binary on free ports of 127.0.0.1, loads them with the release build of
 `ringload`, and prints one Markdown table. memcached behind Debian's nutcracker (twemproxy) is
-measured beside it where both are installed. Nodes run on --node-cpus, the load on --load-cpus, and
-a node that joins on --join-cpus: with a CPU of its own it disturbs the others as from afar.
+measured beside it if both are installed. Nodes run on --node-cpus, the load on --load-cpus, and a
+joining node on --join-cpus: on a separate CPU it disturbs the others only as a remote host would.
 
     cargo build --release --workspace && benches/cluster.py [--quick] [--only NAME,...]
 

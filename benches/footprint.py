@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""What a node costs at rest: bytes per item and connection, memory under pressure, idle CPU, expiry.
+"""Footprint of a node: bytes per item and connection, memory under pressure, idle CPU, expiry.
 
 Starts the release binary (and Debian's memcached, if installed, for comparison) on free ports of
 127.0.0.1, one after the other, loads them with bounded data and prints one Markdown table. Figures
-are resident bytes as /proc shows them, so they include everything: index, slabs, allocator, slack.
+are resident bytes from /proc, so they include everything: index, slabs, allocator, slack.
 
     cargo build --release && benches/footprint.py [--quick] [--only NAME,...] [--json FILE]
 

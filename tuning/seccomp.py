@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""The container's seccomp profile: where its list comes from, and the proof that it holds.
+"""The container's seccomp profile: derives its list, and proves that it works.
 
     seccomp.py run COMMAND...   runs a command under the profile
     seccomp.py trace SERVER     exercises the server under strace and compares with the profile
-    seccomp.py test SERVER      exercises the server under the profile, and tries what is forbidden
+    seccomp.py test SERVER      exercises the server under the profile, and tries forbidden operations
 
-The profile is loaded by libseccomp, as container runtimes do. Exit codes: 0 as it should be, 1 not,
-77 something is missing here, which is named.
+The profile is loaded by libseccomp, as in container runtimes. Exit codes: 0 success, 1 failure,
+77 a requirement is missing, which is named.
 """
 
 import contextlib
@@ -27,12 +27,12 @@ import time
 from pathlib import Path
 
 PROFILE = Path(__file__).with_name("seccomp.json")
-# What /etc/os-release says where the C library is that of the image (tuning/Dockerfile).
+# The content of /etc/os-release on systems with the image's C library (tuning/Dockerfile).
 IMAGE_SYSTEM = "VERSION_CODENAME=bookworm"
 SKIPPED = 77
 MIB = 1 << 20
 
-# How the comment of a rule begins says when its calls are made.
+# The start of a rule's comment states when its calls are made.
 ALWAYS, AT_TIMES, RUNTIME = "always: ", "at times: ", "container runtime: "
 
 
@@ -150,7 +150,7 @@ class Client:
                 break
             except OSError:
                 self.socket.close()
-                assert time.monotonic() < deadline, f"nobody listens on {address}"
+                assert time.monotonic() < deadline, f"nothing listens on {address}"
                 time.sleep(0.05)
         self.stream = self.socket.makefile("rwb")
 
@@ -358,7 +358,7 @@ def trace(server_path):
         called = set()
         for path in Path(directory).iterdir():
             called |= set(re.findall(r"^(\w+)\(", path.read_text(errors="replace"), re.M))
-    called -= {"execve"}  # Made by whoever starts the server.
+    called -= {"execve"}  # Made by the process that starts the server.
     # The C library falls back to clone.
     called |= {"clone"} if "clone3" in called else set()
     print("called:", " ".join(sorted(called)))
@@ -424,7 +424,7 @@ def forbidden():
 
     assert under_profile(attempt) == 0, "something forbidden was possible"
     print(f"refused: {', '.join(calls)}")
-    # The numbers of another ABI would pass by a list of names; whoever uses them is ended.
+    # System call numbers of another ABI would bypass a list of names; a process that uses them is killed.
     ended = under_profile(lambda: libc.syscall(ctypes.c_long(0x40000000 + 39)))
     assert ended == -signal.SIGSYS, f"a call of the x32 ABI: {ended}"
     print("ended: who makes a call of the x32 ABI")

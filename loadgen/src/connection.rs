@@ -1,7 +1,7 @@
 //! One connection's requests and answers, without its socket.
 //!
-//! Requests are appended to an output buffer and remembered until their answers come, in order.
-//! Received bytes are read in place; only what an answer lacks at the end of a receive is kept.
+//! Requests are appended to an output buffer and recorded until their answers arrive, in order.
+//! Received bytes are parsed in place; only an incomplete answer at the end of a receive is stored.
 
 use std::collections::VecDeque;
 
@@ -14,11 +14,11 @@ use crate::workload::{Wanted, Workload};
 pub struct Pending {
     /// When it was due, in nanoseconds since the start.
     pub due_ns: u64,
-    /// When it was handed to the kernel.
+    /// When it was passed to the kernel.
     pub sent_ns: u64,
     /// The key; the first one of a multiget.
     pub wanted: Wanted,
-    /// What was asked.
+    /// The command.
     pub command: Command,
 }
 
@@ -66,12 +66,12 @@ impl Connection {
         self.pending.len() < self.pipeline
     }
 
-    /// How many requests wait for answers.
+    /// Number of unanswered requests.
     pub fn waiting(&self) -> usize {
         self.pending.len()
     }
 
-    /// Requests pushed since the connection was made.
+    /// Requests pushed since the connection was opened.
     pub fn pushed(&self) -> u64 {
         self.pushed
     }
@@ -90,7 +90,7 @@ impl Connection {
         self.pushed += 1;
     }
 
-    /// Reads received bytes and hands every complete answer to `answered`.
+    /// Parses received bytes and passes every complete answer to `answered`.
     #[inline]
     pub fn receive(
         &mut self,
@@ -147,12 +147,12 @@ impl Connection {
         Ok(at)
     }
 
-    /// The requests that wait for answers.
+    /// The unanswered requests.
     pub fn unanswered(&self) -> impl Iterator<Item = &Pending> {
         self.pending.iter()
     }
 
-    /// Forgets everything about the old connection; how many requests it leaves unanswered.
+    /// Resets the state for a new connection; returns the number of unanswered requests.
     pub fn reset(&mut self) -> usize {
         let lost = self.pending.len();
         self.pending.clear();

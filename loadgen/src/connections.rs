@@ -1,5 +1,5 @@
-//! A thread's connections and what they carry, without the clock: issuing what is due, reading
-//! what came, making connections anew.
+//! A thread's connections and their traffic, without the clock: issues due requests, reads answers,
+//! reopens connections.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -23,21 +23,21 @@ use ringlane_client::routes::Routes;
 
 mod reroute;
 
-/// Where a connection stands.
+/// State of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// Not there; to be made at this time.
+    /// Closed; to be opened at this time.
     Down {
         /// When.
         retry_ns: u64,
     },
-    /// Being made.
+    /// Connecting.
     Connecting,
     /// In use.
     Open,
-    /// Waiting for the kernel to let go.
+    /// Waiting for the kernel to release it.
     Closing {
-        /// Closed for churn or to be made elsewhere: it is made anew at once and is no fault.
+        /// Closed for churn or rerouting: it is reopened at once and does not count as a fault.
         on_purpose: bool,
     },
 }
@@ -47,9 +47,9 @@ struct Slot {
     state: State,
     /// The number of its endpoint.
     endpoint: usize,
-    /// Where it is connected to, or will be.
+    /// The address it is, or will be, connected to.
     address: Address,
-    /// Whether its endpoint is another one now: it ends when its answers have come.
+    /// Whether its endpoint has changed: it closes when its answers have arrived.
     moving: bool,
     backoff: Duration,
     spare: Vec<u8>,
@@ -61,24 +61,24 @@ struct Slot {
     listed: bool,
 }
 
-/// The first pause before a connection is made anew; it doubles up to the last.
+/// The first pause before a connection is reopened; it doubles up to the last.
 pub const BACKOFF_FIRST: Duration = Duration::from_millis(10);
 const BACKOFF_LAST: Duration = Duration::from_secs(1);
 
-/// Most requests that are due and wait for a connection of their endpoint, each with its due time.
+/// Maximum due requests waiting for a connection to their endpoint, each with its due time.
 const BACKLOG_MAX: usize = 1 << 20;
 
 /// Connections and requests of one thread.
 pub struct Connections<'a> {
     shared: &'a Shared,
-    /// Where each key is asked, and which version of it that is.
+    /// The routes, and their version.
     routes: Arc<Routes>,
     version: u64,
     slots: Vec<Slot>,
     /// Connections that take requests now, by endpoint. Closed loop: those to be refilled.
     takers: Vec<VecDeque<u32>>,
-    /// Requests that are due, by endpoint. Only with several endpoints: with one, what is due is
-    /// simply not drawn yet.
+    /// Due requests by endpoint. Only with several endpoints: with one, due requests are simply not
+    /// drawn yet.
     backlog: Vec<VecDeque<(u64, Draft)>>,
     backlog_count: usize,
     /// Connections with output to send.
@@ -104,8 +104,8 @@ pub struct Connections<'a> {
     pub start_ns: u64,
     /// When the last answer came.
     pub answered_ns: u64,
-    /// Answers are recorded whose time (of the answer in the closed loop, due in the open) is in
-    /// here.
+    /// Answers whose time (of the answer in the closed loop, due in the open loop) is within this
+    /// range are recorded.
     pub window_ns: Range<u64>,
 }
 
@@ -162,7 +162,7 @@ impl<'a> Connections<'a> {
         self.slots.iter().filter(|entry| wanted(entry.state)).count()
     }
 
-    /// Whether no connection is open and none could be made again.
+    /// Whether no connection is open and none could be reopened.
     pub fn are_gone(&self) -> bool {
         // A loss alone doubles the pause once; each attempt that fails does so again.
         let is_gone = |slot: &Slot| slot.state != State::Open && slot.backoff > BACKOFF_FIRST * 2;
@@ -276,7 +276,7 @@ impl<'a> Connections<'a> {
         }
     }
 
-    /// Takes a connection that takes requests off the list.
+    /// Removes a connection from the list of those that accept requests.
     #[inline]
     fn next_taker(&mut self, endpoint: usize) -> Option<u32> {
         while let Some(slot) = self.takers[endpoint].pop_front() {
@@ -309,8 +309,7 @@ impl<'a> Connections<'a> {
         }
     }
 
-    /// Lists a connection as one that takes requests, if it does; ends it if it has served its
-    /// time.
+    /// Lists a connection if it accepts requests; closes it if its churn limit is reached.
     #[inline]
     fn list(&mut self, slot: u32) {
         let plan = &self.shared.plan;
@@ -395,7 +394,7 @@ impl<'a> Connections<'a> {
         any
     }
 
-    /// Has a connection closed after this turn's events, because of a fault.
+    /// Schedules a connection to be closed after this turn's events, because of a fault.
     fn doom(&mut self, slot: u32) {
         let entry = &mut self.slots[slot as usize];
         if !matches!(entry.state, State::Closing { .. }) {
@@ -419,7 +418,7 @@ impl<'a> Connections<'a> {
         });
         net.close(slot as usize);
         if lost > 0 && !self.source.is_empty() {
-            // Others may have had nothing left to do, and have now.
+            // Idle connections may have work now.
             (0..self.slots.len() as u32).for_each(|slot| self.list(slot));
         }
     }
@@ -434,7 +433,7 @@ impl<'a> Connections<'a> {
         entry.progress_ns = now_ns;
         let before = *waiting;
         let closed = plan.pace == LoadMode::Closed;
-        // What a miss calls for: the value, or the counter.
+        // Fill a miss: with the value, or the counter.
         let mut followers = Vec::new();
         let address = &entry.address;
         let result = entry.connection.receive(workload, bytes, |pending, outcome| {
@@ -487,7 +486,7 @@ impl<'a> Connections<'a> {
         }
     }
 
-    /// Begins to make the connections whose time has come.
+    /// Starts opening the connections that are due.
     pub fn reconnect(&mut self, net: &mut Net, now_ns: u64) {
         for slot in 0..self.slots.len() {
             let State::Down { retry_ns } = self.slots[slot].state else { continue };
@@ -507,9 +506,8 @@ impl<'a> Connections<'a> {
         }
     }
 
-    /// Gives up connections that owe an answer for too long, and the whole phase when it has no
-    /// prospect: nothing but another protocol was heard, or no answer comes to a job that must be
-    /// complete.
+    /// Abandons connections that owe an answer for too long, and the whole phase if it is hopeless:
+    /// only another protocol was received, or a job that must be complete gets no answer.
     pub fn check_timeouts(&mut self, now_ns: u64) {
         let timeout_ns = self.shared.plan.timeout.as_nanos() as u64;
         let quiet_ns = now_ns.saturating_sub(self.answered_ns.max(self.start_ns));
@@ -543,12 +541,12 @@ impl Slot {
     }
 }
 
-/// Tells the workload what an answer means, and what must follow it.
+/// Reports an answer to the workload, and returns the request that must follow it.
 #[inline]
 fn settle(workload: &Workload, pending: &Pending, hit: bool) -> Option<Draft> {
     let key = pending.wanted.key;
     match pending.command {
-        // A refused write never gets here: it may have had an effect or not.
+        // A refused write never gets here: it may or may not have had an effect.
         Command::Set | Command::Delete => workload.written(key),
         Command::Get if !hit && workload.cache_aside => return Some((Command::Set, key)),
         Command::Incr if !hit => {

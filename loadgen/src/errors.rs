@@ -1,13 +1,13 @@
-//! What went wrong during a run: counted by kind, with the first case of each in words.
+//! Faults during a run: counted by kind, with a description of the first case of each.
 
 use std::io;
 
-/// A kind of trouble that a run survives.
+/// A kind of fault that a run survives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// Nobody listens at the address.
+    /// Nothing listens at the address.
     Refused,
-    /// The connection could not be made for another reason.
+    /// The connection could not be opened for another reason.
     Unreachable,
     /// The other side reset the connection.
     Reset,
@@ -15,11 +15,11 @@ pub enum Fault {
     Closed,
     /// No answer, or no connection, within the time limit.
     TimedOut,
-    /// What came is not the protocol.
+    /// The received bytes are not the protocol.
     Protocol,
     /// The server answered with an error line.
     ErrorAnswer,
-    /// A request was in flight when its connection went.
+    /// A request was in flight when its connection was lost.
     Lost,
 }
 

@@ -1,23 +1,23 @@
 //! Latencies: an HdrHistogram with three significant digits per command and outcome.
 //!
-//! Two spans are kept of each request in the open loop: its latency, from the intended send time,
+//! Two durations are recorded per request in the open loop: its latency, from the intended send time,
 //! and its service time, from the actual one. Answers of one turn to requests of one turn have the
-//! same spans, so the recorder counts repetitions and touches a histogram once for all of them;
+//! same durations, so the recorder counts repetitions and updates a histogram once for all of them;
 //! with deep pipelines that is most of the cost of recording.
 
 use hdrhistogram::Histogram;
 
 use crate::workload::mix::Command;
 
-/// Longest span told apart, 100 s; longer ones count as this.
+/// Longest duration distinguished, 100 s; longer ones count as this.
 const SPAN_NS_MAX: u64 = 100_000_000_000;
 
-/// A kind of request to keep apart: command, and whether it hit.
+/// A class of requests: command, and whether it hit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Class {
     /// The command.
     pub command: Command,
-    /// Whether the key was there (for a multiget: any of them).
+    /// Whether the key was found (for a multiget: any of them).
     pub hit: bool,
 }
 

@@ -1,10 +1,10 @@
-//! The host a figure was measured on: without it the figure says little.
+//! The host of a measurement, without which a figure means little.
 
 use std::fs;
 
 use serde::{Deserialize, Serialize};
 
-/// Facts about the machine. What it does not tell is "unknown".
+/// Facts about the machine. Unavailable ones are "unknown".
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Host {
     /// The CPU's model name.
@@ -21,7 +21,7 @@ pub struct Host {
     pub governor: String,
     /// Transparent huge pages.
     pub huge_pages: String,
-    /// Load average over a minute when the run began: others at work blur figures.
+    /// Load average over a minute when the run started: other work distorts figures.
     pub load_average: String,
     /// Open files allowed, soft limit.
     pub open_files: String,

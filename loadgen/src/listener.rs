@@ -1,10 +1,10 @@
-//! Which process listens at a local address, so that its CPU time can be read unasked.
+//! Finds the process that listens at a local address, so that its CPU time can be measured.
 
 use std::fs;
 
 use socket2::SockAddr;
 
-/// The process that listens at `address`, if it runs here and `/proc` lets its files be seen.
+/// The process that listens at `address`, if it runs here and `/proc` shows its files.
 pub fn pid_of(address: &SockAddr) -> Option<u32> {
     let inode = match (address.as_socket(), address.as_pathname()) {
         (Some(address), _) if address.ip().is_loopback() => {

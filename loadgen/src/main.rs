@@ -1,7 +1,7 @@
-//! `ringload`: loads memcached-compatible servers and says what they cost.
+//! `ringload`: generates load for memcached-compatible servers and measures what they cost.
 //!
-//! A thread per core, each with its own io_uring; open loop by default, so that stalls are not
-//! hidden; values derive from keys, so that a wrong answer is caught. Modules in dependency order.
+//! One thread per CPU, each with its own io_uring; open loop by default, so that stalls are not
+//! hidden; values derive from keys, so that wrong answers are caught. Modules in dependency order.
 
 mod args;
 mod compare;

@@ -31,7 +31,7 @@ pub enum Event<'n> {
         /// Which connection.
         slot: usize,
     },
-    /// Bytes came.
+    /// Bytes arrived.
     Received {
         /// Which connection.
         slot: usize,
@@ -52,7 +52,7 @@ pub enum Event<'n> {
         /// Why; `None` for an orderly close by the other side.
         error: Option<io::Error>,
     },
-    /// After [`Net::close`]: nothing of the old connection is left, the slot can be opened again.
+    /// After [`Net::close`]: the old connection is gone, the slot can be reopened.
     Closed {
         /// Which connection.
         slot: usize,
@@ -62,7 +62,7 @@ pub enum Event<'n> {
 /// How long [`Net::wait`] may wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Patience {
-    /// Not at all: submit and collect what is ready.
+    /// Do not wait: submit, and collect ready completions.
     None,
     /// Until something happens or this span is over.
     AtMost(Duration),
@@ -71,16 +71,16 @@ pub enum Patience {
 /// The sockets of one thread. See the module.
 pub struct Net {
     ring: IoUring,
-    /// `ManuallyDrop`, so that they can be left to the kernel should it not let go of them.
+    /// `ManuallyDrop`, so that they can be leaked if the kernel does not release them.
     buffers: ManuallyDrop<Buffers>,
     slots: ManuallyDrop<Vec<Slot>>,
     connect_timeout: Box<Timespec>,
-    /// Completions of this turn that have not become events, newest last once reversed.
+    /// Completions of this turn not yet turned into events, in reverse order.
     ready: Vec<Completion>,
     ready_at: usize,
     /// The receive buffer lent with the last event.
     lent: Option<u16>,
-    /// Events that no completion stands for.
+    /// Events without a completion.
     extra: Vec<usize>,
     /// Operations the kernel has not finished.
     in_flight: usize,
@@ -95,7 +95,7 @@ struct Slot {
     /// Operations of this slot the kernel has not finished.
     in_flight: u32,
     closing: bool,
-    /// Whether [`Event::Lost`] has been told for this connection.
+    /// Whether [`Event::Lost`] has been reported for this connection.
     lost: bool,
 }
 
@@ -159,7 +159,7 @@ impl Net {
         })
     }
 
-    /// Begins to connect a slot that is new or closed. The outcome comes as [`Event::Connected`]
+    /// Starts connecting a slot that is new or closed. The outcome comes as [`Event::Connected`]
     /// or [`Event::Lost`], within two seconds.
     pub fn open(&mut self, slot: usize, address: &SockAddr) -> io::Result<()> {
         let entry = &mut self.slots[slot];
@@ -175,14 +175,14 @@ impl Net {
             .flags(squeue::Flags::IO_LINK);
         let timeout = opcode::LinkTimeout::new(&*self.connect_timeout).build();
         *entry = Slot { socket: Some(socket), address: entry.address.take(), ..Slot::default() };
-        // A linked pair must not be parted by a full queue.
+        // A full queue must not separate a linked pair.
         self.room(2);
         self.push(slot, Kind::Connect, connect);
         self.push(slot, Kind::ConnectTimeout, timeout);
         Ok(())
     }
 
-    /// Whether a buffer of this slot is on its way, so that no other may be sent.
+    /// Whether a buffer of this slot is in flight, so that no other may be sent.
     #[inline]
     pub fn is_sending(&self, slot: usize) -> bool {
         self.slots[slot].sending.is_some()
@@ -198,12 +198,12 @@ impl Net {
         self.send_rest(slot);
     }
 
-    /// Ends a connection, open or not. [`Event::Closed`] follows once the kernel let go of it.
+    /// Closes a connection, open or not. [`Event::Closed`] follows once the kernel has released it.
     pub fn close(&mut self, slot: usize) {
         let entry = &mut self.slots[slot];
         entry.closing = true;
         if let Some(socket) = &entry.socket {
-            // Fails when it never was connected: then the cancellation below ends it.
+            // Fails if it was never connected: then the cancellation below ends it.
             let _ = socket.shutdown(std::net::Shutdown::Both);
             if entry.in_flight > 0 {
                 let fd = Fd(socket.as_raw_fd());
@@ -215,7 +215,7 @@ impl Net {
         self.extra.push(slot);
     }
 
-    /// Submits all that is queued and waits, if patience allows, for something to happen.
+    /// Submits everything queued and waits for an event as long as `patience` allows.
     #[inline]
     pub fn wait(&mut self, patience: Patience) -> io::Result<()> {
         self.settle();
@@ -246,7 +246,7 @@ impl Net {
         match result {
             Ok(_) => {}
             Err(error) => match error.raw_os_error() {
-                // Time is over, a signal came, or completions must be collected first.
+                // Timeout, a signal, or completions must be collected first.
                 Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN) => {}
                 _ => return Err(error),
             },
@@ -255,7 +255,7 @@ impl Net {
         Ok(())
     }
 
-    /// The next thing that happened, `None` when all was told: then [`Net::wait`] again.
+    /// The next event; after `None` call [`Net::wait`] again.
     #[inline]
     pub fn next(&mut self) -> Option<Event<'_>> {
         self.settle();
@@ -363,7 +363,7 @@ impl Net {
         self.push(slot, Kind::Send, operation);
     }
 
-    /// Gives the last event's receive buffer back to the kernel.
+    /// Returns the last event's receive buffer to the kernel.
     #[inline]
     fn settle(&mut self) {
         if let Some(buffer) = self.lent.take() {

@@ -1,4 +1,4 @@
-//! What a rate has to hold: latencies that must not be exceeded.
+//! Objectives of a rate: latencies that must not be exceeded.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,7 +6,7 @@ use std::str::FromStr;
 use crate::results::summary::{Percentiles, Summary};
 use crate::units;
 
-/// Fewer answers than this part of what was due means that the server did not keep up.
+/// Fewer answers than this fraction of due requests means that the server did not keep up.
 const REACHED: f64 = 0.99;
 
 /// A latency that must not be exceeded, spelled `p99.9=1ms`.
@@ -43,9 +43,9 @@ fn percentile(percentile: f64) -> String {
     if percentile < 100.0 { format!("p{percentile}") } else { "max".into() }
 }
 
-/// Why a run does not hold the objectives, `None` if it does.
+/// Why a run does not meet the objectives, `None` if it does.
 pub fn broken(run: &Summary, objectives: &[Objective]) -> Option<String> {
-    // Against what was due, not the nominal rate: Poisson arrivals vary.
+    // Compared with the requests due, not the nominal rate: Poisson arrivals vary.
     let due = run.requests + run.unsent;
     if (run.requests as f64) < due as f64 * REACHED {
         return Some(format!("only {:.0} requests/s", run.requests_per_second));

@@ -1,4 +1,4 @@
-//! Runs one phase on all threads and puts their results together.
+//! Runs one phase on all threads and merges their results.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Barrier, Mutex, mpsc};
@@ -16,7 +16,7 @@ use crate::worker;
 use crate::workload::Workload;
 use ringlane_client::discovery::Directory;
 
-/// What a phase came to.
+/// The outcome of a phase.
 pub struct Outcome {
     /// Latencies.
     pub recorder: Recorder,
@@ -28,17 +28,18 @@ pub struct Outcome {
     pub window: Duration,
     /// CPU time of each generator thread.
     pub generator_cpu: Vec<CpuUse>,
-    /// Part of the window each generator thread was at work, 0 to 1.
+    /// Fraction of the window each generator thread was busy, 0 to 1.
     pub generator_busy: Vec<f64>,
-    /// Part of the window in which others had the CPU of the generator thread that suffered most.
+    /// Fraction of the window in which other processes used the CPU of the most affected generator
+    /// thread.
     pub generator_waited: f64,
     /// CPU time of the server.
     pub server_cpu: Option<CpuUse>,
-    /// Part of the window the server's busiest thread was at work, 0 to 1.
+    /// Fraction of the window the server's busiest thread was busy, 0 to 1.
     pub server_busiest: Option<f64>,
     /// Requests due that were never sent.
     pub unsent: u64,
-    /// Whether nobody was left to answer in the end: no connection was open nor could be made again.
+    /// Whether the server was gone at the end: no connection was open or could be reopened.
     pub gone: bool,
     /// The phase second by second.
     pub timeline: Vec<Moment>,
@@ -47,7 +48,7 @@ pub struct Outcome {
 /// One second of a phase, over all threads.
 #[derive(Clone)]
 pub struct Moment {
-    /// Which, counted from 1.
+    /// Its number, from 1.
     pub second: u64,
     /// Requests answered in it.
     pub answers: u64,
@@ -55,13 +56,13 @@ pub struct Moment {
     pub latency: Histogram<u64>,
     /// Faults in it, by kind.
     pub faults: Vec<(&'static str, u64)>,
-    /// Keys asked for in it.
+    /// Keys requested in it.
     pub keys_asked: u64,
-    /// Of these, keys that were there.
+    /// Keys found among these.
     pub keys_hit: u64,
 }
 
-/// Runs a phase; `live` is shown every second that is complete.
+/// Runs a phase; `live` gets every complete second.
 pub fn run(
     plan: Plan,
     workload: Workload,
@@ -81,7 +82,7 @@ pub fn run(
     let directory = shared.plan.directory.clone();
     let results = std::thread::scope(|scope| {
         scope.spawn(|| directory.watch());
-        // Whatever ends this closure, the scope waits for the watching thread.
+        // However this closure ends, the scope waits for the watching thread.
         let _end = EndWatch(&directory);
         let (sender, notes) = mpsc::channel();
         let handles: Vec<_> = (0..threads)
@@ -104,7 +105,7 @@ pub fn run(
         if up == 0 {
             shared.stop.store(true, Ordering::Relaxed);
         }
-        // A little later than now, so that all threads start together.
+        // Slightly in the future, so that all threads start together.
         let start = shared.epoch.elapsed() + Duration::from_millis(1);
         shared.start_ns.store(start.as_nanos() as u64, Ordering::Release);
         shared.gate.wait();
@@ -137,7 +138,7 @@ pub fn run(
         let what = if stopped { "gave up" } else { "no request was answered" };
         return Err(Error::Setup(match outcome.faults.telling() {
             Some(words) => format!("{what}: {words}"),
-            // Before the recording some were.
+            // Some were answered before the recording.
             None if outcome.unsent > 0 => format!(
                 "nothing was recorded: the server fell so far behind that none of the {} requests \
                  due in that time was sent; lower the rate or raise the number of connections",
@@ -150,7 +151,7 @@ pub fn run(
 }
 
 impl Outcome {
-    /// Why the figures are not those of the whole phase: the server died in it.
+    /// Why the figures do not cover the whole phase: the server died during it.
     pub fn failure(&self) -> Option<Error> {
         self.gone.then(|| {
             let words = self.faults.telling().unwrap_or("no connection");
@@ -162,7 +163,7 @@ impl Outcome {
     }
 }
 
-/// Ends the watching when it goes.
+/// Ends the watch thread when dropped.
 struct EndWatch<'d>(&'d Directory);
 
 impl Drop for EndWatch<'_> {
@@ -203,11 +204,11 @@ fn gather(results: Vec<ThreadResult>, timeline: Vec<Moment>) -> Outcome {
     outcome
 }
 
-/// Puts the threads' seconds together, which may tell of a second at different times.
+/// Merges the threads' seconds, which they may report at different times.
 struct Timeline {
     threads: usize,
     moments: Vec<Moment>,
-    /// Seconds some thread has told and others have not: how many, and the sum.
+    /// Seconds reported by some threads but not all: how many threads, and the sum.
     open: Vec<(usize, Moment, Totals, Faults)>,
     totals: Totals,
     faults: Faults,
@@ -253,8 +254,8 @@ impl Timeline {
             moment.keys_hit = totals.keys_hit - self.totals.keys_hit;
             moment.faults = faults.since(&self.faults);
             (self.totals, self.faults) = (totals, faults);
-            // A second without anything is shown when another one follows: what remains after the
-            // last whole second is mostly nothing.
+            // An empty second is shown only if another one follows: the remainder after the last
+            // whole second is mostly empty.
             let nothing = moment.answers == 0 && moment.faults.is_empty();
             for moment in self.silent.take().into_iter().chain((!nothing).then(|| moment.clone())) {
                 live(&moment);

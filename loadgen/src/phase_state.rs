@@ -1,4 +1,4 @@
-//! What the threads of a phase share, and what each of them reports.
+//! State shared by the threads of a phase, and the reports of each.
 
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Barrier, Mutex};
@@ -14,7 +14,7 @@ use crate::wire::WrongAnswer;
 use crate::workload::Workload;
 use crate::workload::mix::Command;
 
-/// What threads of one phase share.
+/// State shared by the threads of one phase.
 pub struct Shared {
     /// The plan.
     pub plan: Plan,
@@ -24,7 +24,7 @@ pub struct Shared {
     pub epoch: Instant,
     /// When load starts, in nanoseconds since the epoch; set before the threads pass `gate`.
     pub start_ns: AtomicU64,
-    /// Holds the threads back until all are connected.
+    /// Blocks the threads until all are connected.
     pub gate: Barrier,
     /// Ends the phase early.
     pub stop: AtomicBool,
@@ -39,19 +39,19 @@ impl Shared {
     }
 }
 
-/// What a thread tells while it runs.
+/// A report of a running thread.
 pub enum Note {
-    /// It has connected what can be connected: how many, and what went wrong.
+    /// Connecting is done: the number of connections, and the errors.
     Ready(usize, Faults),
-    /// About the last second.
+    /// The last second.
     Second(Second),
 }
 
 /// One second of one thread.
 pub struct Second {
-    /// Which, from the start of the recording. The last one also has the answers that came late.
+    /// Its number from the start of the recording. The last one includes late answers.
     pub number: u64,
-    /// Latencies of the answers that came in it.
+    /// Latencies of the answers received in it.
     pub latency: Histogram<u64>,
     /// Totals so far.
     pub totals: Totals,
@@ -59,16 +59,16 @@ pub struct Second {
     pub faults: Faults,
 }
 
-/// Plain counts of one phase, warm-up left out.
+/// Counters of one phase, excluding warm-up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
     /// Requests answered.
     pub answers: u64,
-    /// Keys asked for by gets and multigets.
+    /// Keys requested by gets and multigets.
     pub keys_asked: u64,
-    /// Of these, keys that were there.
+    /// Keys found among these.
     pub keys_hit: u64,
-    /// Connections made anew for churn.
+    /// Connections reopened for churn.
     pub renewed: u64,
 }
 
@@ -95,7 +95,7 @@ impl Totals {
     }
 }
 
-/// What a thread has to say in the end.
+/// The final report of a thread.
 pub struct ThreadResult {
     /// Latencies.
     pub recorder: Recorder,
@@ -107,14 +107,14 @@ pub struct ThreadResult {
     pub window_ns: u64,
     /// CPU time of this thread in the window.
     pub cpu: CpuUse,
-    /// Part of the window in which this thread was at work, 0 to 1.
+    /// Fraction of the window in which this thread was busy, 0 to 1.
     pub busy: f64,
-    /// Part of the window in which others had this thread's CPU while it had work, 0 to 1.
+    /// Fraction of the window in which this thread was runnable while others used its CPU, 0 to 1.
     pub waited: f64,
     /// CPU time of the server in the window, measured by the first thread.
     pub server_cpu: Option<CpuUse>,
-    /// Whether in the end none of its connections was open nor could be made again.
+    /// Whether at the end none of its connections was open or could be reopened.
     pub gone: bool,
-    /// Requests due in the window that were never sent, for want of room in the pipelines.
+    /// Requests due in the window that were never sent, for lack of room in the pipelines.
     pub unsent: u64,
 }

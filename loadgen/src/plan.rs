@@ -1,4 +1,4 @@
-//! What one phase of a run does, the same for all its threads.
+//! The plan of one phase of a run, the same for all its threads.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,13 +12,13 @@ use ringlane_client::discovery::Directory;
 /// How requests are paced.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum LoadMode {
-    /// The next when an answer has come.
+    /// The next request when an answer has arrived.
     Closed,
     /// At a rate, in requests per second over all threads.
     Open {
         /// Requests per second, above 0.
         rate: f64,
-        /// How send times lie.
+        /// Distribution of send times.
         arrival: Arrival,
     },
 }
@@ -26,28 +26,28 @@ pub enum LoadMode {
 /// When a closed-loop connection sends again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Refill {
-    /// When all of its pipeline is answered, as clients with batches do.
+    /// When its whole pipeline is answered, as batching clients do.
     Batch,
     /// As soon as there is room.
     Sliding,
 }
 
-/// What one phase does.
+/// The plan of one phase.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// What is asked.
+    /// The job.
     pub job: Job,
-    /// How it is paced.
+    /// The load mode.
     pub pace: LoadMode,
     /// The server, or the first of several nodes.
     pub address: Address,
-    /// Where each key is asked.
+    /// Which endpoint serves each key.
     pub directory: Arc<Directory>,
     /// The protocol.
     pub protocol: Protocol,
-    /// Connections of all threads together.
+    /// Total connections of all threads.
     pub connections: usize,
-    /// Requests a connection may have unanswered.
+    /// Unanswered requests per connection.
     pub pipeline: usize,
     /// When a closed-loop connection sends again.
     pub refill: Refill,
@@ -55,14 +55,14 @@ pub struct Plan {
     pub warmup: Duration,
     /// How long to record; `None` until the job is done.
     pub window: Option<Duration>,
-    /// A request without an answer for this long is given up, with its connection.
+    /// A request without an answer for this long is abandoned, with its connection.
     pub timeout: Duration,
-    /// Requests after which a connection is closed and made anew; 0 is never.
+    /// Requests after which a connection is reopened; 0 means never.
     pub churn: u64,
     /// Poll instead of sleeping.
     pub spin: bool,
     /// CPUs, one for each thread.
     pub cpus: Vec<usize>,
-    /// The processes whose CPU time is measured, together.
+    /// The processes whose total CPU time is measured.
     pub server_pids: Vec<u32>,
 }

@@ -1,9 +1,9 @@
-//! CPU time of processes and of the calling thread, as `/proc` has it.
+//! CPU time of processes and of the calling thread, from `/proc`.
 //!
-//! The sum of user and system time comes from `schedstat`, in nanoseconds; `stat` has both apart,
-//! but in ticks of 10 ms, and only serves to divide the sum. The CPU time of the server per request
-//! is the figure that says what a server costs: unlike throughput it does not depend on how fast
-//! the generator is.
+//! The sum of user and system time comes from `schedstat`, in nanoseconds; `stat` has them
+//! separately, but in ticks of 10 ms, and is only used to split the sum. The CPU time of the server
+//! per request shows what a server costs: unlike throughput it does not depend on the speed of the
+//! generator.
 
 use std::fs;
 use std::io;
@@ -62,15 +62,15 @@ impl CpuTime {
         Ok(Self { threads: vec![(0, total_ns)], user_ticks, system_ticks })
     }
 
-    /// How long the calling thread has been ready to run while others had its CPU, in nanoseconds;
-    /// 0 where the kernel does not say.
+    /// How long the calling thread was runnable while others used its CPU, in nanoseconds; 0 if the
+    /// kernel does not report it.
     pub fn this_thread_waited_ns() -> u64 {
         let schedstat = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
         let waited = schedstat.split_ascii_whitespace().nth(1);
         waited.and_then(|waited_ns| waited_ns.parse().ok()).unwrap_or(0)
     }
 
-    /// The time of several processes together; `None` of none.
+    /// The total time of several processes; `None` without any.
     pub fn sum(times: impl IntoIterator<Item = CpuTime>) -> Option<Self> {
         times.into_iter().reduce(|mut sum, other| {
             sum.threads.extend(other.threads);
@@ -80,7 +80,7 @@ impl CpuTime {
         })
     }
 
-    /// What was used since `earlier`.
+    /// CPU time used since `earlier`.
     pub fn since(&self, earlier: &CpuTime) -> CpuUse {
         let user = self.user_ticks.saturating_sub(earlier.user_ticks) as f64;
         let system = self.system_ticks.saturating_sub(earlier.system_ticks) as f64;
@@ -106,8 +106,8 @@ impl std::ops::AddAssign for CpuUse {
     }
 }
 
-/// User and system ticks of a `stat` line. The command's name may hold blanks and brackets, so
-/// fields are counted from the last bracket. A process that has ended and is still listed is an
+/// User and system ticks of a `stat` line. The command's name may contain spaces and brackets, so
+/// fields are counted from the last bracket. A process that has ended but is still listed is an
 /// error: its threads are gone with their times.
 fn ticks(stat: &str) -> io::Result<(u64, u64)> {
     let fields = stat.rsplit_once(')').map(|(_, fields)| fields).unwrap_or_default();

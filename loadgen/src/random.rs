@@ -1,8 +1,7 @@
 //! Seeded pseudo-random numbers: SplitMix64, one state word and three multiplications.
 //!
-//! The generator draws a number or two per request, so the draw has to cost a nanosecond, and a
-//! run has to be repeatable from its seed. Statistical quality beyond that of SplitMix64 buys
-//! nothing here.
+//! The generator draws a number or two per request, so a draw must cost a nanosecond, and a run must
+//! be repeatable from its seed. Statistical quality beyond SplitMix64's is not needed here.
 
 /// A stream of random numbers. Equal seeds give equal streams.
 #[derive(Clone, Debug)]
@@ -19,7 +18,8 @@ pub const fn mix(word: u64) -> u64 {
 }
 
 impl Random {
-    /// The stream of `seed`; `stream` tells apart several of one seed, a thread's for instance.
+    /// The stream of `seed`; `stream` distinguishes several streams of one seed, such as one per
+    /// thread.
     pub const fn new(seed: u64, stream: u64) -> Self {
         Self(mix(seed ^ mix(stream.wrapping_add(GOLDEN))))
     }

@@ -1,4 +1,4 @@
-//! The command `run`, and what the other commands share with it: from flags to a measured phase.
+//! The command `run`, and the code that other commands share with it: from flags to a measured phase.
 
 use std::io::IsTerminal;
 use std::sync::Arc;
@@ -30,7 +30,7 @@ use ringlane_client::routes::{Layout, Routes};
 /// Versions take up to sixteen bytes per key.
 const VERIFIED_KEYS_MAX: u64 = 200_000_000;
 
-/// Bytes of values that a connection has under way when every key is written or read once.
+/// Bytes of values in flight per connection when every key is written or read once.
 const ONCE_BYTES: u64 = 256 << 10;
 
 /// Runs the command.
@@ -61,7 +61,7 @@ pub fn populate(common: &args::Common) -> Result<(), Error> {
 /// The command `verify`.
 pub fn verify(verification: &args::Verification) -> Result<(), Error> {
     let common = &verification.common;
-    // What was written by earlier runs is all there is to see.
+    // Only values written by earlier runs can be seen.
     let workload = Workload { versions: None, ..workload(&common.workload)? };
     report::check(common.output.files())?;
     let plan = plan(&common.target, &common.load)?;
@@ -92,11 +92,11 @@ fn whole(
     failure.map_or(Ok(summary), Err)
 }
 
-/// What a phase came to, and what is wrong with it.
+/// The result of a phase, and what is wrong with it.
 pub struct Measured {
     /// The figures.
     pub summary: Summary,
-    /// Why they are not those of the whole phase.
+    /// Why they do not cover the whole phase.
     pub failure: Option<Error>,
 }
 
@@ -104,7 +104,7 @@ impl Measured {
     /// The figures of the whole phase.
     ///
     /// # Errors
-    /// When the server died in it.
+    /// If the server died during it.
     pub fn whole(self) -> Result<Summary, Error> {
         self.failure.map_or(Ok(self.summary), Err)
     }
@@ -125,7 +125,7 @@ pub fn measure(
     Ok(Measured { summary: Summary::of(name, plan, workload, &mut outcome), failure })
 }
 
-/// Writes all keys if that is wanted, and says so.
+/// Writes all keys if requested, and reports it.
 pub fn prepare(plan: &Plan, workload: &Workload, populate: Populate) -> Result<(), Error> {
     let wanted = match populate {
         Populate::Yes => true,
@@ -150,7 +150,7 @@ pub fn prepare(plan: &Plan, workload: &Workload, populate: Populate) -> Result<(
 }
 
 /// Whether a sample of keys has misses that the load will not fill, or values of another workload:
-/// those of other lengths, which an earlier run may have left, would be taken for wrong answers.
+/// values of other lengths from an earlier run would count as wrong answers.
 fn unready(plan: &Plan, workload: &Workload) -> Result<bool, Error> {
     let verify = if workload.verify == Verify::Off { Verify::Off } else { Verify::Content };
     let sampled = Workload { verify, versions: None, ..workload.clone() };
@@ -163,7 +163,7 @@ fn unready(plan: &Plan, workload: &Workload) -> Result<bool, Error> {
     }
 }
 
-/// The plan at the rate asked for, which may depend on a peak that is measured first.
+/// The plan at the requested rate, which may depend on a peak that is measured first.
 pub fn paced(plan: Plan, workload: &Workload, load: &args::Load) -> Result<Plan, Error> {
     let rate = match (load.closed, load.rate) {
         (true, _) => return Ok(plan),
@@ -180,7 +180,7 @@ pub fn paced(plan: Plan, workload: &Workload, load: &args::Load) -> Result<Plan,
     Ok(Plan { pace: LoadMode::Open { rate, arrival: load.arrival }, ..plan })
 }
 
-/// Requests per second that a short closed loop reaches.
+/// The rate of a short closed loop.
 pub fn peak(plan: &Plan, workload: &Workload) -> Result<f64, Error> {
     let plan = Plan {
         pace: LoadMode::Closed,
@@ -195,9 +195,9 @@ pub fn peak(plan: &Plan, workload: &Workload) -> Result<f64, Error> {
     Ok(outcome.totals.answers as f64 / outcome.window.as_secs_f64())
 }
 
-/// The plan that asks for every key once, over the same connections.
+/// The plan that accesses every key once, over the same connections.
 pub fn once(plan: &Plan, workload: &Workload, job: Job) -> Plan {
-    // Large values wait for those before them, all connections' at once: 32 each would time out.
+    // Large values queue behind those of all connections: 32 each would time out.
     let value_bytes = workload.values.sizes().max().max(1);
     let pipeline = (ONCE_BYTES / value_bytes).clamp(1, 32) as usize;
     Plan {
@@ -213,7 +213,7 @@ pub fn once(plan: &Plan, workload: &Workload, job: Job) -> Plan {
     }
 }
 
-/// The workload that flags describe.
+/// The workload described by the flags.
 pub fn workload(args: &args::Workload) -> Result<Workload, Error> {
     let failed = |words: String| Error::Setup(words);
     let keys = Keys::new(args.keys, &args.key_prefix, args.key_bytes)
@@ -230,7 +230,7 @@ pub fn workload(args: &args::Workload) -> Result<Workload, Error> {
     let clock = clock.unwrap_or_default().as_nanos() as u64 ^ u64::from(std::process::id());
     let reads =
         [Command::Get, Command::Multiget].iter().any(|&command| args.mix.weight(command) > 0);
-    // Without reads there is nothing to be stale, without writes nothing to be stale against.
+    // Stale reads are possible only with both reads and writes.
     let verified = reads && (args.mix.writes() || args.cache_aside);
     let counters = if args.mix.weight(Command::Incr) > 0 { args.keys } else { 0 };
     let versions = match args.verify {
@@ -258,7 +258,7 @@ pub fn workload(args: &args::Workload) -> Result<Workload, Error> {
     })
 }
 
-/// The plan of load that flags describe, in a closed loop; [`paced`] gives it its rate.
+/// The load plan described by the flags, in a closed loop; [`paced`] sets its rate.
 pub fn plan(target: &args::Target, load: &args::Load) -> Result<Plan, Error> {
     let failed = |words: &str| Error::Setup(words.into());
     let cpus = cpus(target.cpus.as_deref())?;
@@ -289,7 +289,7 @@ pub fn plan(target: &args::Target, load: &args::Load) -> Result<Plan, Error> {
         let nodes = routes.layout().nodes.iter();
         let addresses = nodes.filter_map(|node| node.endpoints.first());
         let found = addresses.map(|address| listener::pid_of(address.socket()));
-        // Part of the nodes would be taken for all of them.
+        // Some of the nodes would be taken for all of them.
         server_pids = found.collect::<Option<Vec<u32>>>().unwrap_or_default();
         server_pids.sort_unstable();
         server_pids.dedup();
@@ -313,8 +313,8 @@ pub fn plan(target: &args::Target, load: &args::Load) -> Result<Plan, Error> {
     })
 }
 
-/// Where keys are asked: as the command line says, as the server at `address` tells in the binary
-/// protocol, or all there. At most as many endpoints as each thread has connections.
+/// The routes: as given on the command line, as described by the server at `address` in the binary
+/// protocol, or all to that server. At most as many endpoints as each thread has connections.
 pub fn directory(
     address: &Address,
     target: &args::Target,
@@ -342,7 +342,7 @@ pub fn directory(
     Ok(directory)
 }
 
-/// The routes to the nodes that the command line names.
+/// The routes to the nodes listed on the command line.
 fn named(
     nodes: &[NodeAddress],
     parameters: RingParameters,
@@ -364,7 +364,7 @@ fn named(
     Routes::new(layout.within(endpoints_max)).map(Directory::fixed)
 }
 
-/// The CPUs asked for, or the upper half of those allowed: a local server has the lower ones.
+/// The requested CPUs, or the upper half of those allowed: a local server uses the lower ones.
 fn cpus(list: Option<&str>) -> Result<Vec<usize>, Error> {
     let allowed: Vec<usize> =
         core_affinity::get_core_ids().unwrap_or_default().iter().map(|core| core.id).collect();

@@ -1,4 +1,4 @@
-//! The command `saturate`: the highest rate that holds an objective.
+//! The command `saturate`: the highest rate that meets an objective.
 
 use crate::args;
 use crate::error::Error;
@@ -8,7 +8,7 @@ use crate::results::document::Document;
 use crate::run;
 use crate::sweep::{prepared, trial};
 
-/// Runs `saturate`: climbs until the objective breaks, then bisects.
+/// Runs `saturate`: climbs until the objective is missed, then bisects.
 pub fn run(saturate: &args::Saturate) -> Result<(), Error> {
     let mut document = Document::new("saturate");
     report::check(saturate.common.output.files())?;
@@ -33,7 +33,7 @@ pub fn run(saturate: &args::Saturate) -> Result<(), Error> {
     let objectives: Vec<String> = saturate.slo.iter().map(Objective::to_string).collect();
     let objectives = objectives.join(" and ");
     let sentence = match (search.best(), broken_by) {
-        // What broke it may have been the generator's own lateness.
+        // The miss may be caused by the generator's own lateness.
         (_, Some((_, Some(limit)))) => format!("no verdict on {objectives}: {limit}"),
         (Some(rate), _) => format!("{objectives} is met up to {rate:.0} requests/s"),
         (None, Some((Some(words), _))) => {
@@ -46,8 +46,8 @@ pub fn run(saturate: &args::Saturate) -> Result<(), Error> {
     report::write(&common.output, &document)
 }
 
-/// Climbs by doubling until a rate breaks, then halves the gap between the best that held and the
-/// lowest that broke until it is a small part of the rate.
+/// Climbs by doubling until a rate misses, then halves the gap between the highest that met the
+/// objective and the lowest that missed it until the gap is a small fraction of the rate.
 #[derive(Clone, Debug)]
 struct Search {
     held: Option<f64>,
@@ -57,7 +57,7 @@ struct Search {
     trials: u32,
 }
 
-/// Trials after which a search ends in any case.
+/// Maximum number of trials of a search.
 const TRIALS_MAX: u32 = 40;
 
 impl Search {
@@ -74,7 +74,7 @@ impl Search {
         self.trying = match (self.held, self.broke) {
             (None, None) => self.trying,
             (Some(held), None) => held * 2.0,
-            // It may be that no rate holds: then the search ends at a low one.
+            // If no rate meets the objective, the search ends at a low one.
             (None, Some(broke)) if broke < 10.0 => return None,
             (None, Some(broke)) => broke / 4.0,
             (Some(held), Some(broke)) if broke - held <= held * self.precision => return None,

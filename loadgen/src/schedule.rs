@@ -1,19 +1,18 @@
 //! When requests are due.
 //!
-//! In the open loop every request has an intended send time that does not wait for anybody; a
-//! server that stalls finds the requests of the stall waiting, each with its own lateness. In the
-//! closed loop a request is due when an earlier answer makes room, so a stall delays the questions
-//! too and hides its own length. A schedule is arithmetic on a counter: a backlog of any length
-//! costs no memory.
+//! In the open loop every request has an intended send time, independent of answers; after a stall
+//! the server finds the requests of the stall waiting, each with its own lateness. In the closed loop
+//! a request is due when an earlier answer makes room, so a stall also delays the requests and hides
+//! its own length. A schedule is arithmetic on a counter: a backlog of any length costs no memory.
 
 use crate::random::Random;
 
-/// How intended send times lie.
+/// Distribution of intended send times.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Arrival {
     /// Evenly.
     Constant,
-    /// As independent users send: exponential gaps.
+    /// Like independent users: exponential gaps.
     Poisson,
 }
 
@@ -49,18 +48,18 @@ impl Schedule {
         self.due_ns as u64
     }
 
-    /// Goes on to the request after it.
+    /// Advances to the next request.
     #[inline]
     pub fn advance(&mut self) {
         self.sent += 1;
         self.due_ns = match self.arrival {
-            // From the counter, not by adding gaps up: no drift over long runs.
+            // Computed from the counter, not by summing gaps: no drift over long runs.
             Arrival::Constant => self.offset_ns + self.sent as f64 * self.gap_ns,
             Arrival::Poisson => self.due_ns + self.exponential(),
         };
     }
 
-    /// How many requests are due from now until before `end_ns`, about: what remains unsent.
+    /// Approximate number of requests due from now until before `end_ns`: those that remain unsent.
     pub fn left_before(&self, end_ns: u64) -> u64 {
         ((end_ns as f64 - self.due_ns) / self.gap_ns).max(0.0).ceil() as u64
     }

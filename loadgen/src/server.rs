@@ -1,7 +1,7 @@
-//! Servers to be measured: running ones, and ones started here on CPUs of their own.
+//! Servers to measure: running ones, and ones started here on separate CPUs.
 //!
-//! A server that was started here is stopped with SIGSTOP while another one is measured, so that
-//! its housekeeping and polling do not take part, and ends with this process.
+//! A server started here is paused with SIGSTOP while another one is measured, so that its
+//! housekeeping and polling do not interfere, and is stopped with this process.
 
 use std::fs::File;
 use std::net::TcpListener;
@@ -79,7 +79,7 @@ struct Started {
 }
 
 impl Server {
-    /// Starts the server, or looks at the running one. `cpus` is a list as `taskset` takes it.
+    /// Starts the server, or attaches to the running one. `cpus` is a list as for `taskset`.
     pub fn ready(spec: &Spec, cpus: &str) -> Result<Self, Error> {
         let name = spec.name.clone();
         if !Spec::is_command(&spec.text) {
@@ -119,12 +119,12 @@ impl Server {
         Ok(server)
     }
 
-    /// Stops a server that was started here, so that it uses no CPU.
+    /// Pauses a server started here, so that it uses no CPU.
     pub fn pause(&self) {
         self.signal("STOP");
     }
 
-    /// Lets it run again.
+    /// Resumes it.
     pub fn resume(&self) {
         self.signal("CONT");
     }

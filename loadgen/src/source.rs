@@ -1,8 +1,7 @@
 //! Where a thread's requests come from: the mix of a workload, or all keys once.
 //!
-//! With several endpoints a connection takes only requests for its own. A request that was drawn
-//! for another one is set aside for it, so that drawing on costs little and the popularity of keys
-//! is kept.
+//! With several endpoints a connection takes only requests for its own. A request drawn for another
+//! one is set aside for it, so that drawing is cheap and the popularity of keys is preserved.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -15,7 +14,7 @@ use crate::workload::sizes::Sizes;
 use crate::workload::{Wanted, Workload};
 use ringlane_client::routes::Routes;
 
-/// What a phase of a run does.
+/// The job of a phase.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Job {
     /// The workload's mix, for a time.
@@ -28,7 +27,7 @@ pub enum Job {
     Sample,
 }
 
-/// A request in the making: its command and its first key's number.
+/// A draft of a request: its command and its first key's number.
 pub type Draft = (Command, u64);
 
 /// The requests of one thread.
@@ -45,26 +44,25 @@ pub struct Source {
 #[derive(Debug)]
 enum Kind {
     Mix(Draw),
-    /// The keys not yet asked for, and what is to come before them: requests whose answer was lost
-    /// with a connection.
+    /// The keys not yet requested, preceded by requests whose answer was lost with a connection.
     Once {
         command: Command,
         keys: Range<u64>,
         step: u64,
         again: VecDeque<Draft>,
-        /// Whether every key has a counter to be made too.
+        /// Whether every key also has a counter to create.
         counters: bool,
     },
 }
 
-/// Most drafts set aside for one endpoint; further ones are dropped.
+/// Maximum drafts set aside for one endpoint; further ones are dropped.
 const ASIDE_MAX: usize = 4096;
 
-/// Draws after which an endpoint is taken to own no key that occurs.
+/// Draws after which an endpoint is assumed to own none of the keys.
 const DRAWS_MAX: usize = 100_000;
 
 impl Source {
-    /// The requests of thread `thread` of `threads`, for so many endpoints.
+    /// The requests of thread `thread` of `threads`, for the given number of endpoints.
     pub fn new(
         job: Job,
         workload: &Workload,
@@ -146,8 +144,8 @@ impl Source {
         None
     }
 
-    /// Makes a draft a request: its keys into `keys`, whose length is that of a multiget. The
-    /// number of keys. The request must be sent: its write counts as under way.
+    /// Turns a draft into a request: writes its keys to `keys`, whose length is that of a multiget,
+    /// and returns the number of keys. The request must be sent: its write counts as in flight.
     #[inline]
     pub fn complete(
         &mut self,
@@ -165,7 +163,7 @@ impl Source {
             false => endpoint_of(workload, routes, (command, key)),
         };
         for place in &mut keys[1..] {
-            // Should no other key of the endpoint occur, the first one serves again.
+            // If the endpoint has no other key, the first one is used again.
             let key = self.key_for(workload, routes, endpoint).unwrap_or(key);
             *place = workload.wanted(command, key);
         }
@@ -190,7 +188,7 @@ impl Source {
         None
     }
 
-    /// Keys are asked at other endpoints from now on: what was set aside goes to those.
+    /// Moves drafts to the new endpoints of their keys.
     pub fn reroute(&mut self, workload: &Workload, routes: &Routes) {
         let count = routes.endpoints().len();
         let drafts = std::mem::replace(&mut self.aside, vec![VecDeque::new(); count]);
@@ -203,7 +201,7 @@ impl Source {
         }
     }
 
-    /// A request was lost and is to be asked again if this job must be complete.
+    /// Repeats a lost request if this job must be complete.
     pub fn lost(&mut self, command: Command, key: u64) {
         if let Kind::Once { again, .. } = &mut self.kind {
             again.push_back((command, key));
@@ -230,7 +228,7 @@ impl Source {
     }
 }
 
-/// The endpoint of a draft's key. Counters have keys of their own.
+/// The endpoint of a draft's key. Counters have separate keys.
 #[inline]
 pub fn endpoint_of(workload: &Workload, routes: &Routes, (command, key): Draft) -> usize {
     let mut spelled = [0; KEY_BYTES_MAX];

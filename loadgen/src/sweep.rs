@@ -33,7 +33,7 @@ pub fn run(sweep: &args::Sweep) -> Result<(), Error> {
     Ok(())
 }
 
-/// Workload and plan that the flags describe, every key written if that is wanted.
+/// Workload and plan described by the flags, after writing every key if requested.
 pub fn prepared(common: &args::Common) -> Result<(Workload, Plan), Error> {
     let workload = run::workload(&common.workload)?;
     let plan = run::plan(&common.target, &common.load)?;

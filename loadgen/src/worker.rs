@@ -4,8 +4,8 @@
 //! now -> issue what is due -> one send per connection -> wait -> now -> read what came -> ...
 //! ```
 //!
-//! The clock is read twice a turn, once before requests are written and once after completions
-//! were collected, and all that a turn does shares these times.
+//! The clock is read twice per turn, before requests are written and after completions are
+//! collected, and everything in a turn shares these times.
 
 use std::io;
 use std::sync::atomic::Ordering;
@@ -19,7 +19,7 @@ use crate::phase_state::{Note, Second, Shared, ThreadResult};
 use crate::plan::Plan;
 use crate::process::CpuTime;
 
-/// How often overdue answers are looked for.
+/// Interval between checks for overdue answers.
 const CHECK_NS: u64 = 100_000_000;
 
 /// Runs one thread of a phase.
@@ -32,13 +32,13 @@ pub fn run(shared: &Shared, thread: usize, notes: &Sender<Note>) -> io::Result<T
         }
         Err(_) => Note::Ready(0, Faults::default()),
     });
-    // Passed in any case: the others wait here too.
+    // Passed in any case, since the other threads wait here too.
     shared.gate.wait();
     let (connections, mut net) = connected?;
     load(shared, connections, &mut net, thread, notes)
 }
 
-/// Makes all connections, each tried once.
+/// Opens all connections, with one attempt each.
 fn connect(shared: &Shared, thread: usize) -> io::Result<(Connections<'_>, Net)> {
     let (connections, threads) = (shared.plan.connections, shared.plan.cpus.len());
     let count = connections * (thread + 1) / threads - connections * thread / threads;
@@ -83,14 +83,14 @@ fn load(
             began = Some(meter()?);
         }
         if ended.is_none() && (now_ns >= end_ns || connections.is_done()) {
-            // What fell due since the last turn still belongs to the window.
+            // Requests that fell due since the last turn still belong to the window.
             if connections.schedule.is_some() {
                 connections.issue(now_ns);
             }
             ended = Some(meter()?);
             given_up_ns = now_ns + plan.timeout.as_nanos() as u64;
         }
-        // The last second is told after its late answers.
+        // The last second is reported after its late answers.
         if now_ns >= second_ns && second_ns < end_ns {
             let _ = notes.send(Note::Second(tell(&mut connections, second)));
             second += 1;
@@ -132,7 +132,7 @@ fn load(
     };
     let window_ns = ended_ns - began_ns;
     let cpu = cpu_after.since(&cpu_before);
-    // A polling thread uses its CPU all the time; turns that found nothing are its sleep.
+    // A polling thread uses its CPU all the time; empty turns count as sleep.
     let worked_ns = if plan.spin { window_ns.saturating_sub(idle_ns) as f64 } else { cpu.total_ns };
     Ok(ThreadResult {
         unsent: connections.unsent(),
@@ -157,8 +157,7 @@ fn tell(connections: &mut Connections<'_>, number: u64) -> Second {
     }
 }
 
-/// Until when to sleep: the next boundary of time, the next request that is due, or the next
-/// attempt to connect.
+/// When to wake up: the next second boundary, the next due request, or the next attempt to connect.
 fn patience(
     connections: &Connections<'_>,
     plan: &Plan,

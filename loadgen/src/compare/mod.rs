@@ -1,9 +1,9 @@
 //! The command `compare`: servers under the same workload in alternating rounds.
 //!
-//! A machine drifts: clocks, caches, neighbours. Two figures taken minutes apart differ by more
-//! than many an improvement is worth, but the ratio of two figures taken in turn does not. So
-//! every round measures every server once, in an order that reverses from round to round, a ratio
-//! is formed within its round, and the median over rounds is reported with its extremes.
+//! A machine drifts: clocks, caches, neighbours. Two figures taken minutes apart differ by more than
+//! most improvements, but the ratio of two figures taken in turn does not. So every round measures
+//! every server once, in an order that reverses from round to round, ratios are formed within a
+//! round, and the median over rounds is reported with its extremes.
 
 pub mod rows;
 
@@ -47,7 +47,7 @@ pub fn run(compare: &args::Compare) -> Result<(), Error> {
         print!("{}", markdown::row_as_text(&result));
         document.runs.extend(runs);
         comparison.rows.push(result);
-        // After every row: a table takes long, and a machine may fail before its end.
+        // After every row: a table takes long, and the machine may fail before it is complete.
         document.comparison = Some(comparison.clone());
         document.verdict = verdict(&comparison);
         report::write(&compare.common.output, &document)?;
@@ -59,12 +59,12 @@ pub fn run(compare: &args::Compare) -> Result<(), Error> {
     Ok(())
 }
 
-/// One server of one row, with the protocol it is asked in.
+/// One server of one row, with its protocol.
 struct Contender {
     server: Server,
     protocol: Protocol,
     directory: Arc<Directory>,
-    /// Each server has one of its own: what reads may see depends on what was written there.
+    /// One per server: what reads may return depends on what was written there.
     workload: Workload,
 }
 
@@ -78,7 +78,7 @@ fn compare_row(
         eprintln!("   skipped: fewer than two of the servers support this");
         return Ok(None);
     }
-    // Address, routes and protocol are each contender's own.
+    // Address, routes and protocol differ per contender.
     let target = args::Target { protocol: Protocol::Text, ..row.target.clone() };
     let plan = run::plan(&target, &row.load)?;
     for (place, contender) in contenders.iter_mut().enumerate() {
@@ -140,7 +140,7 @@ impl Contender {
     }
 }
 
-/// The servers of a row, started if need be.
+/// The servers of a row, started if necessary.
 fn contenders(compare: &args::Compare, specs: &[Spec], row: &Row) -> Result<Vec<Contender>, Error> {
     let protocol = row.target.protocol;
     let usable =
@@ -155,7 +155,7 @@ fn contenders(compare: &args::Compare, specs: &[Spec], row: &Row) -> Result<Vec<
     if row.against_protocol.is_none() && row.against_mix.is_none() {
         return usable.map(|spec| ready(spec, protocol, &row.workload)).collect();
     }
-    // The same server twice, so that the two need not share what they hold.
+    // The same server twice, so that the two do not share their items.
     let Some(spec) = usable.take(1).next() else { return Ok(Vec::new()) };
     let other = row.against_protocol.unwrap_or(protocol);
     let mut asked = row.workload.clone();
@@ -163,13 +163,13 @@ fn contenders(compare: &args::Compare, specs: &[Spec], row: &Row) -> Result<Vec<
     Ok(vec![ready(spec, protocol, &row.workload)?, ready(spec, other, &asked)?])
 }
 
-/// The rate of an open loop: given, or a part of what one of the servers reaches.
+/// The rate of an open loop: given, or a fraction of one server's peak.
 fn pace(contenders: &[Contender], plan: &Plan, row: &Row) -> Result<LoadMode, Error> {
     let of = match &row.peak_of {
         Some(name) => contenders.iter().find(|contender| contender.server.name == *name),
         None => contenders.last(),
     };
-    // Without the server whose peak was meant, that of the last one serves.
+    // If the named server is absent, the peak of the last one is used.
     let of = of.or(contenders.last()).expect("a row has at least two servers");
     of.server.resume();
     let paced = run::paced(of.plan(plan), &of.workload, &row.load);
@@ -177,7 +177,7 @@ fn pace(contenders: &[Contender], plan: &Plan, row: &Row) -> Result<LoadMode, Er
     Ok(paced?.pace)
 }
 
-/// Forms ratios and holds them against the goals.
+/// Computes ratios and compares them with the goals.
 fn judge(name: &str, measured: &[Vec<Summary>], goals: &[Goal]) -> RowResult {
     let servers: Vec<Figures> = measured.iter().map(|rounds| Figures::of(rounds)).collect();
     let ratios: Vec<Ratios> =
@@ -206,7 +206,7 @@ fn judge(name: &str, measured: &[Vec<Summary>], goals: &[Goal]) -> RowResult {
     RowResult { name: name.into(), servers, ratios, withheld, goals: results }
 }
 
-/// What may be said: nothing about rates the generator limited.
+/// The verdict; none about rates that the generator limited.
 fn verdict(comparison: &Comparison) -> Vec<String> {
     let mut sentences = Vec::new();
     for row in &comparison.rows {

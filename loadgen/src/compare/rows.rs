@@ -1,9 +1,9 @@
 //! The rows of a comparison table, from flags or from a file.
 //!
-//! A line of the file is a name in quotes and flags as `run` takes them, with a few of its own:
+//! A line of the file is a name in quotes and flags of `run`, plus some additional ones:
 //! `--unix`, `--peak-of SERVER`, `--against-protocol PROTOCOL`, `--against-mix MIX` and
 //! `--goal 'METRIC:SERVER<=RATIO'`.
-//! Lines that are empty or begin with `#` are left out.
+//! Empty lines and lines that begin with `#` are ignored.
 
 use std::path::Path;
 use std::str::FromStr;
@@ -21,11 +21,11 @@ use crate::workload::mix::Mix;
 pub struct Row {
     /// Its name.
     pub name: String,
-    /// What is asked.
+    /// The workload.
     pub workload: args::Workload,
-    /// How.
+    /// The load.
     pub load: args::Load,
-    /// By which generator.
+    /// The generator.
     pub target: args::Target,
     /// Only servers on unix sockets, instead of only those on TCP.
     pub over_unix: bool,
@@ -33,9 +33,9 @@ pub struct Row {
     pub against_protocol: Option<Protocol>,
     /// Instead of other servers: the first server against itself with this mix of commands.
     pub against_mix: Option<Mix>,
-    /// Whose peak a rate in percent refers to.
+    /// The server whose peak a rate in percent refers to.
     pub peak_of: Option<String>,
-    /// What is to be reached.
+    /// The goals.
     pub goals: Vec<Goal>,
 }
 
@@ -62,8 +62,8 @@ struct Line {
     goal: Vec<Goal>,
 }
 
-/// A ratio to be reached, spelled `cpu:pogocache<=0.90`. A `*` at the end of the server's name
-/// stands for any rest.
+/// A goal for a ratio, spelled `cpu:pogocache<=0.90`. A `*` at the end of the server's name matches
+/// any suffix.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Goal {
     /// As spelled.
@@ -104,7 +104,7 @@ impl Metric {
 }
 
 impl Goal {
-    /// Whether it is about this server.
+    /// Whether it applies to this server.
     pub fn is_about(&self, server: &str) -> bool {
         match self.server.strip_suffix('*') {
             Some(beginning) => server.starts_with(beginning),
@@ -147,7 +147,7 @@ impl FromStr for Goal {
 }
 
 impl Row {
-    /// The one row that the command's own flags describe.
+    /// The single row described by the command's own flags.
     pub fn of(compare: &args::Compare) -> Self {
         Self {
             name: "as asked".into(),
@@ -199,7 +199,7 @@ pub fn read(path: &Path, compare: &args::Compare) -> Result<Vec<Row>, Error> {
     Ok(rows)
 }
 
-/// Splits at blanks; single and double quotes keep them.
+/// Splits at spaces, except within single or double quotes.
 fn words(line: &str) -> Result<Vec<String>, String> {
     let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None);
     for c in line.chars() {

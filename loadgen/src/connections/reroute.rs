@@ -1,9 +1,9 @@
-//! Taking over new routes while load runs: connections move to the endpoints there are now.
+//! Adopts new routes while load runs: connections move to the current endpoints.
 //!
-//! A connection whose endpoint stays is kept. Another one sends nothing more, ends when its answers
-//! have come (a node that does not own a key any more still answers for it), and is made anew at its
-//! new endpoint. What was drawn for an endpoint that is gone is not lost: a job over all keys must be
-//! complete, and what is due in an open loop stays due.
+//! A connection whose endpoint stays is kept. Any other sends nothing more, closes when its answers
+//! have arrived (a node that no longer owns a key still answers for it), and is reopened at its new
+//! endpoint. Requests drawn for a removed endpoint are not lost: a job over all keys must be complete,
+//! and due requests of an open loop stay due.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::source::endpoint_of;
 use ringlane_client::routes::Routes;
 
 impl Connections<'_> {
-    /// Takes over the routes if they have changed.
+    /// Adopts the routes if they have changed.
     #[inline]
     pub(super) fn follow_directory(&mut self) {
         let version = self.shared.plan.directory.version();
@@ -30,7 +30,7 @@ impl Connections<'_> {
         self.takers = vec![VecDeque::new(); count];
         let due = std::mem::replace(&mut self.backlog, vec![VecDeque::new(); count]);
         let mut due: Vec<_> = due.into_iter().flatten().collect();
-        // Each queue was in order; all together must be, too.
+        // Each queue was in order; the merged one must be too.
         due.sort_by_key(|(due_ns, _)| *due_ns);
         for (due_ns, draft) in due {
             let endpoint = endpoint_of(&self.shared.workload, &routes, draft);
@@ -44,7 +44,7 @@ impl Connections<'_> {
         }
     }
 
-    /// Gives each connection an endpoint, its own if that is still there, and all about equally many.
+    /// Assigns each connection an endpoint, its own if it still exists, spreading them evenly.
     fn assign(&mut self, routes: &Routes) {
         let endpoints = routes.endpoints();
         let each = self.slots.len().div_ceil(endpoints.len());
@@ -67,7 +67,7 @@ impl Connections<'_> {
             let entry = &mut self.slots[slot];
             entry.endpoint = endpoint;
             match entry.state {
-                // At once: whoever is at the old address may never come back.
+                // At once: the server at the old address may never come back.
                 State::Down { .. } => {
                     entry.state = State::Down { retry_ns: 0 };
                     entry.address = endpoints[endpoint].clone();

@@ -24,16 +24,16 @@ pub struct RowResult {
     pub servers: Vec<Figures>,
     /// The first server against each other one.
     pub ratios: Vec<Ratios>,
-    /// Why part of it cannot be judged.
+    /// Why no verdict is possible for part of it.
     pub withheld: Option<String>,
-    /// The goals that were set, and what became of them.
+    /// The goals and their outcomes.
     pub goals: Vec<GoalResult>,
 }
 
 /// Figures of one server in one workload.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Figures {
-    /// Whose.
+    /// The server.
     pub server: String,
     /// Requests per second.
     pub requests_per_second: Spread,
@@ -77,7 +77,7 @@ pub struct Spread {
     pub high: f64,
 }
 
-/// A goal and what became of it.
+/// A goal and its outcome.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct GoalResult {
     /// The goal as written.

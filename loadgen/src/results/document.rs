@@ -1,4 +1,4 @@
-//! Everything one invocation found out: what the JSON file holds, and what text and HTML are made of.
+//! All results of one invocation: the content of the JSON file, and the source of text and HTML.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,10 +6,11 @@ use super::comparison::Comparison;
 use super::summary::Summary;
 use crate::host::{self, Host};
 
-/// Version of the JSON. It grows when a field changes its meaning or goes; new fields do not count.
+/// Version of the JSON. It increases when a field changes its meaning or is removed; new fields do
+/// not count.
 pub const SCHEMA_VERSION: u32 = 1;
 
-/// Everything one invocation of the tool found out.
+/// All results of one invocation of the tool.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Document {
     /// [`SCHEMA_VERSION`].
@@ -20,13 +21,13 @@ pub struct Document {
     pub command: String,
     /// Version of the tool.
     pub version: String,
-    /// When it began, UTC.
+    /// When it started, UTC.
     pub date: String,
-    /// Where.
+    /// The host.
     pub host: Host,
     /// Its runs, in order.
     pub runs: Vec<Summary>,
-    /// What follows from them, in sentences; empty when nothing can be said.
+    /// Conclusions in sentences; empty if none are possible.
     pub verdict: Vec<String>,
     /// The comparison of servers, if it was one.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -1,4 +1,4 @@
-//! What was measured, as plain data: what the JSON files hold, and what is rendered from them.
+//! Measurements as plain data: the content of the JSON files, and the source of the reports.
 
 pub mod comparison;
 pub mod document;

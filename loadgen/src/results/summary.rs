@@ -12,14 +12,14 @@ use crate::workload::Workload;
 /// One measured phase.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Summary {
-    /// What it was called: an address, or a server's name in a comparison.
+    /// Its name: an address, or a server's name in a comparison.
     pub name: String,
     /// The row of a comparison; empty otherwise.
     #[serde(default)]
     pub group: String,
-    /// What was asked of the server.
+    /// The workload.
     pub workload: WorkloadFacts,
-    /// How it was asked.
+    /// The load.
     pub load: LoadFacts,
     /// Length of the recording in seconds.
     pub seconds: f64,
@@ -27,43 +27,44 @@ pub struct Summary {
     pub requests: u64,
     /// Requests answered per second.
     pub requests_per_second: f64,
-    /// Keys asked for by gets and multigets, per second.
+    /// Keys requested by gets and multigets, per second.
     pub keys_per_second: f64,
-    /// Part of these keys that was there; `None` without any.
+    /// Fraction of these keys that was found; `None` without any.
     pub hit_ratio: Option<f64>,
     /// All requests together, from the intended send time in the open loop.
     pub latency: Percentiles,
     /// The same from the actual send time.
     pub service_time: Percentiles,
-    /// Apart by command and outcome.
+    /// Split by command and outcome.
     pub classes: Vec<ClassSummary>,
     /// CPU time of the server, if its process is known.
     pub server_cpu: Option<CpuSummary>,
     /// CPU time of the generator.
     pub generator_cpu: CpuSummary,
-    /// Part of the time the busiest generator thread was at work, 0 to 1.
+    /// Fraction of the time the busiest generator thread was busy, 0 to 1.
     pub generator_busy: f64,
-    /// Part of the time in which a generator thread was ready and others had its CPU, 0 to 1.
+    /// Fraction of the time in which a generator thread was runnable while others used its CPU, 0 to
+    /// 1.
     #[serde(default)]
     pub generator_waited: f64,
-    /// Why the generator and not the server set the limit, if so: then no verdict holds.
+    /// Why the generator rather than the server was the limit, if so: then no verdict is valid.
     pub generator_limit: Option<String>,
     /// Requests due in the window that were never sent.
     pub unsent: u64,
-    /// Connections closed and made anew on purpose.
+    /// Connections reopened for churn.
     pub connections_renewed: u64,
     /// What went wrong, by kind.
     pub faults: Vec<FaultSummary>,
     /// Second by second.
     pub timeline: Vec<Second>,
-    /// The distribution of latency: microseconds and the part of requests at or below.
+    /// The latency distribution: microseconds, and the fraction of requests at or below.
     pub distribution: Vec<(f64, f64)>,
-    /// The histogram itself, which only `.hgrm` files need.
+    /// The histogram, needed only for `.hgrm` files.
     #[serde(skip)]
     pub histogram: Option<Histogram<u64>>,
 }
 
-/// What was asked of the server, in the words of the flags.
+/// The workload, in the words of the flags.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct WorkloadFacts {
     /// Shares of commands.
@@ -72,7 +73,7 @@ pub struct WorkloadFacts {
     pub keys: u64,
     /// Their length.
     pub key_bytes: usize,
-    /// How requests spread over them.
+    /// Distribution of requests over them.
     pub popularity: String,
     /// Lengths of values.
     pub value_bytes: String,
@@ -82,13 +83,13 @@ pub struct WorkloadFacts {
     pub multiget_keys: Option<usize>,
     /// Whether misses were filled.
     pub cache_aside: bool,
-    /// How closely answers were checked.
+    /// How strictly answers were checked.
     pub verify: String,
     /// The seed.
     pub seed: u64,
 }
 
-/// How it was asked.
+/// The load.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct LoadFacts {
     /// The server's address.
@@ -97,17 +98,17 @@ pub struct LoadFacts {
     pub protocol: String,
     /// `open` or `closed`.
     pub r#loop: String,
-    /// Requests per second asked for in the open loop.
+    /// Requested rate in the open loop, per second.
     pub rate: Option<f64>,
-    /// How send times lay in the open loop.
+    /// Distribution of send times in the open loop.
     pub arrival: Option<String>,
     /// Connections.
     pub connections: usize,
-    /// Requests a connection may have had unanswered.
+    /// Unanswered requests per connection.
     pub pipeline: usize,
     /// When a closed-loop connection sent again.
     pub refill: Option<String>,
-    /// Requests after which connections were renewed; 0 is never.
+    /// Requests after which connections were reopened; 0 means never.
     pub churn: u64,
     /// The generator's CPUs.
     pub cpus: Vec<usize>,
@@ -149,7 +150,7 @@ pub struct ClassSummary {
     pub service_time: Percentiles,
 }
 
-/// CPU time in microseconds per request, and in all.
+/// CPU time in microseconds per request, and in total.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct CpuSummary {
     /// User and system time per request.
@@ -176,7 +177,7 @@ pub struct FaultSummary {
 /// One second of a run.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct Second {
-    /// Which, from 1.
+    /// Its number, from 1.
     pub second: u64,
     /// Requests answered.
     pub requests: u64,
@@ -188,19 +189,19 @@ pub struct Second {
     pub p99_9: f64,
     /// Latency, microseconds.
     pub max: f64,
-    /// Part of the keys that was there.
+    /// Fraction of the keys that was found.
     pub hit_ratio: Option<f64>,
     /// Faults.
     pub faults: u64,
 }
 
-/// Busier than this is taken as working to capacity.
+/// A busier thread counts as saturated.
 const BUSY: f64 = 0.95;
-/// Waiting for a CPU for more than this part of the time is taken as being held up.
+/// A thread that waits for its CPU for more than this fraction of the time counts as delayed.
 const WAITED: f64 = 0.1;
 
 impl Summary {
-    /// Puts an outcome into figures.
+    /// Summarizes an outcome.
     pub fn of(name: &str, plan: &Plan, workload: &Workload, outcome: &mut Outcome) -> Self {
         let seconds = outcome.window.as_secs_f64();
         let totals = outcome.totals;
@@ -264,7 +265,7 @@ impl Summary {
         }
     }
 
-    /// CPU time of the server per key in microseconds, if multigets were all it got.
+    /// CPU time of the server per key in microseconds, if all requests were multigets.
     pub fn cpu_micros_per_key(&self) -> Option<f64> {
         let only = self.classes.iter().all(|class| class.name.starts_with("multiget"));
         let cpu = self.server_cpu?;
@@ -285,8 +286,8 @@ impl Summary {
     }
 }
 
-/// In words, why the generator was the limit, if it was: others had its CPU, so that it sent and
-/// received late; or it had no time left while the server's busiest thread, where known, had.
+/// In words, why the generator was the limit, if it was: others used its CPU, so that it sent and
+/// received late; or it was saturated while the server's busiest thread, if known, was not.
 fn generator_limit(
     generator_busy: f64,
     generator_waited: f64,

@@ -1,8 +1,7 @@
 //! The compact binary protocol, from the client's side.
 //!
-//! The opaque of a request is the lower half of its (first) key's number, so that an answer which
-//! belongs to another request shows. Multigets are quiet: keys that are missing are not answered,
-//! as in the text protocol.
+//! The opaque of a request is the lower half of its (first) key's number, which reveals an answer to
+//! another request. Multigets are quiet: missing keys are not answered, as in the text protocol.
 
 use ringlane_protocol::binary::client::{EntryWriter, Frame, Response};
 use ringlane_protocol::binary::opcode::request_flags;
@@ -72,7 +71,7 @@ pub fn decode(
         let rest = &input[at..];
         match decoder.stage {
             Stage::Line => {
-                // Judged at once: a server of another protocol may send less than a header.
+                // Checked at once: a server of another protocol may send less than a header.
                 if rest.first().is_some_and(|&byte| byte != opcode as u8) {
                     return Err(unspoken("an answer with the request's opcode", rest));
                 }
@@ -99,7 +98,7 @@ pub fn decode(
                     decoder.more = head.more;
                     continue;
                 }
-                // All other answers are short and taken whole.
+                // All other answers are short and decoded whole.
                 let Some(value) = body.get(..value_bytes) else {
                     return Ok(Decoded::More { consumed: at });
                 };

@@ -1,9 +1,9 @@
-//! Requests to bytes, and bytes to what was answered.
+//! Encodes requests and decodes answers.
 //!
-//! The server's own decoders read requests; a client reads answers, so it has readers of its own.
-//! They know what was asked, which makes them strict: an answer that is well-formed but not the
-//! answer to this request is an error too. Values are checked as their bytes pass by, in place and
-//! in pieces, so that a long value is never put together.
+//! The server's decoders parse requests; a client parses answers, so it has its own decoders. They
+//! know the request, which makes them strict: an answer that is well-formed but does not belong to
+//! this request is an error too. Values are checked in place and in pieces as their bytes arrive, so
+//! that a long value is never assembled.
 
 pub mod binary;
 pub mod meta;

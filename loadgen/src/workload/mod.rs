@@ -1,4 +1,4 @@
-//! What is asked of the server: keys, values, commands and their shares.
+//! The workload: keys, values, commands and their shares.
 
 pub mod keys;
 pub mod mix;
@@ -29,13 +29,13 @@ pub struct Workload {
     pub popularity: Popularity,
     /// Keys per multiget.
     pub multiget_keys: usize,
-    /// The exptime of every set in seconds, drawn anew each time; 0 is never.
+    /// The exptime of sets in seconds, drawn for each; 0 means never.
     pub ttl_seconds: Sizes,
-    /// How closely answers are checked.
+    /// How strictly answers are checked.
     pub verify: Verify,
-    /// Tells this run's values from those of others.
+    /// Distinguishes this run's values from those of others.
     pub writer: u32,
-    /// What reads may see; `None` without [`Verify::Full`], or when nothing is written.
+    /// What reads may return; `None` without [`Verify::Full`], or if nothing is written.
     pub versions: Option<Arc<Versions>>,
     /// A get that misses is followed by a set of the same key.
     pub cache_aside: bool,
@@ -55,7 +55,7 @@ impl Workload {
         self.mix.weight(Command::Incr) > 0
     }
 
-    /// A request for `key` is about to be sent: what its answer will be held against.
+    /// A request for `key` is about to be sent: what its answer will be checked against.
     #[inline]
     pub fn wanted(&self, command: Command, key: u64) -> Wanted {
         let Some(versions) = &self.versions else { return Wanted { key, version: 0 } };
@@ -125,15 +125,15 @@ pub struct Wanted {
     pub version: u64,
 }
 
-/// How closely answers are checked.
+/// How strictly answers are checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Verify {
-    /// Values must be the key's, and not older than the last write that was acknowledged before
-    /// they were asked for. Nobody else may write the keys.
+    /// Values must be the key's, and not older than the last write that was acknowledged before the
+    /// request. No one else may write the keys.
     Full,
     /// Values must be the key's.
     Content,
-    /// Nothing but the form of answers is looked at.
+    /// Only the syntax of answers is checked.
     Off,
 }
 

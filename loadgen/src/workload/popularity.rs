@@ -14,7 +14,7 @@ use crate::random::Random;
 pub enum Popularity {
     /// Every key alike.
     Uniform,
-    /// The key of rank r (from 1) is asked for in proportion to 1 / r^exponent.
+    /// The key of rank r (from 1) is requested in proportion to 1 / r^exponent.
     Zipf {
         /// Greater than 0; web caches lie around 1.
         exponent: f64,

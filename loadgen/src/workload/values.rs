@@ -1,15 +1,15 @@
-//! Values that derive from their keys, so that a reply proves itself right or wrong.
+//! Values derived from their keys, so that each reply can be verified on its own.
 //!
 //! ```text
 //! 0        8                16                                    length
 //! | key id | writer, version | pattern at an offset drawn from both ...
 //! ```
 //!
-//! The first word names the key, the second the run that wrote the value and the how-manieth write
-//! of that key it was; the rest is cut from a fixed random pattern at a place that depends on the
+//! The first word identifies the key, the second the run that wrote the value and the number of that
+//! write of the key; the rest is taken from a fixed random pattern at an offset that depends on the
 //! first two. A swapped value shows in the first word, a stale one in the second, a torn or damaged
 //! one in the rest. Checking is two words and a memory comparison, a few nanoseconds for a short
-//! value; a hash over the value would cost more and tell less. Values under 16 bytes have no room
+//! value; a hash over the value would cost more and reveal less. Values under 16 bytes have no room
 //! for a version: they are the key's id, repeated.
 
 use std::fmt::Write;
@@ -17,7 +17,7 @@ use std::fmt::Write;
 use crate::random::mix;
 use crate::workload::sizes::Sizes;
 
-/// Bytes of a value that must be at hand before its check can begin.
+/// Bytes of a value that must be available before its check can start.
 pub const HEAD_BYTES: usize = 16;
 
 const WINDOW: usize = 4096;
@@ -64,24 +64,24 @@ pub struct Values {
     sizes: Sizes,
 }
 
-/// A check that is under way, for a value that arrives in pieces.
+/// A check in progress, for a value that arrives in pieces.
 #[derive(Clone, Copy, Debug)]
 pub struct Check {
     key: u64,
     checked: usize,
     start: usize,
-    /// Who wrote the value, as far as its head says; `None` for values too short to tell.
+    /// The writer of the value according to its head; `None` for values that are too short.
     pub stamp: Option<Stamp>,
 }
 
-/// A value that is not what its key calls for.
+/// A value that does not match its key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mismatch {
     /// What is wrong, in a few words.
     pub what: String,
-    /// The value that was due, from where the difference lies, shortened and escaped.
+    /// The expected value from the difference on, shortened and escaped.
     pub expected: String,
-    /// The value that came, from the same place.
+    /// The received value from the same position.
     pub received: String,
 }
 
@@ -237,7 +237,7 @@ fn pattern_piece(start: usize, at: usize, most: usize) -> &'static [u8] {
     &PATTERN[begin..begin + most.min(WINDOW - into)]
 }
 
-/// The inverse of [`mix`], to say whose value it was that came.
+/// The inverse of [`mix`], to identify the key of a received value.
 fn unmix(word: u64) -> u64 {
     let word = word ^ (word >> 31) ^ (word >> 62);
     let word = word.wrapping_mul(0x3196_42B2_D24D_8EC3);

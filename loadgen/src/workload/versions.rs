@@ -1,11 +1,11 @@
-//! Which values of a key a read may still see: catches stale answers.
+//! Tracks which values of a key a read may still return: catches stale answers.
 //!
 //! Every write of a key takes the next version. Writes of one key that overlap in time may take
-//! effect in any order, so they form a cluster, from the first that is sent while none is under
-//! way to the moment when none is under way again. Any of a cluster's writes may be the one that
-//! lasted; all earlier ones were overwritten for certain. So once a cluster is over, a read that is
+//! effect in any order, so they form a cluster, from the first that is sent while none is in flight
+//! to the moment when none is in flight again. Any of a cluster's writes may be the last to take
+//! effect; all earlier ones were certainly overwritten. So once a cluster is over, a read that is
 //! sent afterwards must see its first version or a later one: that is the key's floor. A delete is
-//! a write without a value. A write whose answer never came may take effect at any time later; its
+//! a write without a value. A write whose answer never arrived may take effect at any time later; its
 //! cluster never ends, and the floor of its key stays where it is.
 //!
 //! This holds for a server that executes one command after the other on a key. Reads from replicas
@@ -27,19 +27,19 @@ pub struct Versions {
 struct Word {
     /// The last version taken; 0 is none.
     last: u32,
-    /// How far the floor lies behind it. At the limit the floor is unknown, which is 0.
+    /// Distance from the floor to it. At the limit the floor is unknown, which is 0.
     lag: u16,
-    /// Writes under way. At the limit the count is lost, and the cluster never ends.
+    /// Writes in flight. At the limit the count is lost, and the cluster never ends.
     under_way: u8,
     /// Writes of the current cluster, up to the limit.
     cluster: u8,
 }
 
-/// The counter was recreated at some point, so that its values tell nothing.
+/// The counter was recreated at some point, so its values are meaningless.
 const COUNTER_LOST: u64 = u64::MAX;
 
 impl Versions {
-    /// Of keys and counters that no write is known of.
+    /// For keys and counters without known writes.
     pub fn new(keys: u64, counters: u64) -> Self {
         let zeros = |count| (0..count).map(|_| AtomicU64::new(0)).collect();
         Self { keys: zeros(keys), counters: zeros(counters) }
@@ -73,20 +73,20 @@ impl Versions {
         });
     }
 
-    /// The oldest version a read of `key` that is sent now may see; 0 if anything may be there.
+    /// The oldest version that a read of `key` sent now may return; 0 if any value is possible.
     #[inline]
     pub fn floor(&self, key: u64) -> u32 {
         let word = Word::from_bits(self.keys[key as usize].load(Ordering::Relaxed));
         if word.lag == u16::MAX { 0 } else { word.last.saturating_sub(u32::from(word.lag)) }
     }
 
-    /// The newest version of `key` there can be.
+    /// The newest possible version of `key`.
     #[inline]
     pub fn last(&self, key: u64) -> u32 {
         Word::from_bits(self.keys[key as usize].load(Ordering::Relaxed)).last
     }
 
-    /// What an increment of the counter that is sent now must exceed.
+    /// The value that an increment of the counter sent now must exceed.
     pub fn counter_floor(&self, counter: u64) -> u64 {
         match self.counters[counter as usize].load(Ordering::Relaxed) {
             COUNTER_LOST => 0,
@@ -96,11 +96,11 @@ impl Versions {
 
     /// An increment was answered with `value`.
     pub fn counted(&self, counter: u64, value: u64) {
-        // What is lost stays lost, being the largest.
+        // "Lost" is the largest value and stays.
         self.counters[counter as usize].fetch_max(value.min(COUNTER_LOST - 1), Ordering::Relaxed);
     }
 
-    /// The counter was missing: it will begin anew.
+    /// The counter was missing: it will restart.
     pub fn counter_lost(&self, counter: u64) {
         self.counters[counter as usize].store(COUNTER_LOST, Ordering::Relaxed);
     }
