@@ -145,6 +145,7 @@ impl Node {
             };
             answer = vec![0; codec::encoded_response_bytes(&response)];
             codec::encode_response(&response, &mut answer);
+            true
         });
         let response = codec::decode_response(&answer).expect("well-formed");
         let completion = Completion::Response(&response);

@@ -190,6 +190,7 @@ impl Node {
                 encode_response(&response, &mut message);
                 let response = decode_response(&message).expect("own encoding");
                 pipeline.complete(sequence, Completion::Response(&response), NOW, out);
+                true
             });
             self.here.resume(&mut self.session, NOW, &mut self.out, &mut self.mesh);
         }

@@ -253,6 +253,11 @@ impl Outgoing {
         }
     }
 
+    /// Bytes to be sent, without those that are being sent.
+    pub fn bytes_to_send(&self) -> usize {
+        self.output.buffer.len() + self.pinned_bytes
+    }
+
     /// Takes everything, to be sent. Only one is sent at a time: see [`Outgoing::sent`].
     pub fn take_to_send(&mut self) -> net_ring::Output {
         self.sending_bytes = self.output.buffer.len() as u32;
@@ -339,6 +344,9 @@ impl BoundedOutput for Outgoing {
 /// copied from the receive buffers, which saves a change of mode.
 const FILLED_BYTES_MIN: usize = 32 << 10;
 
+/// Most that is received so at a time: the kernel copies all that has come in one go.
+const FILLED_BYTES_MAX: usize = 256 << 10;
+
 /// Least room added at a time to the buffer of a value that arrives for another core.
 const BUFFER_STEP_BYTES: usize = 32 << 10;
 
@@ -424,9 +432,9 @@ impl Arriving {
             skip -= if inside { 0 } else { span.bytes as usize };
             inside
         })?;
-        let place =
-            &mut memory[span.offset as usize + skip..(span.offset as usize + span.bytes as usize)];
-        (place.len() >= FILLED_BYTES_MIN).then_some(place)
+        let start = span.offset as usize + skip;
+        let bytes = (span.bytes as usize - skip).min(FILLED_BYTES_MAX);
+        (bytes >= FILLED_BYTES_MIN).then(|| &mut memory[start..start + bytes])
     }
 
     /// Bytes of it that are in no shard.

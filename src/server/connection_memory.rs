@@ -9,6 +9,10 @@
 //! gets through, and clients that stall cannot stop the others altogether. The more is held, the
 //! less each connection may hold: see [`ConnectionMemory::restraint`]. Who has to be closed when
 //! nothing else helps is found by `stalled`.
+//!
+//! Not everybody may have the last of it: uploads leave a quarter to answers, and long answers leave
+//! an eighth to those of a few KiB, so that neither of the greedy can stop what is modest. Of long
+//! answers few MiB are on their way at a time: more would only keep short ones waiting behind them.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -17,6 +21,10 @@ use crate::protocol::pipeline::Claim;
 
 /// Bytes of each connection that are not counted.
 pub const UNCOUNTED_BYTES: usize = 8 << 10;
+/// Up to this length an answer may have of the last eighth of the share.
+const SHORT_BYTES: usize = 32 << 10;
+/// Bytes of long answers that may be on their way to one core at a time.
+const UNDER_WAY_BYTES: usize = 4 << 20;
 /// How much one may be in arrears of reading input that waits, at most.
 const PENDING_BYTES_MAX: usize = 64 << 10;
 
@@ -33,6 +41,8 @@ pub struct ConnectionMemory {
     restraint: Cell<u32>,
     /// The connection whose answer was let go although it did not fit.
     exempt: Cell<Option<u32>>,
+    /// The connection whose answer was let go although too many were under way.
+    first: Cell<Option<u32>>,
     /// Something was given back since somebody last waited in vain.
     freed: Cell<bool>,
     /// Somebody was refused something since the last look for who has stalled.
@@ -64,6 +74,7 @@ impl ConnectionMemory {
             peak: Cell::new(0),
             restraint: Cell::new(0),
             exempt: Cell::new(None),
+            first: Cell::new(None),
             freed: Cell::new(false),
             wanted: Cell::new(false),
         })
@@ -91,9 +102,21 @@ impl ConnectionMemory {
         PENDING_BYTES_MAX >> self.restraint.get()
     }
 
-    /// Whether connection `index` may hold `bytes` more of a value that is arriving.
+    /// Whether connection `index` may hold `bytes` more of a line that is arriving.
     pub fn admits(&self, index: u32, bytes: usize) -> bool {
         self.held.get() + bytes <= self.share || self.exempts(index)
+    }
+
+    /// Whether connection `index` may hold `bytes` more of a value that is arriving. One whose length
+    /// when it is `whole` is more than the share has for all of them gets through alone.
+    pub fn admits_upload(&self, index: u32, bytes: usize, whole: usize) -> bool {
+        let limit = self.share - self.share / 4;
+        let fits = self.held.get() + bytes <= limit;
+        if !fits && whole <= limit {
+            self.wanted.set(true);
+            return false;
+        }
+        fits || self.exempts(index)
     }
 
     /// Sets `bytes` aside for an answer on its way to connection `index`, if there is room.
@@ -102,11 +125,16 @@ impl ConnectionMemory {
         if bytes <= UNCOUNTED_BYTES && *charge == Charge::default() && claim != Claim::Generous {
             return true;
         }
-        let used = self.held.get() + self.reserved.get() + bytes;
+        let under_way = self.reserved.get() + bytes;
+        let used = self.held.get() + under_way;
+        let most = self.share - self.share / 8;
+        let is_short = bytes <= SHORT_BYTES;
         let fits = match claim {
-            Claim::Generous => used <= self.share / 2,
-            Claim::Usual => used <= self.share,
-            Claim::Known => used <= self.share || self.exempts(index),
+            Claim::Generous => used <= self.share / 2 && under_way <= UNDER_WAY_BYTES / 2,
+            Claim::Usual => used <= most && (is_short || under_way <= UNDER_WAY_BYTES),
+            Claim::Known if is_short => used <= self.share || self.exempts(index),
+            Claim::Known if used > most => self.exempts(index),
+            Claim::Known => under_way <= UNDER_WAY_BYTES || self.goes_first(index),
         };
         if fits {
             self.reserved.set(self.reserved.get() + bytes);
@@ -124,6 +152,13 @@ impl ConnectionMemory {
         }
         self.exempt.set(Some(index));
         true
+    }
+
+    /// Whether connection `index` is the one whose long answer is let go although many are under way.
+    fn goes_first(&self, index: u32) -> bool {
+        let first = self.first.get().unwrap_or(index);
+        self.first.set(Some(first));
+        first == index
     }
 
     /// Notes what connection `index` holds now in all, and what is still set aside for it.
@@ -150,6 +185,10 @@ impl ConnectionMemory {
             6..=7 => 5,
             _ => 8,
         });
+        if now.reserved == 0 && self.first.get() == Some(index) {
+            self.first.set(None);
+            self.freed.set(true);
+        }
         if now == Charge::default() && self.exempt.get() == Some(index) {
             self.exempt.set(None);
             self.freed.set(true);
@@ -167,6 +206,11 @@ impl ConnectionMemory {
     /// Whether it is worth asking again for what could not be had.
     pub fn take_freed(&self) -> bool {
         self.freed.take()
+    }
+
+    /// Whether somebody had to go without since [`ConnectionMemory::take_wanted`].
+    pub fn is_wanted(&self) -> bool {
+        self.wanted.get()
     }
 
     /// Whether somebody has to go without because others hold so much. Once true, false again until
@@ -241,13 +285,50 @@ mod tests {
     }
 
     #[test]
+    fn uploads_leave_room_for_answers_and_long_answers_for_short_ones() {
+        let (memory, mut charges) = account();
+        memory.settle(0, &mut charges[0], 6 * MIB, 0);
+        assert!(!memory.admits_upload(1, MIB, MIB), "a quarter is left to answers");
+        assert!(memory.take_wanted());
+        assert!(memory.reserve(2, &mut charges[2], MIB, Claim::Known));
+        memory.settle(2, &mut charges[2], 3 * MIB / 2, 0);
+        assert!(!memory.reserve(3, &mut charges[3], 2 * SHORT_BYTES, Claim::Usual));
+        assert!(memory.reserve(4, &mut charges[4], SHORT_BYTES, Claim::Known));
+        assert_eq!(memory.exempt.get(), None, "all that fitted");
+    }
+
+    #[test]
+    fn an_upload_beyond_the_share_gets_through_alone() {
+        let (memory, mut charges) = account();
+        memory.settle(0, &mut charges[0], 6 * MIB, 0);
+        assert!(memory.admits_upload(1, MIB, 100 * MIB));
+        assert!(!memory.admits_upload(2, MIB, 100 * MIB));
+    }
+
+    #[test]
+    fn few_long_answers_are_under_way_at_a_time() {
+        let memory = ConnectionMemory::new(80 * MIB, 256 << 10);
+        let mut charges = vec![Charge::default(); 100];
+        let mut let_go = 0;
+        for (charge, index) in charges.iter_mut().zip(0..) {
+            let_go += usize::from(memory.reserve(index, charge, MIB, Claim::Known));
+        }
+        let first = UNDER_WAY_BYTES / MIB;
+        assert_eq!(let_go, first + 1, "one goes in any case");
+        memory.settle(first as u32, &mut charges[first], MIB, 0);
+        assert!(memory.take_freed() && !memory.take_wanted(), "its value is there");
+        assert!(memory.reserve(99, &mut charges[99], 9 * MIB, Claim::Known));
+        assert!(!memory.reserve(98, &mut charges[98], MIB, Claim::Known));
+    }
+
+    #[test]
     fn generous_allowances_leave_half_for_those_that_are_needed() {
         let (memory, mut charges) = account();
         let mut granted = |claim| {
             (0..100).filter(|&i| memory.reserve(i, &mut charges[i as usize], MIB, claim)).count()
         };
-        assert_eq!(granted(Claim::Generous), 4);
-        assert_eq!(granted(Claim::Usual), 4);
+        assert_eq!(granted(Claim::Generous), 2);
+        assert_eq!(granted(Claim::Usual), 2);
         assert_eq!(memory.restraint(), 0, "what may come restrains nobody");
     }
 }

@@ -24,7 +24,7 @@ use super::net_ring::{Output, Token, loans};
 use super::node::Node;
 use super::poll_policy::PollPolicy;
 use super::stalled::Watches;
-use super::uploads;
+use super::uploads::{self, Uploads};
 use crate::cluster::coordinator::Asker;
 use crate::cluster::link::{Peer, Room};
 use crate::engine::cluster as engine;
@@ -46,6 +46,14 @@ const TURN_REQUESTS: u32 = 4096;
 /// Items evicted or moved in one turn to make room for long values; each costs about half a
 /// microsecond.
 const ROOM_PER_TURN: u32 = 512;
+/// How many requests a node command counts as: it has to be written by all cores.
+const COMMAND_REQUESTS: u32 = 512;
+/// How many bytes of input count as a request: of a value, which is copied, and of a line that has
+/// not ended, which is looked at besides.
+const VALUE_BYTES_PER_REQUEST: usize = 256;
+const LINE_BYTES_PER_REQUEST: usize = 32;
+/// Input up to this length is worked on although the turn is long already.
+const SHORT_INPUT_BYTES: usize = 12 << 10;
 /// A line that is longer counts as a long value while it arrives.
 const LONG_LINE_BYTES: usize = 64 << 10;
 /// Room that an output buffer may keep between uses.
@@ -72,6 +80,8 @@ pub(super) struct Core {
     /// This core's listeners, for `stats conns`.
     pub(super) listening: Vec<ConnectionStats>,
     pub(super) dirty: Vec<u32>,
+    /// Those among them whose answers have to wait for the next turn.
+    pub(super) postponed: Vec<u32>,
     /// Connections whose answers wait for others of the same batch, still on other cores.
     pub(super) deferred: Vec<u32>,
     /// Those that may be able to go on: what they waited for has come, or has to be looked for.
@@ -87,6 +97,8 @@ pub(super) struct Core {
     pub(super) memory: Rc<ConnectionMemory>,
     /// Who holds some of it and does not move, while others want some.
     pub(super) watches: Watches,
+    /// Values that are collected in buffers.
+    pub(super) uploads: Uploads,
     /// Some of those could go on at once: they gave way to others.
     pub(super) has_backlog: bool,
     /// Requests that the turn may still take before it is long.
@@ -133,12 +145,14 @@ impl Core {
             dumps_waiting: Vec::new(),
             listening: commands::listening(listeners),
             dirty: Vec::new(),
+            postponed: Vec::new(),
             deferred: Vec::new(),
             ready: Vec::new(),
             waiting: Default::default(),
             awaiting_items: VecDeque::new(),
             room_left: ROOM_PER_TURN,
             watches: Watches::default(),
+            uploads: Uploads::default(),
             has_backlog: false,
             turn_left: TURN_REQUESTS,
             starved: Vec::new(),
@@ -215,10 +229,13 @@ impl Core {
         if connection.closing || connection.broken {
             return;
         }
-        if connection.pending.is_empty() && !connection.is_stalled() {
+        let is_first = connection.pending.is_empty();
+        let can_wait = !is_first || bytes.len() > SHORT_INPUT_BYTES;
+        if is_first && !connection.is_stalled() && !(can_wait && self.turn_left == 0) {
             let consumed = self.process(index, bytes, ways);
             let connection = self.connections[index as usize].connection.as_deref_mut();
             connection.expect("still open").pending.extend(&bytes[consumed..]);
+            self.charge_input(index, bytes.len());
         } else {
             // What a line may be long, and many together may not.
             let long = connection.pending.len() + bytes.len() > LONG_LINE_BYTES;
@@ -230,10 +247,31 @@ impl Core {
             }
             connection.pending.extend(bytes);
             if !connection.is_stalled() {
-                self.process_pending(index, ways);
+                if self.turn_left > 0 {
+                    self.process_pending(index, ways);
+                    self.charge_input(index, bytes.len());
+                } else {
+                    connection.held_back = true;
+                    self.list(index);
+                    self.has_backlog = true;
+                }
             }
         }
         self.mark_dirty(index);
+    }
+
+    /// Counts input of a connection that is not counted as requests against the turn.
+    fn charge_input(&mut self, index: u32, bytes: usize) {
+        let connection = self.connection_at(index);
+        let requests = if connection.arriving.is_some() {
+            bytes / VALUE_BYTES_PER_REQUEST
+        } else if connection.pending.is_empty() || connection.is_stalled() {
+            // It was requests.
+            return;
+        } else {
+            bytes.min(connection.pending.len()) / LINE_BYTES_PER_REQUEST
+        };
+        self.turn_left = self.turn_left.saturating_sub(requests as u32);
     }
 
     /// Goes on with input that was kept.
@@ -260,6 +298,9 @@ impl Core {
     /// next one.
     pub(super) fn go_on(&mut self, ways: &mut Ways<'_>) {
         self.turn_left = TURN_REQUESTS;
+        if self.memory.is_wanted() {
+            self.refuse_standing(None, self.memory.excess(), ways);
+        }
         if self.memory.take_freed() {
             self.admit_waiting(ways);
         }
@@ -311,7 +352,10 @@ impl Core {
 
     /// Whether some could go on at once.
     pub(super) fn has_ready(&self) -> bool {
-        self.has_backlog || !self.ready.is_empty() || (self.memory.is_freed() && self.has_waiting())
+        self.has_backlog
+            || !self.ready.is_empty()
+            || !self.dirty.is_empty()
+            || (self.memory.is_freed() && self.has_waiting())
     }
 
     /// Lets those go on that wait for room in the memory for connections, while there is some.
@@ -380,7 +424,9 @@ impl Core {
         }
         connection.held_back = false;
         if !connection.is_stalled() {
+            let bytes = connection.pending.len().min(LONG_LINE_BYTES);
             self.process_pending(index, ways);
+            self.charge_input(index, bytes);
         }
     }
 
@@ -402,13 +448,10 @@ impl Core {
                 }
                 return at;
             }
-            if let Some(arriving) = &connection.arriving
-                && uploads::is_counted(arriving, input.len() - at)
-                && !self.memory.admits(index, input.len() - at)
-            {
-                let arriving = connection.arriving.take().expect("looked at above");
-                self.counters.uploads_refused += 1;
-                uploads::refuse(&mut self.engine, connection, &arriving, self.now, ways);
+            if connection.arriving.is_some() {
+                self.admit_upload(index, input.len() - at, ways);
+                let slot = &mut self.connections[index as usize];
+                connection = slot.connection.as_deref_mut().expect("still open");
             }
             if let Some(arriving) = &mut connection.arriving {
                 at += arriving.take(&input[at..], self.engine.shard.memory_mut());
@@ -452,8 +495,14 @@ impl Core {
                 Stop::Body { request, reply, value_bytes, trailer_bytes } => {
                     let body = (value_bytes, trailer_bytes);
                     uploads::begin(&self.engine, connection, &request, &reply, body);
+                    self.uploads.note(index, &self.connections, self.now);
+                    connection = self.connections[index as usize]
+                        .connection
+                        .as_deref_mut()
+                        .expect("still open");
                 }
                 Stop::Node { command, reply } => {
+                    self.turn_left = self.turn_left.saturating_sub(COMMAND_REQUESTS);
                     self.begin_command(index, command, &reply, ways.mesh);
                     let slot = &mut self.connections[index as usize];
                     connection = slot.connection.as_deref_mut().expect("still open");

@@ -47,6 +47,10 @@ pub struct Mesh {
     doorbells: Arc<[Doorbell]>,
     to_wake: Vec<RawFd>,
     full: bool,
+    /// Bytes that this turn, which ends with [`Mesh::publish`], may still serve for other cores, and
+    /// take of their answers.
+    serve_bytes_left: usize,
+    take_bytes_left: usize,
     core: u32,
     /// Control messages of this core to itself.
     own: VecDeque<CoreMessage>,
@@ -71,6 +75,8 @@ pub fn build(core_count: usize, ring_bytes: usize, doorbells: Arc<[Doorbell]>) -
             doorbells: doorbells.clone(),
             to_wake: Vec::with_capacity(core_count),
             full: false,
+            serve_bytes_left: TURN_BYTES,
+            take_bytes_left: TURN_BYTES,
             core: core as u32,
             own: VecDeque::new(),
         })
@@ -106,6 +112,9 @@ pub fn build(core_count: usize, ring_bytes: usize, doorbells: Arc<[Doorbell]>) -
     meshes
 }
 
+/// Bytes of requests and answers that a turn serves for other cores, and of answers that it takes: to
+/// copy them takes a good part of a millisecond. What is beyond them has to wait for the next turn.
+const TURN_BYTES: usize = 1 << 20;
 /// Requests of other cores that are executed together.
 const BATCH: usize = 24;
 
@@ -155,6 +164,8 @@ impl Mesh {
     pub fn publish(&mut self) -> bool {
         let mut behind = false;
         self.full = false;
+        self.serve_bytes_left = TURN_BYTES;
+        self.take_bytes_left = TURN_BYTES;
         for (core, peer) in self.peers.iter_mut().enumerate() {
             let Some(peer) = peer else { continue };
             let mut published = peer.requests_out.publish();
@@ -187,19 +198,22 @@ impl Mesh {
     pub fn has_arrivals(&self) -> bool {
         self.peers.iter().flatten().any(|peer| {
             peer.requests_in.has_more()
-                || peer.answers_in.has_arrivals()
+                || peer.answers_in.has_more()
                 || !peer.controls_in.is_empty()
-        })
+        }) || !self.own.is_empty()
     }
 
-    /// Executes requests of other cores, as far as there is room for the answers. Returns how many.
+    /// Executes requests of other cores, as far as there is room for the answers, and no more than a
+    /// turn can bear. Returns how many.
     pub fn serve(&mut self, engine: &mut Engine, now: Instant) -> usize {
         let mut served = 0;
+        let left = &mut self.serve_bytes_left;
         for peer in self.peers.iter_mut().flatten() {
-            while peer.answers_out.staged_bytes() <= self.staged_bytes_max
+            while *left > 0
+                && peer.answers_out.staged_bytes() <= self.staged_bytes_max
                 && peer.requests_in.take()
             {
-                served += serve_batch(peer, engine, now);
+                served += serve_batch(peer, engine, now, left);
             }
         }
         served
@@ -214,9 +228,11 @@ impl Mesh {
         links: &mut impl Links,
     ) -> usize {
         let mut served = 0;
+        let left = &mut self.serve_bytes_left;
         for (peer, core) in self.peers.iter_mut().zip(0..) {
             let Some(Peer { requests_in, answers_out, .. }) = peer else { continue };
-            while answers_out.staged_bytes() <= self.staged_bytes_max
+            while *left > 0
+                && answers_out.staged_bytes() <= self.staged_bytes_max
                 && !engine.is_saturated()
                 && requests_in.take()
             {
@@ -246,11 +262,15 @@ impl Mesh {
                     let mut performed = false;
                     engine.perform(asker, consistency, asked, now, links, |response| {
                         performed = response.is_performed();
-                        stage_answer(answers_out, to, response, || body);
+                        let bytes = stage_answer(answers_out, to, response, || body);
+                        *left = left.saturating_sub(bytes + body.len());
                     });
                     at = end;
                     served += 1;
                     engine.traffic.served += u64::from(performed);
+                    if *left == 0 {
+                        break;
+                    }
                 }
                 requests_in.handled(at);
             }
@@ -265,14 +285,18 @@ impl Mesh {
         sender.stage(to, bytes, |place| codec::encode_response(response, place));
     }
 
-    /// Hands out the answers of other cores. Returns how many.
+    /// Hands out the answers of other cores, no more than a turn can bear. Returns how many.
     pub fn answers(&mut self, mut take: impl FnMut(Return, &Response<'_>)) -> usize {
         let mut taken = 0;
+        let left = &mut self.take_bytes_left;
         for peer in self.peers.iter_mut().flatten() {
-            while peer.answers_in.take() {
+            while *left > 0 && peer.answers_in.take() {
                 let (bytes, mut at) = peer.answers_in.in_hand();
-                while let Some((to, body, end)) = message(bytes, at) {
+                while *left > 0
+                    && let Some((to, body, end)) = message(bytes, at)
+                {
                     taken += 1;
+                    *left = left.saturating_sub(body.len());
                     match &codec::decode_response(body) {
                         Ok(response) => take(to, response),
                         Err(error) => panic!("{MALFORMED}: {error:?}"),
@@ -317,42 +341,49 @@ fn without_consistency(mut to: Return) -> (Return, Consistency) {
 
 const MALFORMED: &str = "cores of one process encode messages alike";
 
-/// Executes the next of a peer's requests, as many as make a batch. Returns how many.
-fn serve_batch(peer: &mut Peer, engine: &mut Engine, now: Instant) -> usize {
+/// Executes the next of a peer's requests, as many as make a batch, until answers of as many bytes as
+/// are `left` are written. Returns how many.
+fn serve_batch(peer: &mut Peer, engine: &mut Engine, now: Instant, left: &mut usize) -> usize {
     let Peer { requests_in, answers_out, .. } = peer;
-    let mut batch = ArrayVec::<(Return, Request<'_>), BATCH>::new();
+    // With where each message ends.
+    let mut batch = ArrayVec::<((Return, usize), Request<'_>), BATCH>::new();
     let (bytes, start) = requests_in.in_hand();
     let mut at = start;
     while !batch.is_full()
+        && at - start < *left
         && let Some((to, body, end)) = message(bytes, at)
     {
         if let Some((key, hash, allowance)) = codec::decode_plain_get(body) {
             let operation = Operation::Get(Get { allowance, ..Get::default() });
-            batch.push((to, Request { key, hash, operation }));
+            batch.push(((to, end), Request { key, hash, operation }));
         } else {
-            batch.push((to, codec::decode_request(body).expect(MALFORMED)));
+            batch.push(((to, end), codec::decode_request(body).expect(MALFORMED)));
         }
         at = end;
     }
     let mut answered = 0;
-    engine.serve(&batch, now, |to: Return, response: &Response<'_>| {
-        stage_answer(answers_out, to, response, || nth_message(bytes, start, answered));
+    engine.serve(&batch, now, |(to, end): (Return, usize), response: &Response<'_>| {
+        let request = || nth_message(bytes, start, answered);
+        *left = left.saturating_sub(stage_answer(answers_out, to, response, request));
         answered += 1;
+        at = end;
+        *left > 0
     });
-    let served = batch.len();
+    *left = left.saturating_sub(at - start);
     drop(batch);
     requests_in.handled(at);
-    served
+    answered
 }
 
-/// Collects an answer. With one that is over the allowance goes the request, as it came.
+/// Collects an answer; returns its length in bytes. With one that is over the allowance goes the
+/// request, as it came.
 #[inline]
 fn stage_answer<'b>(
     answers_out: &mut Sender,
     to: Return,
     response: &Response<'_>,
     request: impl FnOnce() -> &'b [u8],
-) {
+) -> usize {
     let undone;
     let response = match *response {
         Response::OverAllowance { value_bytes, .. } => {
@@ -363,6 +394,7 @@ fn stage_answer<'b>(
     };
     let bytes = codec::encoded_response_bytes(response);
     answers_out.stage(to, bytes, |place| codec::encode_response(response, place));
+    bytes
 }
 
 /// The body of the message that comes `count` messages behind the one at `start`.

@@ -222,13 +222,16 @@ impl Output {
     /// The pieces in order, from byte `offset` on, as far as one send takes them.
     fn pieces(&self, offset: usize, pieces: &mut Vec<libc::iovec>) {
         let mut skip = offset;
+        let mut left = SEND_BYTES_MAX;
         let mut add = |base: *const u8, bytes: usize| {
             let skipped = skip.min(bytes);
             skip -= skipped;
-            if skipped < bytes && pieces.len() < SEND_PIECES_MAX {
+            let taken = (bytes - skipped).min(left);
+            if taken > 0 && pieces.len() < SEND_PIECES_MAX {
+                left -= taken;
                 // In bounds: `skipped` is below `bytes`.
                 let base = base.wrapping_add(skipped).cast_mut().cast();
-                pieces.push(libc::iovec { iov_base: base, iov_len: bytes - skipped });
+                pieces.push(libc::iovec { iov_base: base, iov_len: taken });
             }
         };
         let mut at = 0;
@@ -243,6 +246,9 @@ impl Output {
 
 /// Most pieces of one send; what is beyond them goes with the next.
 const SEND_PIECES_MAX: usize = 64;
+/// Most bytes of one send. The kernel copies what the socket has room for, a few MB, in one go and with
+/// a core that does nothing else meanwhile.
+pub const SEND_BYTES_MAX: usize = 512 << 10;
 
 impl NetRing {
     /// A ring that is also woken by counting up `wakeup`, an eventfd.
@@ -419,12 +425,13 @@ impl NetRing {
         self.sent_at_once.push(key);
     }
 
-    /// Sends `output` from byte `offset` on, all of it if it is in one piece. It comes back with
+    /// Sends `output` from byte `offset` on, but no more than [`SEND_BYTES_MAX`]. It comes back with
     /// [`Event::Sent`], which says how far the send came.
     pub fn send(&mut self, socket: RawFd, token: Token, output: Output, offset: usize) {
         const FLAGS: i32 = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
         let (entry, message) = if output.pinned.is_empty() {
             let rest = &output.buffer[offset..];
+            let rest = &rest[..rest.len().min(SEND_BYTES_MAX)];
             let send = opcode::Send::new(Fd(socket), rest.as_ptr(), rest.len() as u32);
             (send.flags(FLAGS).build(), None)
         } else {

@@ -3,14 +3,19 @@
 //! A value for this core's shard is received into its item, once there is room for all of it, which
 //! may take several turns. One for another core, or in a cluster,
 //! is collected in a buffer that grows as its bytes arrive and counts against the memory for
-//! connections. When that is used up the value is refused as if its core had no memory: the rest of
-//! it is dropped unread, and the store is performed as refused, so that the old value goes where a
-//! refusal removes it.
+//! connections. When that is used up a value that has stood still gives way to one that moves; if
+//! there is none, the latter is refused. Either is refused as if its core had no memory: the rest of it
+//! is dropped unread, and the store is performed as refused, so that the old value goes where a refusal
+//! removes it.
+
+use std::collections::VecDeque;
+use std::time::Duration;
 
 use super::connection::{Arriving, Connection, Place};
 use super::connection_memory::UNCOUNTED_BYTES;
-use super::core_state::{Ways, assert_spans_free};
+use super::core_state::{Core, Slot, Ways, assert_spans_free};
 use super::mesh::{self, Return};
+use super::net_ring::Token;
 use crate::codec;
 use crate::engine::Engine;
 use crate::protocol::Reply;
@@ -125,18 +130,128 @@ pub fn finish(
 
 const OWN: &str = "a store, encoded by this core";
 
+/// A value of which nothing has come for so long gives way to others.
+const STANDING_AFTER: Duration = Duration::from_millis(100);
+/// Most that are looked at when one has to give way.
+const LOOKS_MAX: usize = 16;
+
+/// Values that are collected in buffers, in the order in which they were last looked at. Some of those
+/// listed are gone.
+#[derive(Default)]
+pub struct Uploads(VecDeque<Upload>);
+
+/// One of them, as it was when it was last seen to move.
+struct Upload {
+    token: Token,
+    sequence: u32,
+    arrived: usize,
+    since: Instant,
+}
+
+impl Uploads {
+    /// Lists the value that begins to arrive, if it is collected in a buffer.
+    pub fn note(&mut self, index: u32, connections: &[Slot], now: Instant) {
+        let connection = connections[index as usize].connection.as_deref().expect("it is open");
+        let Some(arriving) = &connection.arriving else { return };
+        if let Place::Buffer(_) = arriving.place {
+            // More are taken off than come, so that no more are listed than arrive.
+            for _ in 0..2 {
+                let Some(upload) = self.0.pop_front() else { break };
+                if upload.find(connections).is_some() {
+                    self.0.push_back(upload);
+                }
+            }
+            let (token, sequence) = (connection.token, arriving.sequence);
+            self.0.push_back(Upload { token, sequence, arrived: 0, since: now });
+        }
+    }
+}
+
+impl Upload {
+    /// What has become of it, if it is still arriving.
+    fn find<'c>(&self, connections: &'c [Slot]) -> Option<&'c Arriving> {
+        let slot = &connections[self.token.index as usize];
+        let connection = slot.connection.as_deref()?;
+        let arriving = connection.arriving.as_deref()?;
+        let same = (connection.token, arriving.sequence) == (self.token, self.sequence);
+        (same && !connection.broken).then_some(arriving)
+    }
+}
+
+impl Core {
+    /// Makes sure that a connection may hold `more` bytes, most of which are of the value that is
+    /// arriving, or that it need not.
+    pub(super) fn admit_upload(&mut self, index: u32, more: usize, ways: &mut Ways<'_>) {
+        let connection = self.connection_at(index);
+        let Some(arriving) = &connection.arriving else { return };
+        let whole = arriving.value_bytes;
+        if !is_counted(arriving, more)
+            || self.memory.admits_upload(index, more, whole)
+            || (self.refuse_standing(Some(index), more, ways) >= more
+                && self.memory.admits_upload(index, more, whole))
+        {
+            return;
+        }
+        self.refuse_upload(index, ways);
+    }
+
+    /// Refuses values that have stood still until they have given back `bytes` bytes, as far as one
+    /// look goes. Returns how many bytes that were.
+    pub(super) fn refuse_standing(
+        &mut self,
+        but: Option<u32>,
+        bytes: usize,
+        ways: &mut Ways<'_>,
+    ) -> usize {
+        let mut freed = 0;
+        for _ in 0..self.uploads.0.len().min(LOOKS_MAX) {
+            if freed >= bytes {
+                break;
+            }
+            let mut upload = self.uploads.0.pop_front().expect("counted above");
+            let Some(arriving) = upload.find(&self.connections) else { continue };
+            let index = upload.token.index;
+            if arriving.arrived != upload.arrived {
+                (upload.arrived, upload.since) = (arriving.arrived, self.now);
+            } else if self.now.since(upload.since) >= STANDING_AFTER && but != Some(index) {
+                let held = self.connection_at(index).charge.held();
+                self.refuse_upload(index, ways);
+                freed += held - self.connection_at(index).charge.held();
+                continue;
+            }
+            self.uploads.0.push_back(upload);
+        }
+        freed
+    }
+
+    /// There is no room for the rest of a value: what has come of it is dropped, and so will be what
+    /// comes, and the store is performed as refused.
+    fn refuse_upload(&mut self, index: u32, ways: &mut Ways<'_>) {
+        let Self { engine, connections, counters, memory, now, .. } = self;
+        let connection = connections[index as usize].connection.as_deref_mut();
+        let connection = connection.expect("values arrive at open connections");
+        let arriving = connection.arriving.take().expect("a value is arriving");
+        counters.uploads_refused += 1;
+        connection.out.borrow_room(&mut self.spare_outputs);
+        refuse(engine, connection, &arriving, *now, ways);
+        drop(arriving);
+        let (held, reserved) =
+            (connection.bytes_held(), connection.session.pipeline.bytes_reserved());
+        memory.settle(index, &mut connection.charge, held, reserved);
+        self.mark_dirty(index);
+    }
+}
+
 /// Whether `more` bytes, most of which are of the value, are more than the uncounted room of a
 /// connection whose value is collected in a buffer.
-pub fn is_counted(arriving: &Arriving, more: usize) -> bool {
+fn is_counted(arriving: &Arriving, more: usize) -> bool {
     match &arriving.place {
         Place::Buffer(buffer) => buffer.len() + more > UNCOUNTED_BYTES && !arriving.is_complete(),
         Place::Awaited(_) | Place::Item(..) => false,
     }
 }
 
-/// There is no room for the rest of a value: what has come of it is dropped, and so will be what
-/// comes, and the store is performed as refused.
-pub fn refuse(
+fn refuse(
     engine: &mut Engine,
     connection: &mut Connection,
     arriving: &Arriving,

@@ -8,6 +8,7 @@
 
 #![allow(unsafe_code)]
 
+use std::collections::VecDeque;
 use std::mem;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -25,7 +26,9 @@ use super::core_message::CoreMessage;
 use super::core_state::{Core, Slot, Ways, complete, spare};
 use super::listener::{Listener, Reach};
 use super::mesh::{Mesh, Return};
-use super::net_ring::{Event, NetRing, Output, Patience, Received, SendOutcome, Token};
+use super::net_ring::{
+    Event, NetRing, Output, Patience, Received, SEND_BYTES_MAX, SendOutcome, Token,
+};
 use super::node::Node;
 use super::prefault::Prefaulter;
 use super::process;
@@ -48,8 +51,16 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 const SENT_AT_ONCE_BYTES_MAX: usize = 64 << 10;
 /// Pause after accepting has failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Bytes that a turn sends: the kernel copies them before it does anything else, which takes a good
+/// part of a millisecond. What is beyond them is sent with the next turns.
+const TURN_SEND_BYTES: usize = 1 << 20;
+/// Answers up to this length do not wait for that.
+const SENT_IN_ANY_TURN_BYTES: usize = 4 << 10;
 /// Most items expired, moved or reclaimed in one turn.
 const MAINTENANCE_PER_TURN: u32 = 64;
+/// Most messages of node commands, and connections from other cores, that a turn takes: some make a
+/// core list all that it has.
+const CONTROLS_PER_TURN: u32 = 8;
 /// Receives after a long value during which the next one is expected.
 const BULK_TURNS: u8 = 16;
 /// Bytes received at a time while a long value is expected: its line, and little of the value that
@@ -69,6 +80,10 @@ pub struct Worker {
     /// When the last of them failed.
     paused_at: Instant,
     events: Vec<Event>,
+    /// Sends to be gone on with, and from which byte: what is long leaves in several.
+    rests: VecDeque<(Token, Output, usize)>,
+    /// Bytes that this turn may still send.
+    send_bytes_left: usize,
     doorbell: usize,
     heartbeat_armed: bool,
     /// Since the executor had its turn.
@@ -119,6 +134,8 @@ impl Worker {
             paused: Vec::new(),
             paused_at: Instant::default(),
             events: Vec::with_capacity(256),
+            rests: VecDeque::new(),
+            send_bytes_left: 0,
             doorbell,
             heartbeat_armed: false,
             heart_beat: false,
@@ -192,7 +209,8 @@ impl Worker {
             }
         };
         worked |= answered || served;
-        while let Some((from, message)) = self.mesh.next_control() {
+        for _ in 0..CONTROLS_PER_TURN {
+            let Some((from, message)) = self.mesh.next_control() else { break };
             worked = true;
             self.control(from, message);
         }
@@ -213,7 +231,7 @@ impl Worker {
         if let Some(cluster) = &mut self.cluster {
             more |= cluster.flush(&mut self.net);
         }
-        more |= self.core.has_ready();
+        more |= self.core.has_ready() || !self.rests.is_empty();
         if let Some(request) = self.core.node.cores[self.doorbell].stats_slot.take_request() {
             self.core.publish_stats(request);
         }
@@ -427,9 +445,8 @@ impl Worker {
         let core = &mut self.core;
         let now = core.now;
         let connection = core.connection(token).expect("a connection outlives its sends");
-        let fd = connection.fd();
         match outcome {
-            SendOutcome::Rest(from) => return self.net.send(fd, token, output, from),
+            SendOutcome::Rest(from) => return self.rests.push_back((token, output, from)),
             SendOutcome::Whole => {}
             SendOutcome::Failed(_) => connection.broken = true,
         }
@@ -528,6 +545,8 @@ impl Worker {
 
     /// Sends what is due, arms receives, closes what is finished.
     fn send(&mut self) {
+        self.send_bytes_left = TURN_SEND_BYTES;
+        self.send_rests();
         let core = &mut self.core;
         while let Some(index) = core.deferred.pop() {
             core.mark_dirty(index);
@@ -546,11 +565,19 @@ impl Worker {
             } else if connection.is_soon_fuller() {
                 core.deferred.push(index);
             } else if !connection.sending {
+                let bytes = connection.out.bytes_to_send();
+                if self.send_bytes_left == 0 && bytes > SENT_IN_ANY_TURN_BYTES {
+                    connection.dirty = true;
+                    core.postponed.push(index);
+                    continue;
+                }
+                self.send_bytes_left =
+                    self.send_bytes_left.saturating_sub(bytes.min(SEND_BYTES_MAX));
                 connection.deferrals = 0;
                 connection.sending = true;
                 let output = connection.out.take_to_send();
                 let (fd, token) = (connection.fd(), connection.token);
-                let long = output.len() > SENT_AT_ONCE_BYTES_MAX || !output.pinned.is_empty();
+                let long = bytes > SENT_AT_ONCE_BYTES_MAX || !output.pinned.is_empty();
                 if long || connection.waits_for_send() {
                     self.net.send(fd, token, output, 0);
                 } else {
@@ -578,7 +605,21 @@ impl Worker {
             }
             self.net.arm(connection, &mut core.engine, core.memory.pending_bytes_max());
         }
+        // Those that are to be sent something come first in the next turn.
+        mem::swap(&mut dirty, &mut core.postponed);
         core.dirty = dirty;
+    }
+
+    /// Goes on with sends that were too long for one.
+    fn send_rests(&mut self) {
+        while self.send_bytes_left > 0
+            && let Some((token, output, from)) = self.rests.pop_front()
+        {
+            let bytes = (output.len() - from).min(SEND_BYTES_MAX);
+            self.send_bytes_left = self.send_bytes_left.saturating_sub(bytes);
+            let connection = self.core.connection(token).expect("a connection outlives its sends");
+            self.net.send(connection.fd(), token, output, from);
+        }
     }
 
     /// Submits what the turn has queued and waits for work, in the way that is likely to pay.

@@ -16,6 +16,7 @@ pub fn render(snapshot: &Snapshot<'_>, emit: Emit<'_>) {
         figure("index_bytes", core.gauges.index_bytes.into());
         figure("pages", core.gauges.pages_used.into());
         figure("free_pages", core.gauges.pages_free.into());
+        figure("touched_bytes", core.gauges.touched_bytes.into());
         figure("evictions", core.counters.evictions.into());
         figure("chain_evictions", core.counters.chain_evictions.into());
         figure("connections", core.curr_connections.into());

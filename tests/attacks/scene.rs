@@ -38,8 +38,6 @@ const LOG_BYTES_MAX: u64 = 32 << 10;
 const HANG: Duration = Duration::from_secs(10);
 /// How often the bystander asks.
 const TICK: Duration = Duration::from_millis(2);
-/// A shard's pages.
-const PAGE_BYTES: u64 = 512 << 10;
 /// Longest wait for what an attack leaves to be gone.
 const SETTLE: Duration = Duration::from_secs(20);
 
@@ -127,7 +125,8 @@ struct Level {
     descriptors: usize,
     connections: u64,
     rss: u64,
-    pages: u64,
+    /// Memory of items, of the whole node: what it has been given once stays its own.
+    touched: u64,
     log: u64,
 }
 
@@ -271,12 +270,14 @@ impl Scene {
     fn level(&self) -> Level {
         let mut client = self.server.connect();
         let cores = client.stats_of("cores");
-        let pages = (0..2).map(|core| cores[&format!("core:{core}:pages")].parse::<u64>());
+        let touched = (0..2)
+            .map(|core| cores[&format!("core:{core}:touched_bytes")].parse::<u64>())
+            .map(|bytes| bytes.expect("a number"));
         Level {
             descriptors: self.server.descriptors(),
             connections: client.stats()["curr_connections"].parse().expect("a number"),
             rss: self.server.rss_bytes(),
-            pages: pages.map(|pages| pages.expect("a number")).sum(),
+            touched: touched.sum(),
             log: std::fs::metadata(&self.log).map_or(0, |log| log.len()),
         }
     }
@@ -323,8 +324,8 @@ impl Scene {
             (after.descriptors, after.connections) != (before.descriptors, before.connections)
         };
         let grown = |after: &Level| {
-            let pages = after.pages.saturating_sub(before.pages) * PAGE_BYTES;
-            judges() && after.rss > before.rss + pages + LEFT_BYTES_MAX
+            let touched = after.touched - before.touched;
+            judges() && after.rss > before.rss + touched + LEFT_BYTES_MAX
         };
         let begun = Instant::now();
         let mut after = self.level();
@@ -337,10 +338,10 @@ impl Scene {
         assert_eq!(after.connections, before.connections, "connections; {figures}");
         assert!(
             !grown(&after),
-            "{} MiB have become {}, of which {} are pages; {figures}",
+            "{} MiB have become {}, of which {} are of items; {figures}",
             before.rss >> 20,
             after.rss >> 20,
-            (after.pages.saturating_sub(before.pages) * PAGE_BYTES) >> 20
+            (after.touched - before.touched) >> 20
         );
         let logged = after.log.saturating_sub(before.log);
         assert!(logged <= LOG_BYTES_MAX, "{logged} bytes were logged; {figures}");

@@ -412,21 +412,25 @@ impl Engine {
         hashes.for_each(|hash| self.shard.prefetch_item(hash));
     }
 
-    /// Answers other cores' requests. `answer` is called once for each, in order.
+    /// Answers other cores' requests. `answer` is called once for each, in order, and says whether to
+    /// go on with the next.
     pub fn serve<'b, T: Copy>(
         &mut self,
         requests: &[(T, Request<'b>)],
         now: Instant,
-        mut answer: impl FnMut(T, &Response<'_>),
+        mut answer: impl FnMut(T, &Response<'_>) -> bool,
     ) {
         self.prefetch(requests.iter().map(|(_, request)| request.hash));
         for (token, request) in requests {
-            let mut is_performed = true;
+            let (mut is_performed, mut goes_on) = (true, true);
             self.perform_alone(request, now, |response| {
-                answer(*token, response);
+                goes_on = answer(*token, response);
                 is_performed = response.is_performed();
             });
             self.traffic.served += u64::from(is_performed);
+            if !goes_on {
+                break;
+            }
         }
     }
 

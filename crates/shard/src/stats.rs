@@ -38,6 +38,8 @@ counters! {
         pages_used,
         /// Pages still available.
         pages_free,
+        /// Bytes of pages that were in use ever: the operating system has given that much memory.
+        touched_bytes,
         /// Bytes reserved for values still being received.
         staged_bytes,
         /// Items with a deadline.
@@ -180,6 +182,7 @@ impl Shard {
             pages_max: self.slab.pages_max() as u64,
             pages_used: self.slab.pages_in_use() as u64,
             pages_free: self.slab.pages_free() as u64,
+            touched_bytes: self.slab.touched_bytes() as u64,
             staged_bytes: self.staged_bytes,
             ttl_items: self.wheel.len().saturating_sub(self.flush.tombstones()),
             flushed_items: self.flush.dead(),

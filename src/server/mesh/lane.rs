@@ -54,14 +54,21 @@ impl Buffer {
         let start = self.used;
         self.used += bytes;
         if self.used > self.room.len() {
-            self.grow();
+            self.grow(start);
         }
         &mut self.room[start..self.used]
     }
 
     #[cold]
-    fn grow(&mut self) {
-        self.room.resize(self.used.next_power_of_two().max(BUFFER_BYTES), 0);
+    fn grow(&mut self, start: usize) {
+        if self.used > SPARE_BYTES && start <= SPARE_BYTES {
+            // For a long message. Room from the kernel is zeroed already.
+            let mut room = vec![0; self.used];
+            room[..start].copy_from_slice(&self.room[..start]);
+            self.room = room;
+        } else {
+            self.room.resize(self.used.next_power_of_two().max(BUFFER_BYTES), 0);
+        }
     }
 
     /// Empties it and gives back room beyond [`SPARE_BYTES`].

@@ -104,12 +104,12 @@ fn the_end_of_the_stream_and_a_cancellation_end_the_receive() {
 fn a_send_of_several_pieces_keeps_their_order_and_comes_back_whole() {
     let mut net = ring(4, 256);
     let (ours, mut theirs) = UnixStream::pair().unwrap();
-    let value = vec![b'v'; 600_000];
+    let value = vec![b'v'; 400_000];
     let mut output = Output { buffer: b"headtail".to_vec(), pinned: Vec::new() };
     // SAFETY: `value` outlives the send, which completes below.
     output.pinned.push(unsafe { Pinned::new(4, ItemRef(1), &value) });
     let bytes = output.len();
-    assert_eq!(bytes, 600_008);
+    assert_eq!(bytes, 400_008);
     net.send(ours.as_raw_fd(), TOKEN, output, 0);
     let reader = std::thread::spawn(move || {
         let mut read = vec![0; bytes];
@@ -125,7 +125,7 @@ fn a_send_of_several_pieces_keeps_their_order_and_comes_back_whole() {
     });
     let read = reader.join().unwrap().unwrap();
     assert!(read.starts_with(b"headvvv") && read.ends_with(b"vvvtail"));
-    assert!(read[4..600_004] == value[..]);
+    assert!(read[4..400_004] == value[..]);
 }
 
 #[test]
@@ -165,6 +165,39 @@ fn a_receive_straight_into_memory_waits_for_all_of_it() {
     });
     assert_eq!((place[0], place[99_999]), (b'a', b'b'));
     drop(writer.join());
+}
+
+#[test]
+fn what_is_longer_than_a_send_leaves_in_several() {
+    let mut net = ring(4, 256);
+    let (ours, mut theirs) = UnixStream::pair().unwrap();
+    let value: Vec<u8> = (0..700_000u32).map(|i| (i / 7) as u8).collect();
+    let expected = [b"head", &value[..], b"tail", &value].concat();
+    let mut output = Output { buffer: b"headtail".to_vec(), pinned: Vec::new() };
+    for at in [4, 8] {
+        // SAFETY: `value` outlives the sends, which complete below.
+        output.pinned.push(unsafe { Pinned::new(at, ItemRef(1), &value) });
+    }
+    let reader = std::thread::spawn(move || {
+        let mut read = vec![0; expected.len()];
+        theirs.read_exact(&mut read).map(|()| read == expected)
+    });
+    net.send(ours.as_raw_fd(), TOKEN, output, 0);
+    let mut rests = Vec::new();
+    events(&mut net, |net, events| match events.pop() {
+        Some(Event::Sent { output, outcome: SendOutcome::Rest(from), .. }) => {
+            rests.push(from);
+            net.send(ours.as_raw_fd(), TOKEN, output, from);
+            false
+        }
+        Some(Event::Sent { outcome, .. }) => {
+            assert_eq!(outcome, SendOutcome::Whole);
+            true
+        }
+        _ => false,
+    });
+    assert_eq!(rests, [SEND_BYTES_MAX, 2 * SEND_BYTES_MAX]);
+    assert!(reader.join().unwrap().unwrap(), "all of it, in order");
 }
 
 #[test]
@@ -211,7 +244,7 @@ fn a_send_at_once_comes_back_without_ending_a_sleep() {
 fn a_send_at_once_to_a_full_socket_tells_what_is_missing() {
     let mut net = ring(4, 256);
     let (ours, mut theirs) = UnixStream::pair().unwrap();
-    let bytes: Vec<u8> = (0..2_000_000u32).map(|i| (i / 7) as u8).collect();
+    let bytes: Vec<u8> = (0..400_000u32).map(|i| (i / 7) as u8).collect();
     let expected = bytes.clone();
     net.send_at_once(ours.as_raw_fd(), TOKEN, Output { buffer: bytes, pinned: Vec::new() });
     let mut events = Vec::new();

@@ -193,14 +193,14 @@ fn failures_of_sends_at_once_beyond_the_room_end_no_other_send() {
     full.net.reap(&mut events);
     let (ours, mut theirs) = UnixStream::pair().unwrap();
     let victim = Token { index: 500, generation: 9 };
-    full.net.send(ours.as_raw_fd(), victim, output(4 << 20), 0);
+    full.net.send(ours.as_raw_fd(), victim, output(SEND_BYTES_MAX), 0);
     for _ in 0..5 {
         full.net.submit().unwrap();
         full.net.reap(&mut events);
     }
     let of_victim = |event: &Event| matches!(event, Event::Sent { token, .. } if *token == victim);
     assert!(!events.iter().any(of_victim), "nobody has read it");
-    let reader = std::thread::spawn(move || theirs.read_exact(&mut vec![0; 4 << 20]));
+    let reader = std::thread::spawn(move || theirs.read_exact(&mut vec![0; SEND_BYTES_MAX]));
     super::events(&mut full.net, |_, events| events.iter().any(of_victim));
     reader.join().unwrap().unwrap();
     assert_eq!(full.net.stale_completions(), 0);
