@@ -8,9 +8,9 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use ringlane::protocol::binary::client::{EntryWriter, Frame, Response};
-use ringlane::protocol::binary::opcode::request_flags::{ANY_ORDER, DETAILS, QUIET};
-use ringlane::protocol::binary::{Opcode, Status, Topology};
+use ringlane::protocol::compact::client::{EntryWriter, Frame, ResponseFrame};
+use ringlane::protocol::compact::opcode::request_flags::{ANY_ORDER, DETAILS, QUIET};
+use ringlane::protocol::compact::{Opcode, Status, Topology};
 use support::Server;
 use support::ports::{free_port, free_ports};
 
@@ -75,7 +75,7 @@ impl Client {
     fn answer(&mut self) -> Answer {
         loop {
             let rest = &self.received[self.taken..];
-            if let Some((response, length)) = Response::decode(rest).expect("known codes") {
+            if let Some((response, length)) = ResponseFrame::decode(rest).expect("known codes") {
                 let answer = Answer {
                     status: response.status,
                     opaque: response.opaque,

@@ -4,16 +4,16 @@
 
 use bumpalo::Bump;
 use ringlane::hash::HashSecret;
-use ringlane::protocol::binary::client::{EntryWriter, Frame, Response as Received};
-use ringlane::protocol::binary::opcode::{NODE_TO_NODE, request_flags};
-use ringlane::protocol::binary::topology::TAGS;
-use ringlane::protocol::binary::{
-    NodeState, OPCODES, Opcode, RingFacts, STATUSES, Spec, Status, Topology, TopologyNode,
+use ringlane::protocol::compact::client::{EntryWriter, Frame, ResponseFrame as Received};
+use ringlane::protocol::compact::opcode::{NODE_TO_NODE, request_flags};
+use ringlane::protocol::compact::topology::TAGS;
+use ringlane::protocol::compact::{
+    NodeState, OPCODES, Opcode, OpcodeSpec, RingFacts, STATUSES, Status, Topology, TopologyNode,
     encode_topology,
 };
 use ringlane::protocol::{
-    Answer, Context, Decoder, Limits, NodeAnswer, NodeCommand, Reply, ReplyForm, Step, encode,
-    encode_node, encode_stat, encode_stats_end,
+    AdminAnswer, AdminCommand, Answer, Context, Decoder, Limits, Reply, ReplyForm, Step, encode,
+    encode_admin, encode_stat, encode_stats_end,
 };
 use ringlane::request::Consistency;
 use ringlane::request::{
@@ -32,7 +32,7 @@ enum Expect<'a> {
     /// The decoder answers by itself.
     Answer,
     /// A command for the node, which answers by writing.
-    Node(NodeCommand<'a>, fn(&Reply<'_>, &mut Vec<u8>)),
+    Node(AdminCommand<'a>, fn(&Reply<'_>, &mut Vec<u8>)),
 }
 
 /// One golden example: what a client means, what it means to the server, what comes back.
@@ -407,8 +407,8 @@ fn node_commands<'a>(list: &'a [u8], clustered_list: &'a [u8]) -> Vec<Case<'a>> 
         Case {
             name: "HELLO",
             sent: bytes(&[Frame::new(Opcode::Hello, 30)]),
-            expect: vec![Expect::Node(NodeCommand::Hello, |reply, out| {
-                let ReplyForm::Binary(form) = reply.form else { panic!("{reply:?}") };
+            expect: vec![Expect::Node(AdminCommand::Hello, |reply, out| {
+                let ReplyForm::Compact(form) = reply.form else { panic!("{reply:?}") };
                 encode_topology(form, &topology(), out);
             })],
             received: vec![Received { value: list, ..ok(Opcode::Hello, 30) }],
@@ -416,8 +416,8 @@ fn node_commands<'a>(list: &'a [u8], clustered_list: &'a [u8]) -> Vec<Case<'a>> 
         Case {
             name: "HELLO to one of two nodes",
             sent: bytes(&[Frame::new(Opcode::Hello, 34)]),
-            expect: vec![Expect::Node(NodeCommand::Hello, |reply, out| {
-                let ReplyForm::Binary(form) = reply.form else { panic!("{reply:?}") };
+            expect: vec![Expect::Node(AdminCommand::Hello, |reply, out| {
+                let ReplyForm::Compact(form) = reply.form else { panic!("{reply:?}") };
                 encode_topology(form, &clustered(), out);
             })],
             received: vec![Received { value: clustered_list, ..ok(Opcode::Hello, 34) }],
@@ -425,15 +425,15 @@ fn node_commands<'a>(list: &'a [u8], clustered_list: &'a [u8]) -> Vec<Case<'a>> 
         Case {
             name: "FLUSH in two seconds",
             sent: bytes(&[Frame { ttl_millis: Some(2000), ..Frame::new(Opcode::Flush, 31) }]),
-            expect: vec![Expect::Node(NodeCommand::FlushAll { at: flush_at }, |reply, out| {
-                encode_node(reply, NodeAnswer::Done, out);
+            expect: vec![Expect::Node(AdminCommand::FlushAll { at: flush_at }, |reply, out| {
+                encode_admin(reply, AdminAnswer::Done, out);
             })],
             received: vec![ok(Opcode::Flush, 31)],
         },
         Case {
             name: "STATS",
             sent: bytes(&[Frame::new(Opcode::Stats, 32)]),
-            expect: vec![Expect::Node(NodeCommand::Stats { argument: b"" }, |reply, out| {
+            expect: vec![Expect::Node(AdminCommand::Stats { argument: b"" }, |reply, out| {
                 encode_stat(reply, b"pid", b"42", out);
                 encode_stats_end(reply, out);
             })],
@@ -511,7 +511,7 @@ fn serve(sent: &[u8], case: &Case<'_>) -> Vec<u8> {
                     out.extend_from_slice(bytes);
                 }
             }
-            (Step::Node { consumed, command, reply }, Expect::Node(expected, answer)) => {
+            (Step::Admin { consumed, command, reply }, Expect::Node(expected, answer)) => {
                 assert_eq!(command, *expected, "{}", case.name);
                 at += consumed;
                 answer(&reply, &mut out);
@@ -574,7 +574,7 @@ impl<'a, const N: usize> ConcatAll<'a> for [Vec<Case<'a>>; N] {
 }
 
 /// The row of a command in the document.
-fn row(spec: &Spec) -> String {
+fn row(spec: &OpcodeSpec) -> String {
     let lengths = |min: u64, max: u64| match (min, max) {
         (_, 0) => "none".to_string(),
         (0, max) if max == u64::from(u32::MAX) => "any".to_string(),

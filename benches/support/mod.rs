@@ -6,7 +6,7 @@
 use bumpalo::Bump;
 use ringlane::engine::{BoundedOutput, Engine, EngineConfig, Outbox, Session, Stop};
 use ringlane::hash::{HashSecret, KeyHash};
-use ringlane::protocol::binary::client::Frame;
+use ringlane::protocol::compact::client::Frame;
 use ringlane::protocol::{Context, Limits, Output};
 use ringlane::request::{Consistency, Get, ItemRef, Operation, Request, Store, Value};
 use ringlane::shard::ShardConfig;

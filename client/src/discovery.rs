@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
-use ringlane_protocol::binary::{NodeState, RingFacts, Topology, TopologyNode};
+use ringlane_protocol::compact::{NodeState, RingFacts, Topology, TopologyNode};
 use ringlane_ring::{RingHash, RingParameters};
 use socket2::SockAddr;
 

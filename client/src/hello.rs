@@ -3,8 +3,8 @@
 use std::io::{Read, Write};
 use std::time::Duration;
 
-use ringlane_protocol::binary::client::{Frame, Response};
-use ringlane_protocol::binary::{Opcode, Status};
+use ringlane_protocol::compact::client::{Frame, ResponseFrame};
+use ringlane_protocol::compact::{Opcode, Status};
 use socket2::{Domain, Socket, Type};
 
 use crate::address::Address;
@@ -33,7 +33,7 @@ pub fn hello(address: &Address, limit: Duration) -> Result<Vec<u8>, String> {
     };
     let (mut input, mut buffer) = (Vec::new(), [0; 4096]);
     loop {
-        match Response::decode(&input) {
+        match ResponseFrame::decode(&input) {
             Ok(Some((response, _))) if response.status == Status::Ok => {
                 return Ok(response.value.to_vec());
             }

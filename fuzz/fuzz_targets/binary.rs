@@ -5,5 +5,5 @@ use libfuzzer_sys::fuzz_target;
 use ringlane::protocol::Decoder;
 
 fuzz_target!(|input: &[u8]| {
-    ringlane_fuzz::check(|| Decoder::Binary(Default::default()), input);
+    ringlane_fuzz::check(|| Decoder::Compact(Default::default()), input);
 });

@@ -11,8 +11,8 @@ pub mod peers;
 use bumpalo::Bump;
 use ringlane::hash::HashSecret;
 use ringlane::protocol::{
-    Answer, Context, Decoder, Limits, NodeAnswer, Output, Reply, ReplyForm, Step, encode,
-    encode_node, encode_stat, encode_stats_end, text,
+    Answer, Context, Decoder, Limits, AdminAnswer, Output, Reply, ReplyForm, Step, encode,
+    encode_admin, encode_stat, encode_stats_end, text,
 };
 use ringlane::request::{
     Body, Hit, ItemRef, Marks, Number, Operation, Request, Response, Span, Value,
@@ -95,7 +95,7 @@ impl Connection {
                     self.request(&request, &reply);
                     start += consumed + usize::try_from(skip).expect("64 bits");
                 }
-                Step::Body { consumed, request, reply, value_bytes, trailer_bytes } => {
+                Step::StoreHeader { consumed, request, reply, value_bytes, trailer_bytes } => {
                     start += consumed;
                     let value_end = start + value_bytes as usize;
                     let block_end = value_end + trailer_bytes as usize;
@@ -120,12 +120,12 @@ impl Connection {
                     self.answer(answer);
                     start += consumed + usize::try_from(skip).expect("64 bits");
                 }
-                Step::Node { consumed, command, reply } => {
+                Step::Admin { consumed, command, reply } => {
                     self.said.push(format!("{command:?} {reply:?}"));
                     encode_stat(&reply, b"name", b"value", &mut self.out);
                     encode_stats_end(&reply, &mut self.out);
-                    encode_node(&reply, NodeAnswer::Done, &mut self.out);
-                    encode_node(&reply, NodeAnswer::Unknown, &mut self.out);
+                    encode_admin(&reply, AdminAnswer::Done, &mut self.out);
+                    encode_admin(&reply, AdminAnswer::Unknown, &mut self.out);
                     start += consumed;
                 }
             }
@@ -135,7 +135,7 @@ impl Connection {
 
     fn answer(&mut self, answer: Answer<'_>) {
         self.said.push(format!("{answer:?}"));
-        if let (Answer::Bytes(bytes), Decoder::Binary(_)) = (answer, &self.decoder) {
+        if let (Answer::Bytes(bytes), Decoder::Compact(_)) = (answer, &self.decoder) {
             assert!(!bytes.is_empty());
         }
     }
@@ -232,17 +232,17 @@ fn responses(key: &[u8]) -> Vec<Response<'_>> {
 /// An answer is whole frames, or whole lines.
 fn check_answer(reply: &Reply<'_>, answer: &[u8]) {
     match reply.form {
-        ReplyForm::Binary(form) => {
+        ReplyForm::Compact(form) => {
             let mut rest = answer;
             while !rest.is_empty() {
-                use ringlane::protocol::binary::client::Response as Received;
+                use ringlane::protocol::compact::client::ResponseFrame as Received;
                 let (received, bytes) =
                     Received::decode(rest).expect("known codes").expect("a whole frame");
                 assert_eq!((received.opcode, received.opaque), (form.opcode, form.opaque));
                 rest = &rest[bytes..];
             }
         }
-        ReplyForm::Classic(_) => {
+        ReplyForm::MemcachedBinary(_) => {
             let mut rest = answer;
             while !rest.is_empty() {
                 assert_eq!(rest[0], 0x81);

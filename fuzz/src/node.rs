@@ -10,7 +10,7 @@ use ringlane::codec::{
     decode_request, decode_response, encode_request, encode_response, encoded_request_bytes,
     encoded_response_bytes,
 };
-use ringlane::protocol::{Context, Decoder, Limits, NodeAnswer, Output, encode_node};
+use ringlane::protocol::{Context, Decoder, Limits, AdminAnswer, Output, encode_admin};
 use ringlane::request::{Consistency, ItemRef, Request, Response, Value};
 use std::rc::Rc;
 
@@ -148,7 +148,7 @@ impl Node {
                     break;
                 }
                 Stop::Node { reply, .. } => {
-                    encode_node(&reply, NodeAnswer::Done, &mut self.out);
+                    encode_admin(&reply, AdminAnswer::Done, &mut self.out);
                     true
                 }
                 Stop::Body { .. } => unreachable!("nothing is that long"),
@@ -163,7 +163,7 @@ impl Node {
         }
         assert!(self.session.pipeline.is_empty(), "something is never answered");
         match self.session.decoder {
-            Decoder::Binary(_) => sorted_frames(&self.out.0),
+            Decoder::Compact(_) => sorted_frames(&self.out.0),
             _ => self.out.0,
         }
     }

@@ -188,13 +188,13 @@ impl Admin {
         let node = &self.node;
         let (cores, connections): (Vec<_>, Vec<_>) =
             told.into_iter().map(|told| (told.figures, told.connections)).unzip();
-        let tuning = *node.tuning();
+        let knobs = *node.knobs();
         page(&Snapshot {
             cluster: node.members().as_deref(),
             now: node.clock.now(),
             process: &process::stats(node.clock.uptime()),
             config: &node.config,
-            tuning: &tuning,
+            knobs: &knobs,
             verbosity: node.verbosity(),
             flushed_at: node.flushed_at(),
             cores: &cores,

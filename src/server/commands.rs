@@ -12,12 +12,12 @@ use super::net_ring::Token;
 use super::stats_collector::{CoreReport, StatsRequest};
 use super::{process, topology};
 use crate::engine::PrefixCounters;
-use crate::protocol::binary::encode_topology;
-use crate::protocol::node::{Classes, NodeAnswer, NodeCommand};
+use crate::protocol::admin_command::{AdminAnswer, AdminCommand, Classes};
+use crate::protocol::compact::encode_topology;
 use crate::protocol::pipeline::Completion;
 use crate::protocol::text::Dump;
 use crate::protocol::{
-    Output, Reply, ReplyForm, encode_node, encode_stat, encode_stats_end, encode_stats_text,
+    Output, Reply, ReplyForm, encode_admin, encode_stat, encode_stats_end, encode_stats_text,
 };
 use crate::request::Hit;
 use crate::shard::{ReassignOutcome, ScanCursor};
@@ -42,7 +42,7 @@ pub struct PendingCommand {
 /// How the replies of the cores are combined.
 enum Gather {
     /// Answer with this once all have confirmed.
-    Acknowledge(NodeAnswer),
+    Acknowledge(AdminAnswer),
     Stats(Topic),
     Prefixes,
     /// `cache_memlimit` with this many bytes.
@@ -71,7 +71,7 @@ struct Collected {
 /// What a command needs before it can be answered.
 enum CommandPlan {
     /// Nothing: this is the answer.
-    Answer(NodeAnswer),
+    Answer(AdminAnswer),
     /// The topology, for HELLO.
     Topology,
     /// Every core's reply to each of these pending_commands.
@@ -89,14 +89,14 @@ impl Core {
     pub(super) fn begin_command(
         &mut self,
         index: u32,
-        command: NodeCommand<'_>,
+        command: AdminCommand<'_>,
         reply: &Reply<'_>,
         mesh: &mut Mesh,
     ) {
         let pipelined = self.connection_at(index).has_answers();
         let plan = match (self.plan(command), command) {
-            (CommandPlan::List(..), NodeCommand::Dump { keys_only, .. }) if pipelined => {
-                CommandPlan::Answer(NodeAnswer::DumpPipelined { keys_only })
+            (CommandPlan::List(..), AdminCommand::Dump { keys_only, .. }) if pipelined => {
+                CommandPlan::Answer(AdminAnswer::DumpPipelined { keys_only })
             }
             (plan, _) => plan,
         };
@@ -105,7 +105,7 @@ impl Core {
         let sequence = connection.session.pipeline.wait(reply);
         match plan {
             CommandPlan::Answer(answer) => self.finish(token, sequence, &|reply, mut out| {
-                encode_node(reply, answer, &mut out);
+                encode_admin(reply, answer, &mut out);
             }),
             CommandPlan::Topology => self.answer_topology(token, sequence),
             CommandPlan::Stop => {
@@ -137,69 +137,69 @@ impl Core {
         }
     }
 
-    fn plan(&mut self, command: NodeCommand<'_>) -> CommandPlan {
+    fn plan(&mut self, command: AdminCommand<'_>) -> CommandPlan {
         let permissions = self.node.config.permissions;
         match command {
-            NodeCommand::Hello => CommandPlan::Topology,
-            NodeCommand::Stats { argument } => match Topic::parse(argument) {
-                None => CommandPlan::Answer(NodeAnswer::Unknown),
+            AdminCommand::Hello => CommandPlan::Topology,
+            AdminCommand::Stats { argument } => match Topic::parse(argument) {
+                None => CommandPlan::Answer(AdminAnswer::Unknown),
                 Some(topic) => self.plan_stats(topic),
             },
-            NodeCommand::FlushAll { .. } if !permissions.flush => {
+            AdminCommand::FlushAll { .. } if !permissions.flush => {
                 self.counters.cmd_flush += 1;
-                CommandPlan::Answer(NodeAnswer::FlushNotAllowed)
+                CommandPlan::Answer(AdminAnswer::FlushNotAllowed)
             }
-            NodeCommand::FlushAll { at } => {
+            AdminCommand::FlushAll { at } => {
                 self.counters.cmd_flush += 1;
                 self.node.set_flushed_at(at.max(self.now));
-                CommandPlan::AskOne(Gather::Acknowledge(NodeAnswer::Done), CoreQuery::FlushAll(at))
+                CommandPlan::AskOne(Gather::Acknowledge(AdminAnswer::Done), CoreQuery::FlushAll(at))
             }
-            NodeCommand::Verbosity(level) => {
+            AdminCommand::Verbosity(level) => {
                 self.node.set_verbosity(level);
-                CommandPlan::Answer(NodeAnswer::Done)
+                CommandPlan::Answer(AdminAnswer::Done)
             }
-            NodeCommand::MemoryLimit { mebibytes } => {
+            AdminCommand::MemoryLimit { mebibytes } => {
                 let bytes = mebibytes.saturating_mul(1 << 20);
                 let share = bytes / u64::from(self.core_count());
                 CommandPlan::AskOne(Gather::MemoryLimit(bytes), CoreQuery::MemoryLimit(share))
             }
-            NodeCommand::Shutdown { .. } if !permissions.shutdown => {
-                CommandPlan::Answer(NodeAnswer::ShutdownNotEnabled)
+            AdminCommand::Shutdown { .. } if !permissions.shutdown => {
+                CommandPlan::Answer(AdminAnswer::ShutdownNotEnabled)
             }
-            NodeCommand::Shutdown { mode_is_known: false } => {
-                CommandPlan::Answer(NodeAnswer::ShutdownModeUnknown)
+            AdminCommand::Shutdown { mode_is_known: false } => {
+                CommandPlan::Answer(AdminAnswer::ShutdownModeUnknown)
             }
-            NodeCommand::Shutdown { mode_is_known: true } => CommandPlan::Stop,
-            NodeCommand::Dump { .. } if !self.node.tuning().crawler => {
-                CommandPlan::Answer(NodeAnswer::CrawlerDisabled)
+            AdminCommand::Shutdown { mode_is_known: true } => CommandPlan::Stop,
+            AdminCommand::Dump { .. } if !self.node.knobs().crawler => {
+                CommandPlan::Answer(AdminAnswer::CrawlerDisabled)
             }
-            NodeCommand::Dump { keys_only, .. } if !permissions.dump => {
-                CommandPlan::Answer(NodeAnswer::DumpNotAllowed { keys_only })
+            AdminCommand::Dump { keys_only, .. } if !permissions.dump => {
+                CommandPlan::Answer(AdminAnswer::DumpNotAllowed { keys_only })
             }
-            NodeCommand::Dump { keys_only, classes } => match Classes::parse(classes) {
-                None => CommandPlan::Answer(NodeAnswer::BadClass),
+            AdminCommand::Dump { keys_only, classes } => match Classes::parse(classes) {
+                None => CommandPlan::Answer(AdminAnswer::BadClass),
                 Some(classes) => {
                     let dump = if keys_only { Dump::Requests } else { Dump::Metadata };
                     CommandPlan::List(items(dump, classes), u32::MAX)
                 }
             },
-            NodeCommand::CacheDump { .. } if !permissions.dump => {
-                CommandPlan::Answer(NodeAnswer::CacheDumpNotAllowed)
+            AdminCommand::CacheDump { .. } if !permissions.dump => {
+                CommandPlan::Answer(AdminAnswer::CacheDumpNotAllowed)
             }
-            NodeCommand::CacheDump { class, limit } => {
+            AdminCommand::CacheDump { class, limit } => {
                 let limit = if limit == 0 { u32::MAX } else { limit };
                 CommandPlan::List(items(Dump::Cache, Classes::only(class)), limit)
             }
             // There are no log lines per request, since their cost would be paid on every request.
-            NodeCommand::Watch { .. } => CommandPlan::Answer(NodeAnswer::WatchNotAllowed),
-            NodeCommand::ReassignPage { from, to } => {
+            AdminCommand::Watch { .. } => CommandPlan::Answer(AdminAnswer::WatchNotAllowed),
+            AdminCommand::ReassignPage { from, to } => {
                 CommandPlan::AskOne(Gather::Reassign, CoreQuery::ReassignPage(from, to))
             }
-            NodeCommand::Crawl { classes } => CommandPlan::Ask(
+            AdminCommand::Crawl { classes } => CommandPlan::Ask(
                 Gather::Crawl { classes: classes.to_vec() },
                 &[|| CoreQuery::Stats],
             ),
-            NodeCommand::Tune(tune) => CommandPlan::Answer(self.node.tuning().apply(tune)),
+            AdminCommand::SetKnob(knob) => CommandPlan::Answer(self.node.knobs().apply(knob)),
         }
     }
 
@@ -207,17 +207,17 @@ impl Core {
         let dump_allowed = self.node.config.permissions.dump;
         match topic {
             Topic::Reset => CommandPlan::Ask(
-                Gather::Acknowledge(NodeAnswer::StatsReset),
+                Gather::Acknowledge(AdminAnswer::StatsReset),
                 &[|| CoreQuery::ResetCounters],
             ),
             Topic::Detail(_) | Topic::DetailDump | Topic::DetailUsage if !dump_allowed => {
-                CommandPlan::Answer(NodeAnswer::DetailNotAllowed)
+                CommandPlan::Answer(AdminAnswer::DetailNotAllowed)
             }
-            Topic::DetailUsage => CommandPlan::Answer(NodeAnswer::DetailUsage),
+            Topic::DetailUsage => CommandPlan::Answer(AdminAnswer::DetailUsage),
             Topic::Detail(on) => {
-                self.node.tuning().detail = on;
+                self.node.knobs().detail = on;
                 CommandPlan::AskOne(
-                    Gather::Acknowledge(NodeAnswer::Done),
+                    Gather::Acknowledge(AdminAnswer::Done),
                     CoreQuery::CountPrefixes(on),
                 )
             }
@@ -344,21 +344,21 @@ impl Core {
         let cores: Vec<CoreStats> = figures.into_iter().map(|(_, figures)| figures).collect();
         let answer = match kind {
             Gather::Acknowledge(answer) => answer,
-            Gather::MemoryLimit(_) if refused => NodeAnswer::MemoryLimitUnreachable,
+            Gather::MemoryLimit(_) if refused => AdminAnswer::MemoryLimitUnreachable,
             Gather::MemoryLimit(bytes) => {
-                self.node.tuning().memory_bytes = Some(bytes);
-                NodeAnswer::Done
+                self.node.knobs().memory_bytes = Some(bytes);
+                AdminAnswer::Done
             }
             Gather::Reassign => match reassigned {
-                Some(ReassignOutcome::Started) => NodeAnswer::Done,
-                Some(ReassignOutcome::BadClass) => NodeAnswer::ReassignBadClass,
-                Some(ReassignOutcome::Busy) => NodeAnswer::ReassignBusy,
-                Some(ReassignOutcome::Same) => NodeAnswer::ReassignSame,
-                Some(ReassignOutcome::NoSpare) | None => NodeAnswer::ReassignNoSpare,
+                Some(ReassignOutcome::Started) => AdminAnswer::Done,
+                Some(ReassignOutcome::BadClass) => AdminAnswer::ReassignBadClass,
+                Some(ReassignOutcome::Busy) => AdminAnswer::ReassignBusy,
+                Some(ReassignOutcome::Same) => AdminAnswer::ReassignSame,
+                Some(ReassignOutcome::NoSpare) | None => AdminAnswer::ReassignNoSpare,
             },
             Gather::Crawl { classes } => {
                 let items = cores.iter().map(|core| core.gauges.items).sum();
-                self.node.tuning().crawl(&classes, items)
+                self.node.knobs().crawl(&classes, items)
             }
             Gather::Prefixes => {
                 let dump = prefixes.dump();
@@ -372,7 +372,7 @@ impl Core {
             }
             Gather::Dump { .. } => unreachable!("a dump ends with its last core"),
         };
-        self.finish(token, sequence, &|reply, mut out| encode_node(reply, answer, &mut out));
+        self.finish(token, sequence, &|reply, mut out| encode_admin(reply, answer, &mut out));
     }
 
     fn answer_stats(
@@ -384,14 +384,14 @@ impl Core {
         connections: &[ConnectionStats],
     ) {
         let node = self.node.clone();
-        let tuning = *node.tuning();
+        let knobs = *node.knobs();
         let members = node.members();
         let snapshot = Snapshot {
             cluster: members.as_deref(),
             now: self.now,
             process: &process::stats(node.clock.uptime()),
             config: &node.config,
-            tuning: &tuning,
+            knobs: &knobs,
             verbosity: node.verbosity(),
             flushed_at: node.flushed_at(),
             cores,
@@ -411,7 +411,7 @@ impl Core {
         let (core, hash_seed) = (self.engine.config().core as u16, self.engine.config().hash_seed);
         topology::tell(&node, core, hash_seed, |topology| {
             self.finish(token, sequence, &|reply, mut out| {
-                if let ReplyForm::Binary(form) = reply.form {
+                if let ReplyForm::Compact(form) = reply.form {
                     encode_topology(form, topology, &mut out);
                 }
             });

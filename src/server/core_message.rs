@@ -7,7 +7,7 @@
 use std::os::fd::OwnedFd;
 
 use crate::engine::PrefixCounters;
-use crate::protocol::node::Classes;
+use crate::protocol::admin_command::Classes;
 use crate::protocol::text::Dump;
 use crate::shard::{ReassignOutcome, ScanCursor};
 use crate::stats::{ConnectionStats, CoreStats};

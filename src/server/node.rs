@@ -17,7 +17,7 @@ use super::stats_collector::StatsSlot;
 use crate::cluster::identity::Boot;
 use crate::config::{Config, LogLevel};
 use crate::log_limiter::{LogKind, LogLimiter};
-use crate::protocol::node::Tuning;
+use crate::protocol::admin_command::MemcachedKnobs;
 use crate::stats::ClusterView;
 use crate::time::Instant;
 
@@ -39,7 +39,7 @@ pub struct Node {
     pub cores: Box<[CoreFigures]>,
     /// Open connections of all cores.
     pub connections: AtomicU32,
-    tuning: Mutex<Tuning>,
+    knobs: Mutex<MemcachedKnobs>,
     log_limiter: Mutex<LogLimiter>,
     /// The members of the cluster, as last published by the control executor.
     members: Mutex<Option<Arc<ClusterView>>>,
@@ -80,7 +80,7 @@ impl Node {
             mailboxes,
             cores,
             connections: AtomicU32::new(0),
-            tuning: Mutex::new(Tuning { detail, ..Tuning::default() }),
+            knobs: Mutex::new(MemcachedKnobs { detail, ..MemcachedKnobs::default() }),
             log_limiter: Mutex::new(LogLimiter::new()),
             members: Mutex::new(None),
             verbosity,
@@ -143,8 +143,8 @@ impl Node {
     }
 
     /// Values of memcached's knobs.
-    pub fn tuning(&self) -> MutexGuard<'_, Tuning> {
-        self.tuning.lock().expect("a panic ends the process")
+    pub fn knobs(&self) -> MutexGuard<'_, MemcachedKnobs> {
+        self.knobs.lock().expect("a panic ends the process")
     }
 
     /// The members of the cluster; `None` on a standalone node.

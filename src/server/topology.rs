@@ -4,7 +4,7 @@ use super::node::Node;
 use crate::cluster::link::ClientEndpoint;
 use crate::cluster::membership::Health;
 use crate::config::{ClusterConfig, Config};
-use crate::protocol::binary::topology::{self, NodeState, RingFacts, Topology, TopologyNode};
+use crate::protocol::compact::topology::{self, NodeState, RingFacts, Topology, TopologyNode};
 use crate::ring::{self, RingHash};
 use crate::stats::{ClusterView, RingNodeView};
 

@@ -11,7 +11,7 @@ use std::fmt::Arguments;
 use std::time::Duration;
 
 use crate::config::Config;
-use crate::protocol::node::Tuning;
+use crate::protocol::admin_command::MemcachedKnobs;
 use crate::shard::counters::Counters;
 use crate::shard::{ClassStats, Gauges};
 use crate::time::Instant;
@@ -126,7 +126,7 @@ pub struct Snapshot<'a> {
     /// The node's configuration.
     pub config: &'a Config,
     /// Settings changed by clients since.
-    pub tuning: &'a Tuning,
+    pub knobs: &'a MemcachedKnobs,
     /// Log verbosity, 0 to 2.
     pub verbosity: u32,
     /// Time of the last flush_all, or zero: items written before it are invalid.
@@ -142,7 +142,7 @@ pub struct Snapshot<'a> {
 impl Snapshot<'_> {
     /// Current memory limit for items in bytes.
     fn memory_bytes(&self) -> u64 {
-        self.tuning.memory_bytes.unwrap_or(self.config.memory_bytes)
+        self.knobs.memory_bytes.unwrap_or(self.config.memory_bytes)
     }
 
     /// Adds up one statistic of all cores.

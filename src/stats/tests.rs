@@ -67,7 +67,7 @@ fn with_snapshot(change: impl FnOnce(&mut Vec<CoreStats>), look: impl FnOnce(&Sn
         now: Instant::from_millis(1_700_000_000_000),
         process: &process,
         config: &Config::default(),
-        tuning: &Tuning::default(),
+        knobs: &MemcachedKnobs::default(),
         verbosity: 1,
         flushed_at: Instant::from_millis(1_699_999_990_000),
         cores: &cores,

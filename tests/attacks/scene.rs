@@ -15,8 +15,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use ringlane::protocol::binary::client::{Frame, Response};
-use ringlane::protocol::binary::{Opcode, Topology};
+use ringlane::protocol::compact::client::{Frame, ResponseFrame};
+use ringlane::protocol::compact::{Opcode, Topology};
 use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::figure;
@@ -402,7 +402,7 @@ fn hello(address: SocketAddr) -> Vec<u8> {
     stream.write_all(&frame).expect("it takes requests");
     let mut received = Vec::new();
     loop {
-        if let Some((response, _)) = Response::decode(&received).expect("known codes") {
+        if let Some((response, _)) = ResponseFrame::decode(&received).expect("known codes") {
             return response.value.to_vec();
         }
         let mut chunk = [0; 4096];

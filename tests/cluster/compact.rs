@@ -3,9 +3,9 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
-use ringlane::protocol::binary::client::{EntryWriter, Frame, Response};
-use ringlane::protocol::binary::opcode::request_flags::DETAILS;
-use ringlane::protocol::binary::{Opcode, Status};
+use ringlane::protocol::compact::client::{EntryWriter, Frame, ResponseFrame};
+use ringlane::protocol::compact::opcode::request_flags::DETAILS;
+use ringlane::protocol::compact::{Opcode, Status};
 use ringlane::request::Consistency;
 
 use crate::THREE_COPIES;
@@ -38,7 +38,8 @@ impl Client {
 
     fn answer(&mut self) -> Answer {
         loop {
-            if let Some((response, length)) = Response::decode(&self.received).expect("known codes")
+            if let Some((response, length)) =
+                ResponseFrame::decode(&self.received).expect("known codes")
             {
                 let answer = Answer {
                     status: response.status,

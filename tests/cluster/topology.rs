@@ -3,8 +3,8 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
-use ringlane::protocol::binary::client::{Frame, Response};
-use ringlane::protocol::binary::{NodeState, Opcode, Status, Topology};
+use ringlane::protocol::compact::client::{Frame, ResponseFrame};
+use ringlane::protocol::compact::{NodeState, Opcode, Status, Topology};
 use ringlane::ring::{Ring, RingHash, RingNode, RingParameters};
 
 use crate::nodes::{Cluster, Node, wait_for};
@@ -16,7 +16,7 @@ fn ask(stream: &mut TcpStream, frame: &Frame<'_>) -> Vec<u8> {
     stream.write_all(&bytes).expect("the node takes bytes");
     let (mut input, mut buffer) = (Vec::new(), [0; 4096]);
     loop {
-        if let Some((response, _)) = Response::decode(&input).expect("a response") {
+        if let Some((response, _)) = ResponseFrame::decode(&input).expect("a response") {
             assert_eq!(response.status, Status::Ok);
             return response.value.to_vec();
         }

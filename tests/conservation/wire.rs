@@ -1,8 +1,8 @@
 //! Requests and answers in each of the server's protocols, in one vocabulary.
 
-use ringlane::protocol::binary::client::{Frame, Response};
-use ringlane::protocol::binary::opcode::request_flags::DETAILS;
-use ringlane::protocol::binary::{Opcode, Status};
+use ringlane::protocol::compact::client::{Frame, ResponseFrame};
+use ringlane::protocol::compact::opcode::request_flags::DETAILS;
+use ringlane::protocol::compact::{Opcode, Status};
 
 use crate::model::{Kind, Outcome, Piece, Request, Value, flags_of};
 use crate::pipe::Pipe;
@@ -339,9 +339,9 @@ fn compact(key: u32, name: &str, kind: Kind, out: &mut Vec<u8>) {
 /// The next whole response: status, flags, version, value and its opaque.
 fn compact_response(pipe: &mut Pipe) -> (Status, u32, Option<u64>, Vec<u8>, u32) {
     loop {
-        let decoded = Response::decode(pipe.arrived()).expect("known codes");
+        let decoded = ResponseFrame::decode(pipe.arrived()).expect("known codes");
         if let Some((response, length)) = decoded {
-            let Response { status, client_flags, version, opaque, .. } = response;
+            let ResponseFrame { status, client_flags, version, opaque, .. } = response;
             let value = response.value.to_vec();
             pipe.consume(length);
             return (status, client_flags, version, value, opaque);

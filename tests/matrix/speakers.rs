@@ -4,9 +4,9 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use ringlane::protocol::binary::client::{Frame, Response};
-use ringlane::protocol::binary::opcode::request_flags::DETAILS;
-use ringlane::protocol::binary::{Opcode, Status};
+use ringlane::protocol::compact::client::{Frame, ResponseFrame};
+use ringlane::protocol::compact::opcode::request_flags::DETAILS;
+use ringlane::protocol::compact::{Opcode, Status};
 
 /// Longest wait for an answer: a test that meets it has found a stream out of step.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -157,7 +157,7 @@ impl Speaker {
                 self.send(&[&bytes])?;
                 let mut found = Vec::new();
                 loop {
-                    let decoded = Response::decode(&self.received);
+                    let decoded = ResponseFrame::decode(&self.received);
                     let Some((response, length)) = decoded.map_err(|error| format!("{error:?}"))?
                     else {
                         self.more()?;
@@ -186,7 +186,7 @@ impl Speaker {
         frame.encode(&mut bytes);
         self.send(&[&bytes])?;
         loop {
-            let decoded = Response::decode(&self.received);
+            let decoded = ResponseFrame::decode(&self.received);
             if let Some((response, length)) = decoded.map_err(|error| format!("{error:?}"))? {
                 let answer = (response.status, response.version, response.value.to_vec());
                 self.received.drain(..length);

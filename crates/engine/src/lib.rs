@@ -17,7 +17,7 @@ use cluster::Links;
 
 use ringlane_cluster::coordinator::Asker;
 use ringlane_protocol::pipeline::{Claim, Pipeline};
-use ringlane_protocol::{Answer, Context, Decoder, NodeCommand, Output, Reply, Step, encode};
+use ringlane_protocol::{AdminCommand, Answer, Context, Decoder, Output, Reply, Step, encode};
 use ringlane_shard::ShardConfig;
 use ringlane_shard::{Shard, StageRefusal};
 use ringlane_types::hash::{HashSecret, KeyHash, core_of};
@@ -107,7 +107,7 @@ pub enum Stop<'b> {
     HeldBack,
     /// [`Session::quantum`] is used up. Feed the rest again after others had their turn.
     QuantumUsed,
-    /// A long data block follows; see [`Step::Body`]. The consumed input ends before it.
+    /// A long data block follows; see [`Step::StoreHeader`]. The consumed input ends before it.
     Body {
         /// The store, its value still empty.
         request: Request<'b>,
@@ -121,7 +121,7 @@ pub enum Stop<'b> {
     /// A command for the node. Nothing of the connection is unanswered before it.
     Node {
         /// The command.
-        command: NodeCommand<'b>,
+        command: AdminCommand<'b>,
         /// How to write its answer.
         reply: Reply<'b>,
     },
@@ -278,14 +278,20 @@ impl Engine {
                     at += dropped as usize;
                     session.skip = skip - dropped;
                 }
-                Some(Step::Node { consumed, command, reply }) => {
+                Some(Step::Admin { consumed, command, reply }) => {
                     if !session.pipeline.is_empty() {
                         return Fed { consumed: at, stop: Stop::HeldBack };
                     }
                     at += consumed;
                     return Fed { consumed: at, stop: Stop::Node { command, reply } };
                 }
-                Some(Step::Body { consumed, mut request, reply, value_bytes, trailer_bytes }) => {
+                Some(Step::StoreHeader {
+                    consumed,
+                    mut request,
+                    reply,
+                    value_bytes,
+                    trailer_bytes,
+                }) => {
                     if session.pipeline.conflicts(request.hash, true) {
                         return Fed { consumed: at, stop: Stop::HeldBack };
                     }

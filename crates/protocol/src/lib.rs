@@ -14,17 +14,17 @@ use ringlane_types::hash::HashSecret;
 use ringlane_types::request::{Consistency, ItemRef, Request, Response, Value};
 use ringlane_types::time::Instant;
 
-pub mod binary;
-pub mod classic;
+pub mod admin_command;
+pub mod compact;
+pub mod memcached_binary;
 pub mod meta;
-pub mod node;
 pub mod pipeline;
 pub mod text;
 
 #[cfg(test)]
 mod pieces;
 
-pub use node::{NodeAnswer, NodeCommand};
+pub use admin_command::{AdminAnswer, AdminCommand};
 
 /// The version reported by memcached's protocols and statistics: that of the memcached release that
 /// Ringlane follows, as three numbers and nothing else, because clients parse it in different ways:
@@ -67,7 +67,7 @@ pub struct Limits {
     /// Longest accepted `get` or `gets` line, in bytes; a longer one closes the connection.
     pub multiget_line_bytes_max: usize,
     /// A store whose data block is at least this long is returned before its data has arrived, as
-    /// [`Step::Body`].
+    /// [`Step::StoreHeader`].
     pub body_bytes_streamed: u32,
 }
 
@@ -115,7 +115,7 @@ pub enum Step<'b> {
     /// A store whose long data block has not wholly arrived. `consumed` ends right before the
     /// block; `store.value` is empty. After the block come `trailer` bytes that must be checked
     /// with [`Decoder::trailer_is_valid`] before the store is executed.
-    Body {
+    StoreHeader {
         /// Bytes used up: the line or header, and the key.
         consumed: usize,
         /// The store, with an empty value.
@@ -138,11 +138,11 @@ pub enum Step<'b> {
         skip: u64,
     },
     /// A command for the node rather than for a key.
-    Node {
+    Admin {
         /// Bytes used up.
         consumed: usize,
         /// The command.
-        command: NodeCommand<'b>,
+        command: AdminCommand<'b>,
         /// How to write its answer.
         reply: Reply<'b>,
     },
@@ -179,9 +179,9 @@ pub enum ReplyForm {
     /// memcached meta commands.
     Meta(meta::MetaForm),
     /// The compact binary protocol.
-    Binary(binary::BinaryForm),
+    Compact(compact::CompactForm),
     /// memcached classic binary protocol.
-    Classic(classic::ClassicForm),
+    MemcachedBinary(memcached_binary::MemcachedBinaryForm),
 }
 
 impl ReplyForm {
@@ -189,7 +189,7 @@ impl ReplyForm {
     #[inline]
     pub fn may_overtake(self) -> bool {
         match self {
-            ReplyForm::Binary(form) => form.may_overtake(),
+            ReplyForm::Compact(form) => form.may_overtake(),
             _ => false,
         }
     }
@@ -197,7 +197,7 @@ impl ReplyForm {
     /// The requested consistency; only the compact binary protocol can specify it.
     pub fn consistency(self) -> Consistency {
         match self {
-            ReplyForm::Binary(form) => form.consistency(),
+            ReplyForm::Compact(form) => form.consistency(),
             _ => Consistency::Configured,
         }
     }
@@ -250,9 +250,9 @@ pub enum Decoder {
     /// memcached text and meta: a first byte below 0x80.
     Text(text::TextDecoder),
     /// Classic binary: 0x80.
-    Classic(classic::ClassicDecoder),
+    MemcachedBinary(memcached_binary::MemcachedBinaryDecoder),
     /// Compact binary: 0x82 and above.
-    Binary(binary::BinaryDecoder),
+    Compact(compact::CompactDecoder),
 }
 
 impl Decoder {
@@ -263,12 +263,14 @@ impl Decoder {
         loop {
             match self {
                 Decoder::Text(decoder) => return decoder.next(input, context),
-                Decoder::Binary(decoder) => return decoder.next(input, context),
-                Decoder::Classic(decoder) => return decoder.next(input, context),
+                Decoder::Compact(decoder) => return decoder.next(input, context),
+                Decoder::MemcachedBinary(decoder) => return decoder.next(input, context),
                 Decoder::Undecided => match input.first() {
                     None => return Step::Incomplete,
-                    Some(&classic::REQUEST_MAGIC) => *self = Decoder::Classic(Default::default()),
-                    Some(0x82..) => *self = Decoder::Binary(Default::default()),
+                    Some(&memcached_binary::REQUEST_MAGIC) => {
+                        *self = Decoder::MemcachedBinary(Default::default())
+                    }
+                    Some(0x82..) => *self = Decoder::Compact(Default::default()),
                     Some(_) => *self = Decoder::Text(Default::default()),
                 },
             }
@@ -290,25 +292,25 @@ pub fn encode(reply: &Reply<'_>, response: &Response<'_>, now: Instant, out: &mu
     match reply.form {
         ReplyForm::Text(form) => text::encode(form, reply, response, out),
         ReplyForm::Meta(form) => meta::encode(form, reply, response, now, out),
-        ReplyForm::Binary(form) => binary::encode(form, reply, response, now, out),
-        ReplyForm::Classic(form) => classic::encode(form, reply, response, out),
+        ReplyForm::Compact(form) => compact::encode(form, reply, response, now, out),
+        ReplyForm::MemcachedBinary(form) => memcached_binary::encode(form, reply, response, out),
     }
 }
 
-/// Writes the outcome of a [`NodeCommand`] that is not answered with data.
-pub fn encode_node(reply: &Reply<'_>, answer: NodeAnswer, out: &mut impl Output) {
+/// Writes the outcome of a [`AdminCommand`] that is not answered with data.
+pub fn encode_admin(reply: &Reply<'_>, answer: AdminAnswer, out: &mut impl Output) {
     match reply.form {
-        ReplyForm::Binary(form) => binary::encode_node(form, answer, out),
-        ReplyForm::Classic(form) => classic::encode_node(form, answer, out),
-        ReplyForm::Text(_) | ReplyForm::Meta(_) => text::encode_node(reply, answer, out),
+        ReplyForm::Compact(form) => compact::encode_admin(form, answer, out),
+        ReplyForm::MemcachedBinary(form) => memcached_binary::encode_admin(form, answer, out),
+        ReplyForm::Text(_) | ReplyForm::Meta(_) => text::encode_admin(reply, answer, out),
     }
 }
 
 /// Writes one statistic. After the last comes [`encode_stats_end`].
 pub fn encode_stat(reply: &Reply<'_>, name: &[u8], value: &[u8], out: &mut impl Output) {
     match reply.form {
-        ReplyForm::Binary(form) => binary::encode_stat(form, name, value, out),
-        ReplyForm::Classic(form) => classic::encode_stat(form, name, value, out),
+        ReplyForm::Compact(form) => compact::encode_stat(form, name, value, out),
+        ReplyForm::MemcachedBinary(form) => memcached_binary::encode_stat(form, name, value, out),
         ReplyForm::Text(_) | ReplyForm::Meta(_) => {
             for part in [b"STAT ", name, b" ", value, b"\r\n"] {
                 out.bytes(part);
@@ -320,8 +322,8 @@ pub fn encode_stat(reply: &Reply<'_>, name: &[u8], value: &[u8], out: &mut impl 
 /// Writes the end of the statistics, even if there are none.
 pub fn encode_stats_end(reply: &Reply<'_>, out: &mut impl Output) {
     match reply.form {
-        ReplyForm::Binary(form) => binary::encode_stats_end(form, out),
-        ReplyForm::Classic(form) => classic::encode_stats_end(form, out),
+        ReplyForm::Compact(form) => compact::encode_stats_end(form, out),
+        ReplyForm::MemcachedBinary(form) => memcached_binary::encode_stats_end(form, out),
         ReplyForm::Text(_) | ReplyForm::Meta(_) => out.bytes(b"END\r\n"),
     }
 }
@@ -330,7 +332,7 @@ pub fn encode_stats_end(reply: &Reply<'_>, out: &mut impl Output) {
 /// dump`. In a binary protocol it is the value of one statistic, called "detailed" by memcached.
 pub fn encode_stats_text(reply: &Reply<'_>, text: &[u8], out: &mut impl Output) {
     match reply.form {
-        ReplyForm::Binary(_) | ReplyForm::Classic(_) => {
+        ReplyForm::Compact(_) | ReplyForm::MemcachedBinary(_) => {
             encode_stat(reply, b"detailed", text, out);
             encode_stats_end(reply, out);
         }

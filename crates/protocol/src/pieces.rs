@@ -44,7 +44,7 @@ pub fn asked(mut decoder: Decoder, limits: &Limits, input: &[u8], piece: usize) 
                 seen.push(format!("{} {reply:?}", described(&request)));
                 start += consumed + usize::try_from(skip).expect("64 bits");
             }
-            Step::Body { consumed, mut request, reply, value_bytes, trailer_bytes } => {
+            Step::StoreHeader { consumed, mut request, reply, value_bytes, trailer_bytes } => {
                 assert_eq!(trailer_bytes, 0);
                 start += consumed;
                 let Some(value) = input.get(start..start + value_bytes as usize) else {
@@ -61,7 +61,7 @@ pub fn asked(mut decoder: Decoder, limits: &Limits, input: &[u8], piece: usize) 
                 seen.push(format!("{answer:?}"));
                 start += consumed + usize::try_from(skip).expect("64 bits");
             }
-            Step::Node { consumed, command, reply } => {
+            Step::Admin { consumed, command, reply } => {
                 seen.push(format!("{command:?} {reply:?}"));
                 start += consumed;
             }

@@ -3,9 +3,9 @@
 //! The opaque of a request is the lower half of its (first) key's number, which reveals an answer to
 //! another request. Multigets are quiet: missing keys are not answered, as in the text protocol.
 
-use ringlane_protocol::binary::client::{EntryWriter, Frame, Response};
-use ringlane_protocol::binary::opcode::request_flags;
-use ringlane_protocol::binary::{Opcode, Status};
+use ringlane_protocol::compact::client::{EntryWriter, Frame, ResponseFrame};
+use ringlane_protocol::compact::opcode::request_flags;
+use ringlane_protocol::compact::{Opcode, Status};
 
 use super::{
     Asked, Decoded, Decoder, Outcome, Request, Stage, Trouble, WrongAnswer, shrunk, unspoken,
@@ -75,7 +75,8 @@ pub fn decode(
                 if rest.first().is_some_and(|&byte| byte != opcode as u8) {
                     return Err(unspoken("an answer with the request's opcode", rest));
                 }
-                let head = Response::decode_head(rest).map_err(|_| unspoken("an answer", rest))?;
+                let head =
+                    ResponseFrame::decode_head(rest).map_err(|_| unspoken("an answer", rest))?;
                 let Some((head, value_at, value_bytes)) = head else {
                     return Ok(Decoded::More { consumed: at });
                 };
@@ -172,7 +173,7 @@ impl Decoder {
 }
 
 #[cold]
-fn of_another(workload: &Workload, asked: &Asked<'_>, head: &Response<'_>) -> Trouble {
+fn of_another(workload: &Workload, asked: &Asked<'_>, head: &ResponseFrame<'_>) -> Trouble {
     Trouble::Wrong(WrongAnswer {
         key: workload.keys.name(asked.keys[0].key),
         what: "the answer belongs to another request".into(),

@@ -85,11 +85,11 @@ impl<'b> Flags<'b> {
                 self.take(token, &mut seen, &mut pending, context)
             };
             if let Err(error) = read {
-                return Err(foremost(error, tokens, token_count));
+                return Err(most_specific(error, tokens, token_count));
             }
         }
         match pending {
-            Some(error) => Err(foremost(error, tokens, token_count)),
+            Some(error) => Err(most_specific(error, tokens, token_count)),
             None => Ok(()),
         }
     }
@@ -217,7 +217,7 @@ fn relative(seconds: i32, now: Instant) -> Option<u32> {
 /// Which of several errors in the tokens is reported: errors of the line's form take precedence over
 /// errors of single flags.
 #[cold]
-fn foremost(found: TextError, tokens: Tokens<'_>, token_count: usize) -> TextError {
+fn most_specific(found: TextError, tokens: Tokens<'_>, token_count: usize) -> TextError {
     if !are_letters(tokens) {
         TextError::CommandLine
     } else if token_count + tokens.count() > TOKENS_MAX {

@@ -1,12 +1,12 @@
 //! Commands for the node: the part of memcached's protocol that operators type by hand.
 //!
 //! Arguments are validated here as far as possible without the node's state; the result is a
-//! [`NodeCommand`], whose [`NodeAnswer`] becomes the line that memcached would send.
+//! [`AdminCommand`], whose [`AdminAnswer`] becomes the line that memcached would send.
 
 use super::line::{Line, Tokens};
 use super::numbers::{strict_i32, strict_u32};
 use super::{TextError, TextForm, answer, refuse, refuse_unless, silence, unknown};
-use crate::node::{NodeAnswer, NodeCommand, SLAB_CLASSES_MAX, Tune};
+use crate::admin_command::{AdminAnswer, AdminCommand, MemcachedKnob, SLAB_CLASSES_MAX};
 use crate::{Context, Output, Reply, ReplyForm, Step};
 use ringlane_types::time::{Deadline, Instant};
 
@@ -36,13 +36,13 @@ pub fn decode<'b>(line: Line<'b>, context: &Context<'b>) -> Step<'b> {
         b"version" => return answer(line, VERSION_LINE),
         b"quit" => return Step::Close,
         b"stats" => return stats(tokens, line),
-        b"watch" => return node(NodeCommand::Watch { names: tokens.rest() }, false, line),
+        b"watch" => return node(AdminCommand::Watch { names: tokens.rest() }, false, line),
         b"flush_all" => flush_all(tokens, noreply, context.now),
         b"verbosity" => verbosity(tokens),
         b"cache_memlimit" => memory_limit(tokens),
         b"shutdown" => {
             let mode_is_known = matches!(tokens.rest(), b"" | b"graceful");
-            Ok(NodeCommand::Shutdown { mode_is_known })
+            Ok(AdminCommand::Shutdown { mode_is_known })
         }
         b"lru" => lru(tokens),
         b"lru_crawler" => lru_crawler(tokens),
@@ -72,11 +72,11 @@ impl From<TextError> for Refusal {
     }
 }
 
-type Outcome<'b> = Result<NodeCommand<'b>, Refusal>;
+type Outcome<'b> = Result<AdminCommand<'b>, Refusal>;
 
-fn node<'b>(command: NodeCommand<'b>, noreply: bool, line: Line<'b>) -> Step<'b> {
+fn node<'b>(command: AdminCommand<'b>, noreply: bool, line: Line<'b>) -> Step<'b> {
     let form = ReplyForm::Text(TextForm::Node { noreply });
-    Step::Node { consumed: line.bytes, command, reply: Reply { form, key: b"", tail: b"" } }
+    Step::Admin { consumed: line.bytes, command, reply: Reply { form, key: b"", tail: b"" } }
 }
 
 /// `stats [<argument>]`. `noreply` has no effect.
@@ -84,7 +84,7 @@ fn stats<'b>(tokens: Tokens<'b>, line: Line<'b>) -> Step<'b> {
     let argument = tokens.rest();
     let mut arguments = tokens;
     if arguments.next() != Some(b"cachedump") {
-        return node(NodeCommand::Stats { argument }, false, line);
+        return node(AdminCommand::Stats { argument }, false, line);
     }
     let (Some(class), Some(limit)) = (arguments.next(), arguments.next()) else {
         return answer(line, b"CLIENT_ERROR bad command line\r\n");
@@ -93,7 +93,7 @@ fn stats<'b>(tokens: Tokens<'b>, line: Line<'b>) -> Step<'b> {
         (Some(class), Some(_)) if class >= SLAB_CLASSES_MAX => {
             answer(line, b"CLIENT_ERROR Illegal slab id\r\n")
         }
-        (Some(class), Some(limit)) => node(NodeCommand::CacheDump { class, limit }, false, line),
+        (Some(class), Some(limit)) => node(AdminCommand::CacheDump { class, limit }, false, line),
         _ => refuse(line, TextError::CommandLine),
     }
 }
@@ -110,13 +110,13 @@ fn flush_all<'b>(mut tokens: Tokens<'b>, noreply: bool, now: Instant) -> Outcome
     } else {
         Instant::from_millis(Deadline::from_exptime(delay.into(), now).as_millis())
     };
-    Ok(NodeCommand::FlushAll { at })
+    Ok(AdminCommand::FlushAll { at })
 }
 
 /// `verbosity <level> [noreply]`.
 fn verbosity<'b>(mut tokens: Tokens<'b>) -> Outcome<'b> {
     let level = tokens.next().and_then(strict_u32).ok_or(TextError::CommandLine)?;
-    Ok(NodeCommand::Verbosity(level.min(2)))
+    Ok(AdminCommand::Verbosity(level.min(2)))
 }
 
 /// `cache_memlimit <MiB> [noreply]`.
@@ -127,19 +127,19 @@ fn memory_limit<'b>(mut tokens: Tokens<'b>) -> Outcome<'b> {
     } else if mebibytes > *MEMORY_LIMIT_RANGE.end() {
         Err(Refusal::Line(b"MEMLIMIT_ADJUST_FAILED input value is megabytes not bytes\r\n"))
     } else {
-        Ok(NodeCommand::MemoryLimit { mebibytes: mebibytes.into() })
+        Ok(AdminCommand::MemoryLimit { mebibytes: mebibytes.into() })
     }
 }
 
 /// `lru mode|temp_ttl|tune ...`.
 fn lru<'b>(mut tokens: Tokens<'b>) -> Outcome<'b> {
     let unknown = TextError::Unknown;
-    let tune = match (tokens.next(), tokens.next()) {
-        (Some(b"mode"), Some(b"flat")) => Tune::Segmented(false),
-        (Some(b"mode"), Some(b"segmented")) => Tune::Segmented(true),
+    let knob = match (tokens.next(), tokens.next()) {
+        (Some(b"mode"), Some(b"flat")) => MemcachedKnob::Segmented(false),
+        (Some(b"mode"), Some(b"segmented")) => MemcachedKnob::Segmented(true),
         (Some(b"temp_ttl"), Some(seconds)) => {
             let seconds = strict_i32(seconds).ok_or(unknown)?;
-            Tune::TemporaryTtl(u32::try_from(seconds).ok())
+            MemcachedKnob::TemporaryTtl(u32::try_from(seconds).ok())
         }
         (Some(b"tune"), Some(hot)) => {
             let hot_percent = strict_u32(hot).ok_or(unknown)?;
@@ -153,7 +153,7 @@ fn lru<'b>(mut tokens: Tokens<'b>) -> Outcome<'b> {
                 let line = b"ERROR hot/warm age factors must be greater than 0\r\n";
                 return Err(Refusal::Line(line));
             }
-            Tune::ListShares {
+            MemcachedKnob::ListShares {
                 hot_percent,
                 warm_percent,
                 hot_age_hundredths: (hot_age * 100.0).round() as u32,
@@ -162,25 +162,25 @@ fn lru<'b>(mut tokens: Tokens<'b>) -> Outcome<'b> {
         }
         _ => return Err(unknown.into()),
     };
-    Ok(NodeCommand::Tune(tune))
+    Ok(AdminCommand::SetKnob(knob))
 }
 
 /// `lru_crawler enable|disable|crawl|tocrawl|sleep|metadump|mgdump ...`.
 fn lru_crawler<'b>(tokens: Tokens<'b>) -> Outcome<'b> {
     let command = if let Some([word]) = tokens.exactly() {
         match word {
-            b"enable" => NodeCommand::Tune(Tune::Crawler(true)),
-            b"disable" => NodeCommand::Tune(Tune::Crawler(false)),
+            b"enable" => AdminCommand::SetKnob(MemcachedKnob::Crawler(true)),
+            b"disable" => AdminCommand::SetKnob(MemcachedKnob::Crawler(false)),
             _ => return Err(TextError::Unknown.into()),
         }
     } else if let Some([word, argument]) = tokens.exactly() {
         match word {
-            b"crawl" => NodeCommand::Crawl { classes: argument },
-            b"metadump" => NodeCommand::Dump { keys_only: false, classes: argument },
-            b"mgdump" => NodeCommand::Dump { keys_only: true, classes: argument },
+            b"crawl" => AdminCommand::Crawl { classes: argument },
+            b"metadump" => AdminCommand::Dump { keys_only: false, classes: argument },
+            b"mgdump" => AdminCommand::Dump { keys_only: true, classes: argument },
             b"tocrawl" => {
                 let items = strict_u32(argument).ok_or(TextError::CommandLine)?;
-                NodeCommand::Tune(Tune::CrawlerItems(items))
+                AdminCommand::SetKnob(MemcachedKnob::CrawlerItems(items))
             }
             b"sleep" => {
                 let micros = strict_u32(argument).ok_or(TextError::CommandLine)?;
@@ -188,7 +188,7 @@ fn lru_crawler<'b>(tokens: Tokens<'b>) -> Outcome<'b> {
                     let line = b"CLIENT_ERROR sleep must be one second or less\r\n";
                     return Err(Refusal::Line(line));
                 }
-                NodeCommand::Tune(Tune::CrawlerSleep(micros))
+                AdminCommand::SetKnob(MemcachedKnob::CrawlerSleep(micros))
             }
             _ => return Err(TextError::Unknown.into()),
         }
@@ -203,7 +203,7 @@ fn slabs<'b>(mut tokens: Tokens<'b>) -> Outcome<'b> {
     if let Some([b"reassign", from, to]) = tokens.exactly() {
         let from = strict_i32(from).ok_or(TextError::CommandLine)?;
         let to = strict_i32(to).ok_or(TextError::CommandLine)?;
-        return Ok(NodeCommand::ReassignPage { from, to });
+        return Ok(AdminCommand::ReassignPage { from, to });
     }
     let (Some(b"automove"), Some(level)) = (tokens.next(), tokens.next()) else {
         return Err(TextError::Unknown.into());
@@ -212,19 +212,19 @@ fn slabs<'b>(mut tokens: Tokens<'b>) -> Outcome<'b> {
         let ratio = token.and_then(decimal).ok_or(TextError::Unknown)?;
         Ok::<_, Refusal>((ratio * scale).round() as u32)
     };
-    Ok(NodeCommand::Tune(match level {
-        b"ratio" => Tune::AutomoveRatio(ratio(tokens.next(), 100.0)?),
-        b"freeratio" => Tune::AutomoveFreeRatio(ratio(tokens.next(), 10_000.0)?),
+    Ok(AdminCommand::SetKnob(match level {
+        b"ratio" => MemcachedKnob::AutomoveRatio(ratio(tokens.next(), 100.0)?),
+        b"freeratio" => MemcachedKnob::AutomoveFreeRatio(ratio(tokens.next(), 10_000.0)?),
         b"window" => {
             let seconds = tokens.next().and_then(strict_u32).ok_or(TextError::CommandLine)?;
             if !AUTOMOVE_WINDOW_RANGE.contains(&seconds) {
                 let line = b"CLIENT_ERROR automove window too low or too high\r\n";
                 return Err(Refusal::Line(line));
             }
-            Tune::AutomoveWindow(seconds)
+            MemcachedKnob::AutomoveWindow(seconds)
         }
         level => match strict_u32(level).ok_or(TextError::CommandLine)? {
-            level @ 0..=2 => Tune::Automove(level as u8),
+            level @ 0..=2 => MemcachedKnob::Automove(level as u8),
             _ => return Err(TextError::Unknown.into()),
         },
     }))
@@ -236,44 +236,44 @@ fn decimal(token: &[u8]) -> Option<f64> {
 }
 
 /// Writes the outcome of a node command, unless the client suppressed replies.
-pub fn encode_node(reply: &Reply<'_>, answer: NodeAnswer, out: &mut impl Output) {
+pub fn encode_admin(reply: &Reply<'_>, answer: AdminAnswer, out: &mut impl Output) {
     if reply.form != ReplyForm::Text(TextForm::Node { noreply: true }) {
         out.bytes(node_line(answer));
     }
 }
 
 /// The line for each outcome of a node command.
-const fn node_line(answer: NodeAnswer) -> &'static [u8] {
+const fn node_line(answer: AdminAnswer) -> &'static [u8] {
     match answer {
-        NodeAnswer::Done => b"OK\r\n",
-        NodeAnswer::StatsReset => b"RESET\r\n",
-        NodeAnswer::Unknown => b"ERROR\r\n",
-        NodeAnswer::DetailUsage => b"CLIENT_ERROR usage: stats detail on|off|dump\r\n",
-        NodeAnswer::DetailNotAllowed => b"CLIENT_ERROR stats detail not allowed\r\n",
-        NodeAnswer::CacheDumpNotAllowed => b"CLIENT_ERROR stats cachedump not allowed\r\n",
-        NodeAnswer::FlushNotAllowed => b"CLIENT_ERROR flush_all not allowed\r\n",
-        NodeAnswer::ShutdownNotEnabled => b"SERVER_ERROR: shutdown not enabled\r\n",
-        NodeAnswer::ShutdownModeUnknown => b"CLIENT_ERROR invalid shutdown mode\r\n",
-        NodeAnswer::MemoryLimitUnreachable => {
+        AdminAnswer::Done => b"OK\r\n",
+        AdminAnswer::StatsReset => b"RESET\r\n",
+        AdminAnswer::Unknown => b"ERROR\r\n",
+        AdminAnswer::DetailUsage => b"CLIENT_ERROR usage: stats detail on|off|dump\r\n",
+        AdminAnswer::DetailNotAllowed => b"CLIENT_ERROR stats detail not allowed\r\n",
+        AdminAnswer::CacheDumpNotAllowed => b"CLIENT_ERROR stats cachedump not allowed\r\n",
+        AdminAnswer::FlushNotAllowed => b"CLIENT_ERROR flush_all not allowed\r\n",
+        AdminAnswer::ShutdownNotEnabled => b"SERVER_ERROR: shutdown not enabled\r\n",
+        AdminAnswer::ShutdownModeUnknown => b"CLIENT_ERROR invalid shutdown mode\r\n",
+        AdminAnswer::MemoryLimitUnreachable => {
             b"MEMLIMIT_ADJUST_FAILED out of bounds or unable to adjust\r\n"
         }
-        NodeAnswer::BadClass => b"BADCLASS invalid class id\r\n",
-        NodeAnswer::ReassignBadClass => b"BADCLASS invalid src or dst class id\r\n",
-        NodeAnswer::ReassignBusy => b"BUSY currently processing reassign request\r\n",
-        NodeAnswer::ReassignNoSpare => b"NOSPARE source class has no spare pages\r\n",
-        NodeAnswer::ReassignSame => b"SAME src and dst class are identical\r\n",
-        NodeAnswer::CrawlerNotStarted => b"ERROR failed to start lru crawler thread\r\n",
-        NodeAnswer::CrawlerDisabled => b"CLIENT_ERROR lru crawler disabled\r\n",
-        NodeAnswer::CrawlerNothingToDo => b"NOTSTARTED no items to crawl\r\n",
-        NodeAnswer::DumpNotAllowed { keys_only: false } => b"ERROR metadump not allowed\r\n",
-        NodeAnswer::DumpNotAllowed { keys_only: true } => b"ERROR key dump not allowed\r\n",
-        NodeAnswer::DumpPipelined { keys_only: false } => {
+        AdminAnswer::BadClass => b"BADCLASS invalid class id\r\n",
+        AdminAnswer::ReassignBadClass => b"BADCLASS invalid src or dst class id\r\n",
+        AdminAnswer::ReassignBusy => b"BUSY currently processing reassign request\r\n",
+        AdminAnswer::ReassignNoSpare => b"NOSPARE source class has no spare pages\r\n",
+        AdminAnswer::ReassignSame => b"SAME src and dst class are identical\r\n",
+        AdminAnswer::CrawlerNotStarted => b"ERROR failed to start lru crawler thread\r\n",
+        AdminAnswer::CrawlerDisabled => b"CLIENT_ERROR lru crawler disabled\r\n",
+        AdminAnswer::CrawlerNothingToDo => b"NOTSTARTED no items to crawl\r\n",
+        AdminAnswer::DumpNotAllowed { keys_only: false } => b"ERROR metadump not allowed\r\n",
+        AdminAnswer::DumpNotAllowed { keys_only: true } => b"ERROR key dump not allowed\r\n",
+        AdminAnswer::DumpPipelined { keys_only: false } => {
             b"ERROR cannot pipeline other commands before metadump\r\n"
         }
-        NodeAnswer::DumpPipelined { keys_only: true } => {
+        AdminAnswer::DumpPipelined { keys_only: true } => {
             b"ERROR cannot pipeline other commands before mgdump\r\n"
         }
-        NodeAnswer::WatchNotAllowed => b"CLIENT_ERROR watch commands not allowed\r\n",
+        AdminAnswer::WatchNotAllowed => b"CLIENT_ERROR watch commands not allowed\r\n",
     }
 }
 

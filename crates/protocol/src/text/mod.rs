@@ -25,7 +25,7 @@ pub(super) mod numbers;
 mod retrieval;
 pub(super) mod storage;
 
-pub use admin::encode_node;
+pub use admin::encode_admin;
 pub use dump::Dump;
 pub use encode::encode;
 pub use error::TextError;
@@ -103,12 +103,12 @@ impl TextDecoder {
                 return storage::set(set, context);
             }
         }
-        self.next_of_any_kind(input, context)
+        self.next_slow(input, context)
     }
 
     /// Handles all but the plainest lines.
     #[inline(never)]
-    fn next_of_any_kind<'b>(&mut self, input: &'b [u8], context: &Context<'b>) -> Step<'b> {
+    fn next_slow<'b>(&mut self, input: &'b [u8], context: &Context<'b>) -> Step<'b> {
         if let Some(multiget) = &mut self.multiget {
             let step = multiget.next_key(input, 0, context);
             if multiget.is_finished() {
@@ -149,7 +149,7 @@ impl TextDecoder {
             return meta::decode(*letter, tokens, line, input, context)
                 .unwrap_or_else(|| unknown(tokens, line));
         }
-        if let Some(command) = storage::Command::named(name) {
+        if let Some(command) = storage::StorageCommand::named(name) {
             return storage::decode(command, tokens, line, input, context);
         }
         match name {

@@ -1,7 +1,7 @@
 //! set, add, replace, append, prepend, cas, and the data block after a line, shared with `ms`.
 //!
 //! A data block is used in place if it has wholly arrived. A long incomplete one is returned as
-//! [`Step::Body`], so that its bytes are received directly into their item. For any error in a line
+//! [`Step::StoreHeader`], so that its bytes are received directly into their item. For any error in a line
 //! with a readable length, its block is dropped and the next line is a command again.
 
 use super::line::{Line, Tokens, first_low};
@@ -28,12 +28,12 @@ const ITEM_FLAGS_BYTES: u64 = 4;
 
 /// One of the classic storage commands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Command {
+pub struct StorageCommand {
     mode: StoreMode,
     cas: bool,
 }
 
-impl Command {
+impl StorageCommand {
     /// The storage command of this name.
     #[inline]
     pub fn named(name: &[u8]) -> Option<Self> {
@@ -133,7 +133,7 @@ fn short_number(bytes: &[u8], at: &mut usize, end: u8) -> Option<u32> {
 
 /// `<command> <key> <flags> <exptime> <bytes> [<cas>] [noreply]` and the data.
 pub fn decode<'b>(
-    command: Command,
+    command: StorageCommand,
     mut tokens: Tokens<'b>,
     line: Line<'b>,
     input: &'b [u8],
@@ -224,7 +224,7 @@ pub fn with_data<'b>(
         };
     }
     if value_bytes >= context.limits.body_bytes_streamed {
-        return Step::Body {
+        return Step::StoreHeader {
             consumed: line.bytes,
             request: request(store),
             reply,

@@ -46,7 +46,13 @@ impl Driver {
                         told.push(format!("{request:?} {:?} {:?}", reply.form, reply.tail));
                         at += consumed + skip as usize;
                     }
-                    Step::Body { consumed, mut request, reply, value_bytes, trailer_bytes } => {
+                    Step::StoreHeader {
+                        consumed,
+                        mut request,
+                        reply,
+                        value_bytes,
+                        trailer_bytes,
+                    } => {
                         assert!(consumed > 0 && at + consumed <= end, "no progress");
                         at += consumed;
                         let after = at + value_bytes as usize;
@@ -69,7 +75,7 @@ impl Driver {
                         told.push(format!("{answer:?}"));
                         at += consumed + skip as usize;
                     }
-                    Step::Node { consumed, command, reply } => {
+                    Step::Admin { consumed, command, reply } => {
                         assert!(consumed > 0 && at + consumed <= end, "no progress");
                         told.push(format!("{command:?} {:?}", reply.form));
                         at += consumed;
@@ -347,7 +353,7 @@ fn a_long_value_is_handed_over_before_it_has_arrived() {
         scratch: &scratch,
     };
     let step = TextDecoder::default().next(b"set k 0 0 10\r\n01234", &context);
-    let Step::Body { consumed: 14, value_bytes: 10, trailer_bytes: 2, .. } = step else {
+    let Step::StoreHeader { consumed: 14, value_bytes: 10, trailer_bytes: 2, .. } = step else {
         panic!("{step:?}")
     };
     let step = TextDecoder::default().next(b"set k 0 0 9\r\n01234", &context);

@@ -1,5 +1,5 @@
 use super::*;
-use crate::node::{Classes, Tuning};
+use crate::admin_command::{Classes, MemcachedKnobs};
 use crate::{Answer, Limits};
 use bumpalo::Bump;
 use ringlane_types::hash::HashSecret;
@@ -17,7 +17,7 @@ fn told(text: &str) -> String {
     };
     let input = format!("{text}\r\n");
     match crate::text::TextDecoder::default().next(input.as_bytes(), &context) {
-        Step::Node { consumed, command, reply } => {
+        Step::Admin { consumed, command, reply } => {
             assert_eq!(consumed, input.len());
             let quiet = reply.form == ReplyForm::Text(TextForm::Node { noreply: true });
             format!("{command:?}{}", if quiet { " quietly" } else { "" })
@@ -34,7 +34,7 @@ fn told(text: &str) -> String {
     }
 }
 
-fn asks(text: &str, command: NodeCommand<'_>) {
+fn asks(text: &str, command: AdminCommand<'_>) {
     assert_eq!(told(text), format!("{command:?}"), "{text}");
 }
 
@@ -48,7 +48,7 @@ fn version_and_quit_ignore_their_arguments() {
 
 #[test]
 fn administration_is_recognised_behind_leading_spaces() {
-    asks("  verbosity 1", NodeCommand::Verbosity(1));
+    asks("  verbosity 1", AdminCommand::Verbosity(1));
     assert_eq!(told(" get k"), "ERROR\r\n");
     assert_eq!(told(" mg k"), "ERROR\r\n");
 }
@@ -56,15 +56,15 @@ fn administration_is_recognised_behind_leading_spaces() {
 #[test]
 fn flush_all_resolves_its_delay_like_an_exptime() {
     for at_once in ["flush_all", "flush_all 0", "flush_all -5", "flush_all  "] {
-        asks(at_once, NodeCommand::FlushAll { at: NOW });
+        asks(at_once, AdminCommand::FlushAll { at: NOW });
     }
     let later = Instant::from_millis(NOW.as_millis() + 10_000);
-    asks("flush_all 10", NodeCommand::FlushAll { at: later });
+    asks("flush_all 10", AdminCommand::FlushAll { at: later });
     let absolute = Instant::from_millis(1_800_000_000_000);
-    asks("flush_all 1800000000", NodeCommand::FlushAll { at: absolute });
+    asks("flush_all 1800000000", AdminCommand::FlushAll { at: absolute });
     assert_eq!(
         told("flush_all noreply"),
-        format!("{:?} quietly", NodeCommand::FlushAll { at: NOW })
+        format!("{:?} quietly", AdminCommand::FlushAll { at: NOW })
     );
     assert!(told("flush_all 10 noreply").ends_with("quietly"));
     assert_eq!(told("flush_all x"), "CLIENT_ERROR invalid exptime argument\r\n");
@@ -73,7 +73,7 @@ fn flush_all_resolves_its_delay_like_an_exptime() {
 
 #[test]
 fn verbosity_above_two_means_two() {
-    asks("verbosity 7", NodeCommand::Verbosity(2));
+    asks("verbosity 7", AdminCommand::Verbosity(2));
     for bad in ["verbosity", "verbosity x", "verbosity -1"] {
         assert_eq!(told(bad), "CLIENT_ERROR bad command line format\r\n", "{bad}");
     }
@@ -82,7 +82,7 @@ fn verbosity_above_two_means_two() {
 
 #[test]
 fn memory_limit_is_judged_by_its_range() {
-    asks("cache_memlimit 8", NodeCommand::MemoryLimit { mebibytes: 8 });
+    asks("cache_memlimit 8", AdminCommand::MemoryLimit { mebibytes: 8 });
     assert!(told("cache_memlimit 7").starts_with("MEMLIMIT_TOO_SMALL "));
     assert!(told("cache_memlimit 1000000001").contains("megabytes not bytes"));
     assert_eq!(told("cache_memlimit x"), "ERROR\r\n");
@@ -91,17 +91,17 @@ fn memory_limit_is_judged_by_its_range() {
 
 #[test]
 fn shutdown_knows_one_mode() {
-    asks("shutdown", NodeCommand::Shutdown { mode_is_known: true });
-    asks("shutdown graceful", NodeCommand::Shutdown { mode_is_known: true });
-    asks("shutdown now", NodeCommand::Shutdown { mode_is_known: false });
+    asks("shutdown", AdminCommand::Shutdown { mode_is_known: true });
+    asks("shutdown graceful", AdminCommand::Shutdown { mode_is_known: true });
+    asks("shutdown now", AdminCommand::Shutdown { mode_is_known: false });
 }
 
 #[test]
 fn stats_arguments_are_passed_on_and_cachedump_is_checked() {
-    asks("stats", NodeCommand::Stats { argument: b"" });
-    asks("stats  detail  on ", NodeCommand::Stats { argument: b"detail  on" });
-    asks("stats noreply", NodeCommand::Stats { argument: b"noreply" });
-    asks("stats cachedump 1 0", NodeCommand::CacheDump { class: 1, limit: 0 });
+    asks("stats", AdminCommand::Stats { argument: b"" });
+    asks("stats  detail  on ", AdminCommand::Stats { argument: b"detail  on" });
+    asks("stats noreply", AdminCommand::Stats { argument: b"noreply" });
+    asks("stats cachedump 1 0", AdminCommand::CacheDump { class: 1, limit: 0 });
     assert_eq!(told("stats cachedump 1"), "CLIENT_ERROR bad command line\r\n");
     assert_eq!(told("stats cachedump 256 0"), "CLIENT_ERROR Illegal slab id\r\n");
     assert_eq!(told("stats cachedump x 0"), "CLIENT_ERROR bad command line format\r\n");
@@ -109,12 +109,12 @@ fn stats_arguments_are_passed_on_and_cachedump_is_checked() {
 
 #[test]
 fn lru_knobs_are_checked_before_they_are_turned() {
-    asks("lru mode flat", NodeCommand::Tune(Tune::Segmented(false)));
-    asks("lru temp_ttl 60", NodeCommand::Tune(Tune::TemporaryTtl(Some(60))));
-    asks("lru temp_ttl -1", NodeCommand::Tune(Tune::TemporaryTtl(None)));
+    asks("lru mode flat", AdminCommand::SetKnob(MemcachedKnob::Segmented(false)));
+    asks("lru temp_ttl 60", AdminCommand::SetKnob(MemcachedKnob::TemporaryTtl(Some(60))));
+    asks("lru temp_ttl -1", AdminCommand::SetKnob(MemcachedKnob::TemporaryTtl(None)));
     asks(
         "lru tune 10 25 0.1 2.0",
-        NodeCommand::Tune(Tune::ListShares {
+        AdminCommand::SetKnob(MemcachedKnob::ListShares {
             hot_percent: 10,
             warm_percent: 25,
             hot_age_hundredths: 10,
@@ -132,12 +132,15 @@ fn lru_knobs_are_checked_before_they_are_turned() {
 
 #[test]
 fn crawler_commands_want_their_exact_arguments() {
-    asks("lru_crawler enable", NodeCommand::Tune(Tune::Crawler(true)));
-    asks("lru_crawler crawl all", NodeCommand::Crawl { classes: b"all" });
-    asks("lru_crawler metadump 1,2", NodeCommand::Dump { keys_only: false, classes: b"1,2" });
-    asks("lru_crawler mgdump hash", NodeCommand::Dump { keys_only: true, classes: b"hash" });
-    asks("lru_crawler tocrawl 5", NodeCommand::Tune(Tune::CrawlerItems(5)));
-    asks("lru_crawler sleep 1000000", NodeCommand::Tune(Tune::CrawlerSleep(1_000_000)));
+    asks("lru_crawler enable", AdminCommand::SetKnob(MemcachedKnob::Crawler(true)));
+    asks("lru_crawler crawl all", AdminCommand::Crawl { classes: b"all" });
+    asks("lru_crawler metadump 1,2", AdminCommand::Dump { keys_only: false, classes: b"1,2" });
+    asks("lru_crawler mgdump hash", AdminCommand::Dump { keys_only: true, classes: b"hash" });
+    asks("lru_crawler tocrawl 5", AdminCommand::SetKnob(MemcachedKnob::CrawlerItems(5)));
+    asks(
+        "lru_crawler sleep 1000000",
+        AdminCommand::SetKnob(MemcachedKnob::CrawlerSleep(1_000_000)),
+    );
     assert!(told("lru_crawler sleep 1000001").contains("one second or less"));
     assert_eq!(told("lru_crawler sleep x"), "CLIENT_ERROR bad command line format\r\n");
     for bad in ["lru_crawler", "lru_crawler x", "lru_crawler crawl", "lru_crawler crawl 1 2"] {
@@ -147,11 +150,11 @@ fn crawler_commands_want_their_exact_arguments() {
 
 #[test]
 fn slab_commands_are_checked() {
-    asks("slabs reassign 1 2", NodeCommand::ReassignPage { from: 1, to: 2 });
-    asks("slabs reassign -1 2", NodeCommand::ReassignPage { from: -1, to: 2 });
-    asks("slabs automove 2", NodeCommand::Tune(Tune::Automove(2)));
-    asks("slabs automove ratio 0.75", NodeCommand::Tune(Tune::AutomoveRatio(75)));
-    asks("slabs automove window 30", NodeCommand::Tune(Tune::AutomoveWindow(30)));
+    asks("slabs reassign 1 2", AdminCommand::ReassignPage { from: 1, to: 2 });
+    asks("slabs reassign -1 2", AdminCommand::ReassignPage { from: -1, to: 2 });
+    asks("slabs automove 2", AdminCommand::SetKnob(MemcachedKnob::Automove(2)));
+    asks("slabs automove ratio 0.75", AdminCommand::SetKnob(MemcachedKnob::AutomoveRatio(75)));
+    asks("slabs automove window 30", AdminCommand::SetKnob(MemcachedKnob::AutomoveWindow(30)));
     assert!(told("slabs automove window 2").contains("too low or too high"));
     assert_eq!(told("slabs automove 3"), "ERROR\r\n");
     assert_eq!(told("slabs automove x"), "CLIENT_ERROR bad command line format\r\n");
@@ -163,14 +166,14 @@ fn slab_commands_are_checked() {
 
 #[test]
 fn the_crawler_can_only_be_started_when_it_is_stopped() {
-    let mut tuning = Tuning::default();
-    assert_eq!(tuning.apply(Tune::Crawler(true)), NodeAnswer::CrawlerNotStarted);
-    assert_eq!(tuning.apply(Tune::Crawler(false)), NodeAnswer::Done);
-    assert_eq!(tuning.crawl(b"all", 1), NodeAnswer::CrawlerDisabled);
-    assert_eq!(tuning.apply(Tune::Crawler(true)), NodeAnswer::Done);
-    assert_eq!(tuning.crawl(b"all", 1), NodeAnswer::Done);
-    assert_eq!(tuning.crawl(b"1,2", 0), NodeAnswer::CrawlerNothingToDo);
-    assert_eq!(tuning.crawl(b"256", 1), NodeAnswer::BadClass);
+    let mut knobs = MemcachedKnobs::default();
+    assert_eq!(knobs.apply(MemcachedKnob::Crawler(true)), AdminAnswer::CrawlerNotStarted);
+    assert_eq!(knobs.apply(MemcachedKnob::Crawler(false)), AdminAnswer::Done);
+    assert_eq!(knobs.crawl(b"all", 1), AdminAnswer::CrawlerDisabled);
+    assert_eq!(knobs.apply(MemcachedKnob::Crawler(true)), AdminAnswer::Done);
+    assert_eq!(knobs.crawl(b"all", 1), AdminAnswer::Done);
+    assert_eq!(knobs.crawl(b"1,2", 0), AdminAnswer::CrawlerNothingToDo);
+    assert_eq!(knobs.crawl(b"256", 1), AdminAnswer::BadClass);
 }
 
 #[test]
@@ -190,9 +193,9 @@ fn every_answer_is_one_line_and_noreply_silences_it() {
     let mut out = Vec::new();
     let reply =
         |noreply| Reply { form: ReplyForm::Text(TextForm::Node { noreply }), key: b"", tail: b"" };
-    encode_node(&reply(false), NodeAnswer::ShutdownNotEnabled, &mut out);
+    encode_admin(&reply(false), AdminAnswer::ShutdownNotEnabled, &mut out);
     assert_eq!(out, b"SERVER_ERROR: shutdown not enabled\r\n");
     out.clear();
-    encode_node(&reply(true), NodeAnswer::Done, &mut out);
+    encode_admin(&reply(true), AdminAnswer::Done, &mut out);
     assert_eq!(out, b"");
 }

@@ -2,14 +2,14 @@
 //!
 //! memcached lets clients set many knobs. Knobs without a counterpart here (the LRU crawler, slab
 //! automoving, segmented LRU lists) are still accepted, validated and shown by `stats settings`, so
-//! that tools that set them keep working: [`Tuning`] stores them. Refused: answering a fixed `OK`,
+//! that tools that set them keep working: [`MemcachedKnobs`] stores them. Refused: answering a fixed `OK`,
 //! since such tools read back what they have set.
 
 use ringlane_types::time::Instant;
 
 /// A command for the whole node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NodeCommand<'b> {
+pub enum AdminCommand<'b> {
     /// Statistics; the argument as sent, empty for the general ones. `stats reset` is one of them.
     Stats {
         /// The text after `stats`, without surrounding spaces.
@@ -27,15 +27,15 @@ pub enum NodeCommand<'b> {
         /// The limit, in MiB: 8 to 1,000,000,000.
         mebibytes: u64,
     },
-    /// Stop the server, if the configuration lets clients do so; [`NodeAnswer::ShutdownNotEnabled`]
+    /// Stop the server, if the configuration lets clients do so; [`AdminAnswer::ShutdownNotEnabled`]
     /// otherwise. A successful shutdown is not answered: the connection closes.
     Shutdown {
         /// Whether the mode is valid; if not, and if clients may shut down at all, the answer is
-        /// [`NodeAnswer::ShutdownModeUnknown`].
+        /// [`AdminAnswer::ShutdownModeUnknown`].
         mode_is_known: bool,
     },
     /// List all items' keys. Only as the first unanswered request of a connection, otherwise
-    /// [`NodeAnswer::DumpPipelined`].
+    /// [`AdminAnswer::DumpPipelined`].
     Dump {
         /// `lru_crawler mgdump` rather than `metadump`.
         keys_only: bool,
@@ -66,15 +66,15 @@ pub enum NodeCommand<'b> {
         /// Slab classes as sent: `all` or comma-separated numbers.
         classes: &'b [u8],
     },
-    /// Set one of memcached's knobs; see [`Tuning::apply`].
-    Tune(Tune),
+    /// Set one of memcached's knobs; see [`MemcachedKnobs::apply`].
+    SetKnob(MemcachedKnob),
     /// The binary HELLO: answer with the topology.
     Hello,
 }
 
 /// One knob and its new value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tune {
+pub enum MemcachedKnob {
     /// `lru_crawler enable` or `disable`.
     Crawler(bool),
     /// `lru_crawler sleep`: microseconds, at most one second.
@@ -108,32 +108,32 @@ pub enum Tune {
 
 /// The values of memcached's knobs. One per node; the defaults are memcached's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Tuning {
+pub struct MemcachedKnobs {
     /// Whether the LRU crawler counts as running.
     pub crawler: bool,
-    /// See [`Tune::CrawlerSleep`].
+    /// See [`MemcachedKnob::CrawlerSleep`].
     pub crawler_sleep_micros: u32,
-    /// See [`Tune::CrawlerItems`].
+    /// See [`MemcachedKnob::CrawlerItems`].
     pub crawler_items: u32,
-    /// See [`Tune::Segmented`].
+    /// See [`MemcachedKnob::Segmented`].
     pub segmented: bool,
-    /// See [`Tune::TemporaryTtl`].
+    /// See [`MemcachedKnob::TemporaryTtl`].
     pub temporary_ttl: Option<u32>,
-    /// See [`Tune::ListShares`].
+    /// See [`MemcachedKnob::ListShares`].
     pub hot_percent: u32,
-    /// See [`Tune::ListShares`].
+    /// See [`MemcachedKnob::ListShares`].
     pub warm_percent: u32,
-    /// See [`Tune::ListShares`].
+    /// See [`MemcachedKnob::ListShares`].
     pub hot_age_hundredths: u32,
-    /// See [`Tune::ListShares`].
+    /// See [`MemcachedKnob::ListShares`].
     pub warm_age_hundredths: u32,
-    /// See [`Tune::Automove`].
+    /// See [`MemcachedKnob::Automove`].
     pub automove: u8,
-    /// See [`Tune::AutomoveWindow`].
+    /// See [`MemcachedKnob::AutomoveWindow`].
     pub automove_window: u32,
-    /// See [`Tune::AutomoveRatio`].
+    /// See [`MemcachedKnob::AutomoveRatio`].
     pub automove_ratio_hundredths: u32,
-    /// See [`Tune::AutomoveFreeRatio`].
+    /// See [`MemcachedKnob::AutomoveFreeRatio`].
     pub automove_free_ratio_myriadths: u32,
     /// Whether requests are counted by key prefix: `stats detail on`.
     pub detail: bool,
@@ -141,7 +141,7 @@ pub struct Tuning {
     pub memory_bytes: Option<u64>,
 }
 
-impl Default for Tuning {
+impl Default for MemcachedKnobs {
     fn default() -> Self {
         Self {
             crawler: true,
@@ -163,17 +163,17 @@ impl Default for Tuning {
     }
 }
 
-impl Tuning {
+impl MemcachedKnobs {
     /// Sets a knob.
-    pub fn apply(&mut self, tune: Tune) -> NodeAnswer {
-        match tune {
-            Tune::Crawler(true) if self.crawler => return NodeAnswer::CrawlerNotStarted,
-            Tune::Crawler(on) => self.crawler = on,
-            Tune::CrawlerSleep(micros) => self.crawler_sleep_micros = micros,
-            Tune::CrawlerItems(items) => self.crawler_items = items,
-            Tune::Segmented(segmented) => self.segmented = segmented,
-            Tune::TemporaryTtl(seconds) => self.temporary_ttl = seconds,
-            Tune::ListShares {
+    pub fn apply(&mut self, knob: MemcachedKnob) -> AdminAnswer {
+        match knob {
+            MemcachedKnob::Crawler(true) if self.crawler => return AdminAnswer::CrawlerNotStarted,
+            MemcachedKnob::Crawler(on) => self.crawler = on,
+            MemcachedKnob::CrawlerSleep(micros) => self.crawler_sleep_micros = micros,
+            MemcachedKnob::CrawlerItems(items) => self.crawler_items = items,
+            MemcachedKnob::Segmented(segmented) => self.segmented = segmented,
+            MemcachedKnob::TemporaryTtl(seconds) => self.temporary_ttl = seconds,
+            MemcachedKnob::ListShares {
                 hot_percent,
                 warm_percent,
                 hot_age_hundredths,
@@ -184,25 +184,25 @@ impl Tuning {
                 self.hot_age_hundredths = hot_age_hundredths;
                 self.warm_age_hundredths = warm_age_hundredths;
             }
-            Tune::Automove(level) => self.automove = level,
-            Tune::AutomoveWindow(seconds) => self.automove_window = seconds,
-            Tune::AutomoveRatio(ratio) => self.automove_ratio_hundredths = ratio,
-            Tune::AutomoveFreeRatio(ratio) => self.automove_free_ratio_myriadths = ratio,
+            MemcachedKnob::Automove(level) => self.automove = level,
+            MemcachedKnob::AutomoveWindow(seconds) => self.automove_window = seconds,
+            MemcachedKnob::AutomoveRatio(ratio) => self.automove_ratio_hundredths = ratio,
+            MemcachedKnob::AutomoveFreeRatio(ratio) => self.automove_free_ratio_myriadths = ratio,
         }
-        NodeAnswer::Done
+        AdminAnswer::Done
     }
 
-    /// The answer to [`NodeCommand::Crawl`]. The TTL wheel has already reclaimed expired items, so
+    /// The answer to [`AdminCommand::Crawl`]. The TTL wheel has already reclaimed expired items, so
     /// there is never anything to find; only the request is validated.
-    pub fn crawl(&self, classes: &[u8], item_count: u64) -> NodeAnswer {
+    pub fn crawl(&self, classes: &[u8], item_count: u64) -> AdminAnswer {
         if !self.crawler {
-            NodeAnswer::CrawlerDisabled
+            AdminAnswer::CrawlerDisabled
         } else if Classes::parse(classes).is_none_or(|classes| classes == Classes::Hash) {
-            NodeAnswer::BadClass
+            AdminAnswer::BadClass
         } else if item_count == 0 {
-            NodeAnswer::CrawlerNothingToDo
+            AdminAnswer::CrawlerNothingToDo
         } else {
-            NodeAnswer::Done
+            AdminAnswer::Done
         }
     }
 }
@@ -259,9 +259,9 @@ impl Classes {
     }
 }
 
-/// The outcome of a [`NodeCommand`] that is not answered with data.
+/// The outcome of a [`AdminCommand`] that is not answered with data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NodeAnswer {
+pub enum AdminAnswer {
     /// Done.
     Done,
     /// `stats reset`: counters are zero again.

@@ -22,8 +22,8 @@ mod encode;
 #[cfg(test)]
 mod tests;
 
-pub use decode::{ClassicDecoder, ClassicError};
-pub use encode::{encode, encode_node, encode_stat, encode_stats_end};
+pub use decode::{MemcachedBinaryDecoder, MemcachedBinaryError};
+pub use encode::{encode, encode_admin, encode_stat, encode_stats_end};
 
 /// First byte of a request.
 pub const REQUEST_MAGIC: u8 = 0x80;
@@ -36,7 +36,7 @@ pub const HEADER_BYTES: usize = 24;
 
 /// Fixed part of a reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ClassicForm {
+pub struct MemcachedBinaryForm {
     /// The opcode as sent, quiet or not.
     opcode: u8,
     /// The client's correlation bytes, returned unchanged.
@@ -106,7 +106,7 @@ enum Verb {
     Verbosity,
 }
 
-impl ClassicForm {
+impl MemcachedBinaryForm {
     /// `None` for an unsupported command; SASL commands are among them as long as there is no
     /// authentication, as in memcached.
     #[inline]

@@ -1,7 +1,7 @@
 //! Answers to response packets.
 
-use super::{ClassicForm, HEADER_BYTES, Status, Verb, opcode};
-use crate::{NodeAnswer, Output, Reply};
+use super::{HEADER_BYTES, MemcachedBinaryForm, Status, Verb, opcode};
+use crate::{AdminAnswer, Output, Reply};
 use ringlane_types::request::{Hit, Response};
 
 /// Bytes of a hit's extras: the client flags.
@@ -10,7 +10,7 @@ const FLAGS_BYTES: usize = 4;
 /// Writes the answer to one request.
 #[inline]
 pub fn encode(
-    form: ClassicForm,
+    form: MemcachedBinaryForm,
     reply: &Reply<'_>,
     response: &Response<'_>,
     out: &mut impl Output,
@@ -55,12 +55,12 @@ pub fn encode(
 }
 
 /// Writes the outcome of a command for the node.
-pub fn encode_node(form: ClassicForm, answer: NodeAnswer, out: &mut impl Output) {
+pub fn encode_admin(form: MemcachedBinaryForm, answer: AdminAnswer, out: &mut impl Output) {
     let status = match answer {
-        NodeAnswer::Done | NodeAnswer::StatsReset => return write_success(form, 0, b"", out),
-        NodeAnswer::FlushNotAllowed
-        | NodeAnswer::DetailNotAllowed
-        | NodeAnswer::CacheDumpNotAllowed => Status::AuthError,
+        AdminAnswer::Done | AdminAnswer::StatsReset => return write_success(form, 0, b"", out),
+        AdminAnswer::FlushNotAllowed
+        | AdminAnswer::DetailNotAllowed
+        | AdminAnswer::CacheDumpNotAllowed => Status::AuthError,
         // Only `stat` has other outcomes here.
         _ => Status::NotFound,
     };
@@ -68,7 +68,7 @@ pub fn encode_node(form: ClassicForm, answer: NodeAnswer, out: &mut impl Output)
 }
 
 /// Writes one statistic. After the last comes [`encode_stats_end`].
-pub fn encode_stat(form: ClassicForm, name: &[u8], value: &[u8], out: &mut impl Output) {
+pub fn encode_stat(form: MemcachedBinaryForm, name: &[u8], value: &[u8], out: &mut impl Output) {
     // A packet without a name would be taken as the end.
     debug_assert!(!name.is_empty(), "a statistic without a name");
     let name = &name[..name.len().min(u16::MAX.into())];
@@ -78,12 +78,12 @@ pub fn encode_stat(form: ClassicForm, name: &[u8], value: &[u8], out: &mut impl 
 }
 
 /// Writes the packet that follows the last statistic.
-pub fn encode_stats_end(form: ClassicForm, out: &mut impl Output) {
+pub fn encode_stats_end(form: MemcachedBinaryForm, out: &mut impl Output) {
     out.bytes(&form.header(Status::Success, 0, 0, 0, 0));
 }
 
 #[inline]
-fn write_hit(form: ClassicForm, hit: &Hit<'_>, key: &[u8], out: &mut impl Output) {
+fn write_hit(form: MemcachedBinaryForm, hit: &Hit<'_>, key: &[u8], out: &mut impl Output) {
     let value_bytes = if form.opcode == opcode::TOUCH { 0 } else { hit.value.len() };
     let body_bytes = FLAGS_BYTES + key.len() + value_bytes;
     let mut head = [0; HEADER_BYTES + FLAGS_BYTES];
@@ -105,7 +105,7 @@ fn write_hit(form: ClassicForm, hit: &Hit<'_>, key: &[u8], out: &mut impl Output
 }
 
 /// A miss repeats the key instead of a text where a hit would repeat it.
-fn write_miss(form: ClassicForm, key: &[u8], out: &mut impl Output) {
+fn write_miss(form: MemcachedBinaryForm, key: &[u8], out: &mut impl Output) {
     if form.is_quiet() {
         return;
     }
@@ -116,7 +116,7 @@ fn write_miss(form: ClassicForm, key: &[u8], out: &mut impl Output) {
     out.bytes(key);
 }
 
-fn write_success(form: ClassicForm, cas: u64, body: &[u8], out: &mut impl Output) {
+fn write_success(form: MemcachedBinaryForm, cas: u64, body: &[u8], out: &mut impl Output) {
     if !form.is_quiet() {
         out.bytes(&form.header(Status::Success, 0, 0, body.len(), cas));
         if !body.is_empty() {
@@ -125,7 +125,7 @@ fn write_success(form: ClassicForm, cas: u64, body: &[u8], out: &mut impl Output
     }
 }
 
-fn write_error(form: ClassicForm, status: Status, text: &str, out: &mut impl Output) {
+fn write_error(form: MemcachedBinaryForm, status: Status, text: &str, out: &mut impl Output) {
     out.bytes(&form.header(status, 0, 0, text.len(), 0));
     out.bytes(text.as_bytes());
 }

@@ -1,7 +1,7 @@
 //! Request packets to steps.
 
-use super::{ClassicForm, HEADER_BYTES, REQUEST_MAGIC, Status, Verb, opcode};
-use crate::{Answer, Context, NodeCommand, Reply, ReplyForm, Step};
+use super::{HEADER_BYTES, MemcachedBinaryForm, REQUEST_MAGIC, Status, Verb, opcode};
+use crate::{AdminCommand, Answer, Context, Reply, ReplyForm, Step};
 use ringlane_types::hash::KeyHash;
 use ringlane_types::request::{
     Arithmetic, Body, Delete, Get, KEY_BYTES_MAX, Operation, Purpose, Request, Store, StoreMode,
@@ -17,7 +17,7 @@ const VERSION: &[u8] = crate::VERSION.as_bytes();
 /// An error in a packet. (A byte other than the magic at the start of a packet closes the connection
 /// without an answer.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ClassicError {
+pub enum MemcachedBinaryError {
     /// Key and extras longer than the body they are part of. Answered as an unknown command, then
     /// the connection is closed.
     Lengths,
@@ -30,7 +30,7 @@ pub enum ClassicError {
 
 /// State of one connection's decoder.
 #[derive(Debug, Default)]
-pub struct ClassicDecoder {
+pub struct MemcachedBinaryDecoder {
     /// The final answer has been sent.
     closing: bool,
 }
@@ -38,7 +38,7 @@ pub struct ClassicDecoder {
 /// A request packet that has arrived up to its key.
 #[derive(Clone, Copy)]
 struct Packet<'b> {
-    form: ClassicForm,
+    form: MemcachedBinaryForm,
     extras: &'b [u8],
     key: &'b [u8],
     /// Start of the value in the input.
@@ -47,7 +47,7 @@ struct Packet<'b> {
     cas: Option<u64>,
 }
 
-impl ClassicDecoder {
+impl MemcachedBinaryDecoder {
     /// Takes the next step from `input`.
     #[inline]
     pub fn next<'b>(&mut self, input: &'b [u8], context: &Context<'b>) -> Step<'b> {
@@ -58,7 +58,7 @@ impl ClassicDecoder {
             return Step::Close;
         }
         let Some(header) = input.first_chunk::<HEADER_BYTES>() else { return Step::Incomplete };
-        let form = ClassicForm {
+        let form = MemcachedBinaryForm {
             opcode: header[1],
             opaque: [header[12], header[13], header[14], header[15]],
         };
@@ -67,9 +67,9 @@ impl ClassicDecoder {
         let body_bytes = u32::from_be_bytes([header[8], header[9], header[10], header[11]]);
         let cas = u64::from_be_bytes(*header.last_chunk().expect("a header is that long"));
         let Some(value_bytes) = body_bytes.checked_sub((key_bytes + extras_bytes) as u32) else {
-            return self.refuse(ClassicError::Lengths, header, form, context);
+            return self.refuse(MemcachedBinaryError::Lengths, header, form, context);
         };
-        if let Err(error) = judge(form, extras_bytes, key_bytes, value_bytes) {
+        if let Err(error) = validate(form, extras_bytes, key_bytes, value_bytes) {
             return self.refuse(error, header, form, context);
         }
         let key_at = HEADER_BYTES + extras_bytes;
@@ -101,8 +101,8 @@ impl ClassicDecoder {
                 Operation::Arithmetic(packet.arithmetic(verb == Verb::Decrement, context)),
                 context,
             ),
-            Verb::Stat => packet.node(NodeCommand::Stats { argument: key }),
-            Verb::Verbosity => packet.node(NodeCommand::Verbosity(packet.extra_u32(0))),
+            Verb::Stat => packet.node(AdminCommand::Stats { argument: key }),
+            Verb::Verbosity => packet.node(AdminCommand::Verbosity(packet.extra_u32(0))),
             Verb::Flush => {
                 // An exptime of 0, like none, means now.
                 let exptime = if extras_bytes == 0 { 0 } else { packet.extra_u32(0) };
@@ -112,7 +112,7 @@ impl ClassicDecoder {
                 } else {
                     Instant::from_millis(deadline.as_millis())
                 };
-                packet.node(NodeCommand::FlushAll { at })
+                packet.node(AdminCommand::FlushAll { at })
             }
             Verb::Noop => packet.answer(Status::Success, b"", context),
             Verb::Version => packet.answer(Status::Success, VERSION, context),
@@ -125,24 +125,24 @@ impl ClassicDecoder {
     #[cold]
     fn refuse<'b>(
         &mut self,
-        error: ClassicError,
+        error: MemcachedBinaryError,
         header: &[u8; HEADER_BYTES],
-        form: ClassicForm,
+        form: MemcachedBinaryForm,
         context: &Context<'b>,
     ) -> Step<'b> {
         let body_bytes = u32::from_be_bytes([header[8], header[9], header[10], header[11]]);
         let answer = |status| Answer::Bytes(error_packet(form, status, context));
         let consumed = HEADER_BYTES;
         match error {
-            ClassicError::Command => {
+            MemcachedBinaryError::Command => {
                 let answer = answer(Status::UnknownCommand);
                 Step::Answer { consumed, answer, skip: body_bytes.into() }
             }
-            ClassicError::Lengths => {
+            MemcachedBinaryError::Lengths => {
                 let answer = answer(Status::UnknownCommand);
                 self.close_after(Step::Answer { consumed, answer, skip: 0 })
             }
-            ClassicError::Arguments => {
+            MemcachedBinaryError::Arguments => {
                 let answer = answer(Status::InvalidArguments);
                 self.close_after(Step::Answer { consumed, answer, skip: 0 })
             }
@@ -164,18 +164,18 @@ impl ClassicDecoder {
 
 /// Whether a packet's lengths are those of its command.
 #[inline]
-fn judge(
-    form: ClassicForm,
+fn validate(
+    form: MemcachedBinaryForm,
     extras_bytes: usize,
     key_bytes: usize,
     value_bytes: u32,
-) -> Result<(), ClassicError> {
+) -> Result<(), MemcachedBinaryError> {
     if key_bytes > KEY_BYTES_MAX {
-        return Err(ClassicError::Arguments);
+        return Err(MemcachedBinaryError::Arguments);
     }
     let has_key = key_bytes > 0;
     let has_value = value_bytes > 0;
-    let good = match form.verb().ok_or(ClassicError::Command)? {
+    let good = match form.verb().ok_or(MemcachedBinaryError::Command)? {
         Verb::Get | Verb::Delete => extras_bytes == 0 && has_key && !has_value,
         Verb::Set | Verb::Add | Verb::Replace => extras_bytes == 8 && has_key,
         Verb::Append | Verb::Prepend => extras_bytes == 0 && has_key,
@@ -186,7 +186,7 @@ fn judge(
         Verb::Noop | Verb::Version | Verb::Quit => extras_bytes == 0 && !has_key && !has_value,
         Verb::Stat => extras_bytes == 0 && !has_value,
     };
-    if good { Ok(()) } else { Err(ClassicError::Arguments) }
+    if good { Ok(()) } else { Err(MemcachedBinaryError::Arguments) }
 }
 
 impl<'b> Packet<'b> {
@@ -208,7 +208,7 @@ impl<'b> Packet<'b> {
     fn reply(&self) -> Reply<'b> {
         // A key that is not repeated is not stored while another core works.
         let key = if self.form.repeats_key() { self.key } else { &[] };
-        Reply { form: ReplyForm::Classic(self.form), key, tail: &[] }
+        Reply { form: ReplyForm::MemcachedBinary(self.form), key, tail: &[] }
     }
 
     fn keyed(&self, operation: Operation<'b>, context: &Context<'b>) -> Request<'b> {
@@ -225,8 +225,8 @@ impl<'b> Packet<'b> {
         }
     }
 
-    fn node(&self, command: NodeCommand<'b>) -> Step<'b> {
-        Step::Node { consumed: self.value_at, command, reply: self.reply() }
+    fn node(&self, command: AdminCommand<'b>) -> Step<'b> {
+        Step::Admin { consumed: self.value_at, command, reply: self.reply() }
     }
 
     fn answer(&self, status: Status, body: &[u8], context: &Context<'b>) -> Step<'b> {
@@ -287,7 +287,7 @@ impl<'b> Packet<'b> {
             };
         }
         if value_bytes >= context.limits.body_bytes_streamed {
-            return Step::Body {
+            return Step::StoreHeader {
                 consumed: value_at,
                 request: self.keyed(store(Body::Bytes(&[])), context),
                 reply: self.reply(),
@@ -299,13 +299,13 @@ impl<'b> Packet<'b> {
     }
 }
 
-fn error_packet<'b>(form: ClassicForm, status: Status, context: &Context<'b>) -> &'b [u8] {
+fn error_packet<'b>(form: MemcachedBinaryForm, status: Status, context: &Context<'b>) -> &'b [u8] {
     packet_bytes(form, status, status.text().as_bytes(), context)
 }
 
 /// A response of a header and `body`, in the turn's scratch memory.
 fn packet_bytes<'b>(
-    form: ClassicForm,
+    form: MemcachedBinaryForm,
     status: Status,
     body: &[u8],
     context: &Context<'b>,

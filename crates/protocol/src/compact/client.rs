@@ -187,7 +187,7 @@ impl<'o> EntryWriter<'o> {
 
 /// One response, or the part of it before its value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Response<'a> {
+pub struct ResponseFrame<'a> {
     /// The command it answers.
     pub opcode: Opcode,
     /// The outcome.
@@ -206,7 +206,7 @@ pub struct Response<'a> {
     pub version: Option<u64>,
     /// The key; only statistics have one, their name.
     pub key: &'a [u8],
-    /// The value. Empty when the response came from [`Response::decode_head`].
+    /// The value. Empty when the response came from [`ResponseFrame::decode_head`].
     pub value: &'a [u8],
 }
 
@@ -220,7 +220,7 @@ pub enum ResponseError {
     Status(u8),
 }
 
-impl<'a> Response<'a> {
+impl<'a> ResponseFrame<'a> {
     /// Decodes one whole response from the front of `input` and returns its length; `None` until it
     /// has wholly arrived.
     #[inline]
@@ -233,7 +233,7 @@ impl<'a> Response<'a> {
         Ok(Some((response, value_at + value.len())))
     }
 
-    /// Like [`Response::decode`], but does not wait for the value: also returns its start and length,
+    /// Like [`ResponseFrame::decode`], but does not wait for the value: also returns its start and length,
     /// so that a long one can be received elsewhere.
     #[inline]
     pub fn decode_head(input: &'a [u8]) -> Result<Option<(Self, usize, u32)>, ResponseError> {

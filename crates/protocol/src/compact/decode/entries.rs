@@ -1,9 +1,9 @@
 //! The entries of MGET and MSET.
 
 use super::super::opcode::{ENTRY_HEAD_BYTES, REQUEST_FIELD_BYTES, request_flags};
-use super::super::{BinaryForm, Entry, Opcode};
+use super::super::{CompactForm, Entry, Opcode};
 use super::Head;
-use super::meaning::{Fields, reply, request};
+use super::operation::{Fields, reply, request};
 use crate::{Context, Step};
 use ringlane_types::request::{Consistency, Get, KEY_BYTES_MAX, Operation};
 
@@ -23,8 +23,8 @@ pub(super) struct Entries {
 impl Entries {
     /// How to answer the entry that starts here.
     #[inline]
-    pub fn form(&self, entry: Entry) -> BinaryForm {
-        BinaryForm {
+    pub fn form(&self, entry: Entry) -> CompactForm {
+        CompactForm {
             opcode: self.opcode,
             opaque: self.opaque,
             index: self.index,

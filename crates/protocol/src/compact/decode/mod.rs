@@ -5,18 +5,18 @@
 //! stores only the remaining length of the frame.
 
 use super::opcode::{HEADER_BYTES, REQUEST_FIELD_BYTES, request_flags, response_flags};
-use super::{BinaryForm, Entry, Kind, Opcode, Spec};
-use crate::{Answer, Context, NodeCommand, Step};
+use super::{CompactForm, Entry, Kind, Opcode, OpcodeSpec};
+use crate::{AdminCommand, Answer, Context, Step};
 use ringlane_types::request::{Body, Consistency, Get, KEY_BYTES_MAX, Operation};
 
 mod entries;
 mod error;
-mod meaning;
+mod operation;
 
 use entries::{Entries, inner_key, read_mget_entry, read_mset_entry};
 pub use error::FrameError;
 use error::error_frame;
-use meaning::{Fields, operation, reply, request, store};
+use operation::{Fields, operation, reply, request, store};
 
 /// Maximum bytes of a faulty frame that are dropped to keep the connection, unless they are the value
 /// of a store. A frame that claims more counts as lost synchronization.
@@ -24,7 +24,7 @@ const FAULTY_BYTES_MAX: u64 = 1 << 20;
 
 /// State of one connection's decoder.
 #[derive(Debug, Default)]
-pub struct BinaryDecoder {
+pub struct CompactDecoder {
     state: State,
 }
 
@@ -48,7 +48,7 @@ struct Head<'b> {
     fields: Fields,
 }
 
-impl BinaryDecoder {
+impl CompactDecoder {
     /// Takes the next step from `input`.
     #[inline]
     pub fn next<'b>(&mut self, input: &'b [u8], context: &Context<'b>) -> Step<'b> {
@@ -57,12 +57,12 @@ impl BinaryDecoder {
         {
             return step;
         }
-        self.next_of_any_kind(input, context)
+        self.next_slow(input, context)
     }
 
     /// Everything but a whole GET without fields.
     #[inline(never)]
-    fn next_of_any_kind<'b>(&mut self, input: &'b [u8], context: &Context<'b>) -> Step<'b> {
+    fn next_slow<'b>(&mut self, input: &'b [u8], context: &Context<'b>) -> Step<'b> {
         match &mut self.state {
             State::Frame => self.frame(input, context),
             State::Entries(entries) => {
@@ -82,7 +82,7 @@ impl BinaryDecoder {
         let key_bytes = u16::from_le_bytes([k0, k1]);
         let value_bytes = u32::from_le_bytes([v0, v1, v2, v3]);
         let opaque = u32::from_le_bytes([o0, o1, o2, o3]);
-        let spec = match judge(code, flags, key_bytes, value_bytes) {
+        let spec = match validate(code, flags, key_bytes, value_bytes) {
             Ok(spec) => spec,
             Err(error) => return self.refuse(error, header, context),
         };
@@ -94,7 +94,7 @@ impl BinaryDecoder {
         let Some(consistency) = Consistency::from_code(fields.consistency) else {
             return self.refuse(FrameError::Consistency, header, context);
         };
-        let form = BinaryForm {
+        let form = CompactForm {
             opcode: spec.opcode,
             opaque,
             index: 0,
@@ -135,7 +135,7 @@ impl BinaryDecoder {
                 if input.len() < consumed {
                     return Step::Incomplete;
                 }
-                node_step(form, consumed, key, &fields, context)
+                admin_step(form, consumed, key, &fields, context)
             }
         }
     }
@@ -204,7 +204,7 @@ impl BinaryDecoder {
         let length = u64::from(REQUEST_FIELD_BYTES[fields])
             + u64::from(u16::from_le_bytes([header[2], header[3]]))
             + u64::from(value_bytes);
-        let is_store = Spec::of_code(header[0])
+        let is_store = OpcodeSpec::of_code(header[0])
             .is_some_and(|spec| matches!(spec.kind, Kind::Store | Kind::StoreMany));
         let error = match error {
             FrameError::NoFrame => error,
@@ -238,7 +238,7 @@ fn plain_get<'b>(input: &'b [u8], context: &Context<'b>) -> Option<Step<'b>> {
         return None;
     }
     let key = input.get(HEADER_BYTES..HEADER_BYTES + key_bytes)?;
-    let form = BinaryForm {
+    let form = CompactForm {
         opcode: Opcode::Get,
         opaque: u32::from_le_bytes([o0, o1, o2, o3]),
         index: 0,
@@ -256,13 +256,13 @@ fn plain_get<'b>(input: &'b [u8], context: &Context<'b>) -> Option<Step<'b>> {
 
 /// Whether the opcode allows this header.
 #[inline]
-fn judge(
+fn validate(
     code: u8,
     flags: u8,
     key_bytes: u16,
     value_bytes: u32,
-) -> Result<&'static Spec, FrameError> {
-    let Some(spec) = Spec::of_code(code) else {
+) -> Result<&'static OpcodeSpec, FrameError> {
+    let Some(spec) = OpcodeSpec::of_code(code) else {
         let is_frame = code >= 0x82;
         return Err(if is_frame { FrameError::UnknownOpcode } else { FrameError::NoFrame });
     };
@@ -283,7 +283,7 @@ fn judge(
 
 /// A store whose key has arrived: refused, waiting for its value, streamed or whole.
 fn store_step<'b>(
-    form: BinaryForm,
+    form: CompactForm,
     head: Head<'b>,
     input: &'b [u8],
     context: &Context<'b>,
@@ -298,7 +298,7 @@ fn store_step<'b>(
         Some(value) => (Body::Bytes(value), 0),
         None if value_bytes >= limits.body_bytes_streamed => {
             let operation = store(form.opcode, &fields, Body::Bytes(&[]), context);
-            return Step::Body {
+            return Step::StoreHeader {
                 consumed: value_at,
                 request: request(key, operation, context),
                 reply: reply(form),
@@ -317,20 +317,20 @@ fn store_step<'b>(
     }
 }
 
-fn node_step<'b>(
-    form: BinaryForm,
+fn admin_step<'b>(
+    form: CompactForm,
     consumed: usize,
     key: &'b [u8],
     fields: &Fields,
     context: &Context<'b>,
 ) -> Step<'b> {
     let command = match form.opcode {
-        Opcode::Hello => NodeCommand::Hello,
+        Opcode::Hello => AdminCommand::Hello,
         Opcode::Flush => {
             let delay = std::time::Duration::from_millis(fields.ttl_millis.unwrap_or(0));
-            NodeCommand::FlushAll { at: context.now.after(delay) }
+            AdminCommand::FlushAll { at: context.now.after(delay) }
         }
-        Opcode::Stats => NodeCommand::Stats { argument: key },
+        Opcode::Stats => AdminCommand::Stats { argument: key },
         _ => {
             let mut frame = [0; HEADER_BYTES];
             frame[0] = form.opcode as u8;
@@ -339,5 +339,5 @@ fn node_step<'b>(
             return Step::Answer { consumed, answer, skip: 0 };
         }
     };
-    Step::Node { consumed, command, reply: reply(form) }
+    Step::Admin { consumed, command, reply: reply(form) }
 }

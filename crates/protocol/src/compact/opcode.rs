@@ -84,7 +84,7 @@ const fn field_bytes(sizes: [u8; 4]) -> [u8; 16] {
 
 /// The rules for frames of one opcode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Spec {
+pub struct OpcodeSpec {
     /// The opcode.
     pub opcode: Opcode,
     /// Its name in the specification.
@@ -138,7 +138,7 @@ macro_rules! opcodes {
         pub enum Opcode { $($(#[$doc])* $variant = $code,)* }
 
         /// All commands, by ascending code.
-        pub const OPCODES: &[Spec] = &[$(Spec {
+        pub const OPCODES: &[OpcodeSpec] = &[$(OpcodeSpec {
             opcode: Opcode::$variant,
             name: $name,
             key_bytes_min: $key.0,
@@ -224,19 +224,19 @@ const BY_CODE: [u8; 128] = {
 impl Opcode {
     /// The command with this code.
     pub fn from_code(code: u8) -> Option<Opcode> {
-        Spec::of_code(code).map(|spec| spec.opcode)
+        OpcodeSpec::of_code(code).map(|spec| spec.opcode)
     }
 
     /// The rules for its frame.
-    pub fn spec(self) -> &'static Spec {
+    pub fn spec(self) -> &'static OpcodeSpec {
         &OPCODES[BY_CODE[self as usize - 128] as usize]
     }
 }
 
-impl Spec {
+impl OpcodeSpec {
     /// The rules of the command with this code.
     #[inline]
-    pub(super) fn of_code(code: u8) -> Option<&'static Spec> {
+    pub(super) fn of_code(code: u8) -> Option<&'static OpcodeSpec> {
         let position = *BY_CODE.get((code as usize).wrapping_sub(128))?;
         OPCODES.get(position as usize)
     }

@@ -4,8 +4,8 @@
 //! costs a header and the value.
 
 use super::opcode::{HEADER_BYTES, Kind, request_flags, response_flags};
-use super::{BinaryForm, Entry, Opcode, Status, Topology};
-use crate::{NodeAnswer, Output, Reply};
+use super::{CompactForm, Entry, Opcode, Status, Topology};
+use crate::{AdminAnswer, Output, Reply};
 use ringlane_types::request::{Hit, ItemRef, KEY_BYTES_MAX, Response, Value};
 use ringlane_types::time::{Deadline, Instant};
 
@@ -27,7 +27,7 @@ struct Facts<'s> {
 /// Writes the answer to one request.
 #[inline]
 pub fn encode(
-    form: BinaryForm,
+    form: CompactForm,
     _reply: &Reply<'_>,
     response: &Response<'_>,
     now: Instant,
@@ -53,7 +53,7 @@ fn sends_value(opcode: Opcode) -> bool {
 
 /// Writes a hit without details: header, client flags, position and value.
 #[inline]
-fn write_hit(form: BinaryForm, hit: &Hit<'_>, out: &mut impl Output) {
+fn write_hit(form: CompactForm, hit: &Hit<'_>, out: &mut impl Output) {
     let value_bytes = hit.value.len();
     if hit.flags == 0 && form.entry == Entry::Only {
         out.bytes(&header(form, 0, Status::Ok, 0, value_bytes));
@@ -88,7 +88,7 @@ fn entry_flags(entry: Entry) -> u8 {
 
 /// Writes any answer.
 #[inline(never)]
-fn encode_any(form: BinaryForm, response: &Response<'_>, now: Instant, out: &mut impl Output) {
+fn encode_any(form: CompactForm, response: &Response<'_>, now: Instant, out: &mut impl Output) {
     let details = form.flags & request_flags::DETAILS != 0;
     let number;
     let sentence;
@@ -147,14 +147,14 @@ fn encode_any(form: BinaryForm, response: &Response<'_>, now: Instant, out: &mut
 }
 
 /// Writes the outcome of a command for the node.
-pub fn encode_node(form: BinaryForm, answer: NodeAnswer, out: &mut impl Output) {
+pub fn encode_admin(form: CompactForm, answer: AdminAnswer, out: &mut impl Output) {
     let (status, sentence) = match answer {
-        NodeAnswer::Done | NodeAnswer::StatsReset => (Status::Ok, ""),
-        NodeAnswer::FlushNotAllowed => (Status::NotAllowed, "flush is switched off"),
-        NodeAnswer::DetailNotAllowed | NodeAnswer::CacheDumpNotAllowed => {
+        AdminAnswer::Done | AdminAnswer::StatsReset => (Status::Ok, ""),
+        AdminAnswer::FlushNotAllowed => (Status::NotAllowed, "flush is switched off"),
+        AdminAnswer::DetailNotAllowed | AdminAnswer::CacheDumpNotAllowed => {
             (Status::NotAllowed, "listing keys is switched off")
         }
-        NodeAnswer::Unknown => (Status::Invalid, "no such statistics"),
+        AdminAnswer::Unknown => (Status::Invalid, "no such statistics"),
         // Only text commands have other outcomes.
         _ => (Status::Invalid, "not possible"),
     };
@@ -165,7 +165,7 @@ pub fn encode_node(form: BinaryForm, answer: NodeAnswer, out: &mut impl Output) 
 }
 
 /// Writes one statistic, its name as the key. After the last comes [`encode_stats_end`].
-pub fn encode_stat(form: BinaryForm, name: &[u8], value: &[u8], out: &mut impl Output) {
+pub fn encode_stat(form: CompactForm, name: &[u8], value: &[u8], out: &mut impl Output) {
     // Names are the server's own, but some end with text chosen by an operator.
     let key = &name[..name.len().min(KEY_BYTES_MAX)];
     let value = Some(Value::Whole(value));
@@ -173,12 +173,12 @@ pub fn encode_stat(form: BinaryForm, name: &[u8], value: &[u8], out: &mut impl O
 }
 
 /// Writes the answer that follows the last statistic.
-pub fn encode_stats_end(form: BinaryForm, out: &mut impl Output) {
+pub fn encode_stats_end(form: CompactForm, out: &mut impl Output) {
     write(form, Status::Ok, &Facts::default(), out);
 }
 
 /// Writes the answer to HELLO.
-pub fn encode_topology(form: BinaryForm, topology: &Topology<'_>, out: &mut impl Output) {
+pub fn encode_topology(form: CompactForm, topology: &Topology<'_>, out: &mut impl Output) {
     let list = topology.to_bytes();
     let value = Some(Value::Whole(&list));
     write(form, Status::Ok, &Facts { value, ..Facts::default() }, out);
@@ -186,7 +186,7 @@ pub fn encode_topology(form: BinaryForm, topology: &Topology<'_>, out: &mut impl
 
 /// Whether a quiet request suppresses this answer.
 #[inline]
-fn is_silent(form: BinaryForm, status: Status) -> bool {
+fn is_silent(form: CompactForm, status: Status) -> bool {
     if form.flags & request_flags::QUIET == 0 || form.entry == Entry::Last {
         return false;
     }
@@ -204,7 +204,7 @@ fn millis_left(deadline: Deadline, now: Instant) -> Option<u64> {
 /// The fixed part of a response.
 #[inline]
 fn header(
-    form: BinaryForm,
+    form: CompactForm,
     flags: u8,
     status: Status,
     key_bytes: usize,
@@ -216,7 +216,7 @@ fn header(
     [code, flags, status, key_bytes, v0, v1, v2, v3, o0, o1, o2, o3]
 }
 
-fn write(form: BinaryForm, status: Status, facts: &Facts<'_>, out: &mut impl Output) {
+fn write(form: CompactForm, status: Status, facts: &Facts<'_>, out: &mut impl Output) {
     let mut head = [0; HEAD_BYTES_MAX];
     let mut flags = if facts.more { response_flags::MORE } else { 0 };
     let mut at = HEADER_BYTES;

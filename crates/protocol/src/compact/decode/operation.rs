@@ -1,7 +1,7 @@
 //! Maps opcode, fields and value of a command to an operation.
 
 use super::super::opcode::request_flags;
-use super::super::{BinaryForm, Opcode};
+use super::super::{CompactForm, Opcode};
 use super::FrameError;
 use crate::{Context, Reply, ReplyForm};
 use ringlane_types::hash::KeyHash;
@@ -128,8 +128,8 @@ fn number(value: &[u8]) -> u64 {
 
 /// No answer repeats the key, so it is not stored for one.
 #[inline]
-pub(super) fn reply<'b>(form: BinaryForm) -> Reply<'b> {
-    Reply { form: ReplyForm::Binary(form), key: &[], tail: &[] }
+pub(super) fn reply<'b>(form: CompactForm) -> Reply<'b> {
+    Reply { form: ReplyForm::Compact(form), key: &[], tail: &[] }
 }
 
 #[inline]

@@ -4,11 +4,11 @@ use bumpalo::Bump;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::client::{EntryWriter, Frame, Response as Received};
+use super::client::{EntryWriter, Frame, ResponseFrame as Received};
 use super::opcode::{HEADER_BYTES, request_flags};
 use super::*;
 use crate::pieces::{NOW, asked};
-use crate::{Answer, Context, Decoder, Limits, NodeCommand, ReplyForm, Step, encode as answer};
+use crate::{AdminCommand, Answer, Context, Decoder, Limits, ReplyForm, Step, encode as answer};
 use ringlane_types::hash::HashSecret;
 use ringlane_types::request::{
     Arithmetic, Body, Get, Hit, Marks, Number, Operation, Purpose, Request, Response, Store,
@@ -21,7 +21,7 @@ fn limits() -> Limits {
 }
 
 fn steps(input: &[u8], piece: usize) -> Vec<String> {
-    asked(Decoder::Binary(BinaryDecoder::default()), &limits(), input, piece)
+    asked(Decoder::Compact(CompactDecoder::default()), &limits(), input, piece)
 }
 
 fn encoded(frame: &Frame<'_>) -> Vec<u8> {
@@ -53,9 +53,9 @@ fn operation_of(frame: &Frame<'_>) -> String {
     with_request(&encoded(frame), |request, _| format!("{:?}", request.operation))
 }
 
-fn form_of(frame: &Frame<'_>) -> BinaryForm {
+fn form_of(frame: &Frame<'_>) -> CompactForm {
     with_request(&encoded(frame), |_, form| match form {
-        ReplyForm::Binary(form) => form,
+        ReplyForm::Compact(form) => form,
         other => panic!("{other:?}"),
     })
 }
@@ -69,7 +69,7 @@ fn refusal(bytes: &[u8]) -> (Status, i64) {
         hash_secret: &HashSecret::of_seed(1),
         scratch: &scratch,
     };
-    let mut decoder = Decoder::Binary(BinaryDecoder::default());
+    let mut decoder = Decoder::Compact(CompactDecoder::default());
     match decoder.next(bytes, &context) {
         Step::Answer { consumed, answer: Answer::Bytes(answer), skip } => {
             let left = bytes.len() as i64 - consumed as i64 - skip as i64;
@@ -79,9 +79,9 @@ fn refusal(bytes: &[u8]) -> (Status, i64) {
     }
 }
 
-fn sent(form: BinaryForm, response: &Response<'_>) -> Vec<u8> {
+fn sent(form: CompactForm, response: &Response<'_>) -> Vec<u8> {
     let mut out = Vec::new();
-    let reply = crate::Reply { form: ReplyForm::Binary(form), key: &[], tail: &[] };
+    let reply = crate::Reply { form: ReplyForm::Compact(form), key: &[], tail: &[] };
     answer(&reply, response, NOW, &mut out);
     out
 }
@@ -295,7 +295,7 @@ fn a_large_value_that_has_not_arrived_is_streamed_and_one_that_has_is_not() {
     let mut decoder = Decoder::default();
     assert!(matches!(decoder.next(&frame[..14], &context), Step::Incomplete));
     match decoder.next(&frame[..20], &context) {
-        Step::Body { consumed: 15, value_bytes: 600, trailer_bytes: 0, .. } => {}
+        Step::StoreHeader { consumed: 15, value_bytes: 600, trailer_bytes: 0, .. } => {}
         other => panic!("{other:?}"),
     }
     match Decoder::default().next(&frame, &context) {
@@ -392,7 +392,7 @@ fn noop_is_answered_in_order_and_hello_flush_and_stats_go_to_the_node() {
             Step::Answer { consumed, answer, skip: 0 } if consumed == bytes.len() => {
                 format!("{answer:?}")
             }
-            Step::Node { consumed, command, .. } if consumed == bytes.len() => {
+            Step::Admin { consumed, command, .. } if consumed == bytes.len() => {
                 format!("{command:?}")
             }
             other => panic!("{other:?}"),
@@ -403,9 +403,9 @@ fn noop_is_answered_in_order_and_hello_flush_and_stats_go_to_the_node() {
     assert_eq!(next(Frame::new(Opcode::Hello, 5)), "Hello");
     let at = Instant::from_millis(NOW.as_millis() + 2000);
     let later = Frame { ttl_millis: Some(2000), ..Frame::new(Opcode::Flush, 5) };
-    assert_eq!(next(later), format!("{:?}", NodeCommand::FlushAll { at }));
+    assert_eq!(next(later), format!("{:?}", AdminCommand::FlushAll { at }));
     let settings = Frame { key: b"settings", ..Frame::new(Opcode::Stats, 5) };
-    assert_eq!(next(settings), format!("{:?}", NodeCommand::Stats { argument: b"settings" }));
+    assert_eq!(next(settings), format!("{:?}", AdminCommand::Stats { argument: b"settings" }));
 }
 
 #[test]
@@ -472,7 +472,7 @@ fn arithmetic_answers_eight_bytes() {
 
 #[test]
 fn statistics_end_with_an_answer_that_has_no_more() {
-    let form = BinaryForm {
+    let form = CompactForm {
         opcode: Opcode::Stats,
         opaque: 6,
         index: 0,

@@ -24,18 +24,18 @@ pub mod topology;
 #[cfg(test)]
 mod tests;
 
-pub use decode::{BinaryDecoder, FrameError};
-pub use encode::{encode, encode_node, encode_stat, encode_stats_end, encode_topology};
+pub use decode::{CompactDecoder, FrameError};
+pub use encode::{encode, encode_admin, encode_stat, encode_stats_end, encode_topology};
 use ringlane_types::request::Consistency;
 
-pub use opcode::{Kind, OPCODES, Opcode, STATUSES, Spec, Status};
+pub use opcode::{Kind, OPCODES, Opcode, OpcodeSpec, STATUSES, Status};
 pub use topology::{NodeState, RingFacts, Topology, TopologyNode};
 
 use opcode::request_flags;
 
 /// Fixed part of a reply: the parts of the request that its answer must repeat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BinaryForm {
+pub struct CompactForm {
     /// The command.
     pub opcode: Opcode,
     /// The client's correlation number, returned unchanged.
@@ -60,7 +60,7 @@ enum Entry {
     Last,
 }
 
-impl BinaryForm {
+impl CompactForm {
     /// Whether the client accepts this answer before those of its earlier requests.
     #[inline]
     pub fn may_overtake(self) -> bool {

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::pieces::{NOW, asked};
 use crate::{
-    Answer, Context, Decoder, Limits, NodeAnswer, Reply, ReplyForm, Step, encode as answer,
+    AdminAnswer, Answer, Context, Decoder, Limits, Reply, ReplyForm, Step, encode as answer,
 };
 use ringlane_types::hash::HashSecret;
 use ringlane_types::request::{
@@ -333,7 +333,7 @@ fn flush_stat_and_verbosity_go_to_the_node() {
     let command = |opcode, extras: &[u8], key: &[u8]| {
         let bytes = Sent { opcode, extras, key, ..Sent::default() }.bytes();
         with_step(&bytes, |_, step| match step {
-            Step::Node { consumed, command, .. } => {
+            Step::Admin { consumed, command, .. } => {
                 assert_eq!(consumed, bytes.len());
                 format!("{command:?}")
             }
@@ -356,24 +356,28 @@ fn flush_stat_and_verbosity_go_to_the_node() {
 fn node_commands_end_in_success_silence_or_memcacheds_errors() {
     let ended = |opcode, answer| {
         let mut out = Vec::new();
-        encode_node(ClassicForm { opcode, opaque: [0xde, 0xad, 0xbe, 0xef] }, answer, &mut out);
+        encode_admin(
+            MemcachedBinaryForm { opcode, opaque: [0xde, 0xad, 0xbe, 0xef] },
+            answer,
+            &mut out,
+        );
         out
     };
     let done = packet(opcode::FLUSH, 0, b"", b"", b"", 0);
-    assert_eq!(ended(opcode::FLUSH, NodeAnswer::Done), done);
-    assert!(ended(opcode::FLUSHQ, NodeAnswer::Done).is_empty());
+    assert_eq!(ended(opcode::FLUSH, AdminAnswer::Done), done);
+    assert!(ended(opcode::FLUSHQ, AdminAnswer::Done).is_empty());
     let refused = packet(opcode::FLUSHQ, 0x20, b"", b"", b"Auth failure.", 0);
-    assert_eq!(ended(opcode::FLUSHQ, NodeAnswer::FlushNotAllowed), refused);
+    assert_eq!(ended(opcode::FLUSHQ, AdminAnswer::FlushNotAllowed), refused);
     let unknown = packet(opcode::STAT, 1, b"", b"", b"Not found", 0);
-    assert_eq!(ended(opcode::STAT, NodeAnswer::Unknown), unknown);
+    assert_eq!(ended(opcode::STAT, AdminAnswer::Unknown), unknown);
     let reset = packet(opcode::STAT, 0, b"", b"", b"", 0);
-    assert_eq!(ended(opcode::STAT, NodeAnswer::StatsReset), reset);
+    assert_eq!(ended(opcode::STAT, AdminAnswer::StatsReset), reset);
 }
 
 #[test]
 fn statistics_are_packets_of_name_and_value_and_end_with_an_empty_one() {
     let reply = Reply {
-        form: ReplyForm::Classic(ClassicForm {
+        form: ReplyForm::MemcachedBinary(MemcachedBinaryForm {
             opcode: opcode::STAT,
             opaque: [0xde, 0xad, 0xbe, 0xef],
         }),
@@ -459,7 +463,7 @@ fn large_values_are_streamed_and_too_large_ones_refused_unread() {
     };
     let streamed = packet(&[b'x'; 600]);
     with_step(&streamed[..100], |_, step| match step {
-        Step::Body { consumed: 33, value_bytes: 600, trailer_bytes: 0, .. } => {}
+        Step::StoreHeader { consumed: 33, value_bytes: 600, trailer_bytes: 0, .. } => {}
         other => panic!("{other:?}"),
     });
     with_step(&streamed, |_, step| match step {
@@ -476,7 +480,7 @@ fn large_values_are_streamed_and_too_large_ones_refused_unread() {
 }
 
 fn steps(input: &[u8], piece: usize) -> Vec<String> {
-    asked(Decoder::Classic(ClassicDecoder::default()), &limits(), input, piece)
+    asked(Decoder::MemcachedBinary(MemcachedBinaryDecoder::default()), &limits(), input, piece)
 }
 
 /// Packets of every kind, some broken.
