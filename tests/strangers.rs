@@ -1,5 +1,5 @@
-//! What somebody who belongs to no cluster can do to nodes that he reaches: nothing that lasts, and
-//! nothing that costs them much. Real nodes, attacked over real sockets.
+//! What a stranger to the cluster can do to nodes that it reaches: nothing that lasts, and nothing
+//! that costs them much. Real nodes, attacked over real sockets.
 
 #[path = "strangers/forgers.rs"]
 mod forgers;

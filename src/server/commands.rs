@@ -74,7 +74,7 @@ enum CommandPlan {
     Answer(AdminAnswer),
     /// The topology, for HELLO.
     Topology,
-    /// Every core's reply to each of these pending_commands.
+    /// Every core's reply to each of these queries.
     Ask(Gather, &'static [fn() -> CoreQuery]),
     /// Every core's reply to this command.
     AskOne(Gather, CoreQuery),

@@ -79,7 +79,7 @@ impl Activity {
     }
 }
 
-/// Recent share of arrivals hit_rate enough that polling would have caught them. Refused: the average
+/// Recent share of arrivals soon enough that polling would have caught them. Refused: the average
 /// time between arrivals, in which one long pause outweighs many short ones, and a sleeping core sees
 /// longer ones: it never resumed polling on a machine where other work caused pauses.
 #[derive(Default)]

@@ -1,10 +1,10 @@
-//! The next piece of a shard's memory, made ready before the shard needs it.
+//! Prefaults the next piece of a shard's memory before the shard needs it.
 //!
-//! The first touch of memory is when the kernel finds and zeroes it. For a huge page that took 5 ms
-//! on a virtual machine whose host had to find it first (0.1 ms where it has not), and the core that
-//! touches it serves nobody meanwhile: one request in a hundred waited while a node filled up. So a
-//! thread that is bound to no CPU touches memory a little ahead of each shard that grows. What it has
-//! touched for nothing goes back when the shard has stopped growing.
+//! The kernel allocates and zeroes memory at its first touch. For a huge page that took 5 ms on a
+//! virtual machine whose host had to provide it first (0.1 ms otherwise), and the core that touches it
+//! serves no request meanwhile: one request in a hundred waited while a node filled up. So an unpinned
+//! thread touches memory slightly ahead of each growing shard. Memory touched needlessly is returned
+//! once the shard has stopped growing.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -18,27 +18,27 @@ use std::time::Duration;
 use super::net_ring::loans;
 use crate::time::Instant;
 
-/// Size of a huge page, in which memory is made ready: on x86-64, and on aarch64 with small pages.
+/// Size of a huge page, the unit of prefaulting: on x86-64, and on aarch64 with small pages.
 const HUGE_PAGE_BYTES: usize = 2 << 20;
-/// At least so much is ready beyond what the shard has used.
+/// Minimum of memory kept ready beyond what the shard has used.
 const READY_BYTES: usize = 1 << 20;
-/// What the kernel's calls are in units of.
+/// The unit of the kernel's calls.
 const PAGE_BYTES: usize = 4096;
-/// A shard that has not grown for so long is not expected to.
+/// A shard that has not grown for this long is assumed to have stopped growing.
 const GROWTH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Where ranges of addresses are sent to be touched.
+/// Sends address ranges to the prefault thread.
 pub type PrefaultSender = Sender<PrefaultRequest>;
 
-/// A range of addresses to be touched.
+/// A range of addresses to prefault.
 #[derive(Debug)]
 pub struct PrefaultRequest {
     range: Range<usize>,
-    /// Up to where it has been done, for whoever asked.
+    /// The end of the part done so far, for the requester.
     done: Arc<AtomicUsize>,
 }
 
-/// Starts the thread that touches memory. It ends when the last of its senders is gone.
+/// Starts the prefault thread. It ends when its last sender is dropped.
 pub fn start() -> io::Result<(PrefaultSender, JoinHandle<()>)> {
     let (sender, requests) = mpsc::channel::<PrefaultRequest>();
     let thread = thread::Builder::new().name("populate".into()).spawn(move || {
@@ -47,7 +47,7 @@ pub fn start() -> io::Result<(PrefaultSender, JoinHandle<()>)> {
             for start in range.clone().step_by(HUGE_PAGE_BYTES) {
                 let end = (start + HUGE_PAGE_BYTES).min(range.end);
                 populate(&(start..end));
-                // Nothing else is read for it: the memory is the kernel's business.
+                // Relaxed: no other data depends on it, since the kernel manages the memory.
                 done.store(end, Ordering::Relaxed);
             }
         }
@@ -55,22 +55,22 @@ pub fn start() -> io::Result<(PrefaultSender, JoinHandle<()>)> {
     Ok((sender, thread))
 }
 
-/// The memory of one shard, in addresses.
+/// Prefaults the memory of one shard.
 pub struct Prefaulter {
     prefault_sender: PrefaultSender,
     start: usize,
     end: usize,
-    /// How much the shard has used, and when that was last more than before.
+    /// Bytes the shard has used, and when that last increased.
     used: usize,
     grown_at: Instant,
-    /// Up to where memory is ready or asked for.
+    /// The end of the memory that is ready or requested.
     ready: usize,
-    /// Up to where it is ready.
+    /// The end of the memory that is ready.
     done: Arc<AtomicUsize>,
 }
 
 impl Prefaulter {
-    /// All of `memory` is to come; the shard takes it from its beginning.
+    /// Prepares for `memory`, none of it used yet; the shard uses it from its beginning.
     pub fn new(memory: &mut [u8], prefault_sender: PrefaultSender) -> Self {
         let start = memory.as_ptr().addr();
         let ready = start.next_multiple_of(PAGE_BYTES);
@@ -79,30 +79,29 @@ impl Prefaulter {
         Self { prefault_sender, start, end, used: 0, grown_at: Instant::default(), ready, done }
     }
 
-    /// Takes all of the memory now, and keeps it from being swapped out. Takes as long as to zero
-    /// it.
+    /// Allocates all of the memory now and locks it into RAM. Takes as long as zeroing it.
     ///
     /// # Errors
-    /// When so much must not be locked, or is not there.
+    /// If that much cannot be locked or is not available.
     pub fn lock_all(&mut self) -> io::Result<()> {
         let start = std::ptr::without_provenance(self.start);
-        // SAFETY: to lock memory changes neither contents nor access.
+        // SAFETY: locking memory changes neither contents nor access.
         if unsafe { libc::mlock(start, self.end - self.start) } != 0 {
             return Err(io::Error::last_os_error());
         }
-        // As if the shard had used it: there is nothing to make ready, and nothing to give back.
+        // As if the shard had used it: there is nothing to prefault and nothing to return.
         (self.ready, self.used) = (self.end, self.end - self.start);
         self.done.store(self.end, Ordering::Relaxed);
         Ok(())
     }
 
-    /// Bytes of the memory, from its beginning, that are there already.
+    /// Bytes from the beginning of the memory that are ready.
     #[inline]
     pub fn ready_bytes(&self) -> usize {
         self.done.load(Ordering::Relaxed).min(self.ready).saturating_sub(self.start)
     }
 
-    /// Notes that the shard has used this many bytes. To be called often.
+    /// Records that the shard has used this many bytes. Call it often.
     #[inline]
     pub fn note_used(&mut self, bytes: usize, now: Instant) {
         if bytes > self.used {
@@ -110,7 +109,7 @@ impl Prefaulter {
         }
     }
 
-    /// Notes that the shard waits for its next piece to be ready.
+    /// Records that the shard waits for its next piece to be ready.
     #[cold]
     pub fn note_waiting(&mut self, now: Instant) {
         self.grow(self.used, now);
@@ -131,14 +130,14 @@ impl Prefaulter {
         }
     }
 
-    /// Gives back what is ready for a shard that has stopped growing. To be called now and then,
-    /// with the memory that the shard has not used.
+    /// Returns prefaulted memory of a shard that has stopped growing. Call it periodically with the
+    /// memory that the shard has not used.
     ///
-    /// What was noted earlier of how much it has used does not decide here: a store of the same
-    /// turn may have used more. The borrow does, which the shard cannot outgrow while it lasts.
+    /// The recorded usage does not count here, since a store of the same turn may have used more; the
+    /// borrow does, which the shard cannot outgrow while it lasts.
     ///
     /// # Panics
-    /// When `untouched` is not the end of the memory that this was made for.
+    /// If `untouched` is not the end of this prefaulter's memory.
     pub fn trim(&mut self, untouched: &mut [u8], now: Instant) {
         let Range { start, end } = untouched.as_ptr_range();
         let (start, end) = (start.addr(), end.addr());
@@ -157,43 +156,43 @@ impl Prefaulter {
     }
 }
 
-/// Takes no CPU away from whoever has it. What is woken by a core is often put on that core's CPU, and
-/// must not push it aside.
+/// Yields to any thread that is already running: a thread woken by a core is often scheduled on that
+/// core's CPU, and must not preempt it.
 ///
-/// It must get its share, though: it works under a lock of the whole process's memory. In the class
-/// below all others (SCHED_IDLE) it waited for seconds on a machine without an idle CPU, and so did
-/// each core that wanted memory.
+/// It must get its share, though: it works under a lock of the whole process's memory. In the lowest
+/// class (SCHED_IDLE) it waited for seconds on a machine without an idle CPU, and so did each core
+/// that needed memory.
 fn use_batch_scheduling() {
-    // SAFETY: all-zero bytes are a valid parameter, which the call only reads. Whatever it answers,
-    // the thread goes on.
+    // SAFETY: all-zero bytes are a valid parameter, which the call only reads. Its result does not
+    // matter to the thread.
     unsafe {
         let parameter: libc::sched_param = std::mem::zeroed();
         libc::sched_setscheduler(0, libc::SCHED_BATCH, &parameter);
     }
 }
 
-/// Touches the whole pages of a range of this process's memory, which may be gone by now or belong
-/// to something else.
+/// Touches the whole pages of a range of this process's memory, which may be unmapped or reused by
+/// now.
 fn populate(range: &Range<usize>) {
     let end = range.end / PAGE_BYTES * PAGE_BYTES;
     let Some(bytes) = end.checked_sub(range.start) else { return };
     let start = std::ptr::without_provenance_mut(range.start);
-    // SAFETY: to populate changes no contents, whatever is mapped there by now. A kernel that
-    // refuses says so, which changes nothing.
+    // SAFETY: populating changes no contents, whatever is mapped there by now. An error of the kernel
+    // changes nothing.
     unsafe { libc::madvise(start, bytes, libc::MADV_POPULATE_WRITE) };
 }
 
-/// Gives the whole pages of `memory`, which is of the heap, back to the kernel: they read as zeroes
-/// from now on, and are there again when they are touched.
+/// Returns the whole pages of `memory`, which is on the heap, to the kernel: they read as zeroes from
+/// now on, and are allocated again when touched.
 fn discard(memory: &mut [u8]) {
     let skip = memory.as_ptr().align_offset(PAGE_BYTES).min(memory.len());
     let pages = &mut memory[skip..];
     let bytes = pages.len() / PAGE_BYTES * PAGE_BYTES;
-    // SAFETY: the range is borrowed for writing, so nobody else reads, writes or has it while it
-    // becomes zeroes, as which any bytes may be; the compiler sees to it. The kernel does not use it
-    // either: receives and sends go to and from items, and no item is in what a shard has never
-    // taken into use, which is what its owner lends for this (`Shard::untouched_mut`). Memory of the
-    // heap is private and of no file, so that zeroes are what comes back.
+    // SAFETY: the range is mutably borrowed, so the compiler guarantees that no one else accesses it
+    // while it becomes zeroes, a valid value of any byte. The kernel does not use it either: receives
+    // and sends go to and from items, and there is no item in memory that a shard has never used,
+    // which is what its owner lends for this (`Shard::untouched_mut`). Heap memory is private and not
+    // backed by a file, so it reads as zeroes afterwards.
     unsafe { libc::madvise(pages.as_mut_ptr().cast(), bytes, libc::MADV_DONTNEED) };
 }
 

@@ -23,7 +23,7 @@ const REFUSED: u8 = 3;
 /// Bytes of a datagram before its body.
 const DATAGRAM_HEAD_BYTES: usize = 61;
 
-/// Somebody at an address of his own.
+/// A stranger at its own address.
 struct Stranger {
     socket: UdpSocket,
     to: SocketAddr,

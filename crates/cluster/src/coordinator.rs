@@ -526,8 +526,8 @@ impl Coordinator {
         }
     }
 
-    /// Everybody who is alive has what became his own up to the roster of `epoch`: what is not this
-    /// node's own any more may be forgotten.
+    /// Every live member holds all data assigned to it up to the roster of `epoch`: data no longer
+    /// assigned to this node may be dropped.
     fn digested(&mut self, epoch: u64) {
         if self.view().is_some_and(|view| view.epoch() == epoch) {
             self.filling.sweep_from_the_beginning();

@@ -1,10 +1,9 @@
 //! Frames between nodes: authenticated, and never accepted twice.
 //!
-//! A frame carries what one core has for a peer in a turn, usually many messages. With a cluster
-//! key each frame ends in a tag over everything before it, and its sequence number is accepted
-//! once: what an eavesdropper recorded is refused when he sends it again, in the same session by
-//! the number, in another one by the tag, since every session has keys of its own (see
-//! `handshake`). Nothing is encrypted.
+//! A frame carries one core's messages of a turn for a peer, usually many. With a cluster key each
+//! frame ends in a tag over everything before it, and its sequence number is accepted once: a frame
+//! recorded and replayed by an eavesdropper is refused, in the same session by the number, in another
+//! one by the tag, since every session has its own keys (see `handshake`). Nothing is encrypted.
 //!
 //! ```text
 //! | body length u32 | sequence u64 | body | tag, 16 bytes, only with a key |     little-endian

@@ -632,7 +632,7 @@ impl Governor {
     }
 
     fn agree(&mut self, event: ConsensusEvent, now: Instant, effects: &mut Vec<GovernorEffect>) {
-        // Somebody may wait for what one who is gone held; only the next roster says that he is.
+        // A member may wait for data of a dead one; only the next roster removes the latter.
         let hold = self.consensus.roster().is_some()
             && self.gone.is_empty()
             && !self.is_rebalanced()

@@ -20,11 +20,11 @@ pub enum GovernorNotice {
         /// Whether it lives.
         alive: bool,
     },
-    /// Everybody who is alive has what became his own up to the roster of this epoch: what belongs
-    /// to others may be forgotten.
+    /// Every live member holds all data assigned to it up to the roster of this epoch: data of other
+    /// nodes may be dropped.
     Rebalanced(u64),
-    /// Everything of a version up to this one is gone.
+    /// Everything up to this version is flushed.
     Flushed(Version),
-    /// This node begins a new life, without data or membership: another history of the cluster stays.
+    /// This node begins a new boot, without data or membership: another history of the cluster wins.
     RestartedEmpty(Boot),
 }

@@ -1,34 +1,34 @@
 //! Who is alive: SWIM gossip, driven by events and a given time.
 //!
-//! The crate foca speaks SWIM. Around it this module keeps the timers, wraps every datagram so
-//! that only nodes of the same cluster are heard, finds the first members through the addresses of
-//! `--join`, and finds them again after a partition in which everybody gave up on everybody.
+//! The crate foca implements SWIM. This module adds the timers, wraps every datagram so that only
+//! nodes of the same cluster are heard, finds the first members through the addresses of `--join`,
+//! and finds them again after a partition in which all nodes declared each other dead.
 //!
 //! ```text
 //! | magic u32 | kind u8 | cluster u64 | parameters u64 | sender u64 | boot u64 | sequence u64 |
 //! | cookie shown u64 | cookie wanted u64 | body | tag, 16 bytes, only with a key |  little-endian
 //!
-//! kind      body                          what makes it believable     what it may do
-//! gossip    foca's, from the sender's     the cookie that we told      everything in SWIM, see
+//! kind      body                          what makes it trustworthy    what it may do
+//! gossip    foca's, from the sender's     the cookie that we gave      everything in SWIM, see
 //!           identity on                   that identity's address      `update_filter`
 //! probe     nonce, identity, padding      nothing                      an answer no longer than it
 //! join ack  nonce, identity, perhaps a    the nonce of a probe of      its identity has answered;
-//!           later life of the asker       ours at that address         a later life ends this one
+//!           later boot of the prober      ours at that address         a later boot ends this one
 //! refused   nonce, reason; if the id is   the nonce; the id in use     a line in the log; see
 //!           in use address and boot       with a key also the tag      `on_id_in_use`
-//! cookie    the sender's address          the cookie that we told      what we send there shows the
+//! cookie    the sender's address          the cookie that we gave      what we send there shows the
 //!                                         that address                 new one
 //! ```
 //!
-//! With a key all but a refusal must carry its tag, too. A cluster without one cannot know who
-//! somebody is, but it can know that he is where he says: see `contacts`.
+//! With a key all but a refusal must also carry its tag. A cluster without one cannot authenticate a
+//! sender, but it can verify its address: see `contacts`.
 //!
-//! With a cluster key a datagram must carry its tag and a sequence number that this sender did not
-//! use before; the number holds the time, so that a recording is no use after our own restart
-//! either. Who is refused is told why, and so are we: the reasons end in both logs.
+//! With a cluster key a datagram must carry its tag and a sequence number that this sender has not
+//! used before; the number contains the time, so that a recording is useless even after our own
+//! restart. A refusal states its reason, which both sides log.
 //!
-//! What is decided here is liveness only. Which nodes hold data is decided by the roster: a node
-//! that is silent for a while stays in the roster, else every hiccup would move its keys.
+//! This module decides only liveness. The roster decides which nodes hold data: a node that is
+//! unresponsive for a while stays on the roster, else every brief outage would move its keys.
 
 use core::net::SocketAddr;
 use std::cmp::Reverse;
@@ -59,19 +59,19 @@ pub use envelope::{GossipRefusal, Terms};
 use suspicion::Suspicions;
 use update_filter::Gossip;
 
-/// Most members, dead ones included, that are remembered for finding the cluster again.
+/// Maximum members, including dead ones, remembered for finding the cluster again.
 const KNOWN_MAX: usize = 2048;
-/// Longest body of a join ack. Join probes are padded to it, so that nobody is sent more than was asked
-/// with in his name.
+/// Longest body of a join ack. Join probes are padded to it, so that a forged sender address cannot
+/// attract more bytes than were sent in its name.
 const JOIN_ACK_BYTES_MAX: usize = 8 + 2 * IDENTITY_BYTES_MAX;
-/// A node without members that only hears that its place is taken gives up after this.
+/// A node without members that only hears that its id is in use gives up after this.
 const ID_IN_USE_TIMEOUT: Duration = Duration::from_secs(30);
-/// How often a node without any living member looks for one.
+/// Interval at which a node without live members looks for one.
 const JOIN_PERIOD_ALONE: Duration = Duration::from_secs(1);
-/// How often a node with members looks for those of `--join` that are not among them.
+/// Interval at which a node with members looks for those of `--join` that are not among them.
 const JOIN_PERIOD: Duration = Duration::from_secs(15);
 
-/// How the cluster's nodes watch each other.
+/// Settings of failure detection.
 #[derive(Clone, Debug)]
 pub struct MembershipSettings {
     /// What all members must have in common.
@@ -419,7 +419,7 @@ impl Membership {
         }
     }
 
-    /// Says that and why somebody is not let in, in no more bytes than he asked with.
+    /// Refuses a sender with a reason, in no more bytes than it sent.
     #[allow(clippy::too_many_arguments)]
     fn refuse(
         &mut self,
@@ -541,8 +541,8 @@ impl Membership {
         }
         self.contacts.proved(&source, head.cookie, now);
         if self.was_cut_off_from(source.key, source.boot) {
-            // Telling him that he is dead would make him renew himself and others lose sight of
-            // him; whether he hears us is asked first.
+            // Declaring it dead to itself would make it renew its identity and others lose track of
+            // it; check first whether it hears us.
             self.send_join_probe(source.gossip, false, true, now, effects);
             return Ok(());
         }
@@ -714,8 +714,8 @@ impl Membership {
         self.join_at = Some(now.after(if alone { JOIN_PERIOD_ALONE } else { JOIN_PERIOD }));
     }
 
-    /// Asks whoever is there to say who he is. `unverified`: only others have named the address, so it
-    /// is not asked too often.
+    /// Asks the node at an address to identify itself. `unverified`: the address is known only from
+    /// others, so it is probed less often.
     fn send_join_probe(
         &mut self,
         to: SocketAddr,

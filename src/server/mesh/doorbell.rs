@@ -1,11 +1,11 @@
-//! How a core that sleeps is woken.
+//! Wakes a sleeping core.
 
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering, fence};
 
-/// How a core is woken.
+/// Wakes one core.
 pub struct Doorbell {
     sleeping: AtomicBool,
     /// The owner's net ring, or -1 while it has none.
@@ -23,24 +23,24 @@ impl Doorbell {
         }
     }
 
-    /// Tells others the owner's net ring; -1 before it closes.
+    /// Publishes the owner's net ring; -1 before it closes.
     pub fn set_ring(&self, ring: RawFd) {
         self.ring.store(ring, Ordering::Release);
     }
 
-    /// Says that the owner is about to sleep. It must look for work once more afterwards.
+    /// Marks the owner as about to sleep. It must check for work once more afterwards.
     pub fn lie_down(&self) {
         self.sleeping.store(true, Ordering::SeqCst);
         fence(Ordering::SeqCst);
     }
 
-    /// Says that the owner is awake.
+    /// Marks the owner as awake.
     pub fn get_up(&self) {
         self.sleeping.store(false, Ordering::Relaxed);
     }
 
-    /// The net ring that has to be sent a message if the owner sleeps and nobody else is waking it.
-    /// What was published before is seen by the owner once it wakes.
+    /// The net ring to send a message to, if the owner sleeps and no one else is waking it. The owner
+    /// sees everything published before once it wakes up.
     pub fn to_wake(&self) -> Option<RawFd> {
         fence(Ordering::SeqCst);
         let asleep =
@@ -48,9 +48,9 @@ impl Doorbell {
         asleep.then(|| self.ring.load(Ordering::Acquire)).filter(|&ring| ring >= 0)
     }
 
-    /// Wakes the owner whether or not it says it sleeps.
+    /// Wakes the owner whether or not it is marked as asleep.
     pub fn ring(&self) {
-        // Fails only when the counter is full, and then the owner is being woken anyway.
+        // Fails only if the counter is full, and then the owner is being woken anyway.
         let _ = (&self.bell).write(&1u64.to_ne_bytes());
     }
 

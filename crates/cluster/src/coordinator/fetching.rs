@@ -127,7 +127,7 @@ impl Coordinator {
         self.coordinate(id, operation, &members, turn)
     }
 
-    /// What is known here of a key, for whoever asks; `known` is what he knows.
+    /// Replies with this node's record of a key; `known` is the version known to the requester.
     pub(super) fn reply_read<S: Store, O: Outside>(
         &mut self,
         to: Peer,

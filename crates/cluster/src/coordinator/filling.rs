@@ -103,12 +103,12 @@ impl Coordinator {
         (share, self.counters.filled_records, self.counters.filled_bytes)
     }
 
-    /// Holders that will never answer are not waited for: another boot has their seat, or they
-    /// have none any more and are dead.
+    /// Stops waiting for holders that will never answer: another boot replaces them on the roster, or
+    /// they have left the roster and are dead.
     ///
-    /// Where quorums promise that nothing is lost, somebody who is dead without a seat is waited
-    /// for until he would be forgotten: he may have been cut off, and have given up his seat in the
-    /// moment of his return, with the only copy of what he acknowledged meanwhile.
+    /// If the quorums guarantee that nothing is lost, a dead node that has left the roster is waited
+    /// for until it would be forgotten: it may have been cut off, and have left at the moment of its
+    /// return, with the only copy of writes it acknowledged meanwhile.
     pub(super) fn note_gone_sources(&mut self, now: Instant) {
         self.filling.look_at = None;
         let Some(placement) = &mut self.placement else { return };

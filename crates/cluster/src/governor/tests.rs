@@ -251,7 +251,7 @@ fn a_leaving_node_waits_for_those_that_it_cannot_reach_any_more() {
     let epoch = world.nodes[b].view.as_ref().unwrap().epoch();
     [0, c].into_iter().for_each(|at| world.nodes[at].running = false);
     world.run(8);
-    assert!(!world.nodes[b].handed_over, "nobody has said that he copied anything");
+    assert!(!world.nodes[b].handed_over, "no node has reported that it copied anything");
     for at in [0, c] {
         world.nodes[at].running = true;
         world.deliver(at, GovernorEvent::Settled { core: 0, epoch });

@@ -1,16 +1,15 @@
-//! Who has shown that what is sent to his address reaches him, and what that allows.
+//! Tracks which senders have proved that they receive at their address, and what that permits.
 //!
-//! The source of a datagram can be forged, so nothing is believed, answered at length or dialled
-//! because of it. Two proofs stand in its place, and whoever does not receive at an address can
-//! give neither:
+//! The source of a datagram can be forged, so it justifies neither trust, nor a long answer, nor a
+//! connection. Two proofs do, and a sender that does not receive at an address can provide neither:
 //!
 //! - A *nonce* goes out with each join probe and comes back in its answer. An answer counts once, for a
 //!   short while, and only for the address that was probed.
-//! - A *cookie* is what this node tells an address with everything that it sends there, and wants to
-//!   see in gossip that claims to come from it. It is computed from a secret and the address, so
-//!   nothing need be remembered of strangers.
+//! - A *cookie* accompanies everything that this node sends to an address, and is required in gossip
+//!   that claims to come from there. It is computed from a secret and the address, so no state is
+//!   kept for strangers.
 //!
-//! Third parties are never sent more than join probes, a bounded number a second and address.
+//! Third parties are never sent more than join probes, a bounded number per second and address.
 
 use core::net::SocketAddr;
 use std::collections::BTreeMap;
@@ -21,8 +20,8 @@ use super::super::identity::{Boot, Identity, NodeKey};
 use super::super::wire::Writer;
 use ringlane_types::time::Instant;
 
-/// Addresses that are remembered, answered or not. Beyond, those go that never answered, then those
-/// not heard of for longest.
+/// Maximum addresses remembered, answered or not. Beyond, those that never answered are dropped, then
+/// those not heard of for longest.
 const CONTACTS_MAX: usize = 4096;
 /// Probes that wait for their answer; with more, the oldest are forgotten.
 const JOIN_PROBES_MAX: usize = 4096;
