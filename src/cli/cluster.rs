@@ -44,6 +44,7 @@ pub fn resolve(settings: &Settings) -> Result<Option<ClusterConfig>, CliError> {
         hint_memory => hint_bytes_max;
         hint_age => hint_age_max;
         link_queue => link_queue_bytes_max;
+        link_memory => link_bytes_max;
         operation_memory => operation_bytes_max;
         rebalance_rate => rebalance_bytes_per_second;
         leave_timeout => leave_timeout;
@@ -91,7 +92,7 @@ fn given(settings: &Settings) -> Option<&'static str> {
         vnodes "--vnodes" ring_hash "--ring-hash" weight "--weight"
         probe_period "--probe-period" dead_after "--dead-after" forget_after "--forget-after"
         operation_timeout "--operation-timeout" hint_memory "--hint-memory" hint_age "--hint-age"
-        link_queue "--link-queue" operation_memory "--operation-memory"
+        link_queue "--link-queue" link_memory "--link-memory" operation_memory "--operation-memory"
         rebalance_rate "--rebalance-rate"
         leave_timeout "--leave-timeout"
         hot_key_window "--hot-key-window" hot_key_threshold "--hot-key-threshold"

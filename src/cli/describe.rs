@@ -122,6 +122,7 @@ fn describe_cluster(cluster: &ClusterConfig, line: &mut impl FnMut(&str, String)
         format!("at most {} for {:?}", Size(cluster.hint_bytes_max), cluster.hint_age_max),
     );
     line("link queue", Size(cluster.link_queue_bytes_max).to_string());
+    line("link memory", format!("{} per direction", Size(cluster.link_bytes_max)));
     line("operation mem", Size(cluster.operation_bytes_max).to_string());
     line("rebalancing", format!("{} per second", Size(cluster.rebalance_bytes_per_second)));
     line("leave timeout", format!("{:?}", cluster.leave_timeout));

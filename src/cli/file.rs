@@ -106,6 +106,7 @@ mod tests {
             hint-memory = "32MiB"
             hint-age = "1m"
             link-queue = "1MiB"
+            link-memory = "8MiB"
             operation-memory = "16MiB"
             rebalance-rate = "8MiB"
             leave-timeout = "30s"

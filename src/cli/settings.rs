@@ -194,6 +194,10 @@ pub struct Settings {
     #[arg(long, value_name = "SIZE", help_heading = CLUSTER)]
     #[serde(deserialize_with = "text")]
     pub link_queue: Option<MemorySize>,
+    /// Memory for long messages on all links, per direction [default: 64MiB]
+    #[arg(long, value_name = "SIZE", help_heading = CLUSTER)]
+    #[serde(deserialize_with = "text")]
+    pub link_memory: Option<MemorySize>,
     /// Memory for requests waiting for other nodes [default: 128MiB]
     #[arg(long, value_name = "SIZE", help_heading = CLUSTER)]
     #[serde(deserialize_with = "text")]
@@ -257,7 +261,7 @@ impl Settings {
             disable_evictions default_ttl disable_cas disable_flush_all enable_shutdown
             disable_dumping prefix_delimiter pid_file cluster_listen cluster_advertise node_id join members cluster_name
             cluster_key_file cluster_insecure replicas write_quorum read_quorum vnodes ring_hash weight probe_period
-            dead_after forget_after operation_timeout hint_memory hint_age link_queue operation_memory
+            dead_after forget_after operation_timeout hint_memory hint_age link_queue link_memory operation_memory
             rebalance_rate leave_timeout hot_key_window hot_key_threshold hot_key_memory hot_key_age log
         }
     }

@@ -105,6 +105,9 @@ pub struct ClusterConfig {
     /// Bytes queued or in flight to one core of another node, for short requests, long ones and
     /// long answers each; beyond, they wait until there is room.
     pub link_queue_bytes_max: u64,
+    /// Bytes of long messages queued on all links of the node together, besides one per link, and as
+    /// many partly received, besides what may arrive unasked; beyond, they wait at their sender.
+    pub link_bytes_max: u64,
     /// Bytes of requests for other nodes, in flight or waiting, all cores together; beyond, long
     /// ones are refused.
     pub operation_bytes_max: u64,
@@ -173,6 +176,7 @@ impl ClusterConfig {
             hint_bytes_max: 64 * MIB,
             hint_age_max: Duration::from_secs(600),
             link_queue_bytes_max: 8 * MIB,
+            link_bytes_max: 64 * MIB,
             operation_bytes_max: 128 * MIB,
             rebalance_bytes_per_second: 32 * MIB,
             leave_timeout: Duration::from_secs(3),
@@ -321,6 +325,9 @@ impl ClusterConfig {
         let queue = self.link_queue_bytes_max;
         require((LINK_QUEUE_BYTES_MIN..=LINK_QUEUE_BYTES_MAX).contains(&queue), || {
             format!("a link queue of {queue} bytes is not possible: use 64KiB to 1GiB")
+        })?;
+        require(self.link_bytes_max >= MIB, || {
+            "a link memory below 1MiB has no room for values in flight: use 1MiB or more".into()
         })?;
         require(self.operation_bytes_max >= MIB, || {
             "an operation memory below 1MiB has no room for values in flight: use 1MiB or more"

@@ -26,6 +26,7 @@ use super::poll_policy::PollPolicy;
 use super::stalled::Watches;
 use super::uploads::{self, Uploads};
 use crate::cluster::coordinator::Asker;
+use crate::cluster::flow::Class;
 use crate::cluster::link::{Peer, Room};
 use crate::engine::cluster as engine;
 use crate::engine::{Awaited, BoundedOutput, Engine, Outbox, Stop};
@@ -603,7 +604,15 @@ impl engine::Links for Ways<'_> {
     #[inline]
     fn room_for(&mut self, to: Peer, bytes: usize) -> Room<'_> {
         match &mut self.links {
-            Some(links) => links.room_for(to, bytes),
+            Some(links) => links.room_for(to, Class::Request, bytes),
+            None => Room::Unlinked,
+        }
+    }
+
+    #[inline]
+    fn room_to_forward(&mut self, to: Peer, bytes: usize) -> Room<'_> {
+        match &mut self.links {
+            Some(links) => links.room_for(to, Class::Forward, bytes),
             None => Room::Unlinked,
         }
     }
@@ -632,6 +641,11 @@ impl engine::Links for Sender<'_, '_> {
     #[inline]
     fn room_for(&mut self, to: Peer, bytes: usize) -> Room<'_> {
         self.ways.room_for(to, bytes)
+    }
+
+    #[inline]
+    fn room_to_forward(&mut self, to: Peer, bytes: usize) -> Room<'_> {
+        self.ways.room_to_forward(to, bytes)
     }
 
     #[inline]

@@ -229,6 +229,7 @@ impl Worker {
         }
         self.send();
         if let Some(cluster) = &mut self.cluster {
+            cluster.links.set_forward_room(self.core.engine.forward_room());
             more |= cluster.flush(&mut self.net);
         }
         more |= self.core.has_ready() || !self.rests.is_empty();

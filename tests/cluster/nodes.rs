@@ -193,6 +193,12 @@ impl Node {
     pub fn freeze(&mut self) {
         self.signal("STOP");
         self.stopped = true;
+        // On a busy machine a thread may run on for a while.
+        wait_for("all threads to stop", || {
+            let state =
+                |stat: &String| stat.rsplit(") ").next().is_some_and(|s| s.starts_with('T'));
+            self.tasks().iter().all(state)
+        });
     }
 
     /// Lets it run again.

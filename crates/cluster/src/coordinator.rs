@@ -118,6 +118,11 @@ pub trait Outside {
         self.room(to).map_or(Room::Unlinked, Room::Open)
     }
 
+    /// As `room_for`, for a request that `to` is to coordinate.
+    fn room_to_forward(&mut self, to: Peer, bytes: usize) -> Room<'_> {
+        self.room_for(to, bytes)
+    }
+
     /// Whether a long answer to `to` should be made now. If not, [`Coordinator::room_again`] is
     /// called when it should.
     fn takes_long_answer(&mut self, _to: Peer) -> bool {
@@ -252,6 +257,15 @@ impl Coordinator {
         self.operations.held_bytes()
     }
 
+    /// Bytes of requests that other nodes may hand on now. They have room of their own: what this
+    /// node's clients have under way may wait for theirs.
+    pub fn forward_room(&self) -> usize {
+        if self.operations.is_full() {
+            return 0;
+        }
+        self.settings.operation_bytes_max.saturating_sub(self.operations.forwarded_bytes())
+    }
+
     /// How often circuit breakers have opened and closed.
     pub fn breaker_counters(&self) -> BreakerCounters {
         self.peers.counters()
@@ -323,7 +337,7 @@ impl Coordinator {
         turn: &mut Turn<'_, S, O>,
     ) {
         let bytes = codec::encoded_request_bytes(request);
-        if self.holds_too_much(bytes) {
+        if self.holds_too_much(Origin::Client(asker), bytes) {
             self.counters.busy += 1;
             return turn.outside.answer(asker, &Response::Busy);
         }

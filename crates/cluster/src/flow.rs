@@ -9,14 +9,15 @@
 //! frame body   messages, each behind its length
 //!            | mark u32 | bytes of the whole message u32 | a piece of it
 //!            | mark u32 | pieces' bytes allowed so far u64
-//! mark         ffffff00, 01: a piece of a request, of an answer; 02, 03: credit for those
+//! mark         ffffff00, 01, 02: a piece, by class; 03, 04, 05: credit for those
 //! ```
 //!
-//! Pieces are sent on credit: a receiver allows [`WINDOW_BYTES`] more than it has taken, for requests
-//! and for answers separately, so that neither can hold up the other. It takes what comes at once and
-//! holds one message of each class while its pieces arrive; what cannot be done yet waits in the
-//! coordinator's table, which is bounded, not here. The refused alternative, to stop reading a
-//! connection, would also stop the answers that make room again.
+//! Pieces are sent on credit, for each [`Class`] separately, so that none can hold up the others:
+//! [`UNASKED_BYTES`] may come at any time, and of a message that was admitted up to [`WINDOW_BYTES`]
+//! more than were taken. Which messages are admitted, of all links of a core, is up to [`Arrivals`]: what
+//! arrives in part is bounded, and so is what other nodes hand on to be coordinated. The rest waits
+//! where it comes from. The refused alternative, to stop reading a connection, would also stop the
+//! answers that make room again.
 //!
 //! What waits on the sender's side is bounded, too: whoever has a request asks whether it fits
 //! ([`Sending::is_full`]) and keeps it otherwise. Answers are never refused here, since whoever asked
@@ -28,12 +29,18 @@ use std::mem;
 use super::frame::{HEAD_BYTES, Sealer};
 use super::message::Message;
 
+mod arriving;
+
+pub use arriving::{Arrivals, Gathering};
+
 /// A longer message, its length included, leaves in pieces.
 pub const LONG_BYTES: usize = 16 << 10;
 /// Longest piece.
 pub const PIECE_BYTES: usize = 32 << 10;
-/// Bytes of pieces that may be on their way without having been taken, for each class.
+/// Bytes of pieces of a message that was admitted which may be on their way without having been taken.
 pub const WINDOW_BYTES: u64 = 1 << 20;
+/// Bytes of pieces that may come of each class without having been admitted.
+pub const UNASKED_BYTES: u64 = 128 << 10;
 /// Longest body of a frame between cores.
 pub const FRAME_BYTES_MAX: usize = 128 << 10;
 /// Short messages beyond this leave as several frames.
@@ -42,6 +49,8 @@ const SHORT_FRAME_BYTES: usize = 64 << 10;
 const SEND_BYTES: usize = 128 << 10;
 /// Credit is given again when so much of the window has been taken.
 const CREDIT_STEP: u64 = WINDOW_BYTES / 4;
+/// The same for what may come at any time.
+const UNASKED_STEP: u64 = UNASKED_BYTES / 4;
 /// Room that an idle link's buffers may keep.
 const BYTES_KEPT: usize = 64 << 10;
 /// Messages are shorter than this, so what stands in the place of a length and is not is a mark.
@@ -53,22 +62,33 @@ const _: () = {
     assert!(PIECE_BYTES + PIECE_HEAD_BYTES <= FRAME_BYTES_MAX);
     assert!(SHORT_FRAME_BYTES + LONG_BYTES <= FRAME_BYTES_MAX);
     assert!(CREDIT_STEP + PIECE_BYTES as u64 <= WINDOW_BYTES);
+    // A piece is always allowed when no message is under way.
+    assert!(UNASKED_STEP + PIECE_BYTES as u64 <= UNASKED_BYTES);
 };
 
 /// What has credit of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
-    /// Requests, and what needs no answer.
+    /// What is done as soon as it comes: replicas' writes and reads, and what needs no answer.
     Request,
     /// Answers.
     Answer,
+    /// Clients' requests that the receiver is to coordinate, for which it needs memory of its own.
+    Forward,
 }
 
+/// Number of classes.
+pub(crate) const CLASSES: usize = 3;
+
 impl Class {
-    const ALL: [Self; 2] = [Self::Request, Self::Answer];
+    const ALL: [Self; CLASSES] = [Self::Request, Self::Answer, Self::Forward];
 
     fn of(message: &[u8]) -> Self {
-        if Message::is_answer(message) { Self::Answer } else { Self::Request }
+        match message {
+            message if Message::is_answer(message) => Self::Answer,
+            message if Message::is_forward(message) => Self::Forward,
+            _ => Self::Request,
+        }
     }
 }
 
@@ -115,14 +135,14 @@ impl<'b> Body<'b> {
     fn read_marked(body: &'b [u8]) -> Result<Self, Unruly> {
         let (first, rest) = body.split_first_chunk().expect("looked at");
         let mark = u32::from_le_bytes(*first) - MARK;
-        let class = Class::ALL[mark as usize % 2];
+        let class = Class::ALL[mark as usize % CLASSES];
         match mark {
-            0 | 1 => {
+            0..3 => {
                 let (total, bytes) = rest.split_first_chunk().ok_or(Unruly)?;
                 let total = u32::from_le_bytes(*total) as usize;
                 if bytes.is_empty() { Err(Unruly) } else { Ok(Body::Piece { class, total, bytes }) }
             }
-            2 | 3 => {
+            3..6 => {
                 let up_to = u64::from_le_bytes(rest.try_into().map_err(|_| Unruly)?);
                 Ok(Body::Credit { class, up_to })
             }
@@ -142,11 +162,11 @@ pub struct Sending {
     short: Vec<u8>,
     /// An empty buffer, for the frame after the one on its way.
     spare: Vec<u8>,
-    long: [Long; 2],
+    long: [Long; CLASSES],
     /// The class of the next piece, if it may be sent.
     next: usize,
     /// Credit that the peer is to be told of.
-    owed: [Option<u64>; 2],
+    owed: [Option<u64>; CLASSES],
     /// Bytes on their way.
     in_flight: usize,
 }
@@ -176,16 +196,16 @@ impl Sending {
     /// Nothing waits. At most about `queue_bytes_max` bytes of requests are taken, and of long
     /// answers; messages longer than `message_bytes_max` are dropped.
     pub fn new(sealer: Sealer, queue_bytes_max: usize, message_bytes_max: usize) -> Self {
-        let long = || Long { messages: VecDeque::new(), bytes: 0, sent: 0, allowed: WINDOW_BYTES };
+        let long = || Long { messages: VecDeque::new(), bytes: 0, sent: 0, allowed: UNASKED_BYTES };
         Self {
             sealer,
             queue_bytes_max,
             message_bytes_max,
             short: Vec::new(),
             spare: Vec::new(),
-            long: [long(), long()],
+            long: [long(), long(), long()],
             next: 0,
-            owed: [None, None],
+            owed: [None; CLASSES],
             in_flight: 0,
         }
     }
@@ -199,30 +219,33 @@ impl Sending {
         &mut self.short
     }
 
-    /// Whether a request of `bytes` has to wait. Short ones do not wait for long ones.
+    /// Whether a message of `class` and `bytes` has to wait. Short ones do not wait for long ones. Of
+    /// those, at most about `others_max` bytes are taken besides what waits already: all links of a
+    /// core together hold so much; but each may always have one.
     #[inline]
-    pub fn is_full(&self, bytes: usize) -> bool {
-        let beside = match bytes > LONG_BYTES {
-            true => self.long[Class::Request as usize].bytes,
-            false => self.in_flight,
-        };
-        self.short.len() + beside >= self.queue_bytes_max
-    }
-
-    /// Whether a long answer need not wait.
-    pub fn takes_long_answer(&self) -> bool {
-        self.short.len() + self.long[Class::Answer as usize].bytes < self.queue_bytes_max
+    pub fn is_full(&self, class: Class, bytes: usize, others_max: usize) -> bool {
+        if bytes <= LONG_BYTES {
+            return self.short.len() + self.in_flight >= self.queue_bytes_max;
+        }
+        let own = self.short.len() + self.long[class as usize].bytes;
+        own >= self.queue_bytes_max || (self.short.len() >= others_max && own > LONG_BYTES)
     }
 
     /// Whether anything that had to wait may be tried again.
-    pub fn is_roomy(&self) -> bool {
-        !self.is_full(0) && !self.is_full(usize::MAX) && self.takes_long_answer()
+    pub fn is_roomy(&self, others_max: usize) -> bool {
+        let long = |class| !self.is_full(class, usize::MAX, others_max);
+        !self.is_full(Class::Request, 0, others_max) && Class::ALL.into_iter().all(long)
+    }
+
+    /// Bytes of long messages that wait.
+    pub fn long_bytes(&self) -> usize {
+        self.long.iter().map(|long| long.bytes).sum()
     }
 
     /// Forgets what waits: the link is gone.
     pub fn clear(&mut self) {
         self.short = Vec::new();
-        self.owed = [None, None];
+        self.owed = [None; CLASSES];
         for long in &mut self.long {
             (long.messages, long.bytes) = (VecDeque::new(), 0);
         }
@@ -230,7 +253,7 @@ impl Sending {
 
     /// Bytes that wait or are on their way.
     pub fn waiting_bytes(&self) -> usize {
-        self.in_flight + self.short.len() + self.long.iter().map(|long| long.bytes).sum::<usize>()
+        self.in_flight + self.short.len() + self.long_bytes()
     }
 
     /// The peer allows pieces of `class` up to so many bytes from the beginning.
@@ -248,7 +271,7 @@ impl Sending {
     #[inline]
     pub fn has_work(&self) -> bool {
         self.short.len() > HEAD_BYTES
-            || self.owed != [None, None]
+            || self.owed != [None; CLASSES]
             || self.long.iter().any(Long::may_send)
     }
 
@@ -303,14 +326,15 @@ impl Sending {
         for class in Class::ALL {
             if let Some(up_to) = self.owed[class as usize].take() {
                 self.seal(&mut frames, |out| {
-                    out.extend_from_slice(&(MARK + 2 + class as u32).to_le_bytes());
+                    out.extend_from_slice(&(MARK + CLASSES as u32 + class as u32).to_le_bytes());
                     out.extend_from_slice(&up_to.to_le_bytes());
                 });
             }
         }
         while frames.len() < SEND_BYTES && self.long.iter().any(Long::may_send) {
-            let class = if self.long[self.next].may_send() { self.next } else { 1 - self.next };
-            self.next = 1 - class;
+            let mut turns = (0..CLASSES).map(|turn| (self.next + turn) % CLASSES);
+            let class = turns.find(|class| self.long[*class].may_send()).expect("one may");
+            self.next = (class + 1) % CLASSES;
             self.seal_piece(class, &mut frames);
         }
         self.in_flight = frames.len();
@@ -383,85 +407,6 @@ impl Long {
     #[inline]
     fn may_send(&self) -> bool {
         !self.messages.is_empty() && self.sent < self.allowed
-    }
-}
-
-/// The other direction: pieces becoming messages.
-#[derive(Debug)]
-pub struct Gathering {
-    message_bytes_max: usize,
-    long: [Gathered; 2],
-}
-
-#[derive(Debug, Default)]
-struct Gathered {
-    bytes: Vec<u8>,
-    total: usize,
-    taken: u64,
-    /// What the peer was last allowed; 0 for the window at the beginning.
-    told: u64,
-}
-
-impl Gathering {
-    /// Takes messages of up to `message_bytes_max`, their length included.
-    pub fn new(message_bytes_max: usize) -> Self {
-        Self { message_bytes_max, long: Default::default() }
-    }
-
-    /// Takes a piece. The message that it completes, behind its length; give it back.
-    ///
-    /// # Errors
-    /// When it belongs to no message that is taken here, or came without credit.
-    pub fn piece(
-        &mut self,
-        class: Class,
-        total: usize,
-        piece: &[u8],
-    ) -> Result<Option<Vec<u8>>, Unruly> {
-        let Self { message_bytes_max, long } = self;
-        let Gathered { bytes, total: begun, taken, told } = &mut long[class as usize];
-        if bytes.is_empty() {
-            if total > *message_bytes_max {
-                return Err(Unruly);
-            }
-            *begun = total;
-            bytes.reserve_exact(total);
-        }
-        *taken += piece.len() as u64;
-        let without_credit = *taken > (*told).max(WINDOW_BYTES);
-        if without_credit || *begun != total || bytes.len() + piece.len() > total {
-            return Err(Unruly);
-        }
-        bytes.extend_from_slice(piece);
-        Ok((bytes.len() == total).then(|| mem::take(bytes)))
-    }
-
-    /// The buffer of a message that [`Gathering::piece`] completed.
-    pub fn give_back(&mut self, class: Class, mut buffer: Vec<u8>) {
-        buffer.clear();
-        buffer.shrink_to(BYTES_KEPT);
-        self.long[class as usize].bytes = buffer;
-    }
-
-    /// The credit that the peer is to be told of, if it is time to.
-    pub fn due_credit(&mut self, class: Class) -> Option<u64> {
-        let Gathered { taken, told, .. } = &mut self.long[class as usize];
-        let up_to = *taken + WINDOW_BYTES;
-        let due = up_to - (*told).max(WINDOW_BYTES) >= CREDIT_STEP;
-        due.then(|| {
-            *told = up_to;
-            up_to
-        })
-    }
-
-    /// Forgets what has not arrived whole: the link is gone.
-    pub fn clear(&mut self) {
-        self.long.iter_mut().for_each(|long| long.bytes = Vec::new());
-    }
-
-    /// Bytes held of messages that have not arrived whole.
-    pub fn held_bytes(&self) -> usize {
-        self.long.iter().map(|long| long.bytes.len()).sum()
     }
 }
 

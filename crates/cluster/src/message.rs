@@ -364,6 +364,12 @@ impl<'b> Message<'b> {
         }
     }
 
+    /// Whether the message that `bytes` are is a request to coordinate.
+    #[inline]
+    pub fn is_forward(bytes: &[u8]) -> bool {
+        bytes.first() == Some(&tag::FORWARD)
+    }
+
     /// Whether the message that `bytes` are answers one of the receiver's.
     #[inline]
     pub fn is_answer(bytes: &[u8]) -> bool {

@@ -36,6 +36,11 @@ pub trait Links {
         self.room(to).map_or(Room::Unlinked, Room::Open)
     }
 
+    /// As `room_for`, for a request that `to` is to coordinate.
+    fn room_to_forward(&mut self, to: Peer, bytes: usize) -> Room<'_> {
+        self.room_for(to, bytes)
+    }
+
     /// Whether a long answer to `to` can be made now.
     fn takes_long_answer(&mut self, _to: Peer) -> bool {
         true
@@ -87,6 +92,11 @@ impl<L: Links + ?Sized> Outside for Hands<'_, L> {
     #[inline]
     fn room_for(&mut self, to: Peer, bytes: usize) -> Room<'_> {
         self.links.room_for(to, bytes)
+    }
+
+    #[inline]
+    fn room_to_forward(&mut self, to: Peer, bytes: usize) -> Room<'_> {
+        self.links.room_to_forward(to, bytes)
     }
 
     #[inline]
@@ -197,6 +207,11 @@ impl Engine {
     #[inline]
     pub fn is_saturated(&self) -> bool {
         self.membership.as_ref().is_some_and(|membership| membership.coordinator.is_full())
+    }
+
+    /// Bytes of requests that other nodes may hand on now, for this core to coordinate.
+    pub fn forward_room(&self) -> usize {
+        self.coordinator().map_or(0, Coordinator::forward_room)
     }
 
     /// A client wants everything gone at `at`, on all nodes: here at once when that is not in the

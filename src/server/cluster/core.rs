@@ -50,6 +50,7 @@ impl CoreCluster {
         let links = LinkTable::new(LinkSettings {
             queue_bytes_max: cluster.link_queue_bytes_max as usize,
             message_bytes_max: frame_bytes_max(&node.config, cluster) as usize,
+            bytes_max: (cluster.link_bytes_max / node.config.core_count() as u64) as usize,
         });
         Some(Self { core, node: node.clone(), links, commands: VecDeque::new() })
     }

@@ -15,7 +15,7 @@ use std::mem;
 use std::net::Shutdown;
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use crate::cluster::flow::{Body, FRAME_BYTES_MAX, Gathering, Sending};
+use crate::cluster::flow::{Arrivals, Body, Class, FRAME_BYTES_MAX, Gathering, Sending};
 use crate::cluster::frame::{HEAD_BYTES, Opened, Opener, TAG_BYTES};
 use crate::cluster::handshake::LinkSession;
 use crate::cluster::identity::{Boot, NodeKey};
@@ -41,6 +41,9 @@ pub struct LinkSettings {
     pub queue_bytes_max: usize,
     /// Longest accepted message; the start of a longer one closes the link.
     pub message_bytes_max: usize,
+    /// Bytes of long messages that wait on all links together, besides one for each; and as many that
+    /// arrive, besides what may come unasked.
+    pub bytes_max: usize,
 }
 
 /// A connection after a successful handshake.
@@ -74,7 +77,12 @@ pub struct LinkTable {
     last: Option<(Peer, u32)>,
     /// Links with work at the end of the turn.
     due: Vec<u32>,
+    /// Bytes of long messages that wait on all of them.
+    long_bytes: usize,
+    arrivals: Arrivals<u32>,
     events: VecDeque<LinkEvent>,
+    /// Links that have denied a caller room.
+    refused: Vec<u32>,
     /// Peers that have room again.
     roomy: VecDeque<Peer>,
     lost: Vec<LostLink>,
@@ -98,6 +106,8 @@ struct Link {
     opener: Opener,
     sending: Sending,
     gathering: Gathering,
+    /// Bytes of it in [`LinkTable::long_bytes`].
+    long_bytes: usize,
     /// An incomplete frame.
     gathered: Vec<u8>,
     /// A caller was denied room.
@@ -120,7 +130,12 @@ impl crate::engine::cluster::Links for LinkTable {
 
     #[inline]
     fn room_for(&mut self, to: Peer, bytes: usize) -> Room<'_> {
-        LinkTable::room_for(self, to, bytes)
+        LinkTable::room_for(self, to, Class::Request, bytes)
+    }
+
+    #[inline]
+    fn room_to_forward(&mut self, to: Peer, bytes: usize) -> Room<'_> {
+        LinkTable::room_for(self, to, Class::Forward, bytes)
     }
 
     #[inline]
@@ -139,7 +154,10 @@ impl LinkTable {
             by_peer: HashMap::with_hasher(ahash::RandomState::new()),
             last: None,
             due: Vec::new(),
+            long_bytes: 0,
+            arrivals: Arrivals::new(settings.bytes_max),
             events: VecDeque::new(),
+            refused: Vec::new(),
             roomy: VecDeque::new(),
             lost: Vec::new(),
             bad: Vec::new(),
@@ -187,6 +205,7 @@ impl LinkTable {
                 session.frame_bytes_max as usize,
             ),
             gathering: Gathering::new(self.settings.message_bytes_max),
+            long_bytes: 0,
             gathered: Vec::new(),
             refused: false,
             receiving: false,
@@ -259,11 +278,14 @@ impl LinkTable {
     /// Like [`LinkTable::room`], for a request of about `bytes`, which must wait if too much is queued
     /// before it.
     #[inline]
-    pub fn room_for(&mut self, peer: Peer, bytes: usize) -> Room<'_> {
+    pub fn room_for(&mut self, peer: Peer, class: Class, bytes: usize) -> Room<'_> {
         let Some(index) = self.find(peer) else { return Room::Unlinked };
+        let left = self.bytes_left();
         let link = self.slots[index as usize].link.as_deref_mut().expect("listed links exist");
-        if link.sending.is_full(bytes) {
-            link.refused = true;
+        if link.sending.is_full(class, bytes, left) {
+            if !mem::replace(&mut link.refused, true) {
+                self.refused.push(index);
+            }
             self.counters.waited += 1;
             return Room::Full;
         }
@@ -279,10 +301,28 @@ impl LinkTable {
     pub fn takes_long_answer(&mut self, peer: Peer) -> bool {
         // Without a link the answer is lost and need not wait.
         let Some(index) = self.find(peer) else { return true };
-        let link = self.link(index);
-        let takes = link.sending.takes_long_answer();
-        link.refused |= !takes;
+        let left = self.bytes_left();
+        let link = self.slots[index as usize].link.as_deref_mut().expect("listed links exist");
+        let takes = !link.sending.is_full(Class::Answer, usize::MAX, left);
+        if !takes && !mem::replace(&mut link.refused, true) {
+            self.refused.push(index);
+        }
         takes
+    }
+
+    /// Other nodes may hand on requests of so many bytes now, for this core to coordinate.
+    pub fn set_forward_room(&mut self, bytes: usize) {
+        let refused = self.arrivals.refuses_forwards();
+        self.arrivals.set_forward_room(bytes);
+        if refused && bytes > 0 {
+            let linked: Vec<u32> = self.by_peer.values().copied().collect();
+            linked.into_iter().for_each(|index| self.give_credit(index, Class::Forward));
+        }
+    }
+
+    /// Bytes of long messages that may be added to those that wait.
+    fn bytes_left(&self) -> usize {
+        self.settings.bytes_max.saturating_sub(self.long_bytes)
     }
 
     /// A peer that has room again after a caller was denied it.
@@ -356,6 +396,10 @@ impl LinkTable {
 
     /// Ends the turn: sends collected messages, arms receives, closes lost links.
     pub fn flush(&mut self, net: &mut NetRing) {
+        while let Some((index, class)) = self.arrivals.next_admitted() {
+            self.link(index).gathering.admit(class, true);
+            self.give_credit(index, class);
+        }
         while let Some(index) = self.due.pop() {
             let slot = &mut self.slots[index as usize];
             let token = Token { index: LINKS_FROM + index, generation: slot.generation };
@@ -381,10 +425,36 @@ impl LinkTable {
                     net.send(link.socket.as_raw_fd(), token, output, 0);
                 }
             }
-            if link.refused && link.sending.is_roomy() {
+            let long_bytes = link.sending.long_bytes();
+            self.long_bytes =
+                self.long_bytes - mem::replace(&mut link.long_bytes, long_bytes) + long_bytes;
+        }
+        self.tell_roomy();
+    }
+
+    /// Names those peers for whom there was no room and is again.
+    fn tell_roomy(&mut self) {
+        if self.refused.is_empty() {
+            return;
+        }
+        let (left, slots, roomy) = (self.bytes_left(), &mut self.slots, &mut self.roomy);
+        self.refused.retain(|index| {
+            let Some(link) = slots[*index as usize].link.as_deref_mut() else { return false };
+            if link.refused && link.sending.is_roomy(left) {
                 link.refused = false;
-                self.roomy.push_back(link.peer);
+                roomy.push_back(link.peer);
             }
+            link.refused
+        });
+    }
+
+    /// Tells the peer what it may send of `class`, if it is time to.
+    fn give_credit(&mut self, index: u32, class: Class) {
+        let refused = class == Class::Forward && self.arrivals.refuses_forwards();
+        let link = self.link(index);
+        if let Some(up_to) = link.gathering.due_credit(class, refused) {
+            link.sending.tell_credit(class, up_to);
+            self.list(index);
         }
     }
 
@@ -464,14 +534,18 @@ impl LinkTable {
             }
             Body::Piece { class, total, bytes } => {
                 let whole = link.gathering.piece(class, total, bytes).map_err(|_| BadFrame)?;
-                if let Some(up_to) = link.gathering.due_credit(class) {
-                    link.sending.tell_credit(class, up_to);
-                    self.list(index);
+                if let Some(total) = link.gathering.wants_in(class) {
+                    let admitted = self.arrivals.begins(index, class, total);
+                    self.link(index).gathering.admit(class, admitted);
                 }
                 deliver(self, peer, whole.as_deref().unwrap_or_default());
                 if let Some(buffer) = whole {
-                    self.link(index).gathering.give_back(class, buffer);
+                    match self.link(index).gathering.give_back(class, buffer) {
+                        0 => self.arrivals.forget_one(index, class),
+                        admitted => self.arrivals.ends(class, admitted),
+                    }
                 }
+                self.give_credit(index, class);
             }
         }
         Ok(())
@@ -504,7 +578,9 @@ impl LinkTable {
         }
         let _ = socket2::SockRef::from(&link.socket).shutdown(Shutdown::Both);
         link.sending.clear();
-        link.gathering.clear();
+        link.gathering.clear(|class, total| self.arrivals.ends(class, total));
+        self.arrivals.forget(index);
+        self.long_bytes -= mem::take(&mut link.long_bytes);
         link.gathered = Vec::new();
         let (peer, boot, serial) = (link.peer, link.boot, link.serial);
         self.by_peer.remove(&peer);

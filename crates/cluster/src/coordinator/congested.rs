@@ -119,11 +119,34 @@ impl Coordinator {
         }
     }
 
-    /// Whether a request of `bytes` is too much besides what is under way. Short ones are bounded
-    /// by the number of operations.
-    pub(super) fn holds_too_much(&self, bytes: usize) -> bool {
-        bytes > operation::BYTES_KEPT
-            && self.operations.held_bytes() >= self.settings.operation_bytes_max
+    /// Whether an operation of `origin` that holds `bytes` is too much besides what is under way.
+    /// Short ones are bounded by the number of operations. What other nodes hand on waits with them
+    /// while there is no room, see [`Coordinator::forward_room`].
+    pub(super) fn holds_too_much(&self, origin: Origin, bytes: usize) -> bool {
+        let forwarded = self.operations.forwarded_bytes();
+        let held = match origin {
+            Origin::Node(..) => forwarded,
+            _ => self.operations.held_bytes() - forwarded,
+        };
+        bytes > operation::BYTES_KEPT && held >= self.settings.operation_bytes_max
+    }
+
+    /// Refuses an operation that has not been performed, since it would hold too much.
+    pub(super) fn refuse_busy<S: Store, O: Outside>(
+        &mut self,
+        id: OperationId,
+        mut operation: Box<Operation>,
+        turn: &mut Turn<'_, S, O>,
+    ) -> Option<Box<Operation>> {
+        operation.answered = true;
+        self.counters.busy += 1;
+        match operation.origin {
+            Origin::Client(asker) => self.tell(asker, &operation.key, &Response::Busy, turn),
+            Origin::Node(peer, asked) => self.reply_not_begun(peer, asked, turn),
+            Origin::Message(_) => unreachable!("messages of replicas compute nothing"),
+        }
+        self.operations.end(id, operation);
+        None
     }
 
     /// Whether `request` has to wait for room for its answer on the link with `peer`. Requests that
@@ -189,7 +212,7 @@ impl Coordinator {
         self.length_here(key, turn).is_some_and(|bytes| bytes > self.settings.long_bytes)
     }
 
-    fn length_here<S: Store, O: Outside>(
+    pub(super) fn length_here<S: Store, O: Outside>(
         &self,
         key: &[u8],
         turn: &mut Turn<'_, S, O>,

@@ -246,6 +246,8 @@ pub(super) struct Operations {
     limit: usize,
     /// Bytes of requests, responses and former values that they hold.
     held_bytes: usize,
+    /// Bytes of those that other nodes have handed on.
+    forwarded_bytes: usize,
 }
 
 #[derive(Debug, Default)]
@@ -273,6 +275,11 @@ impl Operations {
     /// Bytes of requests, responses and former values that they hold.
     pub fn held_bytes(&self) -> usize {
         self.held_bytes
+    }
+
+    /// Bytes of those that other nodes have handed on.
+    pub fn forwarded_bytes(&self) -> usize {
+        self.forwarded_bytes
     }
 
     /// A cleared operation that is given up at `until`, and its id, to be kept with
@@ -312,17 +319,24 @@ impl Operations {
     pub fn keep(&mut self, id: OperationId, mut operation: Box<Operation>) {
         let bytes =
             operation.request.len() + operation.response.len() + operation.prior.value_bytes();
-        self.held_bytes = self.held_bytes - operation.held_bytes + bytes;
-        operation.held_bytes = bytes;
+        self.holds(&mut operation, bytes);
         self.places[id.0 as u32 as usize].operation = Some(operation);
     }
 
     /// It is over.
     pub fn end(&mut self, id: OperationId, mut operation: Box<Operation>) {
-        self.held_bytes -= std::mem::take(&mut operation.held_bytes);
+        self.holds(&mut operation, 0);
         operation.clear();
         self.spare.push(operation);
         self.free.push(id.0 as u32);
+    }
+
+    fn holds(&mut self, operation: &mut Operation, bytes: usize) {
+        let before = std::mem::replace(&mut operation.held_bytes, bytes);
+        self.held_bytes = self.held_bytes - before + bytes;
+        if let Origin::Node(..) = operation.origin {
+            self.forwarded_bytes = self.forwarded_bytes - before + bytes;
+        }
     }
 
     /// What those under way read may be gone: no copy is kept of it.

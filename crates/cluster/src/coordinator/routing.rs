@@ -152,7 +152,7 @@ impl Coordinator {
                 continue;
             }
             let Some(to) = self.peer(*node, &operation.key) else { continue };
-            let out = match turn.outside.room_for(to, operation.request.len()) {
+            let out = match turn.outside.room_to_forward(to, operation.request.len()) {
                 Room::Open(out) => out,
                 Room::Full => {
                     self.peers.not_sent(*node, turn.now);
@@ -344,9 +344,6 @@ impl Coordinator {
         waits: bool,
         turn: &mut Turn<'_, S, O>,
     ) {
-        if self.holds_too_much(forward.request.len()) {
-            return self.reply_not_begun(from, forward.operation, turn);
-        }
         let Some((id, mut operation)) = self.operations.begin(self.until(turn.now)) else {
             return self.reply_not_begun(from, forward.operation, turn);
         };

@@ -162,8 +162,8 @@ impl Bench {
         self.with(|coordinator, turn| coordinator.message(from, message, turn))
     }
 
-    /// What comes back for `command`, forwarded by another node under `stamp`.
-    fn forwarded(&mut self, stamp: u64, command: Command<'_>) -> (ForwardOutcome, Vec<u8>) {
+    /// What is said when another node forwards `command` under `stamp`.
+    fn forward(&mut self, stamp: u64, command: Command<'_>) -> Said {
         let request = Request {
             key: b"k",
             hash: KeyHash::of(b"k", &HashSecret::of_seed(7)),
@@ -171,15 +171,19 @@ impl Bench {
         };
         let mut bytes = vec![0; codec::encoded_request_bytes(&request)];
         codec::encode_request(&request, &mut bytes);
-        let said = self.hear(&Message::Forward(Forward {
+        self.hear(&Message::Forward(Forward {
             operation: OperationId(9),
             stamp,
             consistency: Consistency::Configured,
             place: RingHash::Md5.point_of(b"k"),
             after: self.after,
             request: &bytes,
-        }));
-        match said.first() {
+        }))
+    }
+
+    /// What comes back for `command`, forwarded by another node under `stamp`.
+    fn forwarded(&mut self, stamp: u64, command: Command<'_>) -> (ForwardOutcome, Vec<u8>) {
+        match self.forward(stamp, command).first() {
             Message::ForwardReply { operation: OperationId(9), outcome, response, .. } => {
                 (outcome, response.to_vec())
             }

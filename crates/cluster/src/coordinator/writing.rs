@@ -31,6 +31,12 @@ impl Coordinator {
         {
             return self.congest(id, operation, peer);
         }
+        if operation.guarded {
+            let bytes = self.length_here(&operation.key, turn).unwrap_or(0);
+            if self.holds_too_much(operation.origin, bytes) {
+                return self.refuse_busy(id, operation, turn);
+            }
+        }
         // In its place: moved right after it was written it would wait for the processor's stores.
         let mut decoded = codec::decode_request(&operation.request);
         let request = decoded.as_mut().expect("checked at first");

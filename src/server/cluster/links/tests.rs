@@ -7,11 +7,13 @@ use crate::cluster::frame::AuthKey;
 use crate::cluster::handshake::{Handshake, HandshakeStep, Party};
 use crate::cluster::link::ClientEndpoint;
 use crate::cluster::membership::Terms;
+use crate::cluster::message::Message;
 use crate::cluster::quorum::Replication;
 use crate::ring::RingParameters;
 use crate::server::net_ring::NetRingConfig;
 
-const SETTINGS: LinkSettings = LinkSettings { queue_bytes_max: 4096, message_bytes_max: 1 << 20 };
+const SETTINGS: LinkSettings =
+    LinkSettings { queue_bytes_max: 4096, message_bytes_max: 1 << 20, bytes_max: 64 << 20 };
 
 fn ids() -> [&'static str; 2] {
     if NodeKey::of("a") < NodeKey::of("b") { ["a", "b"] } else { ["b", "a"] }
@@ -167,7 +169,7 @@ fn long_and_many_frames_arrive_in_order_through_small_buffers() {
 /// the kernel's buffers fill up.
 fn say_until_full(side: &mut Side, peer: Peer, bytes: usize) -> usize {
     let mut said = 0;
-    while let Room::Open(room) = side.links.room_for(peer, bytes) {
+    while let Room::Open(room) = side.links.room_for(peer, Class::Request, bytes) {
         room.extend_from_slice(&(bytes as u32).to_le_bytes());
         room.resize(room.len() + bytes, 7);
         said += 1;
@@ -207,6 +209,54 @@ fn a_long_message_leaves_in_pieces_and_short_ones_pass_it() {
     assert!(sides[1].messages()[1] == long);
 }
 
+/// A long message that is done as soon as it comes, and one that is to be coordinated.
+fn long_messages() -> [Vec<u8>; 2] {
+    let mut request = vec![0; 2 << 20];
+    request[0] = 6;
+    let mut forward = vec![0; 2 << 20];
+    forward[0] = 9;
+    assert!(Message::is_forward(&forward) && !Message::is_answer(&request));
+    [request, forward]
+}
+
+#[test]
+fn what_arrives_in_part_is_bounded_for_all_links_together() {
+    let settings =
+        LinkSettings { queue_bytes_max: 8 << 20, message_bytes_max: 8 << 20, bytes_max: 1 << 20 };
+    let (mut sides, peers) = linked(settings, 8 << 20);
+    let messages = long_messages();
+    for message in &messages {
+        assert!(sides[0].say(peers[0], message));
+    }
+    let started = Instant::now();
+    while sides[1].messages().len() < 2 {
+        sides.iter_mut().for_each(Side::turn);
+        // One message, and of the other what may come unasked; and the beginning of a frame.
+        let held = sides[1].links.held_bytes();
+        assert!(held <= (2 << 20) + (128 << 10) + (130 << 10), "{held} bytes");
+        assert!(started.elapsed() < Duration::from_secs(10), "waited too long");
+    }
+    assert_eq!(sides[1].links.held_bytes() + sides[0].links.held_bytes(), 0);
+}
+
+#[test]
+fn requests_to_be_coordinated_wait_until_there_is_memory_for_them() {
+    let settings = LinkSettings { message_bytes_max: 8 << 20, ..SETTINGS };
+    let (mut sides, peers) = linked(settings, 8 << 20);
+    sides[1].links.set_forward_room(0);
+    let [request, forward] = long_messages();
+    assert!(sides[0].say(peers[0], &forward) && sides[0].say(peers[0], &request));
+    until(&mut sides, |sides| sides[1].messages().len() == 1);
+    for _ in 0..100 {
+        sides.iter_mut().for_each(Side::turn);
+    }
+    assert!(sides[1].messages() == [&request[..]], "it passes");
+    assert!(sides[1].links.held_bytes() <= 128 << 10);
+    sides[1].links.set_forward_room(1 << 20);
+    until(&mut sides, |sides| sides[1].messages().len() == 2);
+    assert!(sides[1].messages()[1] == forward);
+}
+
 #[test]
 fn a_link_whose_peer_is_gone_is_reported_and_forgotten() {
     let (mut sides, peers) = linked(SETTINGS, 1 << 20);
@@ -223,7 +273,7 @@ fn a_link_whose_peer_is_gone_is_reported_and_forgotten() {
     let lost: Vec<LostLink> = ours.links.take_lost().collect();
     assert_eq!(lost, [LostLink { peer: peers[0], serial: 5 }]);
     assert!(ours.links.room(peers[0]).is_none());
-    assert!(matches!(ours.links.room_for(peers[0], 1), Room::Unlinked));
+    assert!(matches!(ours.links.room_for(peers[0], Class::Request, 1), Room::Unlinked));
     ours.turn();
     assert!(ours.links.slots[0].link.is_none(), "its descriptor is closed");
 }

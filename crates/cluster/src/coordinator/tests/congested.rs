@@ -113,6 +113,46 @@ fn what_requests_under_way_hold_is_bounded() {
 }
 
 #[test]
+fn what_other_nodes_hand_on_has_room_of_its_own() {
+    let mut bench = Bench::with_replication(2, Replication::new(2, 2, 1).expect("valid"));
+    let limit = 2 << 20;
+    bench.coordinator.settings.operation_bytes_max = limit;
+    let value = vec![7; 1 << 20];
+    let key = bench.own_key();
+    let asked: Vec<String> = (0..3)
+        .flat_map(|connection| bench.ask(connection, 0, &key, set(&value)).answers)
+        .map(|(_, answer)| answer)
+        .collect();
+    assert_eq!(asked, ["Busy"], "two are under way");
+    assert_eq!(bench.coordinator.forward_room(), limit);
+    let stamp = bench.view.stamp();
+    let said = bench.forward(stamp, set(&value));
+    let Message::Write { operation, .. } = said.first() else { panic!("{:?}", said.first()) };
+    assert!(bench.coordinator.forward_room() < 1 << 20);
+    bench.hear(&Message::WriteReply { operation, outcome: WriteOutcome::Applied });
+    assert_eq!(bench.coordinator.forward_room(), limit);
+}
+
+#[test]
+fn a_touch_of_a_long_value_is_refused_where_it_would_hold_too_much() {
+    let mut bench = Bench::with_replication(2, Replication::new(2, 2, 1).expect("valid"));
+    let key = bench.own_key();
+    let said = bench.ask(0, 0, &key, set(&vec![7; 1 << 20]));
+    let Message::Write { operation, .. } = said.first() else { panic!("{:?}", said.first()) };
+    bench.hear(&Message::WriteReply { operation, outcome: WriteOutcome::Applied });
+    bench.coordinator.settings.operation_bytes_max = 3 << 20;
+    for connection in 1..10 {
+        let deadline = Deadline::at(NOW.after(Duration::from_secs(60 + u64::from(connection))));
+        let touch = Get { touch: Some(deadline), ..Get::default() };
+        let said = bench.ask(connection, 0, &key, Command::Get(touch));
+        // Each holds what it answers and what was there before.
+        let refused = said.answers() == ["Busy"];
+        assert_eq!(refused, connection > 2, "{connection}: {:?}", said.answers());
+    }
+    assert!(bench.coordinator.operation_bytes() <= 5 << 20);
+}
+
+#[test]
 fn a_long_answer_waits_for_room_and_a_short_one_does_not() {
     let (mut bench, peer) = congested(alone());
     let keys: Vec<String> = (0..1000).map(|number| format!("key{number}")).collect();
