@@ -16,8 +16,10 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::time::Duration;
 
 use crate::protocol::pipeline::Claim;
+use crate::time::Instant;
 
 /// Bytes of each connection that are not counted.
 pub const UNCOUNTED_BYTES: usize = 8 << 10;
@@ -25,6 +27,9 @@ pub const UNCOUNTED_BYTES: usize = 8 << 10;
 const SHORT_BYTES: usize = 32 << 10;
 /// Bytes of long answers that may be on their way to one core at a time.
 const UNDER_WAY_BYTES: usize = 4 << 20;
+/// From here on it pays to give memory back, after so long with less.
+const MUCH_BYTES: usize = 1 << 20;
+const EBB: Duration = Duration::from_secs(2);
 /// How much one may be in arrears of reading input that waits, at most.
 const PENDING_BYTES_MAX: usize = 64 << 10;
 
@@ -43,6 +48,9 @@ pub struct ConnectionMemory {
     exempt: Cell<Option<u32>>,
     /// The connection whose answer was let go although too many were under way.
     first: Cell<Option<u32>>,
+    /// Most that was held since [`ConnectionMemory::has_ebbed`] was asked, and when that was last much.
+    recent_peak: Cell<usize>,
+    much_at: Cell<Option<Instant>>,
     /// Something was given back since somebody last waited in vain.
     freed: Cell<bool>,
     /// Somebody was refused something since the last look for who has stalled.
@@ -75,6 +83,8 @@ impl ConnectionMemory {
             restraint: Cell::new(0),
             exempt: Cell::new(None),
             first: Cell::new(None),
+            recent_peak: Cell::new(0),
+            much_at: Cell::new(None),
             freed: Cell::new(false),
             wanted: Cell::new(false),
         })
@@ -178,6 +188,7 @@ impl ConnectionMemory {
         self.held.set(held);
         self.reserved.set(self.reserved.get() - before.reserved as usize + now.reserved as usize);
         self.peak.set(self.peak.get().max(held));
+        self.recent_peak.set(self.recent_peak.get().max(held));
         let eighths = held * 8 / self.share.max(1);
         self.restraint.set(match eighths {
             0..=3 => 0,
@@ -196,6 +207,20 @@ impl ConnectionMemory {
         if now.held < before.held || now.reserved < before.reserved {
             self.freed.set(true);
         }
+    }
+
+    /// Whether no more than a little has been held for a while, after more was: the time to give memory
+    /// back to the operating system. To be asked now and then; true once for each time of plenty.
+    pub fn has_ebbed(&self, now: Instant) -> bool {
+        if self.recent_peak.replace(self.held.get()) >= MUCH_BYTES {
+            self.much_at.set(Some(now));
+            return false;
+        }
+        let ebbed = self.much_at.get().is_some_and(|at| now.since(at) >= EBB);
+        if ebbed {
+            self.much_at.set(None);
+        }
+        ebbed
     }
 
     /// Notes that something else was given back that may have been waited for.
@@ -303,6 +328,24 @@ mod tests {
         memory.settle(0, &mut charges[0], 6 * MIB, 0);
         assert!(memory.admits_upload(1, MIB, 100 * MIB));
         assert!(!memory.admits_upload(2, MIB, 100 * MIB));
+    }
+
+    #[test]
+    fn memory_has_ebbed_once_when_little_was_held_for_a_while_after_much() {
+        let (memory, mut charges) = account();
+        let start = Instant::from_millis(1_700_000_000_000);
+        assert!(!memory.has_ebbed(start));
+        memory.settle(0, &mut charges[0], 2 * MIB, 0);
+        memory.settle(0, &mut charges[0], 0, 0);
+        assert!(!memory.has_ebbed(start), "it was much in between");
+        assert!(!memory.has_ebbed(start.after(EBB / 2)));
+        memory.settle(0, &mut charges[0], 2 * MIB, 0);
+        assert!(!memory.has_ebbed(start.after(EBB)), "it is again");
+        memory.settle(0, &mut charges[0], 0, 0);
+        assert!(!memory.has_ebbed(start.after(EBB)));
+        assert!(!memory.has_ebbed(start.after(EBB + EBB / 2)));
+        assert!(memory.has_ebbed(start.after(EBB * 2)));
+        assert!(!memory.has_ebbed(start.after(EBB * 9)), "once");
     }
 
     #[test]

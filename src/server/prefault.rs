@@ -30,12 +30,18 @@ const GROWTH_TIMEOUT: Duration = Duration::from_secs(1);
 /// Sends address ranges to the prefault thread.
 pub type PrefaultSender = Sender<PrefaultRequest>;
 
-/// A range of addresses to prefault.
+/// What the prefault thread is to do.
 #[derive(Debug)]
-pub struct PrefaultRequest {
-    range: Range<usize>,
-    /// The end of the part done so far, for the requester.
-    done: Arc<AtomicUsize>,
+pub enum PrefaultRequest {
+    /// Prefault a range of addresses.
+    Touch {
+        /// The range.
+        range: Range<usize>,
+        /// The end of the part done so far, for the requester.
+        done: Arc<AtomicUsize>,
+    },
+    /// Return what the allocator keeps of freed memory.
+    TrimHeap,
 }
 
 /// Starts the prefault thread. It ends when its last sender is dropped.
@@ -43,7 +49,11 @@ pub fn start() -> io::Result<(PrefaultSender, JoinHandle<()>)> {
     let (sender, requests) = mpsc::channel::<PrefaultRequest>();
     let thread = thread::Builder::new().name("populate".into()).spawn(move || {
         use_batch_scheduling();
-        for PrefaultRequest { range, done } in requests {
+        for request in requests {
+            let PrefaultRequest::Touch { range, done } = request else {
+                trim_heap();
+                continue;
+            };
             for start in range.clone().step_by(HUGE_PAGE_BYTES) {
                 let end = (start + HUGE_PAGE_BYTES).min(range.end);
                 populate(&(start..end));
@@ -109,6 +119,13 @@ impl Prefaulter {
         }
     }
 
+    /// Has what the allocator keeps of freed memory given back, by a thread that is bound to no core: it
+    /// takes as long as the kernel needs to take the pages. Until then a core waits only if it wants
+    /// memory of the allocator.
+    pub fn trim_heap(&self) {
+        let _ = self.prefault_sender.send(PrefaultRequest::TrimHeap);
+    }
+
     /// Records that the shard waits for its next piece to be ready.
     #[cold]
     pub fn note_waiting(&mut self, now: Instant) {
@@ -121,7 +138,8 @@ impl Prefaulter {
         let wanted =
             (self.start + bytes + READY_BYTES).next_multiple_of(HUGE_PAGE_BYTES).min(self.end);
         if wanted > self.ready {
-            let request = PrefaultRequest { range: self.ready..wanted, done: self.done.clone() };
+            let request =
+                PrefaultRequest::Touch { range: self.ready..wanted, done: self.done.clone() };
             self.ready = wanted;
             if self.prefault_sender.send(request).is_err() {
                 // Without the thread the shard touches its memory itself.
@@ -180,6 +198,16 @@ fn populate(range: &Range<usize>) {
     // SAFETY: populating changes no contents, whatever is mapped there by now. An error of the kernel
     // changes nothing.
     unsafe { libc::madvise(start, bytes, libc::MADV_POPULATE_WRITE) };
+}
+
+/// Gives back whole pages that are free in the heaps of all threads. Left to itself, the allocator
+/// keeps what lies below anything in use, and after long buffers were freed all of it.
+fn trim_heap() {
+    // SAFETY: it takes the allocator's own locks and changes nothing that is in use.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::malloc_trim(0)
+    };
 }
 
 /// Returns the whole pages of `memory`, which is on the heap, to the kernel: they read as zeroes from

@@ -61,6 +61,8 @@ const MAINTENANCE_PER_TURN: u32 = 64;
 /// Most messages of node commands, and connections from other cores, that a turn takes: some make a
 /// core list all that it has.
 const CONTROLS_PER_TURN: u32 = 8;
+/// Output buffers kept for reuse when little has been to do for a while.
+const OUTPUT_BUFFERS_KEPT_LONG: usize = 16;
 /// Receives after a long value during which the next one is expected.
 const BULK_TURNS: u8 = 16;
 /// Bytes received at a time while a long value is expected: its line, and little of the value that
@@ -370,6 +372,10 @@ impl Worker {
                 self.heart_beat = true;
                 self.core.close_idle();
                 self.core.close_stalled();
+                if self.core.memory.has_ebbed(self.core.now) {
+                    self.core.spare_outputs.truncate(OUTPUT_BUFFERS_KEPT_LONG);
+                    self.prefaulter.trim_heap();
+                }
                 self.accept_again();
                 if self.doorbell == 0 {
                     self.core.node.log_withheld();

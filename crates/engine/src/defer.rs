@@ -3,12 +3,12 @@
 
 use super::perform::Demand;
 use super::{BoundedOutput, Engine, Outbox, Session, write_answer};
-use ringlane_protocol::Reply;
 use ringlane_protocol::pipeline::{
     ALLOWANCE_BYTES_MIN, Allowed, Claim, Completion, Deferred, Pipeline,
 };
+use ringlane_protocol::{Output, Reply};
 use ringlane_types::codec;
-use ringlane_types::request::{Allowance, Operation, Request, Response};
+use ringlane_types::request::{Allowance, ItemRef, Operation, Request, Response, Value};
 use ringlane_types::time::Instant;
 
 /// Longest value that is copied to wait behind unanswered requests. A longer one of this core is
@@ -17,6 +17,10 @@ pub(super) const COPIED_BYTES_MAX: u32 = (8 << 10) - 1;
 
 /// Keys of this core of which it is found out at a time whether other nodes keep them.
 const LOOKED_UP_MAX: u32 = 32;
+
+/// Longest value that is copied when its answer is due and no item may be pinned, since others keep so
+/// many pinned that do not read. A longer one waits for them.
+const COPIED_UNPINNED_BYTES_MAX: u32 = 64 << 10;
 
 /// What keeps the deferred requests that are left after [`Engine::resume`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,7 +116,9 @@ impl Engine {
                 continue;
             }
             if in_place {
-                if is_read && !self.shard.may_pin() {
+                let is_modest =
+                    deferred.value_bytes.is_some_and(|bytes| bytes <= COPIED_UNPINNED_BYTES_MAX);
+                if is_read && !is_modest && !self.shard.may_pin() {
                     return Awaited::Room;
                 }
                 let (sequence, deferred) = pipeline.undefer(position, Allowed::default(), false);
@@ -170,10 +176,29 @@ impl Engine {
     ) {
         let request = codec::decode_request(&deferred.request).expect("encoded by this core");
         let request = &request.with_allowance(Allowance::FULL);
+        let may_pin = self.shard.may_pin();
         self.perform_alone(request, now, |response| {
-            pipeline.complete(sequence, Completion::Response(response), now, out);
+            let completion = Completion::Response(response);
+            if may_pin {
+                pipeline.complete(sequence, completion, now, out);
+            } else {
+                pipeline.complete(sequence, completion, now, &mut Copied(out));
+            }
         });
         self.pin_written(out);
+    }
+}
+
+/// An output that copies all values.
+struct Copied<'o, O>(&'o mut O);
+
+impl<O: Output> Output for Copied<'_, O> {
+    fn bytes(&mut self, bytes: &[u8]) {
+        self.0.bytes(bytes);
+    }
+
+    fn value(&mut self, value: &Value<'_>, _item: Option<ItemRef>) {
+        self.0.value(value, None);
     }
 }
 
