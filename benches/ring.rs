@@ -40,16 +40,13 @@ fn ring(criterion: &mut Criterion) {
             for together in [1, 2, 4, 8, 16] {
                 let keys: Vec<_> = (0..KEYS).map(key).collect();
                 let keys: Vec<&[u8]> = keys.iter().map(|key| &key[..]).collect();
-                group.bench_function(
-                    format!("points_of of keys, {together} at a time"),
-                    |bencher| {
-                        bencher.iter(|| {
-                            for keys in keys.chunks(together) {
-                                black_box(hash.points_of::<16>(black_box(keys)));
-                            }
-                        });
-                    },
-                );
+                group.bench_function(format!("points of keys, {together} at a time"), |bencher| {
+                    bencher.iter(|| {
+                        for keys in keys.chunks(together) {
+                            black_box(hash.points_of::<16>(black_box(keys)));
+                        }
+                    });
+                });
             }
             group.bench_function("three replicas of a key", |bencher| {
                 bencher.iter(|| {

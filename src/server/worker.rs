@@ -220,7 +220,7 @@ impl Worker {
         worked |= self.coordinate();
         let mut more = self.core.engine.shard.maintain(now, MAINTENANCE_PER_TURN);
         self.prefaulter.note_used(self.core.engine.shard.touched_bytes(), now);
-        if self.core.engine.shard.take_wish_for_memory() {
+        if self.core.engine.shard.take_memory_request() {
             self.prefaulter.note_waiting(now);
         }
         self.core.engine.shard.set_ready_bytes(self.prefaulter.ready_bytes());

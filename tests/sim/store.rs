@@ -4,11 +4,11 @@
 use ringlane::cluster::record::{Content, Live, Record, RetentionTimes};
 use ringlane::cluster::store::{MapStore, Merged, Scanned, Store};
 use ringlane::cluster::version::Version;
-use ringlane::engine::store::{ShardStore, keep_records};
+use ringlane::engine::store::{ShardStore, enable_tombstones};
 use ringlane::hash::HashSecret;
 use ringlane::request::Request;
 use ringlane::shard::ShardConfig;
-use ringlane::shard::{Kept, KeptItem, Shard};
+use ringlane::shard::{LiveRecord, Shard, StoredRecord};
 use ringlane::time::Instant;
 use std::rc::Rc;
 
@@ -32,7 +32,7 @@ impl SimStore {
             Some((secret, core, cores)) => {
                 let config = ShardConfig::tiny();
                 let mut shard = Shard::new(&config, secret, core.into(), cores.into());
-                keep_records(&mut shard, &RetentionTimes::default());
+                enable_tombstones(&mut shard, &RetentionTimes::default());
                 Kind::Shard(Box::new(shard))
             }
         };
@@ -129,10 +129,10 @@ impl Store for SimStore {
     }
 }
 
-fn record_of(kept: Kept<'_>) -> Record<'_> {
+fn record_of(kept: StoredRecord<'_>) -> Record<'_> {
     let content = match kept.item {
         None => Content::Deleted,
-        Some(KeptItem { deadline, flags, marks, value }) => {
+        Some(LiveRecord { deadline, flags, marks, value }) => {
             Content::Live(Live { deadline, flags, marks, value })
         }
     };

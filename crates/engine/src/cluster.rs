@@ -9,7 +9,7 @@
 use arrayvec::ArrayVec;
 
 use super::perform::Demand;
-use super::store::{ShardStore, keep_records};
+use super::store::{ShardStore, enable_tombstones};
 use super::{BATCH, Engine, Finishing, count_prefix};
 use crate::prefixes::PrefixCounters;
 use ringlane_cluster::coordinator::{Asker, Coordinator, Outside, Turn};
@@ -149,7 +149,7 @@ impl Membership {
 impl Engine {
     /// Makes this engine one of a cluster's. Its shard must be empty.
     pub fn join_cluster(&mut self, coordinator: Coordinator, retention: &RetentionTimes) {
-        keep_records(&mut self.shard, retention);
+        enable_tombstones(&mut self.shard, retention);
         self.membership = Some(Box::new(Membership {
             coordinator,
             answers: Answers::default(),

@@ -3,7 +3,7 @@
 use ringlane_cluster::record::{Content, Live, Record, RetentionTimes};
 use ringlane_cluster::store::{Merged, Scanned, Store};
 use ringlane_cluster::version::Version;
-use ringlane_shard::{Keeping, Kept, KeptItem, NotKept, Shard};
+use ringlane_shard::{LiveRecord, PutRecordError, Shard, StoredRecord, TombstonePolicy};
 use ringlane_types::codec;
 use ringlane_types::hash::KeyHash;
 use ringlane_types::request::{Request, Response};
@@ -13,9 +13,9 @@ use ringlane_types::time::Instant;
 ///
 /// # Panics
 /// When it has items already.
-pub fn keep_records(shard: &mut Shard, retention: &RetentionTimes) {
+pub fn enable_tombstones(shard: &mut Shard, retention: &RetentionTimes) {
     let written = |version| Version(version).instant();
-    shard.keep_records(Keeping { lifetime: retention.tombstone, written });
+    shard.enable_tombstones(TombstonePolicy { lifetime: retention.tombstone, written });
 }
 
 /// A shard that keeps records, as the cluster uses it. Costs nothing to make: borrow it for a turn.
@@ -29,10 +29,10 @@ pub struct ShardStore<'s> {
 }
 
 impl<'s> ShardStore<'s> {
-    /// The store of `shard`, which has been told to [`keep_records`].
+    /// The store of `shard`, which has been told to [`enable_tombstones`].
     #[inline]
     pub fn new(shard: &'s mut Shard) -> Self {
-        debug_assert!(shard.keeps_records());
+        debug_assert!(shard.has_tombstones());
         Self { shard }
     }
 
@@ -61,12 +61,12 @@ impl<'s> ShardStore<'s> {
         self.shard.hash_key(key)
     }
 
-    fn put(&mut self, key: &[u8], record: &Record<'_>, now: Instant) -> Result<(), NotKept> {
+    fn put(&mut self, key: &[u8], record: &Record<'_>, now: Instant) -> Result<(), PutRecordError> {
         let hash = self.hash(key);
         let item = match record.content {
             Content::Deleted => None,
             Content::Live(Live { deadline, flags, marks, value }) => {
-                Some(KeptItem { deadline, flags, marks, value })
+                Some(LiveRecord { deadline, flags, marks, value })
             }
         };
         self.shard.put_record(key, hash, record.version.0, item.as_ref(), now)
@@ -93,8 +93,8 @@ impl Store for ShardStore<'_> {
         }
         match self.put(key, &record, now) {
             Ok(()) => Merged::Taken,
-            Err(NotKept::TooLarge) => Merged::TooLarge,
-            Err(NotKept::OutOfMemory) => Merged::NoMemory,
+            Err(PutRecordError::TooLarge) => Merged::TooLarge,
+            Err(PutRecordError::OutOfMemory) => Merged::NoMemory,
         }
     }
 
@@ -162,10 +162,10 @@ impl Store for ShardStore<'_> {
     }
 }
 
-fn record_of<'s>(kept: &Kept<'s>) -> Record<'s> {
+fn record_of<'s>(kept: &StoredRecord<'s>) -> Record<'s> {
     let content = match kept.item {
         None => Content::Deleted,
-        Some(KeptItem { deadline, flags, marks, value }) => {
+        Some(LiveRecord { deadline, flags, marks, value }) => {
             Content::Live(Live { deadline, flags, marks, value })
         }
     };

@@ -56,7 +56,7 @@ impl Shard {
         let mut at = head;
         if digits.len() <= text_bytes && !self.is_pinned(head.item) {
             let start = head.key_offset() + head.key_len as usize;
-            let accessed = self.used(&head, now);
+            let accessed = self.access_time_used(&head, now);
             let memory = self.slab.memory_mut();
             memory[start..start + digits.len()].copy_from_slice(digits);
             memory[start + digits.len()..start + text_bytes].fill(b' ');
@@ -125,7 +125,7 @@ impl Shard {
         let version = self.first_cas(arithmetic.cas);
         let put = Put {
             flags: 0,
-            deadline: if gone { Deadline::NEVER } else { self.lasting(deadline, version) },
+            deadline: if gone { Deadline::NEVER } else { self.rounded_deadline(deadline, version) },
             marks: if arithmetic.binary_key { BINARY_KEY } else { 0 },
             version,
             content: Content::Bytes(digits),

@@ -19,7 +19,10 @@ impl Shard {
     /// # Panics
     /// When an operation is in progress, or the last answer may still be shown.
     pub(super) fn clear(&mut self) {
-        assert!(self.guard == ItemRef(0) && self.limbo.is_none(), "nothing is being worked on");
+        assert!(
+            self.guard == ItemRef(0) && self.deferred_free.is_none(),
+            "nothing is being worked on"
+        );
         if let Some(drain) = self.drain.take()
             && self.slab.page(drain.page).draining
         {
@@ -34,7 +37,7 @@ impl Shard {
             (class.items, class.item_bytes) = (0, 0);
         }
         self.flush.forget_all();
-        self.bury_pinned();
+        self.mark_pinned_dead();
         self.drop_chains();
         for page in 0..self.slab.page_count() {
             if self.slab.page_class(page) >= CLASS_INDEX {
@@ -49,9 +52,9 @@ impl Shard {
     }
 
     /// Leaves pinned items to their last unpin.
-    fn bury_pinned(&mut self) {
+    fn mark_pinned_dead(&mut self) {
         let memory = self.slab.memory_mut();
-        for item in self.pins.bury_all() {
+        for item in self.pins.mark_all_dead() {
             // The wheel's lists are gone.
             if Head::read(memory, item).has(HAS_TTL) {
                 item::set_previous(memory, item, 0);

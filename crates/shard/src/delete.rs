@@ -30,13 +30,13 @@ impl Shard {
         match delete.empty {
             // As where there is no memory for the emptied item: the old value does not stay.
             Some(_) if !has_room => {
-                self.vanish(request, Some((entry, head)), now);
+                self.remove_or_bury(request, Some((entry, head)), now);
                 Response::OutOfMemory
             }
             Some(flags) => self.empty(request, delete, flags, (entry, head), now),
             None if delete.invalidate => self.invalidate(request, delete, entry, &head, now),
             None => {
-                self.vanish(request, Some((entry, head)), now);
+                self.remove_or_bury(request, Some((entry, head)), now);
                 Response::Deleted
             }
         }
@@ -54,7 +54,7 @@ impl Shard {
         let mut item = head.item;
         match delete.deadline {
             Some(deadline) if deadline.is_past(now) => {
-                self.vanish(request, Some((entry, *head)), now);
+                self.remove_or_bury(request, Some((entry, *head)), now);
                 return Response::Deleted;
             }
             Some(deadline) => item = self.set_deadline(request.hash, head, deadline, now).item,
@@ -79,17 +79,17 @@ impl Shard {
     ) -> Response<'_> {
         let deadline = delete.deadline.unwrap_or(Deadline::NEVER);
         if deadline.is_past(now) {
-            self.vanish(request, Some((entry, head)), now);
+            self.remove_or_bury(request, Some((entry, head)), now);
             return Response::Deleted;
         }
         let asked = delete.cas.filter(|&cas| cas != 0);
-        let version = if asked.is_some() || delete.invalidate || self.keeping.is_some() {
+        let version = if asked.is_some() || delete.invalidate || self.tombstone_policy.is_some() {
             self.cas_or_next(asked)
         } else {
             head.version
         };
         let stale = if delete.invalidate { STALE } else { 0 };
-        let deadline = self.lasting(deadline, version);
+        let deadline = self.rounded_deadline(deadline, version);
         let marks = head.marks & BINARY_KEY | stale;
         let put = Put { flags, deadline, marks, version, content: Content::Bytes(b"") };
         match self.put_over(request, Some((entry, head)), &put, true, now) {

@@ -16,8 +16,8 @@
 //! that of items, the odd one that of tombstones, which no look-up takes for an item therefore.
 
 use super::Shard;
+use super::allocate::RemovalReason;
 use super::item::{self, Head, Kind};
-use super::room::Leave;
 use super::slab::CLASS_INDEX;
 use ringlane_types::time::Instant;
 
@@ -128,14 +128,14 @@ impl Shard {
     /// Makes everything stored before `at` a miss from that moment on; at once when `at` is not in
     /// the future. There is one pending flush: a new one takes its place.
     pub fn flush_all(&mut self, at: Instant, now: Instant) {
-        self.attend_if_due(now);
+        self.run_work_if_due(now);
         if at <= now {
             self.flush.at = None;
             self.start_flush(true);
-            self.attention_at = u64::MAX;
+            self.work_due_at = u64::MAX;
         } else {
             self.flush.at = Some(at);
-            self.attention_at = at.as_millis();
+            self.work_due_at = at.as_millis();
         }
     }
 
@@ -216,16 +216,16 @@ impl Shard {
             // Pinned items too: nothing else would ever meet them.
             let head = Head::read(self.slab.memory(), chunk);
             if self.flush.is_flushed(&head) {
-                self.remove(&head, Leave::Flushed);
+                self.remove(&head, RemovalReason::Flushed);
             } else {
-                self.take_over(&head);
+                self.migrate_epoch(&head);
             }
         }
         false
     }
 
     /// Puts an item that survived a flush into the present epoch.
-    pub(super) fn take_over(&mut self, head: &Head) {
+    pub(super) fn migrate_epoch(&mut self, head: &Head) {
         let (from, bit) = (head.epoch(), head.epoch() & (self.flush.step - 1));
         let to = self.flush.epoch | bit;
         if from != to {

@@ -28,7 +28,7 @@ impl Shard {
         let class = self.slab.class_of(head.item);
         self.count_hit(get, class);
         // Calls get a copy, so that the head itself need not be in memory and stays in registers.
-        if self.heat_mask != 0 {
+        if self.frequency_mask != 0 {
             return self.get_counted(request, get, &{ head }, now);
         }
         if !get.no_use {
@@ -68,7 +68,7 @@ impl Shard {
     /// Notes that an item was read.
     #[inline(never)]
     pub(super) fn use_item(&mut self, head: &Head, now: Instant) {
-        let accessed = self.used(head, now);
+        let accessed = self.access_time_used(head, now);
         self.note_use(head, accessed);
     }
 
@@ -139,7 +139,7 @@ impl Shard {
             let marks = Head::read(self.slab.memory(), at.item).marks;
             item::set_marks(self.slab.memory_mut(), at.item, marks | WON);
         }
-        if self.keeping.is_some() && (won || deadline != deadline_before) {
+        if self.tombstone_policy.is_some() && (won || deadline != deadline_before) {
             // A change that copies must follow is a version of its own.
             at.version = self.take_cas();
             item::set_version(self.slab.memory_mut(), at.item, at.version);
@@ -167,7 +167,7 @@ impl Shard {
         now: Instant,
     ) -> Response<'_> {
         let absent = match absent {
-            Absent::Unsettled => match self.settle(request) {
+            Absent::StaleEpoch => match self.resolve_epoch(request) {
                 Some(absent) => absent,
                 None => return self.get(request, get, now),
             },
@@ -221,7 +221,11 @@ impl Shard {
         let version = self.first_cas(vivify.cas);
         let put = Put {
             flags: 0,
-            deadline: if gone { Deadline::NEVER } else { self.lasting(vivify.deadline, version) },
+            deadline: if gone {
+                Deadline::NEVER
+            } else {
+                self.rounded_deadline(vivify.deadline, version)
+            },
             marks: WON
                 | if vivify.binary_key { item::BINARY_KEY } else { 0 }
                 | if no_use { 0 } else { FETCHED },
@@ -247,7 +251,7 @@ impl Shard {
         now: Instant,
     ) -> Head {
         let mut item = head.item;
-        let deadline = self.lasting(deadline, self.next_cas);
+        let deadline = self.rounded_deadline(deadline, self.next_cas);
         if head.has(HAS_TTL) {
             let old = self.deadline_of(head);
             let linked = item::previous(self.slab.memory(), item) != 0;
@@ -311,7 +315,7 @@ impl Shard {
             item::set_accessed(self.slab.memory_mut(), new, accessed);
             let entry = self.find_again(hash, old);
             self.index.replace(self.slab.memory_mut(), entry, new);
-            if !(self.is_pinned(old) && self.pins.bury(old)) {
+            if !(self.is_pinned(old) && self.pins.mark_dead(old)) {
                 self.free_item(old, NO_CHAIN);
             }
         }

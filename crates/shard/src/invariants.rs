@@ -56,7 +56,10 @@ impl Shard {
             assert_eq!((counted.items, counted.item_bytes), (items, bytes), "class {class}");
         }
         self.check_chunks(&indexed, &mut pieces);
-        assert!(self.keeping.is_some() || self.flush.tombstones() == 0, "tombstones are wanted");
+        assert!(
+            self.tombstone_policy.is_some() || self.flush.tombstones() == 0,
+            "tombstones are wanted"
+        );
         assert_eq!(self.guard, ItemRef(0), "no operation is in progress");
     }
 
@@ -89,7 +92,7 @@ impl Shard {
             match item::kind(memory, chunk) {
                 Kind::Free | Kind::Piece => {}
                 Kind::Item => {
-                    let lingers = self.limbo == Some(chunk) || self.pins.is_dead(chunk);
+                    let lingers = self.deferred_free == Some(chunk) || self.pins.is_dead(chunk);
                     assert!(indexed.contains(&chunk) != lingers, "an item is indexed or lingers");
                     if lingers {
                         self.check_chain(&head, pieces);

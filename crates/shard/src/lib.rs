@@ -11,9 +11,12 @@
 
 pub mod counters;
 
+mod allocate;
 mod arithmetic;
 mod classes;
 mod clear;
+mod concat;
+mod concat_chained;
 mod config;
 mod deadline;
 mod delete;
@@ -23,14 +26,11 @@ mod get;
 mod index;
 mod invariants;
 mod item;
-mod join;
-mod join_chained;
 mod pages;
 mod prefetch;
 mod record;
-mod room;
-mod room_making;
 mod slab;
+mod staged_allocation;
 mod staging;
 mod stats;
 mod store;
@@ -40,15 +40,16 @@ mod value;
 
 pub use config::{Eviction, ShardConfig};
 pub use pages::ReassignOutcome;
-pub use record::{Kept, KeptItem, NotKept};
-pub use room_making::Staging;
+pub use record::{LiveRecord, PutRecordError, StoredRecord};
+pub use staged_allocation::Staging;
 pub use staging::StageRefusal;
 pub use stats::{ClassStats, Gauges, ScanCursor};
-pub use tombstone::Keeping;
+pub use tombstone::TombstonePolicy;
 
 use std::rc::Rc;
 
 use crate::prefetch::prefetch;
+use allocate::{RESERVE_FROM_PAGES, RemovalReason};
 use counters::Counters;
 use eviction::Policy;
 use flush::Flush;
@@ -60,7 +61,6 @@ use ringlane_types::request::{
     Chained, Hit, ItemRef, Marks, Operation, Request, Response, Span, Value,
 };
 use ringlane_types::time::{Deadline, Instant};
-use room::{Leave, RESERVE_FROM_PAGES};
 use slab::Slab;
 use staging::Pins;
 use stats::ClassCounters;
@@ -90,20 +90,20 @@ enum Absent {
     Missing,
     Expired,
     Flushed,
-    /// It is of a past epoch: [`Shard::settle`] finds out what that means.
-    Unsettled,
+    /// It is of a past epoch: [`Shard::resolve_epoch`] finds out what that means.
+    StaleEpoch,
 }
 
 /// One core's items.
 pub struct Shard {
     /// Before this many Unix milliseconds nothing needs doing ahead of a request.
-    attention_at: u64,
+    work_due_at: u64,
     slab: Slab,
     index: Index,
     wheel: TtlWheel,
     flush: Flush,
     /// How long deletions are kept, for whoever keeps copies elsewhere; `None` where nobody does.
-    keeping: Option<Keeping>,
+    tombstone_policy: Option<TombstonePolicy>,
     counters: Counters,
     class_counters: Vec<ClassCounters>,
     hash_secret: Rc<HashSecret>,
@@ -112,14 +112,14 @@ pub struct Shard {
     item_bytes_max: u32,
     policy: Policy,
     /// The bits of an item's access time that are the policy's.
-    heat_mask: u32,
+    frequency_mask: u32,
     /// The item that an operation in progress still needs; `ItemRef(0)` for none.
     guard: ItemRef,
     chains: ::slab::Slab<Chain>,
     pins: Pins,
     staged_bytes: u64,
     /// An item that was removed by the last request, whose answer may still show it.
-    limbo: Option<ItemRef>,
+    deferred_free: Option<ItemRef>,
     /// The page being emptied in the background.
     drain: Option<Drain>,
     /// How much of the memory may be taken into use at once for a value that can wait.
@@ -157,24 +157,24 @@ impl Shard {
         let policy = Policy::new(config.eviction, class_count, hash_secret.seed(core.into()));
         let keeps_reserve = policy.evicts() && slab.page_count() >= RESERVE_FROM_PAGES;
         Shard {
-            attention_at: u64::MAX,
+            work_due_at: u64::MAX,
             index: Index::new(first, slab.page_bytes()),
             wheel: TtlWheel::new(),
             flush: Flush::new(),
-            keeping: None,
+            tombstone_policy: None,
             counters: Counters::default(),
             class_counters: vec![ClassCounters::default(); class_count],
             next_cas: core as u64 + 1,
             cas_step: core_count as u64,
             item_bytes_max: (config.item_bytes_max as u64).min(memory_bytes / 2) as u32,
-            heat_mask: policy.heat_mask(),
+            frequency_mask: policy.frequency_mask(),
             policy,
             guard: ItemRef(0),
             chains: ::slab::Slab::new(),
             pins: Pins::new(hash_secret.table_hasher()),
             hash_secret,
             staged_bytes: 0,
-            limbo: None,
+            deferred_free: None,
             drain: None,
             ready_bytes: usize::MAX,
             awaits_memory: false,
@@ -188,7 +188,7 @@ impl Shard {
     /// Performs one operation at `now`, which never goes back.
     #[inline]
     pub fn execute(&mut self, request: &Request<'_>, now: Instant) -> Response<'_> {
-        self.attend_if_due(now);
+        self.run_work_if_due(now);
         match &request.operation {
             Operation::Get(get) => self.get(request, get, now),
             Operation::Store(store) => self.store(request, store, now),
@@ -199,8 +199,8 @@ impl Shard {
 
     /// Bits of an access stamp, in units of 8 ms, that the eviction policy keeps for itself: idle times
     /// are coarser by so much.
-    pub fn heat_mask(&self) -> u32 {
-        self.heat_mask
+    pub fn frequency_mask(&self) -> u32 {
+        self.frequency_mask
     }
 
     /// Starts loading the index bucket of `hash`.
@@ -233,26 +233,26 @@ impl Shard {
     }
 
     #[inline(always)]
-    fn attend_if_due(&mut self, now: Instant) {
-        if now.as_millis() >= self.attention_at {
-            self.attend(now);
+    fn run_work_if_due(&mut self, now: Instant) {
+        if now.as_millis() >= self.work_due_at {
+            self.run_due_work(now);
         }
     }
 
     /// Does what must precede any operation at `now`: frees what the last answer may have shown,
     /// and starts a flush whose time has come.
     #[cold]
-    fn attend(&mut self, now: Instant) {
-        self.empty_limbo();
+    fn run_due_work(&mut self, now: Instant) {
+        self.run_deferred_free();
         if self.flush.at.is_some_and(|at| at <= now) {
             self.flush.at = None;
             self.start_flush(true);
         }
-        self.attention_at = self.flush.at.map_or(u64::MAX, Instant::as_millis);
+        self.work_due_at = self.flush.at.map_or(u64::MAX, Instant::as_millis);
     }
 
-    fn empty_limbo(&mut self) {
-        if let Some(item) = self.limbo.take() {
+    fn run_deferred_free(&mut self) {
+        if let Some(item) = self.deferred_free.take() {
             let head = Head::read(self.slab.memory(), item);
             let chain = head.chain(self.slab.memory()).unwrap_or(item::NO_CHAIN);
             self.free_item(item, chain);
@@ -260,7 +260,7 @@ impl Shard {
     }
 
     /// The live item under the request's key. One that has expired is removed on the way; one of a
-    /// past epoch is left to [`Shard::settle`], so that this rare case never comes back to the path
+    /// past epoch is left to [`Shard::resolve_epoch`], so that this rare case never comes back to the path
     /// of all others.
     #[inline(always)]
     fn find(&mut self, request: &Request<'_>, now: Instant) -> Result<(Entry, Head), Absent> {
@@ -273,10 +273,10 @@ impl Shard {
         });
         let Some((entry, _)) = found else { return Err(Absent::Missing) };
         if !self.flush.is_present(&head) {
-            return Err(Absent::Unsettled);
+            return Err(Absent::StaleEpoch);
         }
         if head.has(HAS_TTL) && self.deadline_of(&head).is_past(now) {
-            return Err(self.bury(request.hash, entry, &{ head }, Leave::Expired));
+            return Err(self.retire(request.hash, entry, &{ head }, RemovalReason::Expired));
         }
         Ok((entry, head))
     }
@@ -294,7 +294,7 @@ impl Shard {
         now: Instant,
     ) -> Result<(Entry, Head), Absent> {
         match self.find(request, now) {
-            Err(Absent::Unsettled) => match self.settle(request) {
+            Err(Absent::StaleEpoch) => match self.resolve_epoch(request) {
                 Some(absent) => Err(absent),
                 None => self.find(request, now),
             },
@@ -306,25 +306,31 @@ impl Shard {
     /// present epoch now.
     #[cold]
     #[inline(never)]
-    fn settle(&mut self, request: &Request<'_>) -> Option<Absent> {
-        let found = self.standing(request.key, request.hash);
+    fn resolve_epoch(&mut self, request: &Request<'_>) -> Option<Absent> {
+        let found = self.find_any(request.key, request.hash);
         let (entry, head) = found.expect("it was found a moment ago");
         if self.flush.is_flushed(&head) {
-            return Some(self.bury(request.hash, entry, &head, Leave::Flushed));
+            return Some(self.retire(request.hash, entry, &head, RemovalReason::Flushed));
         }
-        self.take_over(&head);
+        self.migrate_epoch(&head);
         self.flush.is_tombstone(&head).then_some(Absent::Missing)
     }
 
     #[cold]
-    fn bury(&mut self, hash: KeyHash, entry: Entry, head: &Head, leave: Leave) -> Absent {
-        if leave == Leave::Expired && self.keeping.is_some() {
+    fn retire(
+        &mut self,
+        hash: KeyHash,
+        entry: Entry,
+        head: &Head,
+        reason: RemovalReason,
+    ) -> Absent {
+        if reason == RemovalReason::Expired && self.tombstone_policy.is_some() {
             // It hides what is older until the wheel makes a tombstone of it.
             return Absent::Expired;
         }
         self.index.remove(self.slab.memory_mut(), hash, entry);
-        self.leave(head, leave);
-        if leave == Leave::Flushed { Absent::Flushed } else { Absent::Expired }
+        self.release(head, reason);
+        if reason == RemovalReason::Flushed { Absent::Flushed } else { Absent::Expired }
     }
 
     /// Removes an item whose answer is still to be given: it is in no index and no wheel any more,
@@ -332,17 +338,17 @@ impl Shard {
     /// version given stays.
     #[cold]
     fn send_to_limbo(&mut self, hash: KeyHash, head: &Head, now: Instant) {
-        let tombstone = match self.keeping {
+        let tombstone = match self.tombstone_policy {
             Some(_) => self.place_beside(head, self.next_cas, now),
             None => None,
         };
         let entry = self.find_again(hash, head.item);
         self.index.remove(self.slab.memory_mut(), hash, entry);
-        self.detach(head, Leave::Removed);
-        if !(self.is_pinned(head.item) && self.pins.bury(head.item)) {
-            debug_assert!(self.limbo.is_none());
-            self.limbo = Some(head.item);
-            self.attention_at = 0;
+        self.detach(head, RemovalReason::Removed);
+        if !(self.is_pinned(head.item) && self.pins.mark_dead(head.item)) {
+            debug_assert!(self.deferred_free.is_none());
+            self.deferred_free = Some(head.item);
+            self.work_due_at = 0;
         }
         if let Some(tombstone) = tombstone {
             self.link_tombstone(hash, tombstone);
@@ -367,7 +373,7 @@ impl Shard {
     /// The token a client asked for, or the next one. What orders copies is no client's choice.
     fn cas_or_next(&mut self, asked: Option<u64>) -> u64 {
         match asked {
-            Some(cas) if cas != 0 && self.keeping.is_none() => cas,
+            Some(cas) if cas != 0 && self.tombstone_policy.is_none() => cas,
             _ => self.take_cas(),
         }
     }
@@ -375,7 +381,7 @@ impl Shard {
     /// As [`Shard::cas_or_next`] for an item that a read or a sum creates: it may ask for 0.
     fn first_cas(&mut self, asked: Option<u64>) -> u64 {
         match asked {
-            Some(0) if self.keeping.is_none() => 0,
+            Some(0) if self.tombstone_policy.is_none() => 0,
             asked => self.cas_or_next(asked),
         }
     }

@@ -12,10 +12,10 @@
 //! proportion to its size, so that a page is ready about when a page's worth was stored.
 
 use super::Shard;
-use super::eviction::Look;
+use super::allocate::{RemovalReason, view};
+use super::eviction::ChunkState;
 use super::item::{self, HAS_TTL, Head, Kind};
 use super::piece_at;
-use super::room::{Leave, sight};
 use ringlane_types::request::ItemRef;
 use ringlane_types::time::Instant;
 
@@ -62,14 +62,14 @@ impl Shard {
     /// Does some background work: at most about `budget` items are touched. Returns whether more
     /// could be done now.
     pub fn maintain(&mut self, now: Instant, budget: u32) -> bool {
-        self.attend_if_due(now);
+        self.run_work_if_due(now);
         let mut budget = budget.max(1);
         while let Some(item) = self.wheel.next_expired(self.slab.memory_mut(), now, &mut budget) {
             let head = Head::read(self.slab.memory(), item);
-            if self.keeping.is_some() {
-                self.outlive(&head, now);
+            if self.tombstone_policy.is_some() {
+                self.expire_to_tombstone(&head, now);
             } else {
-                self.remove(&head, Leave::Expired);
+                self.remove(&head, RemovalReason::Expired);
             }
         }
         if budget == 0 {
@@ -134,7 +134,7 @@ impl Shard {
     /// A little draining on the side of a store, so that the reserve is refilled even when nobody
     /// has time for [`Shard::maintain`].
     #[inline]
-    pub(super) fn drain_on_the_side(&mut self, now: Instant) {
+    pub(super) fn drain_inline(&mut self, now: Instant) {
         if self.slab.pages_free() < self.reserve_pages {
             self.drain_for_reserve(now);
         }
@@ -220,7 +220,7 @@ impl Shard {
     }
 
     fn class_age(&mut self, class: u8, now: Instant) -> u32 {
-        self.policy.eviction_age(&sight!(self, now), class)
+        self.policy.eviction_age(&view!(self, now), class)
     }
 
     /// Has all items of the page that is being drained evicted, for `class`; where none is, of the
@@ -287,12 +287,12 @@ impl Shard {
 
     /// Empties one chunk of the draining page.
     fn clear_chunk(&mut self, chunk: ItemRef, evict_age: u32, now: Instant) {
-        let head = match self.sight(now).look(chunk) {
-            Look::Nothing => return,
-            Look::Dead(head) => return self.evict(&head, now),
-            Look::Live(head) => head,
+        let head = match self.view(now).chunk_state(chunk) {
+            ChunkState::Unevictable => return,
+            ChunkState::Dead(head) => return self.evict(&head, now),
+            ChunkState::Live(head) => head,
         };
-        if self.policy.evicts() && self.sight(now).age(&head) >= evict_age {
+        if self.policy.evicts() && self.view(now).age(&head) >= evict_age {
             return self.evict(&head, now);
         }
         let class = self.slab.class_of(chunk);
@@ -302,7 +302,7 @@ impl Shard {
             let chained = item::kind(self.slab.memory(), chunk) == Kind::Piece
                 || head.chain(self.slab.memory()).is_some();
             if !chained && self.evict_from(class, now) {
-                if matches!(self.sight(now).look(chunk), Look::Nothing) {
+                if matches!(self.view(now).chunk_state(chunk), ChunkState::Unevictable) {
                     // It was this one.
                     return;
                 }

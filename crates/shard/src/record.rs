@@ -4,9 +4,9 @@
 //! keeps records lets somebody else choose all versions: each change comes with its own, larger
 //! than that of the item it changes, and clients see it as the CAS token.
 
+use super::allocate::RemovalReason;
 use super::index::bucket_among;
 use super::item::{BINARY_KEY, Head, STALE, WON};
-use super::room::Leave;
 use super::store::{Content, Put};
 use super::{Shard, deadline, item};
 use crate::prefetch::prefetch;
@@ -24,11 +24,11 @@ const BUCKETS_PER_RECORD: usize = 4;
 
 /// The record of a key.
 #[derive(Clone, Copy, Debug)]
-pub struct Kept<'s> {
+pub struct StoredRecord<'s> {
     /// When it was written, among all writes to the key.
     pub version: u64,
     /// What was written; `None` for a deletion, and from the deadline on.
-    pub item: Option<KeptItem<'s>>,
+    pub item: Option<LiveRecord<'s>>,
     /// When it was last used, which is noted now and then only. For a deletion, when it came here, or
     /// was written if that was later.
     pub used: Instant,
@@ -36,7 +36,7 @@ pub struct Kept<'s> {
 
 /// The value of a record and what goes with it.
 #[derive(Clone, Copy, Debug)]
-pub struct KeptItem<'s> {
+pub struct LiveRecord<'s> {
     /// When it stops existing.
     pub deadline: Deadline,
     /// Client flags.
@@ -49,7 +49,7 @@ pub struct KeptItem<'s> {
 
 /// Why a record was not stored. Nothing is under the key then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NotKept {
+pub enum PutRecordError {
     /// It is larger than an item may be.
     TooLarge,
     /// No memory, and nothing may be evicted.
@@ -67,7 +67,7 @@ impl Shard {
         version: u64,
         now: Instant,
     ) -> Response<'_> {
-        debug_assert!(self.keeping.is_some());
+        debug_assert!(self.tombstone_policy.is_some());
         self.next_cas = version;
         self.execute(request, now)
     }
@@ -79,8 +79,8 @@ impl Shard {
         if !request.operation.may_change() {
             return false;
         }
-        let standing = self.standing(request.key, request.hash);
-        let Some(kept) = standing.and_then(|(_, head)| self.kept(&head, now)?.item) else {
+        let standing = self.find_any(request.key, request.hash);
+        let Some(kept) = standing.and_then(|(_, head)| self.stored_record(&head, now)?.item) else {
             return get.vivify.is_some();
         };
         let touch = get.touch.map(|touch| deadline::rounded(touch, now));
@@ -96,9 +96,11 @@ impl Shard {
 
     /// A deadline as all copies of a record of `version` can keep it, where there are any.
     #[inline]
-    pub(super) fn lasting(&self, deadline: Deadline, version: u64) -> Deadline {
-        match self.keeping {
-            Some(keeping) => deadline::rounded(deadline, (keeping.written)(version)),
+    pub(super) fn rounded_deadline(&self, deadline: Deadline, version: u64) -> Deadline {
+        match self.tombstone_policy {
+            Some(tombstone_policy) => {
+                deadline::rounded(deadline, (tombstone_policy.written)(version))
+            }
             None => deadline,
         }
     }
@@ -111,13 +113,13 @@ impl Shard {
 
     /// The version of what stands under a key, flushed and forgotten or not.
     pub fn record_version(&self, key: &[u8], hash: KeyHash) -> Option<u64> {
-        self.standing(key, hash).map(|(_, head)| head.version)
+        self.find_any(key, hash).map(|(_, head)| head.version)
     }
 
     /// The record of a key. Does not count as a use.
-    pub fn record(&self, key: &[u8], hash: KeyHash, now: Instant) -> Option<Kept<'_>> {
-        let (_, head) = self.standing(key, hash)?;
-        self.kept(&head, now)
+    pub fn record(&self, key: &[u8], hash: KeyHash, now: Instant) -> Option<StoredRecord<'_>> {
+        let (_, head) = self.find_any(key, hash)?;
+        self.stored_record(&head, now)
     }
 
     /// Puts a record under a key whatever is there: the value, or a deletion for `None` and for a
@@ -127,21 +129,21 @@ impl Shard {
         key: &[u8],
         hash: KeyHash,
         version: u64,
-        item: Option<&KeptItem<'_>>,
+        item: Option<&LiveRecord<'_>>,
         now: Instant,
-    ) -> Result<(), NotKept> {
-        self.attend_if_due(now);
+    ) -> Result<(), PutRecordError> {
+        self.run_work_if_due(now);
         let Some(item) = item.filter(|item| !item.deadline.is_past(now)) else {
-            let kept = self.entomb(key, hash, version, now);
-            return if kept { Ok(()) } else { Err(NotKept::OutOfMemory) };
+            let kept = self.put_tombstone(key, hash, version, now);
+            return if kept { Ok(()) } else { Err(PutRecordError::OutOfMemory) };
         };
         if !self.fits(key.len(), item.flags, item.value.len() as u64) {
             self.remove_record(key, hash);
-            return Err(NotKept::TooLarge);
+            return Err(PutRecordError::TooLarge);
         }
         if !self.make_index_room(hash, now) {
             self.remove_record(key, hash);
-            return Err(NotKept::OutOfMemory);
+            return Err(PutRecordError::OutOfMemory);
         }
         let value = match item.value {
             Value::Whole(value) => Cow::Borrowed(value),
@@ -149,22 +151,22 @@ impl Shard {
         };
         let put = Put {
             flags: item.flags,
-            deadline: self.lasting(item.deadline, version),
+            deadline: self.rounded_deadline(item.deadline, version),
             marks: item.marks & RECORD_MARKS,
             version,
             content: Content::Bytes(&value),
         };
         let request = Request { key, hash, operation: Operation::Get(Get::default()) };
         let placed = self.put_over(&request, None, &put, true, now);
-        self.drain_on_the_side(now);
-        if placed.is_some() { Ok(()) } else { Err(NotKept::OutOfMemory) }
+        self.drain_inline(now);
+        if placed.is_some() { Ok(()) } else { Err(PutRecordError::OutOfMemory) }
     }
 
     /// Removes whatever is under a key, without a trace.
     pub fn remove_record(&mut self, key: &[u8], hash: KeyHash) {
-        if let Some((entry, head)) = self.standing(key, hash) {
+        if let Some((entry, head)) = self.find_any(key, hash) {
             self.index.remove(self.slab.memory_mut(), hash, entry);
-            self.leave(&head, Leave::Removed);
+            self.release(&head, RemovalReason::Removed);
         }
     }
 
@@ -172,7 +174,7 @@ impl Shard {
     /// from memory.
     pub fn flush_records(&mut self, version: u64) {
         if version > self.flush.upto {
-            self.empty_limbo();
+            self.run_deferred_free();
             self.flush.upto = version;
             self.start_flush(false);
         }
@@ -191,7 +193,7 @@ impl Shard {
 
     /// Forgets every record and every flush, as after a restart.
     pub fn clear_records(&mut self) {
-        self.empty_limbo();
+        self.run_deferred_free();
         self.start_flush(true);
         self.flush.at = None;
         self.flush.upto = 0;
@@ -209,7 +211,7 @@ impl Shard {
         cursor: u64,
         count: usize,
         now: Instant,
-        mut show: impl FnMut(&[u8], Kept<'_>),
+        mut show: impl FnMut(&[u8], StoredRecord<'_>),
     ) -> Option<u64> {
         let buckets = self.index.bucket_count();
         let mut walk = Walk::from_cursor(cursor, buckets);
@@ -225,7 +227,7 @@ impl Shard {
                 });
                 self.index.visit_bucket(memory, bucket, |item| {
                     let head = Head::read(memory, item);
-                    if let Some(kept) = self.kept(&head, now) {
+                    if let Some(kept) = self.stored_record(&head, now) {
                         show(head.key(memory), kept);
                         shown += 1;
                     }
@@ -237,28 +239,30 @@ impl Shard {
     }
 
     /// What an item or tombstone is as a record; `None` when it is flushed or may be forgotten.
-    fn kept(&self, head: &Head, now: Instant) -> Option<Kept<'_>> {
+    fn stored_record(&self, head: &Head, now: Instant) -> Option<StoredRecord<'_>> {
         if self.flush.is_flushed(head) {
             return None;
         }
         let (version, deadline) = (head.version, self.deadline_of(head));
         if self.flush.is_tombstone(head) {
-            let used = self.keeping.map_or(now, |keeping| keeping.received(deadline));
-            return (!deadline.is_past(now)).then_some(Kept { version, item: None, used });
+            let used = self
+                .tombstone_policy
+                .map_or(now, |tombstone_policy| tombstone_policy.received(deadline));
+            return (!deadline.is_past(now)).then_some(StoredRecord { version, item: None, used });
         }
         let used = self.last_used(head, now);
         if deadline.is_past(now) {
             // The tombstone that the wheel will make of it.
             let forgotten = self.forget_at(version, used) <= now;
-            return (!forgotten).then_some(Kept { version, item: None, used });
+            return (!forgotten).then_some(StoredRecord { version, item: None, used });
         }
-        let item = KeptItem {
+        let item = LiveRecord {
             deadline,
             flags: head.flags(self.slab.memory()),
             marks: head.marks & RECORD_MARKS,
             value: self.value_of(head),
         };
-        Some(Kept { version, item: Some(item), used })
+        Some(StoredRecord { version, item: Some(item), used })
     }
 }
 

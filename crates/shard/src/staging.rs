@@ -49,7 +49,7 @@ impl Pins {
     }
 
     /// Remembers that a pinned item is gone; false when it is not pinned.
-    pub(super) fn bury(&mut self, item: ItemRef) -> bool {
+    pub(super) fn mark_dead(&mut self, item: ItemRef) -> bool {
         match self.pins.get_mut(&item) {
             Some(pin) => {
                 pin.dead = true;
@@ -60,7 +60,7 @@ impl Pins {
     }
 
     /// Takes all pinned items for removed. Gives those that were not yet.
-    pub(super) fn bury_all(&mut self) -> impl Iterator<Item = ItemRef> {
+    pub(super) fn mark_all_dead(&mut self) -> impl Iterator<Item = ItemRef> {
         let alive = self.pins.iter_mut().filter(|(_, pin)| !pin.dead);
         alive.map(|(&item, pin)| {
             pin.dead = true;
@@ -165,9 +165,9 @@ impl Shard {
         let chain = head.chain(self.slab.memory()).unwrap_or(NO_CHAIN);
         self.hold(item, chain);
         // An item on its way out is kept by the pin instead.
-        let dead = self.limbo == Some(item);
+        let dead = self.deferred_free == Some(item);
         if dead {
-            self.limbo = None;
+            self.deferred_free = None;
         }
         let value_bytes = head.value_bytes(self.slab.memory()) as u32;
         self.pins.value_bytes += u64::from(value_bytes);

@@ -1,7 +1,7 @@
 //! What can be known of a shard: gauges, figures per slab class, and a walk over all items.
 
 use super::Shard;
-use super::eviction::Look;
+use super::eviction::ChunkState;
 use super::item::Kind;
 use super::slab::CLASS_INDEX;
 use ringlane_types::counters;
@@ -233,7 +233,7 @@ impl Shard {
     /// Seconds since the last use of the oldest of [`AGE_SAMPLES`] items of `class`.
     fn oldest_age(&self, class: u8, now: Instant) -> u64 {
         let owner = &self.slab.classes[class as usize];
-        let sight = self.sight(now);
+        let view = self.view(now);
         let ages = (0..AGE_SAMPLES).filter_map(|sample| {
             let page = *owner.pages.get(sample % owner.pages.len().max(1))?;
             let fresh = self.slab.page(page).fresh;
@@ -241,8 +241,8 @@ impl Shard {
                 return None;
             }
             let chunk = (sample as u64 * fresh as u64 / AGE_SAMPLES as u64) as u32;
-            match sight.look(self.slab.chunk(page, chunk)) {
-                Look::Live(head) => Some(sight.age(&head) as u64 / 125),
+            match view.chunk_state(self.slab.chunk(page, chunk)) {
+                ChunkState::Live(head) => Some(view.age(&head) as u64 / 125),
                 _ => None,
             }
         });
@@ -266,7 +266,7 @@ impl Shard {
         now: Instant,
         mut visit: impl FnMut(&Hit<'_>),
     ) -> bool {
-        let sight = self.sight(now);
+        let view = self.view(now);
         for _ in 0..limit {
             if cursor.page >= self.slab.page_count() {
                 return false;
@@ -281,23 +281,23 @@ impl Shard {
             let chunk = self.slab.chunk(cursor.page, cursor.chunk);
             cursor.chunk += 1;
             if super::item::kind(self.slab.memory(), chunk) != Kind::Item
-                || self.limbo == Some(chunk)
+                || self.deferred_free == Some(chunk)
                 || self.pins.is_dead(chunk)
             {
                 continue;
             }
             // A pinned item looks like nothing to eviction, but is there.
-            match sight.look(chunk) {
-                Look::Dead(_) => {}
-                Look::Live(head) if self.flush.is_tombstone(&head) => {}
-                Look::Live(head) => visit(&self.hit(&head, now)),
-                Look::Nothing if self.is_pinned(chunk) => {
+            match view.chunk_state(chunk) {
+                ChunkState::Dead(_) => {}
+                ChunkState::Live(head) if self.flush.is_tombstone(&head) => {}
+                ChunkState::Live(head) => visit(&self.hit(&head, now)),
+                ChunkState::Unevictable if self.is_pinned(chunk) => {
                     let head = super::Head::read(self.slab.memory(), chunk);
-                    if !sight.is_dead(&head) && !self.flush.is_tombstone(&head) {
+                    if !view.is_dead(&head) && !self.flush.is_tombstone(&head) {
                         visit(&self.hit(&head, now));
                     }
                 }
-                Look::Nothing => {}
+                ChunkState::Unevictable => {}
             }
         }
         cursor.page < self.slab.page_count()

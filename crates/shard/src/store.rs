@@ -1,7 +1,7 @@
 //! Writes: set, add, replace, append, prepend, cas.
 
+use super::allocate::RemovalReason;
 use super::item::{self, BINARY_KEY, Head, NO_CHAIN, STALE, Shape, WON};
-use super::room::Leave;
 use super::{Absent, Entry, Shard, StageRefusal};
 use ringlane_types::request::{
     Body, ItemRef, Operation, Request, Response, Staged, Store, StoreMode,
@@ -90,7 +90,7 @@ impl Shard {
             return self.refuse(request, store, true, now);
         }
         match self.find(request, now) {
-            Err(Absent::Unsettled) => self.store_settled(request, store, content, now),
+            Err(Absent::StaleEpoch) => self.store_resolved(request, store, content, now),
             found => self.store_over(request, store, content, found.ok(), now),
         }
     }
@@ -98,7 +98,7 @@ impl Shard {
     /// As [`Shard::store_over`] what an item of a past epoch turns out to be.
     #[cold]
     #[inline(never)]
-    fn store_settled(
+    fn store_resolved(
         &mut self,
         request: &Request<'_>,
         store: &Store<'_>,
@@ -129,18 +129,18 @@ impl Shard {
                 self.drop_content(content);
                 Ok(answer)
             }
-            Decision::Join(head) => self.join(request, store, &head, content, now),
+            Decision::Join(head) => self.concat(request, store, &head, content, now),
             Decision::Put { deadline, .. } if deadline.is_past(now) => {
                 // Stored and gone at once.
                 self.drop_content(content);
-                self.vanish(request, found, now);
+                self.remove_or_bury(request, found, now);
                 let cas = self.cas_or_next(store.cas);
                 self.counters.total_items += 1;
                 Ok(Response::Stored { cas, value_bytes: content.len() as u32 })
             }
             Decision::Put { deadline, marks } => {
                 let version = self.cas_or_next(store.cas);
-                let deadline = self.lasting(deadline, version);
+                let deadline = self.rounded_deadline(deadline, version);
                 let marks = marks | if store.binary_key { BINARY_KEY } else { 0 };
                 let put = Put { flags: store.flags, deadline, marks, version, content };
                 let value_bytes = content.len() as u32;
@@ -148,14 +148,14 @@ impl Shard {
                 if let Some(head) = placed {
                     // What becomes of most stores: answered here, and not moved to be answered.
                     self.count_set(head.item);
-                    self.drain_on_the_side(now);
+                    self.drain_inline(now);
                     self.counters.cmd_set += 1;
                     return Response::Stored { cas: version, value_bytes };
                 }
                 Err(())
             }
         };
-        self.drain_on_the_side(now);
+        self.drain_inline(now);
         match answer {
             Ok(answer) => {
                 self.counters.cmd_set += 1;
@@ -203,7 +203,7 @@ impl Shard {
         if store.refusal_removes
             && let Ok(found) = self.find_settled(request, now)
         {
-            self.vanish(request, Some(found), now);
+            self.remove_or_bury(request, Some(found), now);
         }
         if fits {
             self.counters.store_no_memory += 1;
@@ -279,21 +279,23 @@ impl Shard {
     ) -> Option<Head> {
         match &old {
             Some(old) => self.put_in_place(request, old, put, may_remove, now),
-            None if self.keeping.is_some() => self.put_over_standing(request, put, may_remove, now),
+            None if self.tombstone_policy.is_some() => {
+                self.put_over_any(request, put, may_remove, now)
+            }
             None => self.put(request, None, put, now),
         }
     }
 
     /// Stores over a tombstone, or what has expired, which have kept their place in the index.
     #[inline(never)]
-    fn put_over_standing(
+    fn put_over_any(
         &mut self,
         request: &Request<'_>,
         put: &Put<'_>,
         may_remove: bool,
         now: Instant,
     ) -> Option<Head> {
-        match self.standing(request.key, request.hash) {
+        match self.find_any(request.key, request.hash) {
             Some(old) => self.put_in_place(request, &old, put, may_remove, now),
             None => self.put(request, None, put, now),
         }
@@ -321,7 +323,7 @@ impl Shard {
             self.put(request, Some(old), put, now)
         };
         if let Some(placed) = &placed {
-            self.inherit_heat(placed.item, old, now);
+            self.inherit_frequency(placed.item, old, now);
         }
         placed
     }
@@ -354,7 +356,7 @@ impl Shard {
         if linked && !keeps_slot {
             self.wheel.unlink(self.slab.memory_mut(), old.item);
         }
-        let accessed = self.used(old, now);
+        let accessed = self.access_time_used(old, now);
         self.write_head(old.item, &shape, put, NO_CHAIN, accessed, now);
         let memory = self.slab.memory_mut();
         let at = item::offset(old.item) + shape.key_offset();
@@ -404,7 +406,7 @@ impl Shard {
         if let Some(old) = old {
             let entry = self.find_again(request.hash, old.item);
             self.index.remove(self.slab.memory_mut(), request.hash, entry);
-            self.leave(old, Leave::Removed);
+            self.release(old, RemovalReason::Removed);
         }
         self.link(request, item, &shape, put.deadline);
         Some(Head::read(self.slab.memory(), item))
@@ -479,7 +481,7 @@ impl Shard {
         chain: u32,
         now: Instant,
     ) {
-        let accessed = self.first_used(item, key, now);
+        let accessed = self.access_time_new(item, key, now);
         self.write_head(item, shape, put, chain, accessed, now);
         let at = item::offset(item) + shape.key_offset();
         self.slab.memory_mut()[at..at + key.len()].copy_from_slice(key);
@@ -515,6 +517,6 @@ impl Shard {
     /// Removes an item found just now.
     pub(super) fn remove_found(&mut self, request: &Request<'_>, entry: Entry, head: &Head) {
         self.index.remove(self.slab.memory_mut(), request.hash, entry);
-        self.leave(head, Leave::Removed);
+        self.release(head, RemovalReason::Removed);
     }
 }

@@ -11,8 +11,8 @@
 //! records pays nothing. Refused: a mark bit, which every hit would have to test, and a table of
 //! deletions on the side, which would need memory and a limit of its own.
 
+use super::allocate::RemovalReason;
 use super::item::{self, Head, NO_CHAIN, Shape};
-use super::room::Leave;
 use super::store::{Content, Put};
 use super::{Entry, Shard};
 use ringlane_types::hash::KeyHash;
@@ -22,14 +22,14 @@ use std::time::Duration;
 
 /// How deletions are kept.
 #[derive(Clone, Copy, Debug)]
-pub struct Keeping {
+pub struct TombstonePolicy {
     /// At least this long, from when they were written and from when they came here.
     pub lifetime: Duration,
     /// When a version was given.
     pub written: fn(u64) -> Instant,
 }
 
-impl Keeping {
+impl TombstonePolicy {
     /// When a deletion of `version` that came at `received` may be forgotten.
     fn forget_at(&self, version: u64, received: Instant) -> Instant {
         (self.written)(version).max(received).after(self.lifetime)
@@ -47,20 +47,20 @@ impl Shard {
     ///
     /// # Panics
     /// When the shard has items already.
-    pub fn keep_records(&mut self, keeping: Keeping) {
+    pub fn enable_tombstones(&mut self, tombstone_policy: TombstonePolicy) {
         assert_eq!(self.index.len(), 0, "records are kept from the first on");
         self.flush.pair_epochs();
-        self.keeping = Some(keeping);
+        self.tombstone_policy = Some(tombstone_policy);
         self.cas_step = 0;
     }
 
     /// Whether deletions are kept.
-    pub fn keeps_records(&self) -> bool {
-        self.keeping.is_some()
+    pub fn has_tombstones(&self) -> bool {
+        self.tombstone_policy.is_some()
     }
 
     /// What stands under a key: an item dead or alive, or a tombstone.
-    pub(super) fn standing(&self, key: &[u8], hash: KeyHash) -> Option<(Entry, Head)> {
+    pub(super) fn find_any(&self, key: &[u8], hash: KeyHash) -> Option<(Entry, Head)> {
         let memory = self.slab.memory();
         let mut head = None;
         let (entry, _) = self.index.find(memory, hash, |item| {
@@ -76,14 +76,14 @@ impl Shard {
 
     /// Removes for a client what is under a key, `found` if it is alive. Where deletions are kept a
     /// tombstone of the version given takes its place, also if nothing was there.
-    pub(super) fn vanish(
+    pub(super) fn remove_or_bury(
         &mut self,
         request: &Request<'_>,
         found: Option<(Entry, Head)>,
         now: Instant,
     ) {
-        if self.keeping.is_some() {
-            self.entomb(request.key, request.hash, self.next_cas, now);
+        if self.tombstone_policy.is_some() {
+            self.put_tombstone(request.key, request.hash, self.next_cas, now);
         } else if let Some((entry, head)) = found {
             self.remove_found(request, entry, &head);
         }
@@ -92,14 +92,20 @@ impl Shard {
     /// Puts a tombstone in the place of whatever stands under a key. False without memory; then
     /// nothing stands there.
     #[inline(never)]
-    pub(super) fn entomb(&mut self, key: &[u8], hash: KeyHash, version: u64, now: Instant) -> bool {
+    pub(super) fn put_tombstone(
+        &mut self,
+        key: &[u8],
+        hash: KeyHash,
+        version: u64,
+        now: Instant,
+    ) -> bool {
         // Room first, for it may take away what stands there.
         let has_room = self.make_index_room(hash, now);
-        let old = self.standing(key, hash);
+        let old = self.find_any(key, hash);
         let old_class = old.map(|(_, head)| self.slab.class_of(head.item));
         if let Some((entry, head)) = old {
             self.index.remove(self.slab.memory_mut(), hash, entry);
-            self.leave(&head, Leave::Removed);
+            self.release(&head, RemovalReason::Removed);
         }
         // What left also left room in the index.
         if !has_room && old.is_none() {
@@ -116,9 +122,9 @@ impl Shard {
     /// Handles an item or tombstone whose deadline has passed and that the wheel has let go.
     #[cold]
     #[inline(never)]
-    pub(super) fn outlive(&mut self, head: &Head, now: Instant) {
+    pub(super) fn expire_to_tombstone(&mut self, head: &Head, now: Instant) {
         if self.flush.is_tombstone(head) || self.flush.is_flushed(head) {
-            return self.remove(head, Leave::Removed);
+            return self.remove(head, RemovalReason::Removed);
         }
         let used = self.last_used(head, now);
         let forgotten = self.forget_at(head.version, used) <= now;
@@ -126,7 +132,7 @@ impl Shard {
         let key = &mut key[..head.key_len as usize];
         key.copy_from_slice(head.key(self.slab.memory()));
         let class = self.slab.class_of(head.item);
-        self.remove(head, Leave::Expired);
+        self.remove(head, RemovalReason::Expired);
         if !forgotten
             && let Some(tombstone) =
                 self.place_tombstone(key, head.version, used, head.accessed, Some(class), now)
@@ -138,12 +144,13 @@ impl Shard {
     /// When an item was last used, which is not before it came.
     pub(super) fn last_used(&self, head: &Head, now: Instant) -> Instant {
         // Rounded up where the policy has the lowest bits: what is kept is kept long enough.
-        let units = item::stamp(now).wrapping_sub(self.used_at(head)) & !self.heat_mask;
+        let units = item::stamp(now).wrapping_sub(self.used_at(head)) & !self.frequency_mask;
         now.before(Duration::from_millis(u64::from(units) << 3))
     }
 
     pub(super) fn forget_at(&self, version: u64, received: Instant) -> Instant {
-        self.keeping.map_or(received, |keeping| keeping.forget_at(version, received))
+        self.tombstone_policy
+            .map_or(received, |tombstone_policy| tombstone_policy.forget_at(version, received))
     }
 
     /// Writes a tombstone for an item that stays readable until the next request. `None` without
@@ -184,8 +191,8 @@ impl Shard {
         let deadline = Deadline::at(self.forget_at(version, received));
         let put = Put { flags: 0, deadline, marks: 0, version, content: Content::Bytes(b"") };
         self.write_item(item, &shape, key, &put, NO_CHAIN, now);
-        let heat = Head::read(self.slab.memory(), item).accessed & self.heat_mask;
-        let accessed = accessed & !self.heat_mask | heat;
+        let frequency = Head::read(self.slab.memory(), item).accessed & self.frequency_mask;
+        let accessed = accessed & !self.frequency_mask | frequency;
         item::set_accessed(self.slab.memory_mut(), item, accessed);
         Some(item)
     }

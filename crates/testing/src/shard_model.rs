@@ -194,15 +194,15 @@ struct Model {
     /// What the shard has evicted so far.
     evictions: u64,
     /// Bits of access times that are the policy's.
-    heat_mask: u32,
+    frequency_mask: u32,
 }
 
 impl Model {
-    fn new(item_bytes_max: u64, heat_mask: u32) -> Self {
+    fn new(item_bytes_max: u64, frequency_mask: u32) -> Self {
         Self {
             items: HashMap::new(),
             item_bytes_max,
-            heat_mask,
+            frequency_mask,
             counters: Counters::default(),
             flush_at: None,
             evictions: 0,
@@ -295,7 +295,7 @@ impl Model {
             item.fetched = true;
         }
         // Some policies keep only the upper bits of it.
-        let used = before.used.as_millis() >> 3 & !u64::from(self.heat_mask);
+        let used = before.used.as_millis() >> 3 & !u64::from(self.frequency_mask);
         Answer::Hit(Found {
             value: Shown(item.value.clone()),
             flags: item.flags,

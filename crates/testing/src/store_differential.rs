@@ -12,7 +12,7 @@ use std::time::Duration;
 use ringlane_cluster::record::{Content, Live, Record, RecordBuf, RetentionTimes};
 use ringlane_cluster::store::{MapStore, Store};
 use ringlane_cluster::version::Version;
-use ringlane_engine::store::{ShardStore, keep_records};
+use ringlane_engine::store::{ShardStore, enable_tombstones};
 use ringlane_shard::Shard;
 use ringlane_shard::{Eviction, ShardConfig};
 use ringlane_types::codec;
@@ -64,7 +64,7 @@ pub fn run(bytes: &[u8]) {
         eviction: [Lru, Fifo, Random, Ttl, Lfu, S3Fifo, S3Fifo, Lru][choice >> 1 & 7],
     };
     let mut shard = Shard::new(&config, Rc::new(HashSecret::of_seed(5)), 0, 1);
-    keep_records(&mut shard, &retention());
+    enable_tombstones(&mut shard, &retention());
     let mut pair = Pair {
         shard,
         map: MapStore::default(),

@@ -4,7 +4,7 @@ use ringlane_types::hash::HashSecret;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::{ShardStore, keep_records};
+use super::{ShardStore, enable_tombstones};
 use ringlane_cluster::record::{Content, Live, Record, RecordBuf, RetentionTimes};
 use ringlane_cluster::store::{Merged, Store};
 use ringlane_cluster::version::Version;
@@ -30,7 +30,7 @@ impl Bench {
 
     fn of(config: &ShardConfig) -> Self {
         let mut shard = Shard::new(config, Rc::new(HashSecret::of_seed(7)), 0, 1);
-        keep_records(&mut shard, &RetentionTimes::default());
+        enable_tombstones(&mut shard, &RetentionTimes::default());
         Self { shard, now: START }
     }
 

@@ -94,7 +94,7 @@ fn measure(eviction: Eviction, keys: &[u64], requests_per_second: u64) -> (f64, 
 /// S3-FIFO as its authors describe it.
 struct ExactS3Fifo {
     capacity: usize,
-    heat: HashMap<u64, u8>,
+    frequency: HashMap<u64, u8>,
     small: VecDeque<u64>,
     main: VecDeque<u64>,
     ghost: VecDeque<u64>,
@@ -103,11 +103,11 @@ struct ExactS3Fifo {
 
 impl ExactS3Fifo {
     fn read(&mut self, key: u64) -> bool {
-        if let Some(heat) = self.heat.get_mut(&key) {
-            *heat = 3.min(*heat + 1);
+        if let Some(frequency) = self.frequency.get_mut(&key) {
+            *frequency = 3.min(*frequency + 1);
             return true;
         }
-        while self.heat.len() >= self.capacity {
+        while self.frequency.len() >= self.capacity {
             self.evict();
         }
         if self.ghosts.remove(&key) {
@@ -115,20 +115,20 @@ impl ExactS3Fifo {
         } else {
             self.small.push_front(key);
         }
-        self.heat.insert(key, 0);
+        self.frequency.insert(key, 0);
         false
     }
 
     fn evict(&mut self) {
         if self.small.len() >= self.capacity / 10 || self.main.is_empty() {
             let key = self.small.pop_back().expect("something is there");
-            let heat = self.heat.get_mut(&key).expect("it is there");
-            if *heat > 0 {
-                *heat = 0;
+            let frequency = self.frequency.get_mut(&key).expect("it is there");
+            if *frequency > 0 {
+                *frequency = 0;
                 self.main.push_front(key);
                 return;
             }
-            self.heat.remove(&key);
+            self.frequency.remove(&key);
             self.ghost.push_front(key);
             self.ghosts.insert(key);
             if self.ghost.len() > self.capacity * 9 / 10 {
@@ -137,11 +137,11 @@ impl ExactS3Fifo {
             }
         } else {
             let key = self.main.pop_back().expect("something is there");
-            let heat = self.heat.get_mut(&key).expect("it is there");
-            if *heat == 0 {
-                self.heat.remove(&key);
+            let frequency = self.frequency.get_mut(&key).expect("it is there");
+            if *frequency == 0 {
+                self.frequency.remove(&key);
             } else {
-                *heat -= 1;
+                *frequency -= 1;
                 self.main.push_front(key);
             }
         }
@@ -160,7 +160,7 @@ fn contest_of_all_policies() {
         let capacity = measured[2].1;
         let mut exact = ExactS3Fifo {
             capacity,
-            heat: HashMap::new(),
+            frequency: HashMap::new(),
             small: VecDeque::new(),
             main: VecDeque::new(),
             ghost: VecDeque::new(),

@@ -4,7 +4,7 @@
 //! the order of arrival. Chunks that were freed otherwise, by deletes and expiry, are filled out of
 //! turn; their items go when the hand comes by.
 
-use super::Sight;
+use super::EvictionView;
 use super::sweep::{Hand, Random};
 use crate::item::Head;
 
@@ -19,11 +19,11 @@ impl Fifo {
         Self { hands: vec![Hand::default(); class_count], random: Random::new(seed) }
     }
 
-    pub(super) fn victim(&mut self, sight: &Sight<'_>, class: u8) -> Option<Head> {
-        self.hands[class as usize].next_item(sight, class)
+    pub(super) fn victim(&mut self, view: &EvictionView<'_>, class: u8) -> Option<Head> {
+        self.hands[class as usize].next_item(view, class)
     }
 
-    pub(super) fn eviction_age(&mut self, sight: &Sight<'_>, class: u8) -> u32 {
-        self.random.old_age(sight, class)
+    pub(super) fn eviction_age(&mut self, view: &EvictionView<'_>, class: u8) -> u32 {
+        self.random.old_age(view, class)
     }
 }

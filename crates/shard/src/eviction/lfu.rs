@@ -9,9 +9,9 @@
 //! items can be compared over time as the sweep must. Items that nobody used go first, the oldest
 //! before the others, so newcomers have a while to prove themselves.
 
-use super::heat::{self, HEAT_MASK};
+use super::frequency::{self, FREQUENCY_MASK};
 use super::sweep::{Order, Random, Sweep};
-use super::{Head, Sight};
+use super::{EvictionView, Head};
 use crate::item;
 use ringlane_types::time::Instant;
 
@@ -19,17 +19,17 @@ use ringlane_types::time::Instant;
 const PERIOD_BITS: u32 = 14;
 
 /// The chance of going from each level to the next: (2/3)^level, in 2^-32.
-const RISES: [u32; HEAT_MASK as usize + 1] = rises();
+const RISES: [u32; FREQUENCY_MASK as usize + 1] = rises();
 
-const fn rises() -> [u32; HEAT_MASK as usize + 1] {
-    let mut chances = [u32::MAX; HEAT_MASK as usize + 1];
+const fn rises() -> [u32; FREQUENCY_MASK as usize + 1] {
+    let mut chances = [u32::MAX; FREQUENCY_MASK as usize + 1];
     let mut level = 1;
-    while level < HEAT_MASK as usize {
+    while level < FREQUENCY_MASK as usize {
         chances[level] = (chances[level - 1] as u64 * 2 / 3) as u32;
         level += 1;
     }
     // There is no level above the last.
-    chances[HEAT_MASK as usize] = 0;
+    chances[FREQUENCY_MASK as usize] = 0;
     chances
 }
 
@@ -38,9 +38,9 @@ pub(crate) struct LevelRunsDown;
 
 impl Order for LevelRunsDown {
     #[inline]
-    fn place(sight: &Sight<'_>, head: &Head) -> u64 {
-        let used = (sight.now.as_millis() >> 3) - u64::from(sight.age(head));
-        used + (u64::from(heat::of(head.accessed)) << PERIOD_BITS)
+    fn place(view: &EvictionView<'_>, head: &Head) -> u64 {
+        let used = (view.now.as_millis() >> 3) - u64::from(view.age(head));
+        used + (u64::from(frequency::of(head.accessed)) << PERIOD_BITS)
     }
 }
 
@@ -55,21 +55,21 @@ impl Lfu {
         Self { sweep: Sweep::new(class_count, seed), random: Random::new(!seed) }
     }
 
-    pub(super) fn victim(&mut self, sight: &Sight<'_>, class: u8) -> Option<Head> {
-        self.sweep.victim(sight, class)
+    pub(super) fn victim(&mut self, view: &EvictionView<'_>, class: u8) -> Option<Head> {
+        self.sweep.victim(view, class)
     }
 
-    pub(super) fn eviction_age(&mut self, sight: &Sight<'_>, class: u8) -> u32 {
-        self.random.old_age(sight, class)
+    pub(super) fn eviction_age(&mut self, view: &EvictionView<'_>, class: u8) -> u32 {
+        self.random.old_age(view, class)
     }
 
     /// The access time after a use of an item.
     pub(super) fn used(&mut self, accessed: u32, now: Instant) -> u32 {
         let periods = (item::stamp(now) >> PERIOD_BITS).wrapping_sub(accessed >> PERIOD_BITS);
         let periods = periods & (u32::MAX >> PERIOD_BITS);
-        let level = heat::of(accessed).saturating_sub(periods);
+        let level = frequency::of(accessed).saturating_sub(periods);
         let rises = self.random.next() < RISES[level as usize];
-        heat::with(now, level + u32::from(rises))
+        frequency::with(now, level + u32::from(rises))
     }
 }
 
@@ -85,8 +85,9 @@ mod tests {
         let sum: u32 = (0..runs)
             .map(|run| {
                 let mut lfu = Lfu::new(1, run * 7919);
-                let used = (0..uses).fold(heat::with(START, 0), |seen, _| lfu.used(seen, START));
-                heat::of(used)
+                let used =
+                    (0..uses).fold(frequency::with(START, 0), |seen, _| lfu.used(seen, START));
+                frequency::of(used)
             })
             .sum();
         f64::from(sum) / runs as f64
@@ -106,9 +107,9 @@ mod tests {
     #[test]
     fn an_item_that_is_not_used_any_more_loses_a_level_in_131_seconds() {
         let mut lfu = Lfu::new(1, 3);
-        let hot = heat::with(START, 20);
+        let hot = frequency::with(START, 20);
         let later = |seconds| START.after(Duration::from_secs(seconds));
-        let level = |lfu: &mut Lfu, seconds| heat::of(lfu.used(hot, later(seconds)));
+        let level = |lfu: &mut Lfu, seconds| frequency::of(lfu.used(hot, later(seconds)));
         assert!((20..=21).contains(&level(&mut lfu, 0)));
         assert!((9..=12).contains(&level(&mut lfu, 10 * 131)));
         assert_eq!(level(&mut lfu, 30 * 131), 1, "it begins anew");

@@ -1,12 +1,12 @@
 //! Which item makes room: one interface, one file per policy.
 //!
 //! A policy is asked for a victim of one slab class and names an item; the shard removes it. A
-//! policy keeps no list of items: it looks at the items themselves through [`Sight`], so an item
+//! policy keeps no list of items: it looks at the items themselves through [`EvictionView`], so an item
 //! pays nothing for being evictable and a hit writes at most its access time, whose lowest bits are
-//! the policy's if it counts uses (`heat`).
+//! the policy's if it counts uses (`frequency`).
 
 mod fifo;
-mod heat;
+mod frequency;
 mod lfu;
 mod lru;
 mod random;
@@ -71,36 +71,36 @@ impl Policy {
 
     /// An item of `class` to remove for room, dead ones first. `None` when the class has no item
     /// that may go.
-    pub(super) fn victim(&mut self, sight: &Sight<'_>, class: u8) -> Option<Head> {
+    pub(super) fn victim(&mut self, view: &EvictionView<'_>, class: u8) -> Option<Head> {
         match self {
-            Policy::Lru(lru) => lru.victim(sight, class),
+            Policy::Lru(lru) => lru.victim(view, class),
             Policy::None => None,
-            Policy::Fifo(fifo) => fifo.victim(sight, class),
-            Policy::Random(any) => any.victim(sight, class),
-            Policy::Ttl(ttl) => ttl.victim(sight, class),
-            Policy::Lfu(lfu) => lfu.victim(sight, class),
-            Policy::S3Fifo(s3fifo) => s3fifo.victim(sight, class),
+            Policy::Fifo(fifo) => fifo.victim(view, class),
+            Policy::Random(any) => any.victim(view, class),
+            Policy::Ttl(ttl) => ttl.victim(view, class),
+            Policy::Lfu(lfu) => lfu.victim(view, class),
+            Policy::S3Fifo(s3fifo) => s3fifo.victim(view, class),
         }
     }
 
     /// How long ago, in units of 8 ms, the items that `class` would evict next were used; for a
     /// policy that does not go by age, how long ago some of its older ones were.
-    pub(super) fn eviction_age(&mut self, sight: &Sight<'_>, class: u8) -> u32 {
+    pub(super) fn eviction_age(&mut self, view: &EvictionView<'_>, class: u8) -> u32 {
         match self {
-            Policy::Lru(lru) => lru.eviction_age(sight, class),
+            Policy::Lru(lru) => lru.eviction_age(view, class),
             Policy::None => 0,
-            Policy::Fifo(fifo) => fifo.eviction_age(sight, class),
-            Policy::Random(any) => any.eviction_age(sight, class),
-            Policy::Ttl(ttl) => ttl.eviction_age(sight, class),
-            Policy::Lfu(lfu) => lfu.eviction_age(sight, class),
-            Policy::S3Fifo(s3fifo) => s3fifo.eviction_age(sight, class),
+            Policy::Fifo(fifo) => fifo.eviction_age(view, class),
+            Policy::Random(any) => any.eviction_age(view, class),
+            Policy::Ttl(ttl) => ttl.eviction_age(view, class),
+            Policy::Lfu(lfu) => lfu.eviction_age(view, class),
+            Policy::S3Fifo(s3fifo) => s3fifo.eviction_age(view, class),
         }
     }
 
     /// The bits of an item's access time that are not time but the policy's; 0 for most.
-    pub(super) fn heat_mask(&self) -> u32 {
+    pub(super) fn frequency_mask(&self) -> u32 {
         match self {
-            Policy::Lfu(_) | Policy::S3Fifo(_) => heat::HEAT_MASK,
+            Policy::Lfu(_) | Policy::S3Fifo(_) => frequency::FREQUENCY_MASK,
             _ => 0,
         }
     }
@@ -116,11 +116,11 @@ impl Policy {
     }
 
     /// The access time of a new item that is about to be written at `item`.
-    pub(super) fn entered(&mut self, sight: &Sight<'_>, item: ItemRef, key: &[u8]) -> u32 {
+    pub(super) fn entered(&mut self, view: &EvictionView<'_>, item: ItemRef, key: &[u8]) -> u32 {
         match self {
-            Policy::Lfu(_) => heat::with(sight.now, 0),
-            Policy::S3Fifo(s3fifo) => s3fifo.entered(sight, item, key),
-            _ => item::stamp(sight.now),
+            Policy::Lfu(_) => frequency::with(view.now, 0),
+            Policy::S3Fifo(s3fifo) => s3fifo.entered(view, item, key),
+            _ => item::stamp(view.now),
         }
     }
 
@@ -152,9 +152,9 @@ impl Policy {
 
 /// What is found in a chunk.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Look {
+pub(super) enum ChunkState {
     /// Nothing, or something that must stay.
-    Nothing,
+    Unevictable,
     /// An expired or flushed item.
     Dead(Head),
     /// An item.
@@ -162,7 +162,7 @@ pub(super) enum Look {
 }
 
 /// A view of a shard's chunks at one moment.
-pub(super) struct Sight<'a> {
+pub(super) struct EvictionView<'a> {
     pub(super) slab: &'a Slab,
     pub(super) wheel: &'a TtlWheel,
     pub(super) pins: &'a Pins,
@@ -170,40 +170,40 @@ pub(super) struct Sight<'a> {
     pub(super) guard: ItemRef,
     pub(super) flush: &'a Flush,
     pub(super) hash_secret: &'a HashSecret,
-    /// See [`Policy::heat_mask`].
-    pub(super) heat_mask: u32,
+    /// See [`Policy::frequency_mask`].
+    pub(super) frequency_mask: u32,
     /// Number of items.
     pub(super) items: u64,
     pub(super) now: Instant,
 }
 
-impl Sight<'_> {
+impl EvictionView<'_> {
     /// Looks at the chunk at `chunk`; for a piece, at the item it belongs to.
     #[inline]
-    pub(super) fn look(&self, chunk: ItemRef) -> Look {
+    pub(super) fn chunk_state(&self, chunk: ItemRef) -> ChunkState {
         let memory = self.slab.memory();
         let mut head = Head::read(memory, chunk);
         if !head.is_item() {
             if item::kind(memory, chunk) != Kind::Piece {
-                return Look::Nothing;
+                return ChunkState::Unevictable;
             }
             let owner = item::piece_head(memory, chunk);
             if owner.0 == 0 {
-                return Look::Nothing;
+                return ChunkState::Unevictable;
             }
             head = Head::read(memory, owner);
         }
-        self.judge(head)
+        self.classify(head)
     }
 
     /// What an item is: dead, alive, or one that must stay.
     #[inline]
-    pub(super) fn judge(&self, head: Head) -> Look {
+    pub(super) fn classify(&self, head: Head) -> ChunkState {
         let held = self.slab.page(self.slab.page_of(head.item)).held > 0;
         if head.item == self.guard || !head.is_item() || held && self.pins.is_pinned(head.item) {
-            return Look::Nothing;
+            return ChunkState::Unevictable;
         }
-        if self.is_dead(&head) { Look::Dead(head) } else { Look::Live(head) }
+        if self.is_dead(&head) { ChunkState::Dead(head) } else { ChunkState::Live(head) }
     }
 
     #[inline]
@@ -216,7 +216,7 @@ impl Sight<'_> {
     /// How long ago the item was used, in units of 8 ms.
     #[inline]
     pub(super) fn age(&self, head: &Head) -> u32 {
-        item::stamp(self.now).wrapping_sub(head.accessed & !self.heat_mask)
+        item::stamp(self.now).wrapping_sub(head.accessed & !self.frequency_mask)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Any item, each as likely as the others.
 
 use super::sweep::{Hand, Random, SCAN_MAX};
-use super::{Look, Sight};
+use super::{ChunkState, EvictionView};
 use crate::item::Head;
 
 /// No order at all.
@@ -16,17 +16,17 @@ impl Any {
         Self { random: Random::new(seed), hand: Hand::default() }
     }
 
-    pub(super) fn victim(&mut self, sight: &Sight<'_>, class: u8) -> Option<Head> {
+    pub(super) fn victim(&mut self, view: &EvictionView<'_>, class: u8) -> Option<Head> {
         for _ in 0..SCAN_MAX {
-            match self.random.item(sight, class)? {
-                Look::Nothing => {}
-                Look::Dead(head) | Look::Live(head) => return Some(head),
+            match self.random.item(view, class)? {
+                ChunkState::Unevictable => {}
+                ChunkState::Dead(head) | ChunkState::Live(head) => return Some(head),
             }
         }
-        self.hand.next_item(sight, class)
+        self.hand.next_item(view, class)
     }
 
-    pub(super) fn eviction_age(&mut self, sight: &Sight<'_>, class: u8) -> u32 {
-        self.random.old_age(sight, class)
+    pub(super) fn eviction_age(&mut self, view: &EvictionView<'_>, class: u8) -> u32 {
+        self.random.old_age(view, class)
     }
 }

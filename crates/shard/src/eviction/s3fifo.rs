@@ -3,10 +3,10 @@
 //!
 //! Most keys of real traces are asked for once before they would be evicted anyway; letting them
 //! through a tenth of the memory leaves the rest to the others, and a scan cannot wash it out.
-//! Each item has two bits of heat, raised by reads, and one that says that it belongs to the main
+//! Each item has two bits of frequency, raised by reads, and one that says that it belongs to the main
 //! part. The parts are kept so that an item pays no link for them:
 //!
-//! - *Main* is no list but a hand over the class's chunks: it takes a degree of heat from each item
+//! - *Main* is no list but a hand over the class's chunks: it takes a degree of frequency from each item
 //!   it passes and evicts the first that has none. That is what a queue that puts the hot ones
 //!   back at its end does.
 //! - *Small* is a queue of positions, 8 bytes for each item in it. Entries whose item has gone are
@@ -20,20 +20,20 @@ use std::collections::VecDeque;
 
 use arrayvec::ArrayVec;
 
-use super::heat;
+use super::frequency;
 use super::sweep::{Hand, Random, SCAN_MAX, chunks_of};
-use super::{Head, Look, Sight};
+use super::{ChunkState, EvictionView, Head};
 use ringlane_types::hash::KeyHash;
 use ringlane_types::request::ItemRef;
 use ringlane_types::time::Instant;
 
-/// Degrees of heat, the lowest bits.
+/// Degrees of frequency, the lowest bits.
 const DEGREE_MAX: u32 = 3;
 /// The item belongs to the main part.
 const MAIN: u32 = 4;
 /// Small is to have one in this many of a class's items.
 const SMALL_PART: u64 = 10;
-/// Who leaves small with this heat goes to main.
+/// Who leaves small with this frequency goes to main.
 const PROMOTED_FROM: u32 = 1;
 /// Entries of small per block.
 const BLOCK: usize = 512;
@@ -72,14 +72,14 @@ impl S3Fifo {
         std::mem::take(&mut self.changes).into_iter()
     }
 
-    pub(super) fn eviction_age(&mut self, sight: &Sight<'_>, class: u8) -> u32 {
-        self.random.old_age(sight, class)
+    pub(super) fn eviction_age(&mut self, view: &EvictionView<'_>, class: u8) -> u32 {
+        self.random.old_age(view, class)
     }
 
     /// The access time after a use of an item.
     pub(super) fn used(accessed: u32, now: Instant) -> u32 {
         let degree = (accessed & DEGREE_MAX) + 1;
-        heat::with(now, accessed & MAIN | degree.min(DEGREE_MAX))
+        frequency::with(now, accessed & MAIN | degree.min(DEGREE_MAX))
     }
 
     /// The access time of an item that goes to another place in memory: its entry is lost.
@@ -93,59 +93,59 @@ impl S3Fifo {
     }
 
     /// The access time of a new item in the chunk at `item`.
-    pub(super) fn entered(&mut self, sight: &Sight<'_>, item: ItemRef, key: &[u8]) -> u32 {
-        let hash = KeyHash::of(key, sight.hash_secret);
-        let class = sight.slab.class_of(item);
+    pub(super) fn entered(&mut self, view: &EvictionView<'_>, item: ItemRef, key: &[u8]) -> u32 {
+        let hash = KeyHash::of(key, view.hash_secret);
+        let class = view.slab.class_of(item);
         let parts = &mut self.classes[class as usize];
         if !parts.full || self.ghost.take(hash) {
-            return heat::with(sight.now, MAIN);
+            return frequency::with(view.now, MAIN);
         }
         // Where items come and go without eviction, most entries have none any more.
-        if parts.small.len >= chunks_of(sight, class) / (SMALL_PART / 2)
+        if parts.small.len >= chunks_of(view, class) / (SMALL_PART / 2)
             && let Some(entry) = parts.small.pop()
-            && let Some(head) = entry.find(sight, class)
+            && let Some(head) = entry.find(view, class)
         {
             self.changes.push((head.item, head.accessed | MAIN));
         }
         parts.small.push(Entry { item, tag: hash.bucket_bits() });
-        heat::with(sight.now, 0)
+        frequency::with(view.now, 0)
     }
 
-    pub(super) fn victim(&mut self, sight: &Sight<'_>, class: u8) -> Option<Head> {
+    pub(super) fn victim(&mut self, view: &EvictionView<'_>, class: u8) -> Option<Head> {
         self.classes[class as usize].full = true;
-        if sight.slab.classes[class as usize].pages.is_empty() {
+        if view.slab.classes[class as usize].pages.is_empty() {
             return None;
         }
-        let share = sight.slab.classes[class as usize].used / SMALL_PART;
-        self.leave_small(sight, class, share)
-            .or_else(|| self.leave_main(sight, class))
-            .or_else(|| self.leave_small(sight, class, 0))
+        let share = view.slab.classes[class as usize].used / SMALL_PART;
+        self.leave_small(view, class, share)
+            .or_else(|| self.leave_main(view, class))
+            .or_else(|| self.leave_small(view, class, 0))
             .or_else(|| {
                 // Pieces of chained values, whose heads are entries of other classes.
                 let hand = &mut self.classes[class as usize].hand;
-                hand.next_item(sight, class)
+                hand.next_item(view, class)
             })
     }
 
     /// The first in small that nobody read, if small has more than `share`.
-    fn leave_small(&mut self, sight: &Sight<'_>, class: u8, share: u64) -> Option<Head> {
+    fn leave_small(&mut self, view: &EvictionView<'_>, class: u8, share: u64) -> Option<Head> {
         let small = &mut self.classes[class as usize].small;
         for _ in 0..SCAN_MAX {
             if small.len <= share {
                 return None;
             }
             let entry = small.pop()?;
-            let Some(head) = entry.find(sight, class) else { continue };
-            match sight.judge(head) {
-                Look::Nothing => small.push(entry),
-                Look::Dead(head) => return Some(head),
-                Look::Live(head) if head.accessed & DEGREE_MAX >= PROMOTED_FROM => {
+            let Some(head) = entry.find(view, class) else { continue };
+            match view.classify(head) {
+                ChunkState::Unevictable => small.push(entry),
+                ChunkState::Dead(head) => return Some(head),
+                ChunkState::Live(head) if head.accessed & DEGREE_MAX >= PROMOTED_FROM => {
                     let accessed = head.accessed & !DEGREE_MAX | MAIN;
                     self.changes.push((head.item, accessed));
                 }
-                Look::Live(head) => {
-                    let hash = KeyHash::of(head.key(sight.slab.memory()), sight.hash_secret);
-                    self.ghost.insert(hash, sight.items);
+                ChunkState::Live(head) => {
+                    let hash = KeyHash::of(head.key(view.slab.memory()), view.hash_secret);
+                    self.ghost.insert(hash, view.items);
                     return Some(head);
                 }
             }
@@ -153,16 +153,16 @@ impl S3Fifo {
         None
     }
 
-    /// The first in main that has no heat, or the coolest of some.
-    fn leave_main(&mut self, sight: &Sight<'_>, class: u8) -> Option<Head> {
+    /// The first in main that has no frequency, or the coolest of some.
+    fn leave_main(&mut self, view: &EvictionView<'_>, class: u8) -> Option<Head> {
         let hand = &mut self.classes[class as usize].hand;
         let mut coolest: Option<Head> = None;
         let mut seen = 0;
-        for _ in 0..chunks_of(sight, class) {
-            let head = match sight.look(hand.advance(sight, class)) {
-                Look::Nothing => continue,
-                Look::Dead(head) => return Some(head),
-                Look::Live(head) => head,
+        for _ in 0..chunks_of(view, class) {
+            let head = match view.chunk_state(hand.advance(view, class)) {
+                ChunkState::Unevictable => continue,
+                ChunkState::Dead(head) => return Some(head),
+                ChunkState::Live(head) => head,
             };
             if head.accessed & MAIN != 0 {
                 if head.accessed & DEGREE_MAX == 0 {
@@ -192,15 +192,15 @@ struct Entry {
 
 impl Entry {
     /// The item, if it is still where it was, and in small.
-    fn find(self, sight: &Sight<'_>, class: u8) -> Option<Head> {
-        let memory = sight.slab.memory();
-        if !sight.slab.is_chunk_of(class, self.item) {
+    fn find(self, view: &EvictionView<'_>, class: u8) -> Option<Head> {
+        let memory = view.slab.memory();
+        if !view.slab.is_chunk_of(class, self.item) {
             return None;
         }
         let head = Head::read(memory, self.item);
         let is = head.is_item()
             && head.accessed & MAIN == 0
-            && KeyHash::of(head.key(memory), sight.hash_secret).bucket_bits() == self.tag;
+            && KeyHash::of(head.key(memory), view.hash_secret).bucket_bits() == self.tag;
         is.then_some(head)
     }
 }

@@ -13,7 +13,7 @@
 
 use std::marker::PhantomData;
 
-use super::{Look, Sight};
+use super::{ChunkState, EvictionView};
 use crate::item::Head;
 use ringlane_types::request::ItemRef;
 
@@ -35,7 +35,7 @@ pub(super) const LAST: u64 = u64::MAX;
 pub(crate) trait Order {
     /// The item's place: the lowest goes first. It must not depend on the moment, so that places of
     /// different moments can be compared. [`LAST`] goes only where nothing else is met.
-    fn place(sight: &Sight<'_>, head: &Head) -> u64;
+    fn place(view: &EvictionView<'_>, head: &Head) -> u64;
 }
 
 /// Evicts from the lower end of an order, per slab class.
@@ -65,22 +65,22 @@ impl<O: Order> Sweep<O> {
         }
     }
 
-    pub(super) fn victim(&mut self, sight: &Sight<'_>, class: u8) -> Option<Head> {
-        if sight.slab.classes[class as usize].pages.is_empty() {
+    pub(super) fn victim(&mut self, view: &EvictionView<'_>, class: u8) -> Option<Head> {
+        if view.slab.classes[class as usize].pages.is_empty() {
             return None;
         }
-        self.sample(sight, class);
+        self.sample(view, class);
         let state = &mut self.classes[class as usize];
         let mut first: Option<(u64, Head)> = None;
         // Free chunks and held items cost a look too, so that a victim is found in bounded time
         // unless there is none: then the whole class is looked at once.
         let mut seen = 0;
-        for _ in 0..chunks_of(sight, class) {
-            match sight.look(state.hand.advance(sight, class)) {
-                Look::Nothing => continue,
-                Look::Dead(head) => return Some(head),
-                Look::Live(head) => {
-                    let place = O::place(sight, &head);
+        for _ in 0..chunks_of(view, class) {
+            match view.chunk_state(state.hand.advance(view, class)) {
+                ChunkState::Unevictable => continue,
+                ChunkState::Dead(head) => return Some(head),
+                ChunkState::Live(head) => {
+                    let place = O::place(view, &head);
                     if place <= state.cutoff && place != LAST {
                         return Some(head);
                     }
@@ -98,13 +98,13 @@ impl<O: Order> Sweep<O> {
     }
 
     /// The place at which `class` evicts.
-    pub(super) fn cutoff(&mut self, sight: &Sight<'_>, class: u8) -> u64 {
-        self.sample(sight, class);
+    pub(super) fn cutoff(&mut self, view: &EvictionView<'_>, class: u8) -> u64 {
+        self.sample(view, class);
         self.classes[class as usize].cutoff
     }
 
     /// Now and then looks at a random item of `class` (at many the first time) and renews the cutoff.
-    fn sample(&mut self, sight: &Sight<'_>, class: u8) {
+    fn sample(&mut self, view: &EvictionView<'_>, class: u8) {
         let state = &mut self.classes[class as usize];
         let first = state.samples.is_empty();
         state.evictions = state.evictions.wrapping_add(1);
@@ -115,10 +115,10 @@ impl<O: Order> Sweep<O> {
             state.samples = vec![LAST; SAMPLES];
         }
         for _ in 0..if first { SAMPLES } else { 1 } {
-            match self.random.item(sight, class) {
+            match self.random.item(view, class) {
                 None => return,
-                Some(Look::Live(head)) => {
-                    state.samples[state.next_sample] = O::place(sight, &head);
+                Some(ChunkState::Live(head)) => {
+                    state.samples[state.next_sample] = O::place(view, &head);
                     state.next_sample = (state.next_sample + 1) % SAMPLES;
                 }
                 Some(_) => {}
@@ -143,9 +143,9 @@ pub(super) struct Hand {
 
 impl Hand {
     /// The chunk under the hand; the hand moves on. The class has pages.
-    pub(super) fn advance(&mut self, sight: &Sight<'_>, class: u8) -> ItemRef {
-        let pages = &sight.slab.classes[class as usize].pages;
-        if self.page >= pages.len() || self.chunk >= sight.slab.page(pages[self.page]).fresh {
+    pub(super) fn advance(&mut self, view: &EvictionView<'_>, class: u8) -> ItemRef {
+        let pages = &view.slab.classes[class as usize].pages;
+        if self.page >= pages.len() || self.chunk >= view.slab.page(pages[self.page]).fresh {
             self.chunk = 0;
             self.page += 1;
             if self.page >= pages.len() {
@@ -153,21 +153,23 @@ impl Hand {
             }
         }
         self.chunk += 1;
-        sight.slab.chunk(pages[self.page], self.chunk - 1)
+        view.slab.chunk(pages[self.page], self.chunk - 1)
     }
 
     /// The next item that may go; `None` when a whole round finds none.
-    pub(super) fn next_item(&mut self, sight: &Sight<'_>, class: u8) -> Option<Head> {
-        (0..chunks_of(sight, class)).find_map(|_| match sight.look(self.advance(sight, class)) {
-            Look::Nothing => None,
-            Look::Dead(head) | Look::Live(head) => Some(head),
+    pub(super) fn next_item(&mut self, view: &EvictionView<'_>, class: u8) -> Option<Head> {
+        (0..chunks_of(view, class)).find_map(|_| {
+            match view.chunk_state(self.advance(view, class)) {
+                ChunkState::Unevictable => None,
+                ChunkState::Dead(head) | ChunkState::Live(head) => Some(head),
+            }
         })
     }
 }
 
 /// Chunks of `class` that were ever handed out, one more per page for good measure.
-pub(super) fn chunks_of(sight: &Sight<'_>, class: u8) -> u64 {
-    let class = &sight.slab.classes[class as usize];
+pub(super) fn chunks_of(view: &EvictionView<'_>, class: u8) -> u64 {
+    let class = &view.slab.classes[class as usize];
     class.pages.len() as u64 * class.chunks_per_page as u64
 }
 
@@ -192,26 +194,26 @@ impl Random {
     }
 
     /// What is in a random chunk of `class`; `None` when the class has no page.
-    pub(super) fn item(&mut self, sight: &Sight<'_>, class: u8) -> Option<Look> {
+    pub(super) fn item(&mut self, view: &EvictionView<'_>, class: u8) -> Option<ChunkState> {
         self.step();
-        let pages = &sight.slab.classes[class as usize].pages;
+        let pages = &view.slab.classes[class as usize].pages;
         if pages.is_empty() {
             return None;
         }
         let page = pages[(self.0 >> 32) as usize % pages.len()];
-        let fresh = sight.slab.page(page).fresh;
+        let fresh = view.slab.page(page).fresh;
         let chunk = ((self.0 as u32 as u64 * fresh as u64) >> 32) as u32;
-        Some(sight.look(sight.slab.chunk(page, chunk)))
+        Some(view.chunk_state(view.slab.chunk(page, chunk)))
     }
 
     /// How long ago, in units of 8 ms, an item of `class` was used that is old among a few: for
     /// policies that do not go by age, to compare classes with.
-    pub(super) fn old_age(&mut self, sight: &Sight<'_>, class: u8) -> u32 {
+    pub(super) fn old_age(&mut self, view: &EvictionView<'_>, class: u8) -> u32 {
         const FEW: u32 = 16;
         let mut age = 0;
         for _ in 0..FEW {
-            if let Some(Look::Live(head)) = self.item(sight, class) {
-                age = age.max(sight.age(&head));
+            if let Some(ChunkState::Live(head)) = self.item(view, class) {
+                age = age.max(view.age(&head));
             }
         }
         age

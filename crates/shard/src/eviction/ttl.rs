@@ -1,6 +1,6 @@
 //! The nearest deadline of a slab class first; items without one go last, in no particular order.
 
-use super::Sight;
+use super::EvictionView;
 use super::sweep::{LAST, Order, Random, Sweep};
 use crate::item::{HAS_TTL, Head};
 
@@ -9,11 +9,11 @@ pub(crate) struct NearestDeadline;
 
 impl Order for NearestDeadline {
     #[inline]
-    fn place(sight: &Sight<'_>, head: &Head) -> u64 {
+    fn place(view: &EvictionView<'_>, head: &Head) -> u64 {
         if !head.has(HAS_TTL) {
             return LAST;
         }
-        sight.wheel.deadline(head.deadline_code(sight.slab.memory())).as_millis()
+        view.wheel.deadline(head.deadline_code(view.slab.memory())).as_millis()
     }
 }
 
@@ -28,11 +28,11 @@ impl Ttl {
         Self { sweep: Sweep::new(class_count, seed), random: Random::new(!seed) }
     }
 
-    pub(super) fn victim(&mut self, sight: &Sight<'_>, class: u8) -> Option<Head> {
-        self.sweep.victim(sight, class)
+    pub(super) fn victim(&mut self, view: &EvictionView<'_>, class: u8) -> Option<Head> {
+        self.sweep.victim(view, class)
     }
 
-    pub(super) fn eviction_age(&mut self, sight: &Sight<'_>, class: u8) -> u32 {
-        self.random.old_age(sight, class)
+    pub(super) fn eviction_age(&mut self, view: &EvictionView<'_>, class: u8) -> u32 {
+        self.random.old_age(view, class)
     }
 }

@@ -42,7 +42,7 @@ fn run_with(secret: &HashSecret, bytes: &[u8]) {
     let core_count = 1 + (choice >> 6) as u32;
     let shard = Shard::new(&config, Rc::new(secret.clone()), core_count - 1, core_count);
     let mut pair = Pair {
-        model: Model::new(config.item_bytes_max as u64, shard.heat_mask()),
+        model: Model::new(config.item_bytes_max as u64, shard.frequency_mask()),
         shard,
         secret,
         evicts: config.eviction != Eviction::None,

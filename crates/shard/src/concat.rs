@@ -11,7 +11,7 @@ use std::borrow::Cow;
 impl Shard {
     /// Joins a value to the one of `old`, which is live. `Err` without memory; the old item is
     /// unchanged then.
-    pub(super) fn join(
+    pub(super) fn concat(
         &mut self,
         request: &Request<'_>,
         store: &Store<'_>,
@@ -53,7 +53,7 @@ impl Shard {
         self.unguard(old);
         let item = if let Some((item, chain)) = room {
             self.write_item(item, &shape, request.key, &put, chain, now);
-            self.inherit_heat(item, old, now);
+            self.inherit_frequency(item, old, now);
             let from = self.value_list(old);
             self.copy_value(&from, item, old_at);
             let entry = self.find_again(request.hash, old.item);
@@ -74,7 +74,7 @@ impl Shard {
             };
             let (item, chain) = self.allocate_item(&shape, now).ok_or(())?;
             self.write_item(item, &shape, request.key, &put, chain, now);
-            self.inherit_heat(item, old, now);
+            self.inherit_frequency(item, old, now);
             self.write_value(item, old_at, &kept);
             self.write_value(item, new_at, &part);
             self.link(request, item, &shape, deadline);
@@ -119,7 +119,7 @@ impl Shard {
             (None, _) => return None,
         };
         self.write_item(item, shape, request.key, put, chain, now);
-        self.inherit_heat(item, old, now);
+        self.inherit_frequency(item, old, now);
         let entry = self.find_again(request.hash, old.item);
         self.remove_found(request, entry, old);
         Some(item)
@@ -138,7 +138,7 @@ impl Shard {
         let shape = old.shape(self.slab.memory());
         let joined = Shape { value_bytes, ..shape };
         if shape.chained {
-            if !self.join_chained(old, content, front, now) {
+            if !self.concat_chained(old, content, front, now) {
                 return false;
             }
             self.account_out(old);
@@ -157,7 +157,7 @@ impl Shard {
             item::set_value_bytes(memory, old.item, value_bytes);
             self.fill(old.item, if front { 0 } else { shape.value_bytes }, content);
         }
-        let accessed = self.used(old, now);
+        let accessed = self.access_time_used(old, now);
         let memory = self.slab.memory_mut();
         item::set_version(memory, old.item, version);
         item::set_accessed(memory, old.item, accessed);

@@ -15,7 +15,7 @@ use ringlane_types::time::Instant;
 impl Shard {
     /// Joins `content` to the chained value of `old`, in front or behind. False when that does not
     /// work without copying; nothing has changed then.
-    pub(super) fn join_chained(
+    pub(super) fn concat_chained(
         &mut self,
         old: &Head,
         content: Content<'_>,
@@ -29,7 +29,7 @@ impl Shard {
         self.guard(old);
         let joined = self.pieces_joined(chain, content, front, now);
         self.unguard(old);
-        let Some(Joined { pieces, instead_of_edge }) = joined else { return false };
+        let Some(JoinedPieces { pieces, instead_of_edge }) = joined else { return false };
         for span in &pieces {
             item::write_piece(self.slab.memory_mut(), piece_at(span), old.item);
         }
@@ -80,11 +80,11 @@ impl Shard {
         content: Content<'_>,
         front: bool,
         now: Instant,
-    ) -> Option<Joined> {
+    ) -> Option<JoinedPieces> {
         if let Content::Staged(staged) = content
             && self.staged_shape(&staged).0.chained
         {
-            return Some(Joined { pieces: self.take_pieces(staged), instead_of_edge: false });
+            return Some(JoinedPieces { pieces: self.take_pieces(staged), instead_of_edge: false });
         }
         let spans = &self.chains[chain as usize].spans;
         let edge = *if front { spans.first() } else { spans.last() }.expect("a chain has pieces");
@@ -107,7 +107,7 @@ impl Shard {
         } else {
             self.copy_content(content, &pieces);
         }
-        Some(Joined { pieces, instead_of_edge })
+        Some(JoinedPieces { pieces, instead_of_edge })
     }
 
     fn piece_bytes_max(&self) -> usize {
@@ -158,7 +158,7 @@ impl Shard {
 }
 
 /// What is added to a chain.
-struct Joined {
+struct JoinedPieces {
     pieces: Vec<Span>,
     /// The only piece takes the place of the one at the end, whose bytes it has too.
     instead_of_edge: bool,

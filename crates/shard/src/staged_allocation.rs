@@ -40,7 +40,7 @@ impl Shard {
         budget: u32,
         now: Instant,
     ) -> Result<Option<Staged>, StageRefusal> {
-        self.attend_if_due(now);
+        self.run_work_if_due(now);
         let mut slice = Slice { begun_at: self.work, budget: budget.max(1), steps: 0 };
         let staged = match staging.begun {
             Some(staged) => staged,
@@ -74,7 +74,7 @@ impl Shard {
 
     /// Whether [`Shard::make_room`] has waited for memory to become ready since this was last asked.
     #[inline]
-    pub fn take_wish_for_memory(&mut self) -> bool {
+    pub fn take_memory_request(&mut self) -> bool {
         std::mem::take(&mut self.awaits_memory)
     }
 

@@ -8,17 +8,17 @@ use crate::item;
 use ringlane_types::time::Instant;
 
 /// The bits a counting policy has, as many as it needs at most.
-pub(crate) const HEAT_MASK: u32 = 31;
+pub(crate) const FREQUENCY_MASK: u32 = 31;
 
-/// `accessed` with another time and another heat.
+/// `accessed` with another time and another frequency.
 #[inline]
-pub(super) fn with(now: Instant, heat: u32) -> u32 {
-    debug_assert!(heat <= HEAT_MASK);
-    item::stamp(now) & !HEAT_MASK | heat
+pub(super) fn with(now: Instant, frequency: u32) -> u32 {
+    debug_assert!(frequency <= FREQUENCY_MASK);
+    item::stamp(now) & !FREQUENCY_MASK | frequency
 }
 
-/// The heat in an access time.
+/// The frequency in an access time.
 #[inline]
 pub(super) fn of(accessed: u32) -> u32 {
-    accessed & HEAT_MASK
+    accessed & FREQUENCY_MASK
 }

@@ -6,7 +6,7 @@
 //! only step that is not small, and the reserve (refilled in the background by `pages`) exists so
 //! that it stays rare.
 
-use super::eviction::{Look, Sight};
+use super::eviction::{ChunkState, EvictionView};
 use super::item::{self, HAS_TTL, Head, NO_CHAIN, Shape};
 use super::slab::CLASS_INDEX;
 use super::{Chain, PIECE_HEADER_BYTES, Shard, piece_at};
@@ -23,7 +23,7 @@ const CANDIDATE_PAGES: u32 = 64;
 
 /// Why an item leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Leave {
+pub(super) enum RemovalReason {
     /// Deleted, replaced or moved: whoever removes it counts it.
     Removed,
     /// For room.
@@ -35,33 +35,33 @@ pub(super) enum Leave {
 }
 
 /// What policies look through, borrowing no more of the shard than that.
-macro_rules! sight {
+macro_rules! view {
     ($shard:ident, $now:expr) => {
-        $crate::eviction::Sight {
+        $crate::eviction::EvictionView {
             slab: &$shard.slab,
             wheel: &$shard.wheel,
             pins: &$shard.pins,
             guard: $shard.guard,
             flush: &$shard.flush,
             hash_secret: &$shard.hash_secret,
-            heat_mask: $shard.heat_mask,
+            frequency_mask: $shard.frequency_mask,
             items: $shard.index.len(),
             now: $now,
         }
     };
 }
-pub(super) use sight;
+pub(super) use view;
 
 impl Shard {
     /// What policies look through.
-    pub(super) fn sight(&self, now: Instant) -> Sight<'_> {
-        sight!(self, now)
+    pub(super) fn view(&self, now: Instant) -> EvictionView<'_> {
+        view!(self, now)
     }
 
     /// The access time of an item after a use at `now`.
     #[inline(always)]
-    pub(super) fn used(&mut self, head: &Head, now: Instant) -> u32 {
-        match self.heat_mask {
+    pub(super) fn access_time_used(&mut self, head: &Head, now: Instant) -> u32 {
+        match self.frequency_mask {
             0 => item::stamp(now),
             _ => self.policy.used(head.accessed, now),
         }
@@ -69,37 +69,37 @@ impl Shard {
 
     /// The access time of the new item that is about to be written at `item`.
     #[inline(always)]
-    pub(super) fn first_used(&mut self, item: ItemRef, key: &[u8], now: Instant) -> u32 {
-        match self.heat_mask {
+    pub(super) fn access_time_new(&mut self, item: ItemRef, key: &[u8], now: Instant) -> u32 {
+        match self.frequency_mask {
             0 => item::stamp(now),
-            _ => self.first_heated(item, key, now),
+            _ => self.enter_policy(item, key, now),
         }
     }
 
     #[inline(never)]
-    fn first_heated(&mut self, item: ItemRef, key: &[u8], now: Instant) -> u32 {
-        let accessed = self.policy.entered(&sight!(self, now), item, key);
-        self.write_heat();
+    fn enter_policy(&mut self, item: ItemRef, key: &[u8], now: Instant) -> u32 {
+        let accessed = self.policy.entered(&view!(self, now), item, key);
+        self.write_frequencies();
         accessed
     }
 
     /// Writes the access times that a policy has changed.
     #[inline]
-    fn write_heat(&mut self) {
+    fn write_frequencies(&mut self) {
         let memory = self.slab.memory_mut();
         self.policy.write_changes(|(item, accessed)| item::set_accessed(memory, item, accessed));
     }
 
-    /// Lets the item at `item` inherit the heat of `old`, whose place it takes.
+    /// Lets the item at `item` inherit the frequency of `old`, whose place it takes.
     #[inline(always)]
-    pub(super) fn inherit_heat(&mut self, item: ItemRef, old: &Head, now: Instant) {
-        if self.heat_mask != 0 {
-            self.replace_heat(item, old, now);
+    pub(super) fn inherit_frequency(&mut self, item: ItemRef, old: &Head, now: Instant) {
+        if self.frequency_mask != 0 {
+            self.replace_frequency(item, old, now);
         }
     }
 
     #[inline(never)]
-    fn replace_heat(&mut self, item: ItemRef, old: &Head, now: Instant) {
+    fn replace_frequency(&mut self, item: ItemRef, old: &Head, now: Instant) {
         let new = Head::read(self.slab.memory(), item);
         let accessed = self.policy.replaced(new.accessed, old.accessed, now);
         item::set_accessed(self.slab.memory_mut(), item, accessed);
@@ -108,7 +108,7 @@ impl Shard {
     /// When an item was used, without what is the policy's.
     #[inline(always)]
     pub(super) fn used_at(&self, head: &Head) -> u32 {
-        head.accessed & !self.heat_mask
+        head.accessed & !self.frequency_mask
     }
 
     /// Takes chunks for an item of `shape`, evicting where needed. Nothing is written but the
@@ -167,7 +167,7 @@ impl Shard {
     pub(super) fn allocate_chunk(&mut self, class: u8, now: Instant) -> Option<ItemRef> {
         let chunk = match self.slab.allocate(class) {
             Some(chunk) => chunk,
-            None => self.allocate_by_force(class, now)?,
+            None => self.allocate_slow(class, now)?,
         };
         // Until its item is written the chunk must look like one nobody may evict.
         item::set_key_len(self.slab.memory_mut(), chunk, item::KEY_STAGED);
@@ -175,7 +175,7 @@ impl Shard {
     }
 
     #[inline(never)]
-    fn allocate_by_force(&mut self, class: u8, now: Instant) -> Option<ItemRef> {
+    fn allocate_slow(&mut self, class: u8, now: Instant) -> Option<ItemRef> {
         loop {
             if self.slab.pages_free() > self.reserve_pages {
                 self.slab.assign(class);
@@ -212,8 +212,8 @@ impl Shard {
 
     /// Removes one item of `class` for room. False when none may go.
     pub(super) fn evict_from(&mut self, class: u8, now: Instant) -> bool {
-        let victim = self.policy.victim(&sight!(self, now), class);
-        self.write_heat();
+        let victim = self.policy.victim(&view!(self, now), class);
+        self.write_frequencies();
         match victim {
             Some(head) => {
                 self.evict(&head, now);
@@ -226,16 +226,16 @@ impl Shard {
     /// Removes an item for room, or because it is dead anyway.
     pub(super) fn evict(&mut self, head: &Head, now: Instant) {
         self.work = self.work.wrapping_add(1);
-        let leave = if self.flush.is_flushed(head) {
-            Leave::Flushed
+        let reason = if self.flush.is_flushed(head) {
+            RemovalReason::Flushed
         } else if self.flush.is_tombstone(head) {
-            Leave::Removed
+            RemovalReason::Removed
         } else if head.has(HAS_TTL) && self.deadline_of(head).is_past(now) {
-            Leave::Expired
+            RemovalReason::Expired
         } else {
-            Leave::Evicted
+            RemovalReason::Evicted
         };
-        if leave == Leave::Evicted {
+        if reason == RemovalReason::Evicted {
             let used = self.used_at(head);
             let class = &mut self.class_counters[self.slab.class_of(head.item) as usize];
             class.evicted += 1;
@@ -243,43 +243,43 @@ impl Shard {
             class.evicted_seconds = item::seconds_between(used, item::stamp(now)) as u64;
             class.evicted_unfetched += u64::from(!head.has(item::FETCHED));
         }
-        self.remove(head, leave);
+        self.remove(head, reason);
     }
 
     /// Removes an item that is in the index, and counts why.
-    pub(super) fn remove(&mut self, head: &Head, leave: Leave) {
+    pub(super) fn remove(&mut self, head: &Head, reason: RemovalReason) {
         let hash = self.hash_of(head);
         let memory = self.slab.memory();
         let entry = self.index.entry_of(memory, hash, head.item).expect("a live item is indexed");
         self.index.remove(self.slab.memory_mut(), hash, entry);
-        self.leave(head, leave);
+        self.release(head, reason);
     }
 
     /// What follows an item's removal from the index: wheel, accounts, memory.
-    pub(super) fn leave(&mut self, head: &Head, leave: Leave) {
-        self.detach(head, leave);
+    pub(super) fn release(&mut self, head: &Head, reason: RemovalReason) {
+        self.detach(head, reason);
         let chain = head.chain(self.slab.memory()).unwrap_or(NO_CHAIN);
         if self.is_pinned(head.item) {
-            self.pins.bury(head.item);
+            self.pins.mark_dead(head.item);
         } else {
             self.free_item(head.item, chain);
         }
     }
 
     /// Takes an item that has left the index out of the wheel and the accounts; its memory stays.
-    pub(super) fn detach(&mut self, head: &Head, leave: Leave) {
+    pub(super) fn detach(&mut self, head: &Head, reason: RemovalReason) {
         if head.has(HAS_TTL) && item::previous(self.slab.memory(), head.item) != 0 {
             self.wheel.unlink(self.slab.memory_mut(), head.item);
         }
         self.account_out(head);
         let unfetched = u64::from(!head.has(item::FETCHED));
-        match leave {
-            Leave::Removed | Leave::Flushed => {}
-            Leave::Evicted => {
+        match reason {
+            RemovalReason::Removed | RemovalReason::Flushed => {}
+            RemovalReason::Evicted => {
                 self.counters.evictions += 1;
                 self.counters.evicted_unfetched += unfetched;
             }
-            Leave::Expired => {
+            RemovalReason::Expired => {
                 self.counters.reclaimed += 1;
                 self.counters.expired_unfetched += unfetched;
                 let class = &mut self.class_counters[self.slab.class_of(head.item) as usize];
@@ -338,13 +338,13 @@ impl Shard {
     /// when none may go.
     #[cold]
     fn evict_from_chain(&mut self, hash: KeyHash, now: Instant) -> bool {
-        let (sight, evicts) = (self.sight(now), self.policy.evicts());
+        let (view, evicts) = (self.view(now), self.policy.evicts());
         let mut victim: Option<(u32, Head)> = None;
-        self.index.visit_chain(sight.slab.memory(), hash, |item| {
-            let (age, head) = match sight.judge(Head::read(sight.slab.memory(), item)) {
-                Look::Dead(head) => (u32::MAX, head),
-                Look::Live(head) if evicts => (sight.age(&head), head),
-                Look::Live(_) | Look::Nothing => return,
+        self.index.visit_chain(view.slab.memory(), hash, |item| {
+            let (age, head) = match view.classify(Head::read(view.slab.memory(), item)) {
+                ChunkState::Dead(head) => (u32::MAX, head),
+                ChunkState::Live(head) if evicts => (view.age(&head), head),
+                ChunkState::Live(_) | ChunkState::Unevictable => return,
             };
             if victim.is_none_or(|(oldest, _)| age > oldest) {
                 victim = Some((age, head));
@@ -416,7 +416,9 @@ impl Shard {
         let fresh = self.slab.page(page).fresh;
         for chunk in 0..fresh {
             let chunk = self.slab.chunk(page, chunk);
-            if let Look::Dead(head) | Look::Live(head) = self.sight(now).look(chunk) {
+            if let ChunkState::Dead(head) | ChunkState::Live(head) =
+                self.view(now).chunk_state(chunk)
+            {
                 self.evict(&head, now);
             }
             if self.slab.page_class(page) >= CLASS_INDEX {
