@@ -1,14 +1,14 @@
-//! The circuit breaker of one peer: whether requests to it are worth sending.
+//! The circuit breaker of one peer: decides whether requests to it are worth sending.
 //!
 //! ```text
 //! closed --half of a window's requests failed--> open --30 s--> half-open --trial answered--> closed
 //!                                                 ^----------------trial failed-----|
 //! ```
 //!
-//! A peer that is slow or half dead costs every request to it a timeout. The breaker turns that
-//! into an immediate refusal, which the coordinator handles as it does a dead replica: another one
-//! is asked, or a hint kept. In the half-open state one request goes out to see; the others wait
-//! for its fate.
+//! A peer that is slow or half dead costs every request to it a timeout. The breaker turns that into
+//! an immediate refusal, which the coordinator handles like a dead replica: it asks another one, or
+//! stores a hint. In the half-open state one request is sent as a trial; the others wait for its
+//! outcome.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use ringlane_types::time::Instant;
 /// When a breaker opens and for how long.
 #[derive(Clone, Copy, Debug)]
 pub struct BreakerSettings {
-    /// Requests are judged in windows of this length.
+    /// Length of the window in which requests are counted.
     pub window: Duration,
     /// A window with fewer requests does not open the breaker.
     pub requests_min: u32,
@@ -38,7 +38,7 @@ impl Default for BreakerSettings {
     }
 }
 
-/// What a breaker lets through.
+/// State of a breaker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BreakerState {
     /// Everything.
@@ -66,7 +66,7 @@ enum State {
     Open {
         until: Instant,
     },
-    /// A trial that does not come back at all is given up at `until`, and another one sent.
+    /// A trial without any outcome is abandoned at `until`, and another one sent.
     HalfOpen {
         until: Instant,
     },
@@ -78,8 +78,8 @@ impl Breaker {
         Self { settings, state: State::Closed { since: now, requests: 0, failures: 0 } }
     }
 
-    /// Whether a request may be sent. In the half-open state the first to ask is the trial, and
-    /// must be followed by its outcome.
+    /// Whether a request may be sent. In the half-open state the first caller gets the trial, and must
+    /// report its outcome.
     #[inline]
     pub fn admits(&mut self, now: Instant) -> bool {
         match self.state {
@@ -94,14 +94,14 @@ impl Breaker {
         }
     }
 
-    /// What [`Breaker::admits`] let through was not sent after all.
+    /// A request admitted by [`Breaker::admits`] was not sent after all.
     pub fn not_sent(&mut self, now: Instant) {
         if let State::HalfOpen { .. } = self.state {
             self.state = State::Open { until: now };
         }
     }
 
-    /// A request was answered. Whether that closes it.
+    /// A request was answered. Returns whether that closes the breaker.
     #[inline]
     pub fn succeeded(&mut self, now: Instant) -> bool {
         match &mut self.state {
@@ -109,13 +109,13 @@ impl Breaker {
                 self.count(0, now);
                 false
             }
-            // An answer to a request from before the breaker opened proves nothing about now, but
-            // the peer did answer; the trial it saves would only confirm it.
+            // An answer to a request from before the breaker opened is old, but the peer did answer;
+            // the trial that this saves would only confirm it.
             State::Open { .. } | State::HalfOpen { .. } => self.reset(now),
         }
     }
 
-    /// A request got no answer. Whether that opens it, which it was not.
+    /// A request got no answer. Returns whether that newly opens the breaker.
     pub fn failed(&mut self, now: Instant) -> bool {
         match &mut self.state {
             State::Closed { .. } => {
@@ -130,14 +130,14 @@ impl Breaker {
         }
     }
 
-    /// The peer is known to be back: begin afresh. Whether it was not closed.
+    /// The peer is known to be back: resets the breaker. Returns whether it was not closed.
     pub fn reset(&mut self, now: Instant) -> bool {
         let closes = !matches!(self.state, State::Closed { .. });
         self.state = State::Closed { since: now, requests: 0, failures: 0 };
         closes
     }
 
-    /// What it lets through at the moment.
+    /// Its current state.
     pub fn state(&self, now: Instant) -> BreakerState {
         match self.state {
             State::Closed { .. } => BreakerState::Closed,

@@ -1,12 +1,12 @@
-//! What one node knows and wants of its cluster: who is alive, who is a member, who holds the data assigned to it.
+//! One node's view of its cluster: liveness, membership, data movement.
 //!
-//! Gossip ([`Membership`]) says who is alive, the members' decisions ([`RosterConsensus`]) say who is
-//! a member, and each node says of itself how far it has copied what became its own. The governor
-//! brings the three together: it founds the cluster or asks to become a member, has the
-//! dead removed after a time, lets decisions wait until the last one has been rebalanced, and
-//! tells the cores of its node what is in effect.
+//! Gossip ([`Membership`]) determines liveness, the members' decisions ([`RosterConsensus`]) determine
+//! the roster, and each node reports how far it has copied the ranges assigned to it. The governor
+//! combines the three: it founds the cluster or requests to join, has dead nodes removed after a
+//! while, delays decisions until the last one has been rebalanced, and notifies the cores of its node
+//! of what is in effect.
 //!
-//! There is one governor per node. It runs beside the cores and handles a few messages a second.
+//! There is one governor per node. It runs beside the cores and handles a few messages per second.
 
 use core::net::{IpAddr, SocketAddr};
 use std::collections::BTreeMap;
@@ -41,41 +41,41 @@ mod tests;
 pub use event::{GovernorEffect, GovernorEvent, LogLine, MemberStatus};
 use link_loss_probes::LinkLossProbes;
 
-/// How often the governor looks at what it wants, and tells the others how it stands.
+/// Interval at which the governor re-evaluates its goals and reports its status to the others.
 const ROUND_PERIOD: Duration = Duration::from_secs(1);
-/// The first of those that are to join each other waits this long for a cluster that exists.
+/// The first of the nodes that name each other in `--join` waits this long for an existing cluster.
 const FOUND_AFTER: Duration = Duration::from_secs(3);
-/// The others wait this long for those before them.
+/// The others wait this long for the ones before them.
 const FOUND_LATE_AFTER: Duration = Duration::from_secs(10);
-/// A decision is not held back longer than this for those who are still copying.
+/// Longest delay of a decision for nodes that are still copying.
 const HOLD_MAX: Duration = Duration::from_secs(600);
 
-/// Other nodes that are remembered, dead ones included.
+/// Maximum other nodes remembered, including dead ones.
 const KNOWN_MAX: usize = 4096;
 
-/// What a governor is told about its node.
+/// Settings of a governor.
 #[derive(Clone, Debug)]
 pub struct GovernorSettings {
-    /// Who watches whom, and how.
+    /// Failure detection.
     pub membership: MembershipSettings,
-    /// How the ring is computed.
+    /// Parameters of the ring.
     pub ring: RingParameters,
-    /// Copies and quorums.
+    /// Replicas and quorums.
     pub replication: Replication,
-    /// This node's weight on it.
+    /// This node's weight on the ring.
     pub weight: u32,
     /// Cores of this node.
     pub core_count: usize,
 }
 
-/// One node's part in governing the cluster.
+/// One node's governor.
 pub struct Governor {
     settings: GovernorSettings,
     seed: Xoshiro256PlusPlus,
     membership: Membership,
     consensus: RosterConsensus,
     view: Option<Arc<View>>,
-    /// The greatest life of each other node that gossip told of.
+    /// The latest boot of each other node reported by gossip.
     known: BTreeMap<NodeKey, Known>,
     link_loss_probes: LinkLossProbes,
     statuses: BTreeMap<NodeKey, Status>,
@@ -132,7 +132,7 @@ impl Governor {
         }
     }
 
-    /// This node, as it calls itself at the moment.
+    /// This node's current identity.
     pub fn identity(&self) -> &Identity {
         self.membership.identity()
     }
@@ -147,7 +147,7 @@ impl Governor {
         self.view.as_ref()
     }
 
-    /// Takes one event; what follows from it is appended to `effects`.
+    /// Handles one event; appends its effects to `effects`.
     pub fn handle(
         &mut self,
         event: GovernorEvent<'_>,
@@ -227,12 +227,13 @@ impl Governor {
         inner.into_iter().flatten().chain([self.round_at]).min()
     }
 
-    /// What a link with the member at `address` must show there.
+    /// The pass that a link to the member at `address` must present there.
     pub fn pass_to(&self, address: SocketAddr) -> u64 {
         self.membership.pass_to(address)
     }
 
-    /// Whether somebody who calls itself this life of `node` and shows `pass` may be linked with.
+    /// Whether to accept a link from a caller that claims to be this boot of `node` and presents
+    /// `pass`.
     pub fn admits_link(&self, node: NodeKey, boot: Boot, pass: u64) -> bool {
         self.membership.admits_link(node, boot, pass)
     }
@@ -282,9 +283,9 @@ impl Governor {
         members
     }
 
-    /// When this node founds the cluster if it hears of none: at once without anybody to join, a
-    /// little later if it is one of those that are to join each other, the first of them before
-    /// the rest. Others never do.
+    /// When this node founds the cluster if it hears of none: at once without nodes to join, a little
+    /// later if it is one of several that name each other, the first of them before the rest. Others
+    /// never do.
     fn founding_time(&self, now: Instant) -> Option<Instant> {
         let own = self.identity().gossip;
         let join = &self.settings.membership.join;
@@ -297,7 +298,7 @@ impl Governor {
         }
     }
 
-    /// Looks at everything that is wanted, and tells how this node stands.
+    /// Re-evaluates all goals, and reports this node's status.
     fn round(&mut self, now: Instant, effects: &mut Vec<GovernorEffect>) {
         self.round_at = now.after(ROUND_PERIOD);
         self.found_cluster(now, effects);
@@ -323,10 +324,9 @@ impl Governor {
         if self.leaving || self.found_at.is_none_or(|at| at > now) {
             return;
         }
-        // Whoever is alive has said by now whether it knows of a cluster; one that comes before us
-        // is left to do it.
-        // Who went away without having said so, or knowing of one, may be on the other side of a
-        // partition with all the data; it is waited for until it is forgotten.
+        // All live nodes have reported by now whether they know of a cluster; one that precedes us is
+        // left to found it. A node that went away without reporting, or knowing of a cluster, may be
+        // on the other side of a partition with all the data; it is waited for until it is forgotten.
         let own = self.identity().gossip;
         let forget_after = self.settings.membership.forget_after;
         let elsewhere = self.known.iter().any(|(key, known)| {
@@ -346,9 +346,9 @@ impl Governor {
         self.agree(ConsensusEvent::FoundCluster { member, random }, now, effects);
     }
 
-    /// How many nodes that know of no cluster it takes to found one, unless this node has nobody to
-    /// join. What is acknowledged is on a write quorum; so many that have all lost it, or never had
-    /// it, are not what the promise is about. Fewer may have been restarted and cut off, and would
+    /// Number of nodes without a cluster needed to found one, unless this node has none to join.
+    /// Acknowledged writes are on a write quorum; if that many nodes have lost them, or never had
+    /// them, the guarantee no longer applies. Fewer may have been restarted and cut off, and would
     /// answer with misses.
     fn founders_needed(&self) -> usize {
         let own = self.identity().gossip;
@@ -381,7 +381,7 @@ impl Governor {
         if self.leaving {
             return;
         }
-        // Any member will do; a few, because one may have lost touch.
+        // Any member will do; ask a few, because one may be out of touch.
         let mut alive: Vec<NodeKey> =
             self.known.iter().filter(|(_, known)| known.alive).map(|(key, _)| *key).collect();
         for _ in 0..3.min(alive.len()) {
@@ -391,7 +391,7 @@ impl Governor {
         }
     }
 
-    /// Lists members that will not come back: dead for long, or alive under a later boot.
+    /// Members that will not come back: dead for long, or alive under a later boot.
     fn update_gone(&mut self, now: Instant) {
         let forget_after = self.settings.membership.forget_after;
         let Some(roster) = self.consensus.roster() else { return };
@@ -420,7 +420,7 @@ impl Governor {
         }
     }
 
-    /// Whether all living members have what became their own up to the roster in effect.
+    /// Whether all live members hold the data assigned to them up to the roster in effect.
     fn is_rebalanced(&self) -> bool {
         let Some(roster) = self.consensus.roster() else { return false };
         let me = self.identity().key;
@@ -436,9 +436,8 @@ impl Governor {
         })
     }
 
-    /// Whether all members have what became their own, also those that cannot be reached:
-    /// somebody who has been cut off holds all others for dead, and may be the only one to know
-    /// what it acknowledged.
+    /// Whether all members hold the data assigned to them, including unreachable ones: a node that
+    /// was cut off considers all others dead, and may hold the only copy of writes it acknowledged.
     fn is_handed_over(&self) -> bool {
         let me = self.identity().key;
         self.consensus.roster().is_some_and(|roster| {
@@ -447,13 +446,13 @@ impl Governor {
         })
     }
 
-    /// Whether `node` has said that it has what became its own up to the roster of `epoch`.
+    /// Whether `node` has reported that it holds the data assigned to it up to the roster of `epoch`.
     fn has_settled(&self, node: NodeKey, epoch: u64) -> bool {
         self.statuses.get(&node).is_some_and(|status| status.settled >= epoch)
     }
 
     fn announce_rebalanced(&mut self, effects: &mut Vec<GovernorEffect>) {
-        // Without a roster there is nothing to give, and without others in it nobody to take it.
+        // Without a roster there is nothing to hand over, and without other members no receiver.
         let Identity { key, boot, .. } = *self.identity();
         let alone = |roster: &Arc<Roster>| roster.members().len() == 1 && roster.has(key, boot);
         if self.leaving && self.consensus.roster().is_none_or(alone) {
@@ -494,7 +493,7 @@ impl Governor {
     ) {
         match message {
             NodeMessage::Consensus(message) => {
-                // Who has left, or is gone, is not added because of a message that came late.
+                // A late message must not add a node that has left or is gone.
                 if let ConsensusMessage::RequestChange(Change::Add(member)) = &message
                     && !self.known.get(&member.key).is_some_and(|known| {
                         known.alive && known.identity.boot == member.boot && member.key == from
@@ -569,7 +568,7 @@ impl Governor {
         }
     }
 
-    /// A process listens for as long as it lives, so the life we know of has ended.
+    /// A process listens as long as it lives, so the boot we know of has ended.
     fn refused(
         &mut self,
         node: NodeKey,
@@ -618,7 +617,7 @@ impl Governor {
         self.round_at = now;
     }
 
-    /// Remembers how a node is, in place of one that is dead and no member if there are too many.
+    /// Remembers a node's state, replacing a dead non-member at the limit.
     fn remember(&mut self, node: NodeKey, known: Known) {
         if self.known.len() >= KNOWN_MAX && !self.known.contains_key(&node) {
             let is_member = |key| self.consensus.roster().is_some_and(|r| r.member(key).is_some());
@@ -670,14 +669,14 @@ impl Governor {
         self.round_at = now;
     }
 
-    /// Another history of the cluster stays: this node joins it as if it had just been started.
+    /// Another history of the cluster wins: this node joins it as if it had just been started.
     fn restart_empty(&mut self, now: Instant, effects: &mut Vec<GovernorEffect>) {
         let old = self.identity().clone();
         let boot = Boot(now.as_millis().max(old.boot.0 + 1));
         let text = "another history of this cluster is longer: joining it without data".into();
         log(effects, true, old.key.0, text);
         let identity = Identity::new(&old.id, boot, old.gossip, old.link);
-        // Whoever is alive is found again through these.
+        // Live nodes are found again through these.
         let mut settings = self.settings.membership.clone();
         let alive = self.known.values().filter(|known| known.alive);
         settings.join.extend(alive.map(|known| known.identity.gossip));
@@ -713,11 +712,11 @@ fn log(effects: &mut Vec<GovernorEffect>, warning: bool, source: u64, text: Stri
     effects.push(GovernorEffect::Log(LogLine { warning, kind, source, text }));
 }
 
-/// A line about a datagram from `from`. By its host: ports are free to choose.
+/// A log line about a datagram from `from`. Keyed by host, since ports can be chosen freely.
 fn log_datagram(effects: &mut Vec<GovernorEffect>, kind: LogKind, from: SocketAddr, text: String) {
     let source = match from.ip() {
         IpAddr::V4(ip) => u64::from(u32::from(ip)),
-        // Whoever has an address of IPv6 has a network of 64 bits.
+        // A host with an IPv6 address controls a /64 network.
         IpAddr::V6(ip) => (u128::from(ip) >> 64) as u64,
     };
     effects.push(GovernorEffect::Log(LogLine { warning: true, kind, source, text }));

@@ -1,4 +1,4 @@
-//! What the governor tells every core of its node.
+//! Notices of the governor to every core of its node.
 
 use std::sync::Arc;
 
@@ -6,10 +6,10 @@ use super::identity::{Boot, NodeKey};
 use super::version::Version;
 use super::view::View;
 
-/// Something that all cores must know, in the order in which it is told.
+/// A notice to all cores; their order matters.
 #[derive(Clone, Debug)]
 pub enum GovernorNotice {
-    /// Keys lie like this from now on.
+    /// The placement of keys has changed.
     ViewChanged(Arc<View>),
     /// A node is alive, or dead.
     Liveness {

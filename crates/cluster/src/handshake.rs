@@ -1,10 +1,10 @@
-//! How two nodes meet on a new connection: what each is, and that both hold the cluster's key.
+//! The handshake on a new connection: exchanges facts and proves that both sides hold the cluster's key.
 //!
-//! The dialler says who it is and which core it wants, the other side answers with its own facts,
-//! and both prove the key by tags over everything said so far, in which each side's nonce is fresh.
-//! From the same bytes come two session keys, one for each direction (see `frame`), so nothing
-//! recorded in one session opens anything in another. Without a key the same messages are said and
-//! nothing is proved.
+//! The dialler states its identity and the requested core, the other side answers with its own facts,
+//! and both prove the key by tags over everything exchanged so far, in which each side's nonce is
+//! fresh. Two session keys are derived from the same bytes, one per direction (see `frame`), so
+//! nothing recorded in one session is valid in another. Without a key the same messages are exchanged
+//! and nothing is proved.
 //!
 //! ```text
 //! dialler                                    acceptor
@@ -19,14 +19,14 @@
 //!          | client address | shard port base u16 | to u64 | to core u16 | pass u64
 //! ```
 //!
-//! Without a key nobody proves who it is. But gossip tells each member a cookie, at the address where
-//! it was seen to answer, and the dialler shows it as its *pass*: so who answers a hello can refuse
-//! whoever is no member, or calls itself one whose datagrams it does not receive.
+//! Without a key no side proves its identity. But gossip gives each member a cookie, at the address at
+//! which it was seen to answer, and the dialler presents it as its *pass*: so the acceptor can refuse
+//! a caller that is not a member, or that claims to be one whose datagrams it does not receive.
 //!
-//! The hello's own tag proves nothing that a recording could not; it is there so that a node with
-//! the wrong key is told so, instead of a silent end. Whoever is refused is told why, so that the
-//! reason stands in both logs. Refused: TLS (nothing here is secret but the right to take part),
-//! and a Noise handshake (its forward secrecy protects what we do not encrypt).
+//! The hello's own tag proves no more than a recording could; it ensures that a node with the wrong
+//! key gets a reason instead of a silent close. Every refusal states its reason, so that it appears in
+//! both logs. Refused: TLS (nothing here is secret except the right to participate), and a Noise
+//! handshake (its forward secrecy protects what we do not encrypt).
 //!
 //! Two nodes dial each other once: the one with the smaller key dials.
 
@@ -52,15 +52,15 @@ pub const HEAD_BYTES: usize = 7;
 /// Longest message of a handshake in bytes, head included.
 pub const MESSAGE_BYTES_MAX: usize = 512;
 
-/// Bytes that no two handshakes have in common, from a source nobody can predict.
+/// Bytes unique to each handshake, from an unpredictable source.
 pub type Nonce = [u8; 16];
 
-/// Cores of a node beyond which it is not believed: there is a link with each.
+/// Maximum plausible cores of a node: there is a link to each.
 const CORES_MAX: u16 = 1024;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"RLh1");
 
-/// What one node brings into every handshake.
+/// The facts of a node for its handshakes.
 #[derive(Clone, Debug)]
 pub struct Party {
     /// Its id.

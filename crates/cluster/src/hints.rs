@@ -1,12 +1,12 @@
-//! Hints: writes kept for replicas that could not be reached, and their handoff.
+//! Hints: writes stored for unreachable replicas, and their handoff.
 //!
-//! A hint never counts for a quorum; it only spares a returning replica the wait for anti-entropy.
-//! So it may be lost: with its keeper, by age, or because the bound in bytes is reached, when the
-//! oldest hint for the same replica makes room. Every loss is counted. A newer write to a key takes
-//! the place of the older hint, so a hot key costs one hint however long its replica is away.
+//! A hint never counts towards a quorum; it only saves a returning replica the wait for anti-entropy.
+//! So it may be lost: with its node, by age, or at the limit in bytes, when the oldest hint for the
+//! same replica is dropped. Every loss is counted. A newer write to a key replaces the older hint, so
+//! a hot key costs one hint however long its replica is absent.
 //!
-//! Hints are handed over in the order in which they were made, a window at a time, and dropped when
-//! the replica says that it holds them. What is not confirmed is sent again.
+//! Hints are delivered in the order in which they were created, a window at a time, and dropped when
+//! the replica confirms them. Unconfirmed ones are sent again.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -15,19 +15,19 @@ use super::identity::NodeKey;
 use super::record::{Record, RecordBuf};
 use ringlane_types::time::Instant;
 
-/// Bytes that a hint costs besides its key and value.
+/// Overhead of a hint in bytes, besides its key and value.
 const OVERHEAD_BYTES: usize = 128;
-/// A window that was not confirmed is sent again after this.
+/// An unconfirmed window is sent again after this.
 const RESEND_AFTER: Duration = Duration::from_secs(2);
 
 /// Bounds of the hints of one core.
 #[derive(Clone, Copy, Debug)]
 pub struct HintSettings {
-    /// Most bytes of all hints together.
+    /// Maximum bytes of all hints together.
     pub bytes_max: usize,
     /// A hint older than this is dropped.
     pub age_max: Duration,
-    /// Hints sent and not yet confirmed, for one replica.
+    /// Window size: maximum hints in flight to one replica.
     pub window: usize,
 }
 
@@ -37,28 +37,28 @@ impl Default for HintSettings {
     }
 }
 
-/// What became of hints since the start.
+/// Outcomes of hints since startup.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HintCounters {
-    /// Kept.
+    /// Stored.
     pub kept: u64,
     /// Confirmed by the replica they were for.
     pub handed_over: u64,
     /// Replaced by a newer write to the same key.
     pub replaced: u64,
-    /// Dropped for room.
+    /// Dropped for lack of room.
     pub dropped_for_room: u64,
-    /// Dropped for age, or because their replica is gone for good.
+    /// Dropped for age, or because their replica is permanently gone.
     pub dropped_for_age: u64,
 }
 
-/// The hints that one core keeps.
+/// The hints stored by one core.
 #[derive(Debug)]
 pub struct Hints {
     settings: HintSettings,
     queues: BTreeMap<NodeKey, Queue>,
     bytes: usize,
-    /// The last ticket given. Tickets are in the order in which hints were made.
+    /// The last ticket issued. Tickets are in the order in which hints were created.
     last_ticket: u64,
     counters: HintCounters,
 }
@@ -67,7 +67,7 @@ pub struct Hints {
 struct Queue {
     hints: BTreeMap<u64, Hint>,
     newest: HashMap<Box<[u8]>, u64>,
-    /// Up to this ticket hints were sent; those still here wait for confirmation.
+    /// Hints up to this ticket were sent; those still stored await confirmation.
     sent: u64,
     /// When the window is sent again.
     resend_at: Option<Instant>,
@@ -87,13 +87,13 @@ impl Hint {
 }
 
 impl Hints {
-    /// No hints, within these bounds.
+    /// Creates an empty store with these bounds.
     pub fn new(settings: HintSettings) -> Self {
         let counters = HintCounters::default();
         Self { settings, queues: BTreeMap::new(), bytes: 0, last_ticket: 0, counters }
     }
 
-    /// Keeps `record` for the replica `node`.
+    /// Stores `record` for the replica `node`.
     pub fn keep(&mut self, node: NodeKey, key: &[u8], record: &Record<'_>, now: Instant) {
         let hint = Hint { key: key.into(), record: RecordBuf::copied(record), made: now };
         let queue = self.queues.entry(node).or_default();
@@ -123,8 +123,8 @@ impl Hints {
         self.counters.kept += 1;
     }
 
-    /// Shows the hints for `node` that are due: the rest of its window, or all of it again when it
-    /// was not confirmed in time. Call only while `node` can be reached.
+    /// Visits the due hints for `node`: the rest of its window, or all of it again if it was not
+    /// confirmed in time. Call only while `node` is reachable.
     pub fn hand_over(
         &mut self,
         node: NodeKey,
@@ -148,8 +148,8 @@ impl Hints {
         }
     }
 
-    /// The replica `node` holds the hint with this ticket, or something newer. Whether there was
-    /// such a hint.
+    /// The replica `node` has confirmed the hint with this ticket. Returns whether there was such a
+    /// hint.
     pub fn confirmed(&mut self, node: NodeKey, ticket: u64) -> bool {
         let Some(queue) = self.queues.get_mut(&node) else { return false };
         let Some(hint) = queue.hints.remove(&ticket) else { return false };
@@ -162,7 +162,7 @@ impl Hints {
         true
     }
 
-    /// Drops what is too old, and everything for nodes that `still_wanted` denies.
+    /// Drops expired hints, and all hints for nodes that `still_wanted` rejects.
     pub fn expire(&mut self, now: Instant, still_wanted: impl Fn(NodeKey) -> bool) {
         let age_max = self.settings.age_max;
         for (node, queue) in &mut self.queues {
@@ -178,12 +178,12 @@ impl Hints {
         self.queues.retain(|_, queue| !queue.hints.is_empty());
     }
 
-    /// Replicas that hints are kept for.
+    /// Replicas with stored hints.
     pub fn nodes(&self) -> impl Iterator<Item = NodeKey> {
         self.queues.keys().copied()
     }
 
-    /// When hints for somebody who can be reached are due to be sent again.
+    /// When hints for a reachable replica are due to be sent again.
     pub fn next_deadline(&self, reachable: impl Fn(NodeKey) -> bool) -> Option<Instant> {
         let queues = self.queues.iter().filter(|(node, _)| reachable(**node));
         queues.filter_map(|(_, queue)| queue.resend_at).min()
@@ -194,12 +194,12 @@ impl Hints {
         self.queues.is_empty()
     }
 
-    /// Hints kept, and their bytes.
+    /// Number and bytes of stored hints.
     pub fn size(&self) -> (usize, usize) {
         (self.queues.values().map(|queue| queue.hints.len()).sum(), self.bytes)
     }
 
-    /// What became of them since the start.
+    /// Outcomes since startup.
     pub fn counters(&self) -> HintCounters {
         self.counters
     }

@@ -1,14 +1,15 @@
-//! Hot keys: found by counting a few, and answered from a copy for a moment.
+//! Hot keys: detected by a sketch, and answered briefly from a cached copy.
 //!
-//! One key that everybody asks for makes its node the bottleneck of the cluster, however many nodes
-//! there are. So each core counts the keys it asks other nodes for, and keeps the answers of the
-//! hottest for at most a second. A copy may be that much older than the truth; where quorums promise
-//! more, keys are counted and nothing is copied.
+//! A single very popular key makes its node the bottleneck of the cluster, however many nodes there
+//! are. So each core counts the keys it requests from other nodes, and caches the answers of the
+//! hottest for at most a second. A copy may be stale by that much; in strict clusters keys are counted
+//! but not cached.
 //!
 //! Counting is the space-saving sketch (Metwally, Agrawal, El Abbadi, 2005): a fixed number of keys
-//! have counters, and a new key takes over the smallest one with its count. A key that makes up
-//! several parts in that number of all requests is soon among them. What it took over from others
-//! does not make it hot. Counts are per window; a key is hot while its count of this window or of the one before reached the threshold.
+//! have counters, and a new key takes over the smallest one with its count. A key whose share of
+//! requests is several times the reciprocal of that number is soon among them. A count taken over from
+//! other keys does not make it hot. Counts are per window; a key is hot while its count of this window
+//! or the previous one reached the threshold.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -19,24 +20,24 @@ mod sketch;
 
 use sketch::Sketch;
 
-/// Keys that are counted at a time.
+/// Number of keys counted at a time.
 pub const COUNTED_MAX: usize = 64;
-/// Of so many requests for keys that are not counted one takes a place, so that very many keys do not
-/// push each other out all the time. One that is asked for often gets its place soon.
+/// One in this many requests for uncounted keys takes a slot, so that very many keys do not constantly
+/// displace each other. A frequently requested key gets its slot soon.
 const NEWCOMER_EVERY: u32 = 7;
-/// Bytes that a copy costs besides its key and answer.
+/// Overhead of a copy in bytes, besides its key and answer.
 const OVERHEAD_BYTES: usize = 96;
 
-/// When a key counts as hot, and what follows.
+/// Settings of hot key detection and caching.
 #[derive(Clone, Copy, Debug)]
 pub struct HotKeySettings {
-    /// Requests are counted over this span.
+    /// Length of the window.
     pub window: Duration,
-    /// A key with so many requests in it is hot.
+    /// Requests within the window that make a key hot.
     pub threshold: u32,
-    /// Most bytes of copies; a further one is not kept.
+    /// Maximum bytes of copies; a further one is not stored.
     pub cache_bytes_max: usize,
-    /// A copy is used for so long; zero keeps none.
+    /// Longest use of a copy; zero disables caching.
     pub cache_age_max: Duration,
 }
 
@@ -51,12 +52,12 @@ impl Default for HotKeySettings {
     }
 }
 
-/// A key that is or was hot lately.
+/// A key that is or recently was hot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HotKey {
     /// The key.
     pub key: Box<[u8]>,
-    /// Requests in this window, or in the one before if those were more.
+    /// Requests in this window or the previous one, whichever is more.
     pub requests: u32,
     /// Requests answered from a copy since it became hot.
     pub copied: u64,
@@ -68,7 +69,7 @@ pub struct HotKeys {
     settings: HotKeySettings,
     sketch: Sketch,
     window_ends: Instant,
-    /// Requests for keys that are not counted.
+    /// Requests for uncounted keys.
     passed: u32,
     copies: HashMap<Box<[u8]>, Copy, ahash::RandomState>,
     bytes: usize,
@@ -81,7 +82,7 @@ struct Copy {
 }
 
 impl HotKeys {
-    /// Nothing is hot yet.
+    /// Creates an empty state.
     pub fn new(settings: HotKeySettings, hasher: ahash::RandomState) -> Self {
         Self {
             settings,
@@ -93,7 +94,7 @@ impl HotKeys {
         }
     }
 
-    /// Counts a request for `key`. Whether it is hot.
+    /// Counts a request for `key`. Returns whether it is hot.
     pub fn count(&mut self, key: &[u8], now: Instant) -> bool {
         if now >= self.window_ends {
             self.begin_window(now);
@@ -133,7 +134,7 @@ impl HotKeys {
         index.is_some_and(|index| self.sketch.counter(index).requests() >= self.settings.threshold)
     }
 
-    /// The copy of the answer to a plain read of `key`, while it may be used.
+    /// The cached answer to a plain read of `key`, while it is valid.
     pub fn copy(&mut self, key: &[u8], now: Instant) -> Option<&[u8]> {
         let copy = self.copies.get(key).filter(|copy| copy.until > now)?;
         if let Some(index) = self.sketch.find(key) {
@@ -142,7 +143,7 @@ impl HotKeys {
         Some(&copy.answer)
     }
 
-    /// Keeps the answer to a plain read of a hot key, if there is room.
+    /// Caches the answer to a plain read of a hot key, if there is room.
     pub fn keep(&mut self, key: &[u8], answer: &[u8], now: Instant) {
         self.forget(key);
         let hot = self.is_hot(key);
@@ -157,7 +158,7 @@ impl HotKeys {
         self.bytes += bytes;
     }
 
-    /// The key was changed through this core: its copy is not used any more.
+    /// The key was changed through this core: invalidates its copy.
     #[inline]
     pub fn forget(&mut self, key: &[u8]) {
         if !self.copies.is_empty()
@@ -167,7 +168,7 @@ impl HotKeys {
         }
     }
 
-    /// Everything was changed: no copy is used any more.
+    /// Everything was changed: invalidates all copies.
     pub fn forget_all(&mut self) {
         self.copies.clear();
         self.bytes = 0;

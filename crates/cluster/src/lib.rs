@@ -1,7 +1,7 @@
-//! Agreement between nodes: who they are, which of them keep a key, and what a quorum of them says.
+//! Agreement between nodes: membership, replication, and quorums.
 //!
 //! Everything here is a state machine over events, bytes and a given time. Sockets, clocks and
-//! randomness live outside; a simulated world of nodes runs the same code that a real one does.
+//! randomness live outside; a simulated cluster runs the same code as a real one.
 
 pub mod breaker;
 pub mod coordinator;

@@ -1,10 +1,10 @@
-//! What nodes say to each other about keys and data.
+//! Messages between nodes about keys and data.
 //!
-//! A frame's body is a row of messages, each behind its length, so the value of a record is simply
-//! what is left of its message: it is not copied to be read. Decoders take any bytes and say
-//! [`Malformed`] instead of guessing. Requests carry the digest of the roster under which their
-//! sender placed the key (`stamp`): a replica that knows another roster answers so instead of
-//! acting, and both put their rosters right before the operation is tried again.
+//! A frame's body is a sequence of length-prefixed messages, so the value of a record is simply the
+//! rest of its message and is read without a copy. Decoders accept any bytes and return [`Malformed`]
+//! instead of guessing. Requests carry the digest of the roster under which their sender located the
+//! key (`stamp`): a replica with a different roster reports that instead of acting, and both update
+//! their rosters before the operation is retried.
 //!
 //! ```text
 //! body     length u32 | message | length u32 | message | ...

@@ -1,8 +1,8 @@
-//! Which other nodes are worth sending requests to.
+//! Decides which other nodes are worth sending requests to.
 //!
-//! Three opinions are combined: gossip's (alive or dead), the link's (connected or not) and the
-//! circuit breaker's (answering or not). Any of them can be the first to know. The outcome only
-//! chooses whom to ask and for whom to keep hints; it never counts for a quorum.
+//! Three sources are combined: gossip (alive or dead), the link (connected or not) and the circuit
+//! breaker (answering or not). Any of them can be the first to know. The result only selects which
+//! nodes to ask and which to store hints for; it never counts towards a quorum.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -11,13 +11,13 @@ use super::identity::{Boot, NodeKey};
 use super::link::Peer as PeerCore;
 use ringlane_types::time::Instant;
 
-/// Changes of breakers that are remembered until they are asked for; older ones are only counted.
+/// Maximum breaker changes stored until they are read; older ones are only counted.
 const CHANGES_MAX: usize = 64;
 
 /// A breaker opened, or closed again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BreakerChange {
-    /// The node that is not asked any more, or again.
+    /// The node.
     pub node: NodeKey,
     /// Whether it opened.
     pub opened: bool,
@@ -42,12 +42,12 @@ pub struct Peers {
     counters: BreakerCounters,
 }
 
-/// When a core of another node last gave a sign of life.
+/// The last signs of life of a core of another node.
 #[derive(Clone, Copy, Debug, Default)]
 struct Signs {
-    /// By anything.
+    /// Any message.
     heard: Instant,
-    /// By a part of something long, in either direction.
+    /// A part of a long message, in either direction.
     moved: Instant,
 }
 
@@ -62,7 +62,7 @@ struct Peer {
 }
 
 impl Peers {
-    /// Nobody is known yet.
+    /// Creates an empty set of peers.
     pub fn new(settings: BreakerSettings, hasher: ahash::RandomState) -> Self {
         Self {
             settings,
@@ -73,8 +73,8 @@ impl Peers {
         }
     }
 
-    /// Something came from a core of another node; `in_part` when it says that something long is
-    /// on its way.
+    /// A message arrived from a core of another node; `in_part` if it shows that a long one is in
+    /// transit.
     #[inline]
     pub fn heard(&mut self, from: PeerCore, in_part: bool, now: Instant) {
         let signs = self.signs.entry(from).or_default();
@@ -94,7 +94,7 @@ impl Peers {
         self.signs.get(&peer).is_some_and(|signs| signs.moved > since)
     }
 
-    /// A change of a breaker that has not been asked for, oldest first.
+    /// The next unread breaker change, oldest first.
     pub fn next_change(&mut self) -> Option<BreakerChange> {
         self.changes.pop_front()
     }
@@ -112,7 +112,7 @@ impl Peers {
         self.changes.push_back(BreakerChange { node, opened });
     }
 
-    /// Gossip says that this life of a node is alive, or dead.
+    /// Gossip reports this boot of a node as alive or dead.
     pub fn liveness(&mut self, node: NodeKey, boot: Boot, alive: bool, now: Instant) {
         let peer = self.peer(node, now);
         let closes = alive && (!peer.alive || peer.boot != boot) && peer.breaker.reset(now);
@@ -125,7 +125,7 @@ impl Peers {
         }
     }
 
-    /// The link to a node was made, or broke.
+    /// The link to a node was established, or broke.
     pub fn link(&mut self, node: NodeKey, connected: bool, now: Instant) {
         let peer = self.peer(node, now);
         let closes = connected && !peer.connected && peer.breaker.reset(now);
@@ -135,39 +135,39 @@ impl Peers {
         }
     }
 
-    /// What [`Peers::admits`] allowed was not sent after all, since there was no room.
+    /// A request admitted by [`Peers::admits`] was not sent after all, for lack of room.
     pub fn not_sent(&mut self, node: NodeKey, now: Instant) {
         if let Some(peer) = self.peers.get_mut(&node) {
             peer.breaker.not_sent(now);
         }
     }
 
-    /// Whether a request to `node` might be sent now: as [`Peers::admits`], without having to be
-    /// followed by one.
+    /// Whether a request to `node` could be sent now: like [`Peers::admits`], without the obligation
+    /// to send one.
     pub fn may_be_asked(&self, node: NodeKey, now: Instant) -> bool {
         let open = |peer: &Peer| peer.breaker.state(now) == BreakerState::Open;
         self.peers.get(&node).is_some_and(|peer| peer.alive && peer.connected && !open(peer))
     }
 
-    /// Whether a request to `node` may be sent now. If so, it must be sent, and its outcome told.
+    /// Whether a request to `node` may be sent now. If so, it must be sent and its outcome reported.
     #[inline]
     pub fn admits(&mut self, node: NodeKey, now: Instant) -> bool {
         let peer = self.peers.get_mut(&node);
         peer.is_some_and(|peer| peer.alive && peer.connected && peer.breaker.admits(now))
     }
 
-    /// Whether gossip and link hold `node` for present, whatever the breaker says.
+    /// Whether gossip and link consider `node` present, regardless of the breaker.
     pub fn is_present(&self, node: NodeKey) -> bool {
         self.peers.get(&node).is_some_and(|peer| peer.alive && peer.connected)
     }
 
-    /// Whether gossip holds this life of `node` for alive.
+    /// Whether gossip considers this boot of `node` alive.
     pub fn is_alive(&self, node: NodeKey, boot: Boot) -> bool {
         self.peers.get(&node).is_some_and(|peer| peer.alive && peer.boot == boot)
     }
 
-    /// Since when gossip holds this life of `node` for dead; `None` while it is alive. One that has
-    /// never been heard of, or that a later one has followed, has been dead for ever.
+    /// Since when gossip considers this boot of `node` dead; `None` while it is alive. An unknown
+    /// boot, or one followed by a later one, has always been dead.
     pub fn dead_since(&self, node: NodeKey, boot: Boot) -> Option<Instant> {
         match self.peers.get(&node).filter(|peer| peer.boot == boot) {
             Some(peer) if peer.alive => None,
@@ -186,7 +186,7 @@ impl Peers {
         }
     }
 
-    /// A request to `node` met silence, or its link was lost.
+    /// A request to `node` got no answer, or its link was lost.
     pub fn failed(&mut self, node: NodeKey, now: Instant) {
         if let Some(peer) = self.peers.get_mut(&node)
             && peer.breaker.failed(now)

@@ -1,35 +1,35 @@
-//! What a replica has promised to nodes that are about to write what they compute.
+//! Promises of a replica to nodes that are about to write a computed value.
 //!
-//! Who computes a write from what is there asks a read quorum first, and tells it the version that
-//! the write will have. A replica that answers promises to refuse what other nodes write to the key
-//! under an older version. So of two nodes that compute from the same record at most one is
-//! acknowledged, also when the other was stopped in between or has a clock that is ahead: its
-//! version says when it began, and whoever wrote meanwhile either was refused by one of the quorum
-//! or has a newer version. This is the first phase of Paxos, with versions as ballots, as CASPaxos
-//! (Rystsov, 2018) runs it for each key.
+//! A node that computes a write from the current value first asks a read quorum, and announces the
+//! version that the write will have. A replica that answers promises to refuse writes of other nodes
+//! to the key under an older version. So of two nodes that compute from the same record at most one
+//! is acknowledged, even if the other was paused in between or its clock is ahead: its version shows
+//! when it began, and a write in the meantime was either refused by one of the quorum or has a newer
+//! version. This is the first phase of Paxos, with versions as ballots, as in CASPaxos (Rystsov,
+//! 2018), run per key.
 //!
-//! Promises are kept for slots of keys, not for keys, so that they take the same memory whatever is
-//! asked and need not be taken back. Keys that share a slot are refused more than they have to be,
-//! once: who is refused hears of the version and begins again under a newer one.
+//! Promises are stored per slot of keys, not per key, so that their memory is constant and they need
+//! not be revoked. Keys that share a slot may be refused unnecessarily, but only once: the refusal
+//! carries the version, and the writer retries with a newer one.
 
 use super::version::Version;
 
-/// Slots of one core. At 10,000 promises a second, and replicas that hear of each other's versions
+/// Slots of one core. At 10,000 promises per second, and replicas that learn each other's versions
 /// within a millisecond, 1 in 400 writes meets a promise for another key.
 const SLOTS: usize = 4096;
 
 /// The promises of one core.
 #[derive(Debug, Default)]
 pub struct Promises {
-    /// None, or all of them.
+    /// Empty, or all slots.
     slots: Vec<Slot>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Slot {
-    /// The newest version promised to anybody.
+    /// The newest version promised to any node.
     newest: Version,
-    /// The newest promised to another node than that one's.
+    /// The newest version promised to a different node.
     others: Version,
 }
 
@@ -41,11 +41,11 @@ impl Slot {
 }
 
 impl Promises {
-    /// Promises the node that gave `version` to refuse what others write to keys of this hash under
+    /// Promises the node that issued `version` to refuse writes of others to keys of this hash under
     /// an older one.
     ///
     /// # Errors
-    /// When another has been promised a newer version; it is returned, and nothing is promised.
+    /// If another node has been promised a newer version; it is returned, and nothing is promised.
     pub fn make(&mut self, hash: u64, version: Version) -> Result<(), Version> {
         if self.slots.is_empty() {
             self.slots = vec![Slot::default(); SLOTS];

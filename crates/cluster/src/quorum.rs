@@ -1,8 +1,8 @@
-//! How many replicas must answer, and what follows from that.
+//! Quorums: how many replicas must answer, and what follows from that.
 
 use ringlane_types::request::Consistency;
 
-/// How many replicas keep a key and how many must take part in an operation. Valid: no quorum is
+/// How many replicas store a key and how many must participate in an operation. Valid: no quorum is
 /// zero or above the number of replicas.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Replication {
@@ -18,9 +18,9 @@ impl Default for Replication {
 }
 
 impl Replication {
-    /// `replicas` copies, of which `write_quorum` must have applied a write before it is
-    /// acknowledged and `read_quorum` must have answered a read. `None` when a quorum is zero or
-    /// above the number of replicas, or that is not 1 to 8.
+    /// `replicas` replicas, of which `write_quorum` must acknowledge a write and `read_quorum` must
+    /// answer a read. `None` if a quorum is zero or above the number of replicas, or that is not 1
+    /// to 8.
     pub const fn new(replicas: u8, write_quorum: u8, read_quorum: u8) -> Option<Self> {
         if replicas >= 1
             && replicas as usize <= ringlane_ring::REPLICAS_MAX
@@ -35,25 +35,24 @@ impl Replication {
         }
     }
 
-    /// Copies of each key.
+    /// Replicas of each key.
     pub const fn replicas(self) -> u8 {
         self.replicas
     }
 
-    /// Replicas that must have applied a write.
+    /// Replicas that must acknowledge a write.
     pub const fn write_quorum(self) -> u8 {
         self.write_quorum
     }
 
-    /// Replicas that must have answered a read.
+    /// Replicas that must answer a read.
     pub const fn read_quorum(self) -> u8 {
         self.read_quorum
     }
 
     /// Every read quorum shares a replica with every write quorum, and there is more than one
-    /// replica: the cluster then gives the promise of `docs/cluster.md` and would rather refuse an
-    /// operation than break it. Otherwise availability comes first: other nodes stand in for dead
-    /// ones.
+    /// replica: the cluster then gives the guarantee of `docs/cluster.md` and refuses an operation
+    /// rather than break it. Otherwise availability comes first: other nodes stand in for dead ones.
     pub const fn is_strict(self) -> bool {
         self.replicas > 1 && self.write_quorum + self.read_quorum > self.replicas
     }
@@ -64,15 +63,15 @@ impl Replication {
     }
 
     /// Of `present` replicas of an old set, how many must have left it before a new set may
-    /// acknowledge writes: enough that those left behind make no read quorum.
+    /// acknowledge writes: enough that the remaining ones form no read quorum.
     pub const fn fences_needed(self, present: usize) -> usize {
         (present + 1).saturating_sub(self.read_quorum as usize)
     }
 
-    /// Of `present` replicas of an old set, from how many a newcomer must have copied before it
-    /// counts as a replica for reads: enough to meet every acknowledged write, and every
-    /// operation under the old set. Where the old set is smaller than it should be, writes may be
-    /// older than it, and one who held them may have gone.
+    /// Of `present` replicas of an old set, from how many a new replica must have copied before it
+    /// counts for reads: enough to meet every acknowledged write, and every operation under the old
+    /// set. If the old set is too small, writes may be older than it, and a holder of them may be
+    /// gone.
     pub const fn copies_needed(self, present: usize) -> usize {
         let copies = (self.replicas + 1 - self.write_quorum) as usize;
         let copies = if copies < present { copies } else { present };
@@ -80,12 +79,12 @@ impl Replication {
         if copies > fences { copies } else { fences }
     }
 
-    /// Acknowledgements that a write needs when it asks for this consistency.
+    /// Acknowledgements that a write with this consistency needs.
     pub const fn writes_for(self, consistency: Consistency) -> u8 {
         self.needed(consistency, self.write_quorum)
     }
 
-    /// Answers that a read needs when it asks for this consistency.
+    /// Answers that a read with this consistency needs.
     pub const fn reads_for(self, consistency: Consistency) -> u8 {
         self.needed(consistency, self.read_quorum)
     }

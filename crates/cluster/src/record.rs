@@ -1,15 +1,13 @@
-//! What a replica holds for a key: the newest write it knows of, be it a value or a deletion.
+//! A replica's record of a key: the newest write it knows of, a value or a deletion.
 //!
-//! Replicas agree by one rule: of two records of a key the newer stays. The rule is a total order,
-//! so it does not matter in which order, how often or over which ways records arrive; a replica
-//! that has merged the same set of records holds the same one. Records of equal version but
-//! different content exist only by accident (see [`Version`]); content then decides, the same way
-//! everywhere.
+//! Replicas agree by one rule: of two records of a key the newer wins. The rule is a total order, so
+//! it does not matter in which order, how often or by which route records arrive; replicas that have
+//! merged the same set of records hold the same one. Records of equal version but different content
+//! exist only by accident (see [`Version`]); then the content decides, the same way everywhere.
 //!
-//! A deletion is a record too, the *tombstone*: were the key simply removed, the next replica that
-//! missed the deletion would bring the old value back. The same holds for an expired value, which
-//! hides what is older. Both may be forgotten once nothing older can turn up any more, see
-//! [`RetentionTimes`].
+//! A deletion is a record too, the *tombstone*: if the key were simply removed, the next replica that
+//! missed the deletion would restore the old value. The same holds for an expired value, which hides
+//! older ones. Both may be dropped once nothing older can arrive any more, see [`RetentionTimes`].
 
 use std::cmp::Ordering;
 use std::time::Duration;
@@ -21,13 +19,13 @@ use ringlane_types::time::{Deadline, Instant};
 /// The newest write to a key, as one replica knows it.
 #[derive(Clone, Copy, Debug)]
 pub struct Record<'r> {
-    /// When it was written, among all writes to the key. Clients see it as the CAS token.
+    /// Its position in the order of writes to the key. Clients see it as the CAS token.
     pub version: Version,
     /// What was written.
     pub content: Content<'r>,
 }
 
-/// What a write left behind.
+/// The content of a record.
 #[derive(Clone, Copy, Debug)]
 pub enum Content<'r> {
     /// A value.
@@ -36,14 +34,14 @@ pub enum Content<'r> {
     Deleted,
 }
 
-/// A value with what travels beside it, unchanged between replicas.
+/// A value with its metadata, which replicas pass on unchanged.
 #[derive(Clone, Copy, Debug)]
 pub struct Live<'r> {
-    /// When it stops existing, by each node's own clock.
+    /// When it expires, by each node's own clock.
     pub deadline: Deadline,
     /// Opaque client flags.
     pub flags: u32,
-    /// Marks that are kept with an item: the bits of [`Marks`](ringlane_types::request::Marks).
+    /// Stored marks of the item: the bits of [`Marks`](ringlane_types::request::Marks).
     pub marks: u8,
     /// The value.
     pub value: Value<'r>,
@@ -77,8 +75,8 @@ impl<'r> Record<'r> {
         }
     }
 
-    /// The record as it is kept at `now`: a value whose deadline has passed is a tombstone, as the
-    /// store makes of it when it takes its memory back.
+    /// The record as stored at `now`: a value whose deadline has passed is a tombstone, which the
+    /// store turns it into when it reclaims its memory.
     pub fn at(&self, now: Instant) -> Record<'r> {
         match self.visible(now) {
             Some(_) => *self,
@@ -86,7 +84,7 @@ impl<'r> Record<'r> {
         }
     }
 
-    /// The order of records of one key: the greater one stays. Total, and equal only for equal
+    /// The order of records of one key: the greater one wins. Total, and equal only for equal
     /// records.
     pub fn order(&self, other: &Record<'_>) -> Ordering {
         self.version.cmp(&other.version).then_with(|| match (&self.content, &other.content) {
@@ -109,7 +107,7 @@ impl Live<'_> {
     }
 }
 
-/// A record that owns its value. Reused: setting it keeps the memory it has.
+/// A record that owns its value. Reusable: setting it keeps its allocated memory.
 #[derive(Clone, Debug, Default)]
 pub struct RecordBuf {
     version: Version,
@@ -150,7 +148,7 @@ impl RecordBuf {
         self.value.clear();
     }
 
-    /// Gives back memory above `bytes`, so that one large value does not stay reserved for ever.
+    /// Releases memory above `bytes`, so that one large value does not reserve it forever.
     pub fn shrink_to(&mut self, bytes: usize) {
         if self.value.capacity() > bytes {
             self.value.clear();
@@ -189,16 +187,16 @@ impl RecordBuf {
     }
 }
 
-/// How long the traces of a write may turn up, and so how long its deletion must be remembered.
+/// How long traces of a write may arrive, and so how long its deletion must be retained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RetentionTimes {
-    /// A write to several replicas is given up after this long, and its messages with it.
+    /// A replicated write is abandoned after this long, and its messages with it.
     pub operation: Duration,
     /// A hint older than this is dropped.
     pub hint: Duration,
-    /// Most that clocks may differ; what comes from further ahead is refused.
+    /// Maximum difference between clocks; versions further ahead are refused.
     pub drift: Duration,
-    /// A tombstone, or an expired value, is remembered at least this long.
+    /// A tombstone, or an expired value, is retained at least this long.
     pub tombstone: Duration,
 }
 
@@ -220,9 +218,9 @@ impl RetentionTimes {
         self.tombstone >= self.hint + self.operation + 2 * self.drift
     }
 
-    /// The earliest moment at which a record that hides older ones may be forgotten, for a replica
-    /// that got it at `received`. Being the later of two times, it holds for a record that arrived
-    /// long after it was written too. Time alone does not suffice: see the anti-entropy module.
+    /// The earliest time at which a record that hides older ones may be dropped, for a replica that
+    /// got it at `received`. Being the later of two times, it also holds for a record that arrived
+    /// long after it was written. Time alone does not suffice: see the anti-entropy module.
     pub fn forget_at(&self, version: Version, received: Instant) -> Instant {
         version.instant().max(received).after(self.tombstone)
     }

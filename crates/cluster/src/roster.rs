@@ -1,10 +1,11 @@
 //! The roster: which nodes are members, and so have points on the ring, in one epoch.
 //!
-//! Liveness changes by the second and every node sees it differently; where keys belong must
-//! neither flicker nor differ. So a silent node stays a member, and members change only by decisions
-//! that the members take one after the other (see [`roster_consensus`](super::roster_consensus)): each makes a
-//! new roster, numbered by its epoch and chained to its parent by a digest. A node that was away
-//! follows the chain; one whose roster is not in the chain belongs to another history.
+//! Liveness changes by the second and every node sees it differently; the placement of keys must
+//! neither flicker nor differ. So an unresponsive node stays a member, and membership changes only by
+//! decisions that the members take one after the other (see
+//! [`roster_consensus`](super::roster_consensus)): each creates a new roster, numbered by its epoch
+//! and chained to its parent by a digest. A node that was absent follows the chain; one whose roster
+//! is not in the chain belongs to another history.
 
 use core::net::SocketAddr;
 use std::sync::Arc;
@@ -23,22 +24,22 @@ pub struct RosterMember {
     pub id: Arc<str>,
     /// The id's key.
     pub key: NodeKey,
-    /// Which start of its process. Another boot is another replica.
+    /// Its boot, one start of its process. Another boot is another replica.
     pub boot: Boot,
     /// Its weight on the ring.
     pub weight: u32,
-    /// Its slot, which no other member of this roster has: the tie-break of its versions.
+    /// Its slot, unique in this roster: the tie-break of its versions.
     pub slot: u16,
-    /// Where it takes gossip.
+    /// Its gossip address.
     pub gossip: SocketAddr,
-    /// Where it takes connections of other nodes.
+    /// Its address for connections of other nodes.
     pub link: SocketAddr,
 }
 
 /// A requested change of the roster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// RosterMember this node, under this boot, weight and address; the slot is not looked at.
+    /// Add this node with this boot, weight and address; the slot is ignored.
     Add(RosterMember),
     /// Remove this node, if it still has this boot.
     Remove {
@@ -52,11 +53,11 @@ pub enum Change {
 /// The members in one epoch. An immutable value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Roster {
-    /// Counts the decisions since the cluster was founded.
+    /// Number of decisions since the cluster was founded.
     pub epoch: u64,
-    /// Digest of the roster before; a random number for the first.
+    /// Digest of the previous roster; a random number for the first.
     pub parent: u64,
-    /// The slot to try first for the next member.
+    /// The first slot to try for the next member.
     next_slot: u16,
     /// Sorted by id.
     members: Vec<RosterMember>,
@@ -75,7 +76,7 @@ impl Roster {
         &self.members
     }
 
-    /// A number that differs between rosters that differ in anything, their history included.
+    /// A number that differs between rosters that differ in anything, including their history.
     pub fn digest(&self) -> u64 {
         self.digest
     }
@@ -90,8 +91,7 @@ impl Roster {
         self.member(key).is_some_and(|member| member.boot == boot)
     }
 
-    /// Whether nothing is left to do about `change`: it is in effect, or overtaken by a later boot,
-    /// or impossible.
+    /// Whether `change` is settled: in effect, overtaken by a later boot, or impossible.
     pub fn satisfies(&self, change: &Change) -> bool {
         match change {
             Change::Add(wanted) => match self.member(wanted.key) {
@@ -106,7 +106,7 @@ impl Roster {
         }
     }
 
-    /// The next roster, with `changes` made; `None` when they change nothing.
+    /// The next roster, with `changes` applied; `None` if they change nothing.
     pub fn with<'c>(&self, changes: impl IntoIterator<Item = &'c Change>) -> Option<Self> {
         let mut next = self.clone();
         for change in changes {
@@ -142,14 +142,14 @@ impl Roster {
         Ring::new(self.epoch, parameters, self.members.iter().map(node))
     }
 
-    /// Which of two histories of one cluster stays when they meet: the longer, then the larger.
-    /// Total; the nodes of the other one join anew.
+    /// Which of two histories of one cluster wins when they meet: the longer, then the larger.
+    /// Total; the nodes of the other one rejoin.
     pub fn supersedes(&self, other: &Roster) -> bool {
         let rank = |roster: &Roster| (roster.epoch, roster.members.len(), roster.digest);
         rank(self) > rank(other)
     }
 
-    /// A slot that no member has, the least recently used one.
+    /// The least recently used free slot.
     fn allocate_slot(&mut self) -> u16 {
         let slots = (0..TieBreaker::SLOTS).map(|step| (self.next_slot + step) % TieBreaker::SLOTS);
         let slot = slots
@@ -176,7 +176,7 @@ impl Roster {
         self.members.iter().for_each(|member| member.write(out));
     }
 
-    /// Reads one from a message; refuses what could not have been decided.
+    /// Decodes one from a message; rejects rosters that cannot have been decided.
     pub fn read(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
         let (epoch, parent) = (reader.u64()?, reader.u64()?);
         let (next_slot, count) = (reader.u16()?, reader.u16()?);

@@ -1,19 +1,19 @@
-//! How the members decide on the next roster: one decision after the other, each by a majority.
+//! Consensus of the members on the next roster: one decision after the other, each by a majority.
 //!
-//! Gossip alone would let two nodes compute two rings of the same age, and two quorums that never
-//! meet. So what follows a roster is decided once, among the members of that roster, by Paxos with
-//! a single decision: a proposer gets promises from a majority, proposes what the highest ballot
-//! among them had accepted or else what was requested, and a majority that accepts decides. A
-//! member's votes are kept in memory only. That is sound because a restart is a new boot, which
-//! has no vote until it is in the roster: a member that forgets its promises is no member any more.
+//! With gossip alone two nodes could compute two rings of the same age, with disjoint quorums. So the
+//! successor of a roster is decided once, among the members of that roster, by single-decree Paxos: a
+//! proposer gets promises from a majority, proposes the value accepted under the highest ballot among
+//! them or else the requested one, and a majority that accepts decides. A member's votes are held only
+//! in memory. That is sound because a restart is a new boot, which has no vote until it is on the
+//! roster: a member that forgets its promises is no longer a member.
 //!
-//! A cluster that lost the majority of its members for good could never decide again. Then, and
-//! only then, those who are left decide among themselves, without the members they hold for gone
-//! ([`Instance::without`]). Two parts of a cluster may do so apart; where two histories meet, the
-//! one that [supersedes](Roster::supersedes) the other stays and the others join it anew.
+//! A cluster that permanently lost the majority of its members could never decide again. Then, and
+//! only then, the remaining members decide among themselves, without the members they consider gone
+//! ([`Instance::without`]). Two parts of a cluster may do so separately; when two histories meet, the
+//! one that [supersedes](Roster::supersedes) the other wins and the other's nodes rejoin.
 //!
-//! Refused: a leader with a log (there are a few decisions a day), and rings that merge (two
-//! incomparable rings can serve disjoint quorums before they do).
+//! Refused: a leader with a log (there are only a few decisions per day), and merging rings (two
+//! incomparable rings can serve disjoint quorums before they merge).
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -32,19 +32,19 @@ mod tests;
 
 pub use message::{Ballot, CHAIN_MAX, ConsensusMessage, Instance};
 
-/// A proposer gives up a try after this.
+/// A proposer abandons an attempt after this.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(1);
-/// A request that nobody repeated is dropped after this.
+/// A request that is not repeated is dropped after this.
 const REQUEST_LIFETIME: Duration = Duration::from_secs(15);
-/// Most requests kept; further ones are dropped and repeated by their senders.
+/// Maximum stored requests; further ones are dropped and repeated by their senders.
 const REQUESTS_MAX: usize = 256;
-/// Most decisions a member votes in at once: the ordinary one and some without gone members.
+/// Maximum decisions a member votes in at once: the ordinary one and some without gone members.
 const VOTES_MAX: usize = 8;
 
 /// An input of the consensus.
 #[derive(Clone, Debug)]
 pub enum ConsensusEvent {
-    /// The nearest deadline has come; harmless at any time.
+    /// The next deadline is due; harmless at any time.
     Tick,
     /// A message from another node.
     Message {
@@ -64,40 +64,40 @@ pub enum ConsensusEvent {
     },
 }
 
-/// What follows from an event.
+/// An effect of an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ConsensusEffect {
     /// Send a message; it may be lost.
     Send {
-        /// Whom to.
+        /// The receiver.
         to: NodeKey,
         /// The message.
         message: ConsensusMessage,
     },
-    /// A roster was decided on. They come in order, each the parent of the next; a node's first
-    /// ones may be from before its time.
+    /// A roster was decided. They come in order, each the parent of the next; a node's first ones may
+    /// predate it.
     Decided(Arc<Roster>),
-    /// Another history of this cluster supersedes ours: give up membership, and all data where
-    /// promises are given, and join those.
+    /// Another history of this cluster supersedes ours: leave ours, drop all data if quorums are
+    /// strict, and join the other.
     HistorySuperseded(Arc<Roster>),
 }
 
-/// What the proposer should take into account.
+/// Conditions for the proposer.
 #[derive(Clone, Copy, Debug)]
 pub struct Situation<'s> {
-    /// Members that this node would decide without, if most are such: dead for long, or replaced
-    /// by a later boot.
+    /// Gone members, without which this node would decide if they are the majority: dead for long, or
+    /// replaced by a later boot.
     pub gone: &'s [(NodeKey, Boot)],
-    /// Wait with changes: the last one has not been digested.
+    /// Delay changes: the last one has not been rebalanced.
     pub hold: bool,
 }
 
-/// One node's part in the decisions.
+/// One node's consensus state.
 #[derive(Debug)]
 pub struct RosterConsensus {
     me: NodeKey,
     boot: Boot,
-    /// The latest rosters, each the parent of the next; empty before this node knows any.
+    /// The latest rosters, each the parent of the next; empty while this node knows none.
     log: VecDeque<Arc<Roster>>,
     votes: HashMap<u64, Vote>,
     proposal: Option<Proposal>,
@@ -107,7 +107,7 @@ pub struct RosterConsensus {
     random: Xoshiro256PlusPlus,
 }
 
-/// What this node promised and accepted in one decision.
+/// This node's promise and acceptance in one decision.
 #[derive(Clone, Debug, Default)]
 struct Vote {
     promised: Ballot,
@@ -121,9 +121,9 @@ struct Proposal {
     needed: usize,
     promises: HashSet<NodeKey>,
     accepts: HashSet<NodeKey>,
-    /// What the highest ballot among the promises had accepted.
+    /// The value accepted under the highest ballot among the promises.
     found: Option<(Ballot, Arc<Roster>)>,
-    /// What is proposed, from the second phase on.
+    /// The proposed value, from the second phase on.
     value: Option<Arc<Roster>>,
     until: Instant,
 }
@@ -135,7 +135,7 @@ struct RequestedChange {
 }
 
 impl RosterConsensus {
-    /// The part of the node `me` in `boot`. `seed` decides every random choice.
+    /// The state of node `me` with boot `boot`. `seed` decides every random choice.
     pub fn new(me: NodeKey, boot: Boot, seed: u64) -> Self {
         Self {
             me,
@@ -155,7 +155,7 @@ impl RosterConsensus {
         self.log.back()
     }
 
-    /// Takes one event; what follows from it is appended to `effects`.
+    /// Handles one event; appends its effects to `effects`.
     pub fn handle(
         &mut self,
         event: ConsensusEvent,
@@ -225,7 +225,7 @@ impl RosterConsensus {
         })
     }
 
-    /// Random, so that of several members with the same request one is first.
+    /// Random, so that one of several members with the same request comes first.
     fn schedule_attempt(&mut self, now: Instant) {
         let millis = self.random.random_range(10..300);
         self.propose_at = Some(now.after(Duration::from_millis(millis)));
@@ -265,7 +265,7 @@ impl RosterConsensus {
         self.send_to_voters(ConsensusMessage::Prepare(instance, ballot), situation, now, effects);
     }
 
-    /// Sends `message` to all who vote, this node included.
+    /// Sends `message` to all voters, including this node.
     fn send_to_voters(
         &mut self,
         message: ConsensusMessage,
@@ -366,7 +366,8 @@ impl RosterConsensus {
         }
     }
 
-    /// This node's vote in `instance`, if it has one. Who is behind, or ahead, is put right.
+    /// This node's vote in `instance`, if it has one. Brings a sender that is behind or ahead up to
+    /// date.
     fn vote(
         &mut self,
         from: NodeKey,
@@ -386,8 +387,8 @@ impl RosterConsensus {
             }
             return None;
         }
-        // A majority that is only a majority for some is one for nobody: whoever votes without
-        // others must miss them too.
+        // A majority must be one in everyone's eyes: a voter in a decision without some members must
+        // consider them gone too.
         let agrees = instance.without.iter().all(|member| situation.gone.contains(member));
         let voter = roster.has(self.me, self.boot) && roster.member(from).is_some();
         if !agrees || !voter || instance.without.contains(&(self.me, self.boot)) {
@@ -433,7 +434,7 @@ impl RosterConsensus {
         let found = proposal.found.take().map(|(_, roster)| roster);
         let gone = proposal.instance.without.clone();
         let requested = || {
-            // Who decides without the gone removes them too, or the next decision would be
+            // A decision without gone members also removes them, or the next one would have to be
             // without them again.
             let removal = |&(key, boot): &(NodeKey, Boot)| Change::Remove { key, boot };
             let removals: Vec<Change> = gone.iter().map(removal).collect();
@@ -478,13 +479,13 @@ impl RosterConsensus {
         told.dedup();
         told.retain(|to| *to != self.me);
         for to in told {
-            // Newcomers get the history too, so that every log is as long as it can be.
+            // New members get the history too, so that every log is as long as possible.
             let known = if parent.member(to).is_some() { parent.digest() } else { 0 };
             self.send_chain(to, known, effects);
         }
     }
 
-    /// Adopts what was decided.
+    /// Adopts a decision.
     fn adopt(&mut self, roster: Arc<Roster>, now: Instant, effects: &mut Vec<ConsensusEffect>) {
         self.log.push_back(roster.clone());
         if self.log.len() > CHAIN_MAX {
@@ -492,7 +493,7 @@ impl RosterConsensus {
         }
         self.votes.clear();
         self.proposal = None;
-        // A member that was just removed does not return because of an old request.
+        // A member that was just removed must not return because of an old request.
         let removed = |member: &RosterMember| {
             let before = self.log.iter().rev().nth(1);
             before.is_some_and(|before| before.has(member.key, member.boot))
@@ -508,7 +509,7 @@ impl RosterConsensus {
         }
     }
 
-    /// Sends `to` the chain from the roster with `digest` on, or all that is known.
+    /// Sends `to` the chain from the roster with `digest` on, or all known rosters.
     fn send_chain(&mut self, to: NodeKey, digest: u64, effects: &mut Vec<ConsensusEffect>) {
         let known = self.log.iter().position(|roster| roster.digest() == digest);
         if known.is_some_and(|at| at + 1 == self.log.len()) || self.log.is_empty() {
@@ -518,7 +519,7 @@ impl RosterConsensus {
         effects.push(ConsensusEffect::Send { to, message: ConsensusMessage::Chain(chain) });
     }
 
-    /// Follows a chain of decisions as far as it continues what this node knows.
+    /// Follows a chain of decisions as far as it continues this node's log.
     fn adopt_chain(
         &mut self,
         from: NodeKey,
@@ -539,7 +540,7 @@ impl RosterConsensus {
         if let Some(next) = chain.iter().position(|roster| roster.parent == current.digest()) {
             chain[next..].iter().for_each(|roster| self.adopt(roster.clone(), now, effects));
         } else if chain[0].epoch > current.epoch + 1 && chain.len() < CHAIN_MAX {
-            // It does not reach back to where we are; whoever knows more will be asked.
+            // It does not reach back to our roster; another node will be asked for more.
         } else if last.supersedes(&current) {
             effects.push(ConsensusEffect::HistorySuperseded(last.clone()));
         } else {
@@ -547,8 +548,8 @@ impl RosterConsensus {
         }
     }
 
-    /// Takes over the first chain, if it shows how this node became a member: the roster before that
-    /// names those who hold what is now ours.
+    /// Adopts the first chain, if it shows how this node became a member: the roster before that
+    /// names the previous holders of its ranges.
     fn adopt_first_chain(
         &mut self,
         chain: &[Arc<Roster>],

@@ -1,21 +1,21 @@
 //! Versions: the order of writes to a key between replicas, and the CAS token clients see.
 //!
-//! A version is a hybrid-logical timestamp in one 64-bit number. Its upper bits follow the wall
-//! clock, so newest wins means what people expect; its counter makes versions of one node unique
-//! and increasing whatever the clock does; hearing of a version pulls the clock forward, so a
-//! write that knows of another is newer than it even when its node's clock is behind.
+//! A version is a hybrid logical timestamp in one 64-bit number. Its upper bits follow the wall
+//! clock, so "newest wins" means what people expect; its counter makes versions of one node unique
+//! and increasing whatever the clock does; observing a version advances the clock, so a write that
+//! knows of another is newer even if its node's clock is behind.
 //!
 //! ```text
 //! | Unix milliseconds, 44 bits (until the year 2527) | counter, 10 bits | tie-break, 10 bits |
 //! ```
 //!
-//! The tie-break is the slot of the node in the roster, which no other member has. Two
-//! nodes can give an equal version only if one held the other's slot before it in the same
-//! millisecond; records of equal version are ordered by their content (see
-//! [`Record`](super::record::Record)), so replicas agree even then.
+//! The tie-break is the slot of the node in the roster, which is unique. Two nodes can issue an equal
+//! version only if one held the other's slot before it in the same millisecond; records of equal
+//! version are ordered by their content (see [`Record`](super::record::Record)), so replicas agree
+//! even then.
 //!
-//! Refused: vector clocks, which find conflicts that a cache could not ask anyone to resolve, and
-//! plain wall-clock stamps, under which a node with a slow clock loses its writes silently.
+//! Refused: vector clocks, which detect conflicts that a cache has no one to resolve, and plain
+//! wall-clock timestamps, with which a node with a slow clock silently loses its writes.
 
 use std::time::Duration;
 
@@ -25,12 +25,12 @@ const TIE_BREAKER_BITS: u32 = 10;
 const COUNTER_BITS: u32 = 10;
 const LOGICAL_MAX: u64 = (1 << (64 - TIE_BREAKER_BITS)) - 1;
 
-/// The place of a write in the order of all writes to its key. Greater is newer.
+/// The position of a write in the order of all writes to its key. Greater is newer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Version(pub u64);
 
 impl Version {
-    /// Older than every write: what a replica that has nothing answers.
+    /// Older than every write: the answer of a replica without a record.
     pub const NONE: Version = Version(0);
 
     /// The first version of a moment.
@@ -38,28 +38,28 @@ impl Version {
         Self(moment.as_millis() << (TIE_BREAKER_BITS + COUNTER_BITS))
     }
 
-    /// When it was given, in Unix milliseconds of the hybrid clock.
+    /// When it was issued, in Unix milliseconds of the hybrid clock.
     pub const fn millis(self) -> u64 {
         self.0 >> (TIE_BREAKER_BITS + COUNTER_BITS)
     }
 
-    /// The moment it was given, by the hybrid clock.
+    /// When it was issued, by the hybrid clock.
     pub const fn instant(self) -> Instant {
         Instant::from_millis(self.millis())
     }
 
-    /// The tie-break of the node that gave it.
+    /// The tie-break of the node that issued it.
     pub const fn tie_breaker(self) -> TieBreaker {
         TieBreaker(self.0 as u16 & ((1 << TIE_BREAKER_BITS) - 1))
     }
 
-    /// Time and counter: what a clock advances.
+    /// Time and counter: the part that a clock advances.
     const fn logical(self) -> u64 {
         self.0 >> TIE_BREAKER_BITS
     }
 }
 
-/// Ten bits that tell apart versions of equal time and counter from different nodes.
+/// Ten bits that distinguish versions of equal time and counter from different nodes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TieBreaker(u16);
 
@@ -74,20 +74,20 @@ impl TieBreaker {
     pub const SLOTS: u16 = 1 << TIE_BREAKER_BITS;
 }
 
-/// A version from so far in the future that following it would break the order of time for
-/// everybody. Nothing was taken over.
+/// A version so far in the future that following it would distort the clocks of all nodes. It was not
+/// adopted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooFarAhead {
     /// How far the version is ahead of the local clock.
     pub ahead: Duration,
 }
 
-/// Gives out versions: strictly increasing, never behind the clock, never behind what was
-/// observed. Each core has one of its own; versions of a key come from the one core of a node
-/// that owns the key, so cores need no tie-break of their own.
+/// Issues versions: strictly increasing, never behind the clock, never behind observed ones. Each
+/// core has its own; versions of a key come from the one core of a node that owns the key, so cores
+/// need no tie-break.
 #[derive(Clone, Debug)]
 pub struct VersionClock {
-    /// The greatest time and counter given out or observed.
+    /// The greatest time and counter issued or observed.
     last: u64,
     tie: TieBreaker,
     drift_max: Duration,
@@ -100,8 +100,8 @@ impl VersionClock {
         Self { last: 0, tie, drift_max }
     }
 
-    /// A version newer than any given or observed so far. Above 1,024 a millisecond, lasting, the
-    /// versions run ahead of the clock.
+    /// A version newer than any issued or observed so far. At a sustained rate above 1,024 per
+    /// millisecond, versions run ahead of the clock.
     #[inline]
     pub fn next(&mut self, now: Instant) -> Version {
         let clock = (now.as_millis() << COUNTER_BITS).min(LOGICAL_MAX);
@@ -110,7 +110,7 @@ impl VersionClock {
         Version(self.last << TIE_BREAKER_BITS | self.tie.0 as u64)
     }
 
-    /// Takes note of a version from elsewhere: whatever is given out later is newer.
+    /// Observes a version from elsewhere: versions issued later are newer.
     #[inline]
     pub fn observe(&mut self, version: Version, now: Instant) -> Result<(), TooFarAhead> {
         self.check(version, now)?;
@@ -118,7 +118,7 @@ impl VersionClock {
         Ok(())
     }
 
-    /// Whether a version from elsewhere may be accepted, without taking note of it.
+    /// Whether a version from elsewhere is acceptable, without observing it.
     #[inline]
     pub fn check(&self, version: Version, now: Instant) -> Result<(), TooFarAhead> {
         if version.instant() > now.after(self.drift_max) {
@@ -132,7 +132,7 @@ impl VersionClock {
         self.tie
     }
 
-    /// Gives versions as the member in another slot from now on.
+    /// Issues versions as the member in another slot from now on.
     pub fn set_tie_breaker(&mut self, tie: TieBreaker) {
         self.tie = tie;
     }

@@ -1,10 +1,10 @@
-//! One roster with its ring, and what this node still lacks of what became its own.
+//! A roster with its ring, and the ranges that this node is still copying.
 //!
-//! When a roster gives a node ranges that others held before, it is a replica of them at once but
-//! an incomplete one. Its answers would break the promise that every read quorum meets every
-//! acknowledged write. So until a [`Fill`] of the range is done, each key is first asked for from
-//! those who held it under the roster before: from enough of them that every write acknowledged
-//! there is seen, and that no quorum of the old set can act behind the new one's back (whoever
+//! When a roster assigns a node ranges that others held before, it is a replica of them at once, but
+//! an incomplete one. Its answers would break the guarantee that every read quorum meets every
+//! acknowledged write. So until a [`Fill`] of the range is done, each key is first requested from its
+//! holders under the previous roster: from enough of them that every write acknowledged there is
+//! seen, and that no quorum of the old set can act independently of the new one (a holder that
 //! answers has left the old roster for good). Then the node counts as a full replica for that key.
 
 use std::sync::Arc;
@@ -38,13 +38,13 @@ impl View {
         &self.ring
     }
 
-    /// What requests under this view are stamped with.
+    /// The stamp of requests under this view.
     #[inline]
     pub fn stamp(&self) -> u64 {
         self.roster.digest()
     }
 
-    /// Its number.
+    /// Its epoch.
     #[inline]
     pub fn epoch(&self) -> u64 {
         self.roster.epoch
@@ -56,64 +56,64 @@ impl View {
         &self.roster.members()[node.0 as usize]
     }
 
-    /// The position of this very life of a node.
+    /// The position of this boot of a node.
     pub fn index_of(&self, key: NodeKey, boot: Boot) -> Option<NodeIndex> {
         let members = self.roster.members();
         let at = members.iter().position(|member| member.key == key && member.boot == boot)?;
         Some(NodeIndex(at as u16))
     }
 
-    /// Whether this life of a node is among the replicas of `point`.
+    /// Whether this boot of a node is among the replicas of `point`.
     pub fn holds(&self, key: NodeKey, boot: Boot, point: Point) -> bool {
         self.index_of(key, boot).is_some_and(|node| self.ring.replicas(point).contains(&node))
     }
 }
 
-/// How far a filling has come with one of the nodes that held the ranges before.
+/// Progress of a transfer from one of the previous holders.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
     /// Not everything has arrived.
     Missing,
     /// Everything has arrived.
     Copied,
-    /// It will never answer: dead for good.
+    /// It will never answer: permanently dead.
     Gone,
 }
 
-/// What became this node's own with one roster, and how much of it has arrived.
+/// The ranges assigned to this node by one roster, and how much of them has arrived.
 #[derive(Clone, Debug)]
 pub struct Fill {
-    /// The view before.
+    /// The previous view.
     pub before: Arc<View>,
-    /// The view that made the ranges ours.
+    /// The view that assigned the ranges.
     pub after: Arc<View>,
-    /// How far it is, by position among the members before.
+    /// Progress, by position among the previous members.
     pub sources: Vec<Source>,
 }
 
-/// Those who held a key's point before, as a filling sees them.
+/// The previous holders of a key's point.
 #[derive(Clone, Copy, Debug)]
 pub struct Holders {
-    /// Their positions in the view before.
+    /// Their positions in the previous view.
     pub nodes: Replicas,
-    /// How many of them must have been copied from before the point is complete.
+    /// How many of them must have been copied for the point to be complete.
     pub needed: usize,
     /// How many have.
     pub copied: usize,
 }
 
 impl Fill {
-    /// The epoch of the roster that made the ranges ours.
+    /// The epoch of the roster that assigned the ranges.
     pub fn epoch(&self) -> u64 {
         self.after.epoch()
     }
 
-    /// Whether `point` became this node's with this roster.
+    /// Whether this roster assigned `point` to this node.
     pub fn concerns(&self, me: NodeKey, boot: Boot, point: Point) -> bool {
         self.after.holds(me, boot, point) && !self.before.holds(me, boot, point)
     }
 
-    /// Who held `point` before.
+    /// The previous holders of `point`.
     pub fn holders(&self, point: Point, replication: Replication) -> Holders {
         let nodes = self.before.ring().replicas(point);
         let count = |state| {
@@ -126,12 +126,12 @@ impl Fill {
         } else {
             nodes.len()
         };
-        // What is gone for good cannot be waited for: more was lost than the promise covers.
+        // Permanently lost holders cannot be waited for: more was lost than the guarantee covers.
         let needed = wanted.min(nodes.len() - gone);
         Holders { nodes, needed, copied }
     }
 
-    /// Whether nothing of it is missing anywhere on the circle.
+    /// Whether it is complete on the whole ring.
     pub fn is_complete(&self, me: NodeKey, boot: Boot, replication: Replication) -> bool {
         self.points().all(|point| {
             let holders = self.holders(point, replication);
@@ -146,7 +146,7 @@ impl Fill {
             .flat_map(|view| (0..view.ring().point_count()).map(|point| view.ring().point(point).0))
     }
 
-    /// The share of the circle that became this node's, whether or not it has arrived.
+    /// The share of the ring assigned to this node, whether or not it has arrived.
     pub fn share(&self, me: NodeKey, boot: Boot) -> f64 {
         let mut points: Vec<Point> = self.points().collect();
         points.sort_unstable();
@@ -163,18 +163,18 @@ impl Fill {
     }
 }
 
-/// Where keys are, as one core knows it: an immutable value, replaced as a whole.
+/// The placement of keys as known to one core: an immutable value, replaced as a whole.
 #[derive(Clone, Debug)]
 pub struct Placement {
     /// The view in effect.
     pub view: Arc<View>,
-    /// What has not wholly arrived, oldest first.
+    /// Incomplete transfers, oldest first.
     pub fills: Vec<Arc<Fill>>,
 }
 
 impl Placement {
-    /// The oldest filling after `epoch` that `point` waits for; `None` if this node is a full
-    /// replica of it, or none.
+    /// The oldest transfer after `epoch` that `point` waits for; `None` if this node is a full
+    /// replica of it, or not a replica.
     #[inline]
     pub fn unfilled(
         &self,

@@ -1,13 +1,13 @@
-//! Reading and writing the numbers and byte strings that messages are made of. Little-endian;
-//! strings carry their length. Readers accept any bytes and never read past the end.
+//! Encodes and decodes the numbers and byte strings of messages. Little-endian; strings are
+//! length-prefixed. Readers accept any bytes and never read past the end.
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// Bytes that are no message. Nothing of them was acted upon.
+/// Bytes that are not a valid message. Nothing of them was acted upon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Malformed;
 
-/// What is left of a message.
+/// The rest of a message.
 #[derive(Clone, Copy, Debug)]
 pub struct Reader<'b> {
     rest: &'b [u8],
@@ -58,21 +58,21 @@ impl<'b> Reader<'b> {
         Ok(u64::from_le_bytes(self.chunk()?))
     }
 
-    /// A byte string behind a length of one byte.
+    /// A byte string with a one-byte length prefix.
     #[inline]
     pub fn short(&mut self) -> Result<&'b [u8], Malformed> {
         let count = self.u8()?;
         self.take(count as usize)
     }
 
-    /// A byte string behind a length of four bytes.
+    /// A byte string with a four-byte length prefix.
     #[inline]
     pub fn long(&mut self) -> Result<&'b [u8], Malformed> {
         let count = self.u32()?;
         self.take(count as usize)
     }
 
-    /// Text behind a length of one byte, not empty.
+    /// Non-empty text with a one-byte length prefix.
     pub fn text(&mut self) -> Result<&'b str, Malformed> {
         let text = core::str::from_utf8(self.short()?).map_err(|_| Malformed)?;
         if text.is_empty() { Err(Malformed) } else { Ok(text) }
@@ -88,26 +88,26 @@ impl<'b> Reader<'b> {
         Ok(SocketAddr::new(ip, self.u16()?))
     }
 
-    /// Everything that is left.
+    /// The whole rest.
     #[inline]
     pub fn rest(&mut self) -> &'b [u8] {
         core::mem::take(&mut self.rest)
     }
 
-    /// Bytes that are left.
+    /// Number of remaining bytes.
     #[inline]
     pub fn left(&self) -> usize {
         self.rest.len()
     }
 
-    /// Nothing may be left.
+    /// Fails unless everything has been read.
     #[inline]
     pub fn end(self) -> Result<(), Malformed> {
         if self.rest.is_empty() { Ok(()) } else { Err(Malformed) }
     }
 }
 
-/// Where messages are written.
+/// Output for messages.
 pub trait Writer {
     /// Appends bytes.
     fn put(&mut self, bytes: &[u8]);
@@ -136,14 +136,14 @@ pub trait Writer {
         self.put(&number.to_le_bytes());
     }
 
-    /// A byte string of at most 255 bytes, behind its length.
+    /// A byte string of at most 255 bytes, with its length prefix.
     #[inline]
     fn put_short(&mut self, bytes: &[u8]) {
         self.put_u8(u8::try_from(bytes.len()).expect("a short string has at most 255 bytes"));
         self.put(bytes);
     }
 
-    /// A byte string behind a length of four bytes.
+    /// A byte string with a four-byte length prefix.
     #[inline]
     fn put_long(&mut self, bytes: &[u8]) {
         self.put_u32(u32::try_from(bytes.len()).expect("a string has less than 4 GiB"));

@@ -1,8 +1,8 @@
-//! The keys that are counted, in the places of a small table.
+//! The counted keys, in the slots of a small table.
 //!
-//! Nearly every request is for a key that has no place, so what tells so, the tags, lies side by
-//! side and is compared as a whole; so are the counts among which the smallest is looked for. A key
-//! that takes over a place takes over the memory of the key before it: nothing is allocated.
+//! Nearly every request is for a key without a slot, so the tags that reveal this are contiguous and
+//! compared as a whole; so are the counts, of which the smallest is searched. A key that takes over a
+//! slot reuses the memory of the key before it: nothing is allocated.
 
 use super::COUNTED_MAX;
 
@@ -10,37 +10,37 @@ use super::COUNTED_MAX;
 #[derive(Debug)]
 pub struct Sketch {
     hasher: ahash::RandomState,
-    /// Of each place: part of its key's hash.
+    /// Per slot: part of its key's hash.
     tags: [u32; COUNTED_MAX],
-    /// Of each place: its counts of this window and of the one before, the greater of both.
+    /// Per slot: the greater of its counts of this window and the previous one.
     busiest: [u32; COUNTED_MAX],
     counters: Vec<Counter>,
 }
 
-/// One place.
+/// One slot.
 #[derive(Debug, Default)]
 pub struct Counter {
-    /// Whose place it is.
+    /// The key.
     pub key: Vec<u8>,
     /// Requests answered from a copy.
     pub copied: u64,
-    /// Requests in this window, and those that may be of keys that had the place before.
+    /// Requests in this window, including possible ones of previous keys.
     now: u32,
-    /// How many of them may be.
+    /// How many of them may belong to previous keys.
     inherited: u32,
-    /// Requests in the window before.
+    /// Requests in the previous window.
     before: u32,
 }
 
 impl Counter {
-    /// Requests in the busier of both windows, at least.
+    /// Lower bound of the requests in the busier of both windows.
     pub fn requests(&self) -> u32 {
         (self.now - self.inherited).max(self.before)
     }
 }
 
 impl Sketch {
-    /// Nothing is counted yet.
+    /// Creates an empty sketch.
     pub fn new(hasher: ahash::RandomState) -> Self {
         Self {
             hasher,

@@ -1,12 +1,12 @@
-//! Suspicions that nobody ends, and those for which there is evidence.
+//! Ends suspicions that SWIM leaves pending, and shortens those with evidence.
 //!
-//! In foca only the member whose probe failed has a timer that turns the suspect dead, and it
-//! forgets that timer when it is itself declared dead and renews its identity, which is what happens
-//! around a partition. The others have heard of the suspicion and would keep it for ever, and the
-//! suspect, whom nobody tells, never refutes it. So each member ends what it has believed for long
-//! enough: the suspect counts as dead, hears of that if it is alive, and returns renewed.
+//! In foca only the member whose probe failed has a timer that declares the suspect dead, and it
+//! forgets that timer when it is itself declared dead and renews its identity, which happens around a
+//! partition. The others have heard of the suspicion and would keep it forever, and the suspect, which
+//! is not informed, never refutes it. So each member ends a suspicion that has lasted long enough: the
+//! suspect counts as dead, hears of it if it is alive, and returns with a renewed identity.
 //!
-//! A member whose process is seen to be gone is suspected *on evidence*: it has less time to refute.
+//! A member whose process is observed to be gone is suspected *on evidence*: it has less time to refute.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -16,11 +16,11 @@ use foca::{Incarnation, Member, State};
 use super::super::identity::{Identity, NodeKey};
 use ringlane_types::time::Instant;
 
-/// Until when each suspect may refute.
+/// The deadline for each suspect to refute.
 #[derive(Debug, Default)]
 pub(super) struct Suspicions {
     until: HashMap<NodeKey, Suspicion>,
-    /// When to look again.
+    /// When to check again.
     pub check_at: Option<Instant>,
 }
 
@@ -32,9 +32,9 @@ struct Suspicion {
 }
 
 impl Suspicions {
-    /// Takes note of who is suspect now; the members that may not refute any longer, which is
-    /// `limit` after they were first seen here, or earlier if there is evidence. To be called again
-    /// within `period`, at [`Suspicions::check_at`].
+    /// Records the current suspects and returns the members whose time to refute is over: `limit`
+    /// after they were first seen here, or earlier with evidence. Call it again within `period`, at
+    /// [`Suspicions::check_at`].
     pub fn overdue<'m>(
         &mut self,
         members: impl Iterator<Item = &'m Member<Identity>>,
@@ -62,8 +62,8 @@ impl Suspicions {
         overdue
     }
 
-    /// The member is a suspect that may refute until `until` and no longer. False if it was
-    /// suspected on evidence before and has that time already.
+    /// The member is a suspect that may refute until `until`. False if it was suspected on evidence
+    /// before and has that deadline already.
     pub fn suspect_on_evidence(
         &mut self,
         key: NodeKey,
@@ -80,7 +80,7 @@ impl Suspicions {
         true
     }
 
-    /// The member has shown that it lives: it has as much time to refute as any suspect.
+    /// The member has shown that it is alive: it gets the normal time to refute.
     pub fn clear_suspicion(&mut self, key: NodeKey) {
         if self.until.get(&key).is_some_and(|suspicion| suspicion.on_evidence) {
             self.until.remove(&key);

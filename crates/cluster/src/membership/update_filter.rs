@@ -1,11 +1,10 @@
-//! What of a member's gossip is believed, before SWIM hears of it.
+//! Filters a member's gossip before SWIM processes it.
 //!
-//! SWIM believes whatever members say of each other. Then one of them that lies, or anybody in a
-//! cluster without a key, could replace a living node by a later life of it that nobody can refute,
-//! or have all others call addresses that nobody has been seen at. So news of a node, or of a life,
-//! that is new here counts only once that life has answered at its address; until then it is probed,
-//! and joins by its own answer. What is said of lives that are known is SWIM's business: those
-//! can speak for themselves.
+//! SWIM trusts everything that members report about each other. So a lying member, or anyone in a
+//! cluster without a key, could replace a live node with a later boot that cannot be refuted, or make
+//! all others contact addresses at which no node has been seen. Therefore an update about an unknown
+//! node or boot counts only once that boot has answered at its address; until then it is probed, and
+//! joins by its own answer. Updates about known boots are left to SWIM: those can refute them.
 
 use foca::{Codec, Header, Member, State};
 
@@ -13,17 +12,17 @@ use super::super::identity::{Identity, IdentityCodec};
 use super::Membership;
 use ringlane_types::time::Instant;
 
-/// Members, dead ones included, that are told apart; of more nothing is believed.
+/// Maximum members tracked, including dead ones; updates about further ones are ignored.
 pub(super) const MEMBERS_MAX: usize = 4096;
 
-/// Gossip, taken apart.
+/// Decoded gossip.
 pub(super) struct Gossip {
     pub header: Header<Identity>,
     pub updates: Vec<Member<Identity>>,
 }
 
 impl Gossip {
-    /// Reads foca's datagram; `None` when it is none.
+    /// Decodes foca's datagram; `None` if it is invalid.
     pub fn read(mut bytes: &[u8]) -> Option<Self> {
         let header = IdentityCodec.decode_header(&mut bytes).ok()?;
         let mut updates = Vec::new();
@@ -38,7 +37,7 @@ impl Gossip {
         Some(Self { header, updates })
     }
 
-    /// Writes it as foca reads it.
+    /// Encodes it for foca.
     pub fn write(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
         IdentityCodec.encode_header(&self.header, &mut bytes).expect("there is room");
@@ -52,21 +51,21 @@ impl Gossip {
     }
 }
 
-/// What becomes of an update about a member.
+/// The verdict on an update about a member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum UpdateVerdict {
-    /// SWIM may hear it.
+    /// Pass it to SWIM.
     Apply,
-    /// Whoever is at the address is to be asked first.
+    /// Probe the address first.
     Verify,
-    /// Nothing follows.
+    /// Ignore it.
     Drop,
-    /// It is about another life of this node: members are to be asked whether its place is taken.
+    /// It is about another boot of this node: ask members whether its id is in use.
     OwnId,
 }
 
 impl Membership {
-    /// Whether what `source` says is listened to; it has proved that it is at its address.
+    /// Whether to listen to `source`, which has proved its address.
     pub(super) fn accepts_from(&self, source: &Identity) -> bool {
         let own = source.key == self.identity().key;
         !own && has_one_host(source) && self.may_replace(source) && self.has_room_for(source)
@@ -91,7 +90,7 @@ impl Membership {
             Some(known) if life <= (known.identity.boot, known.identity.renewal) => {
                 UpdateVerdict::Apply
             }
-            // Nobody is sent anything because of somebody who is dead.
+            // A dead node's update causes no message.
             None if update.state() == State::Down => UpdateVerdict::Apply,
             Some(known) if !known.alive && update.state() == State::Down => UpdateVerdict::Apply,
             _ if update.state() == State::Down || !self.may_replace(identity) => {
@@ -102,8 +101,8 @@ impl Membership {
         }
     }
 
-    /// Takes out of `gossip` what is not believed; whom to ask is appended to `ask`. True if
-    /// members are to be asked about this node's own place.
+    /// Removes untrusted updates from `gossip` and appends the nodes to probe to `ask`. True if
+    /// members should be asked about this node's own id.
     pub(super) fn filter_updates(&self, gossip: &mut Gossip, ask: &mut Vec<Identity>) -> bool {
         let source = gossip.header.src.clone();
         let mut own = false;
@@ -122,8 +121,8 @@ impl Membership {
         own
     }
 
-    /// A later life may follow at the same address, whose former owner must have gone, or when the
-    /// former one is dead. Earlier lives are SWIM's business.
+    /// A later boot may follow at the same address, whose former process must be gone, or if the
+    /// former one is dead. Earlier boots are left to SWIM.
     fn may_replace(&self, identity: &Identity) -> bool {
         self.known.get(&identity.key).is_none_or(|known| {
             let former = &known.identity;
@@ -136,7 +135,7 @@ impl Membership {
             || self.foca.iter_membership_state().len() < MEMBERS_MAX
     }
 
-    /// Members are asked soon whether another process has this node's place, at most once in
+    /// Schedules asking members whether another process uses this node's id, at most once per
     /// `JOIN_PERIOD_ALONE`.
     pub(super) fn verify_own_id(&mut self, now: Instant) {
         if self.id_verified_at.is_none_or(|at| now.since(at) >= super::JOIN_PERIOD_ALONE) {
@@ -147,7 +146,7 @@ impl Membership {
     }
 }
 
-/// Connections are made to nobody but the host that answers gossip.
+/// Connections are made only to the host that answers gossip.
 fn has_one_host(identity: &Identity) -> bool {
     identity.link.ip() == identity.gossip.ip()
 }

@@ -1,4 +1,4 @@
-//! Messages between nodes as wholes: who decides, who holds what, who lacks what.
+//! Messages between whole nodes: consensus, status, and data movement.
 
 use super::super::roster_consensus;
 use super::super::version::Version;

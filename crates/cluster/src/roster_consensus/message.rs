@@ -1,4 +1,4 @@
-//! What members say to each other while they decide on the next roster.
+//! Messages between members while they decide on the next roster.
 
 use std::sync::Arc;
 
@@ -8,32 +8,32 @@ use super::super::identity::{Boot, NodeKey};
 use super::super::roster::{Change, Roster};
 use super::super::wire::{Malformed, Reader, Writer};
 
-/// Most rosters of one [`ConsensusMessage::Chain`].
+/// Maximum rosters of one [`ConsensusMessage::Chain`].
 pub const CHAIN_MAX: usize = 64;
-/// Most members a decision may be taken without.
+/// Maximum members that a decision may exclude.
 const WITHOUT_MAX: usize = ringlane_ring::NODES_MAX;
 
-/// A try to get one decision taken. A greater one overrides.
+/// An attempt at one decision. A greater one overrides it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ballot {
-    /// Counts tries.
+    /// Number of the attempt.
     pub round: u32,
-    /// Who tries.
+    /// The proposer.
     pub proposer: NodeKey,
 }
 
-/// Which decision is being taken: what follows a roster, among its members except some.
+/// Identifies a decision: the successor of a roster, among its members except some.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Instance {
-    /// Digest of the roster that is to be followed.
+    /// Digest of the preceding roster.
     pub parent: u64,
-    /// Its members that do not count, because most of the members are gone for good. Empty unless
-    /// the members lost their majority.
+    /// Excluded members, if most of the members are permanently gone. Empty unless the majority is
+    /// lost.
     pub without: Vec<(NodeKey, Boot)>,
 }
 
 impl Instance {
-    /// A number that only this decision has.
+    /// A number unique to this decision.
     pub fn id(&self) -> u64 {
         let mut id = self.parent;
         for (key, boot) in &self.without {
@@ -46,10 +46,10 @@ impl Instance {
     }
 }
 
-/// One message between members, or from a node that wants to become one.
+/// A message between members, or from a node that requests to become one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ConsensusMessage {
-    /// Promise to follow no lesser ballot, and say what you have accepted.
+    /// Promise to accept no lower ballot, and report what you have accepted.
     Prepare(Instance, Ballot),
     /// Promised.
     Promise {
@@ -57,7 +57,7 @@ pub enum ConsensusMessage {
         instance: u64,
         /// Under which ballot.
         ballot: Ballot,
-        /// What was accepted before, and under which ballot.
+        /// The value accepted before, and its ballot.
         accepted: Option<(Ballot, Arc<Roster>)>,
     },
     /// Accept this roster.
@@ -69,21 +69,21 @@ pub enum ConsensusMessage {
         /// Under which ballot.
         ballot: Ballot,
     },
-    /// Neither promised nor accepted, because of a promise to this ballot.
+    /// Rejected because of a promise to this ballot.
     Reject {
         /// Which decision.
         instance: u64,
-        /// The ballot that was promised to.
+        /// The promised ballot.
         promised: Ballot,
     },
-    /// Rosters that were decided on, each the parent of the next, oldest first.
+    /// Decided rosters, each the parent of the next, oldest first.
     Chain(Vec<Arc<Roster>>),
-    /// Send the chain from this roster on, or what you have.
+    /// Send the chain from this roster on, or as much as you have.
     RequestChain {
-        /// Digest of the roster known last; 0 for none.
+        /// Digest of the last known roster; 0 for none.
         digest: u64,
     },
-    /// Please have this decided.
+    /// A request to decide this change.
     RequestChange(Change),
 }
 
