@@ -66,6 +66,10 @@ struct Sums {
     parked: u32,
     /// One bit for each tag of a loose slot.
     filter: u64,
+    /// Loose slots whose request may change its key.
+    changing: u32,
+    /// One bit for each tag of one of those: all that a read has to be compared with.
+    changing_filter: u64,
 }
 
 /// Length of an answer while none has come: few enough requests are let go that even long answers
@@ -305,7 +309,8 @@ impl Pipeline {
     }
 
     fn conflicts_before(&self, position: usize, tag: u32, changes: bool) -> bool {
-        self.sums.filter & filter_bit(tag) != 0
+        let filter = if changes { self.sums.filter } else { self.sums.changing_filter };
+        filter & filter_bit(tag) != 0
             && self
                 .slots
                 .iter()
@@ -548,12 +553,20 @@ impl Sums {
         if order.tag != 0 {
             self.loose += 1;
             self.filter |= filter_bit(order.tag);
+            if order.changes {
+                self.changing += 1;
+                self.changing_filter |= filter_bit(order.tag);
+            }
         }
     }
 
     #[inline]
     fn tightened(&mut self, order: &mut Order) {
         if order.tag != 0 {
+            self.changing -= u32::from(order.changes);
+            if self.changing == 0 {
+                self.changing_filter = 0;
+            }
             *order = Order::default();
             self.loose -= 1;
             if self.loose == 0 {
@@ -575,6 +588,6 @@ impl Sums {
 
     fn are_none(&self) -> bool {
         self.apart_bytes + self.allowed_bytes + self.reserved_bytes == 0
-            && self.loose + self.deferred + self.parked == 0
+            && self.loose + self.changing + self.deferred + self.parked == 0
     }
 }

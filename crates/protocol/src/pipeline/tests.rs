@@ -222,6 +222,28 @@ fn a_change_waits_for_reads_of_its_key_and_nothing_else_does() {
     assert!(pipeline.is_empty());
 }
 
+#[test]
+fn reads_are_compared_with_changes_only() {
+    let mut pipeline = Pipeline::default();
+    let hash = |key: &str| KeyHash::of(key.as_bytes(), &HashSecret::of_seed(0));
+    let reads: Vec<_> = (0..500).map(|_| read(&mut pipeline, "a").0).collect();
+    assert_eq!(
+        pipeline.sums.changing_filter, 0,
+        "a line of one key is no walk for each of its keys"
+    );
+    let reply = Reply { form: text_form(), key: b"a", tail: b"" };
+    pipeline.defer(&reply, (hash("a"), true), None, b"a change".to_vec());
+    assert!(pipeline.conflicts(hash("a"), false));
+    let mut out = Vec::new();
+    for number in reads {
+        hit(&mut pipeline, number, 1, &mut out);
+    }
+    let (number, _) = pipeline.undefer(0, Allowed::default(), false);
+    assert_eq!((pipeline.sums.changing, pipeline.sums.changing_filter), (0, 0));
+    complete(&mut pipeline, number, &mut out);
+    assert!(pipeline.is_empty());
+}
+
 fn text_form() -> ReplyForm {
     ReplyForm::Text(crate::text::TextForm::Delete { noreply: false })
 }
