@@ -298,7 +298,8 @@ impl Core {
     /// Lets those go on that can, as many as a turn can bear; the others have precedence in the
     /// next one.
     pub(super) fn go_on(&mut self, ways: &mut Ways<'_>) {
-        self.turn_left = TURN_REQUESTS;
+        // These have their part even when others came first.
+        self.turn_left = self.turn_left.max(TURN_REQUESTS / 4);
         if self.memory.is_wanted() {
             self.refuse_standing(None, self.memory.excess(), ways);
         }

@@ -23,8 +23,8 @@ use rtrb::{Consumer, Producer, RingBuffer};
 use super::core_message::CoreMessage;
 use super::core_state::asker;
 use crate::codec;
-use crate::engine::Engine;
 use crate::engine::cluster::Links;
+use crate::engine::{Engine, WORK_WEIGHT};
 use crate::request::Consistency;
 use crate::request::{Get, Operation, Request, Response};
 use crate::time::Instant;
@@ -117,6 +117,8 @@ pub fn build(core_count: usize, ring_bytes: usize, doorbells: Arc<[Doorbell]>) -
 const TURN_BYTES: usize = 1 << 20;
 /// Requests of other cores that are executed together.
 const BATCH: usize = 24;
+/// Requests of other cores after which the turn is over for them, with what they evict and move.
+const REQUESTS_PER_TURN: usize = 2048;
 
 impl Mesh {
     /// Number of cores.
@@ -207,9 +209,11 @@ impl Mesh {
     /// turn can bear. Returns how many.
     pub fn serve(&mut self, engine: &mut Engine, now: Instant) -> usize {
         let mut served = 0;
+        let work = engine.shard.work();
         let left = &mut self.serve_bytes_left;
         for peer in self.peers.iter_mut().flatten() {
             while *left > 0
+                && is_turn_short(served, engine, work)
                 && peer.answers_out.staged_bytes() <= self.staged_bytes_max
                 && peer.requests_in.take()
             {
@@ -228,10 +232,12 @@ impl Mesh {
         links: &mut impl Links,
     ) -> usize {
         let mut served = 0;
+        let work = engine.shard.work();
         let left = &mut self.serve_bytes_left;
         for (peer, core) in self.peers.iter_mut().zip(0..) {
             let Some(Peer { requests_in, answers_out, .. }) = peer else { continue };
             while *left > 0
+                && is_turn_short(served, engine, work)
                 && answers_out.staged_bytes() <= self.staged_bytes_max
                 && !engine.is_saturated()
                 && requests_in.take()
@@ -340,6 +346,13 @@ fn without_consistency(mut to: Return) -> (Return, Consistency) {
 }
 
 const MALFORMED: &str = "cores of one process encode messages alike";
+
+/// Whether more requests of other cores may be executed in a turn in which so many were, since the
+/// shard had done so much `work`.
+fn is_turn_short(served: usize, engine: &Engine, work: u32) -> bool {
+    let work = engine.shard.work().wrapping_sub(work);
+    served + (WORK_WEIGHT * work) as usize <= REQUESTS_PER_TURN
+}
 
 /// Executes the next of a peer's requests, as many as make a batch, until answers of as many bytes as
 /// are `left` are written. Returns how many.

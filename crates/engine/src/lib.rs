@@ -28,6 +28,8 @@ use ringlane_types::time::{Deadline, Instant};
 /// Requests parsed and prefetched together. Enough to hide memory latency, few enough that the
 /// prefetched lines still wait in the first-level cache when they are used.
 const BATCH: usize = 24;
+/// As how many requests an item counts that a store evicts or moves.
+pub const WORK_WEIGHT: u32 = 2;
 
 pub mod cluster;
 mod defer;
@@ -256,14 +258,17 @@ impl Engine {
             }
             let mut batch = Batch::new();
             let beyond = self.parse(session, input, &mut at, room, context, &mut batch);
+            let before = self.shard.work();
             // A step that is no request counts as one, whether there is one or not.
-            session.quantum = session.quantum.saturating_sub(batch.len() as u32 + 1);
+            let mut taken = batch.len() as u32 + 1;
             if self.membership.is_none() {
                 let pipeline = &mut session.pipeline;
                 self.execute::<STANDALONE>(&mut batch, pipeline, context.now, out, outbox);
             } else {
                 self.execute_clustered(&mut batch, session, context.now, out, outbox);
             }
+            taken += WORK_WEIGHT * self.shard.work().wrapping_sub(before);
+            session.quantum = session.quantum.saturating_sub(taken);
             match beyond {
                 None => {}
                 Some(Step::Request { .. }) => unreachable!("requests go into the batch"),
