@@ -22,12 +22,12 @@ use ringlane_client::address::{Address, NodeAddress};
 pub struct Arguments {
     /// What to do.
     #[command(subcommand)]
-    pub command: Command,
+    pub command: LoadCommand,
 }
 
 /// What to do.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub enum LoadCommand {
     /// Load a server and report throughput, latency and CPU time.
     Run(Run),
     /// Run the same workload on two or more servers in alternating rounds; report ratios with spread.
@@ -41,20 +41,20 @@ pub enum Command {
     /// Read every key once and check its value.
     Verify(Verification),
     /// Show results saved as JSON, optionally as one HTML page.
-    Report(Report),
+    Report(ReportArgs),
 }
 
 /// Flags shared by all commands that generate load.
 #[derive(Debug, Args)]
 pub struct Common {
     #[command(flatten)]
-    pub target: Target,
+    pub target: TargetArgs,
     #[command(flatten)]
-    pub workload: Workload,
+    pub workload: WorkloadArgs,
     #[command(flatten)]
     pub load: Load,
     #[command(flatten)]
-    pub output: Output,
+    pub output: OutputArgs,
 }
 
 /// Flags of `run`.
@@ -111,7 +111,7 @@ pub struct Verification {
 
 /// Flags of `report`.
 #[derive(Debug, Args)]
-pub struct Report {
+pub struct ReportArgs {
     /// JSON files written by other commands.
     #[arg(required = true)]
     pub files: Vec<std::path::PathBuf>,
@@ -154,7 +154,7 @@ pub struct Compare {
 /// Where to write results besides the terminal.
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Output")]
-pub struct Output {
+pub struct OutputArgs {
     /// Write the full results as JSON.
     #[arg(long, value_name = "FILE")]
     pub json: Option<std::path::PathBuf>,
@@ -169,7 +169,7 @@ pub struct Output {
     pub quiet: bool,
 }
 
-impl Output {
+impl OutputArgs {
     /// The requested files.
     pub fn files(&self) -> impl Iterator<Item = &std::path::PathBuf> {
         [&self.json, &self.html, &self.hgrm].into_iter().flatten()
@@ -179,7 +179,7 @@ impl Output {
 /// Which server to load, and on which CPUs to run.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Server and generator")]
-pub struct Target {
+pub struct TargetArgs {
     /// Server address: host:port, or the path of a unix socket.
     #[arg(long, short, default_value = "127.0.0.1:11211")]
     pub address: Address,
@@ -218,7 +218,7 @@ pub struct Target {
 /// Which requests to send.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Workload")]
-pub struct Workload {
+pub struct WorkloadArgs {
     /// Shares of commands: get, set, delete, incr, multiget.
     #[arg(long, default_value = "get=9,set=1")]
     pub mix: Mix,

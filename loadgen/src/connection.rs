@@ -5,13 +5,13 @@
 
 use std::collections::VecDeque;
 
-use crate::wire::{Asked, Decoded, Decoder, Outcome, Protocol, Request, Trouble};
-use crate::workload::mix::Command;
+use crate::wire::{AnswerDecoder, AnswerOutcome, Asked, Decoded, Protocol, Trouble, WireRequest};
+use crate::workload::mix::WorkloadCommand;
 use crate::workload::{Wanted, Workload};
 
 /// A request that is waiting for its answer.
 #[derive(Clone, Copy, Debug)]
-pub struct Pending {
+pub struct PendingRequest {
     /// When it was due, in nanoseconds since the start.
     pub due_ns: u64,
     /// When it was passed to the kernel.
@@ -19,14 +19,14 @@ pub struct Pending {
     /// The key; the first one of a multiget.
     pub wanted: Wanted,
     /// The command.
-    pub command: Command,
+    pub command: WorkloadCommand,
 }
 
 /// The protocol state of one connection.
 #[derive(Debug)]
-pub struct Connection {
+pub struct ClientConnection {
     protocol: Protocol,
-    pending: VecDeque<Pending>,
+    pending: VecDeque<PendingRequest>,
     /// The keys of pending multigets: `keys_each` for every place in the pipeline.
     multiget_keys: Vec<Wanted>,
     keys_each: usize,
@@ -34,17 +34,17 @@ pub struct Connection {
     /// Requests ever pushed and answered; their places follow from these.
     pushed: u64,
     answered: u64,
-    decoder: Decoder,
+    decoder: AnswerDecoder,
     /// Received bytes of an incomplete answer.
     carry: Vec<u8>,
     /// Bytes to send.
     pub output: Vec<u8>,
 }
 
-impl Connection {
+impl ClientConnection {
     /// A connection with at most `pipeline` requests waiting.
     pub fn new(protocol: Protocol, workload: &Workload, pipeline: usize) -> Self {
-        let multigets = workload.mix.weight(Command::Multiget) > 0;
+        let multigets = workload.mix.weight(WorkloadCommand::Multiget) > 0;
         let keys_each = if multigets { workload.multiget_keys } else { 0 };
         Self {
             protocol,
@@ -54,7 +54,7 @@ impl Connection {
             pipeline,
             pushed: 0,
             answered: 0,
-            decoder: Decoder::default(),
+            decoder: AnswerDecoder::default(),
             carry: Vec::new(),
             output: Vec::new(),
         }
@@ -78,15 +78,21 @@ impl Connection {
 
     /// Writes a request to the output. There must be room.
     #[inline]
-    pub fn push(&mut self, workload: &Workload, request: &Request<'_>, due_ns: u64, now_ns: u64) {
+    pub fn push(
+        &mut self,
+        workload: &Workload,
+        request: &WireRequest<'_>,
+        due_ns: u64,
+        now_ns: u64,
+    ) {
         debug_assert!(self.has_room());
-        if request.command == Command::Multiget {
+        if request.command == WorkloadCommand::Multiget {
             let place = (self.pushed % self.pipeline as u64) as usize * self.keys_each;
             self.multiget_keys[place..place + self.keys_each].copy_from_slice(request.keys);
         }
         crate::wire::encode(self.protocol, workload, request, &mut self.output);
         let (wanted, command) = (request.keys[0], request.command);
-        self.pending.push_back(Pending { due_ns, sent_ns: now_ns, wanted, command });
+        self.pending.push_back(PendingRequest { due_ns, sent_ns: now_ns, wanted, command });
         self.pushed += 1;
     }
 
@@ -96,7 +102,7 @@ impl Connection {
         &mut self,
         workload: &Workload,
         bytes: &[u8],
-        mut answered: impl FnMut(&Pending, Outcome),
+        mut answered: impl FnMut(&PendingRequest, AnswerOutcome),
     ) -> Result<(), Trouble> {
         if self.carry.is_empty() {
             let consumed = self.read(workload, bytes, &mut answered)?;
@@ -116,7 +122,7 @@ impl Connection {
         &mut self,
         workload: &Workload,
         input: &[u8],
-        answered: &mut impl FnMut(&Pending, Outcome),
+        answered: &mut impl FnMut(&PendingRequest, AnswerOutcome),
     ) -> Result<usize, Trouble> {
         let mut at = 0;
         while at < input.len() {
@@ -127,7 +133,7 @@ impl Connection {
                 });
             };
             let keys = match pending.command {
-                Command::Multiget => {
+                WorkloadCommand::Multiget => {
                     let place = (self.answered % self.pipeline as u64) as usize * self.keys_each;
                     &self.multiget_keys[place..place + self.keys_each]
                 }
@@ -148,7 +154,7 @@ impl Connection {
     }
 
     /// The unanswered requests.
-    pub fn unanswered(&self) -> impl Iterator<Item = &Pending> {
+    pub fn unanswered(&self) -> impl Iterator<Item = &PendingRequest> {
         self.pending.iter()
     }
 
@@ -158,7 +164,7 @@ impl Connection {
         self.pending.clear();
         self.carry.clear();
         self.output.clear();
-        self.decoder = Decoder::default();
+        self.decoder = AnswerDecoder::default();
         (self.pushed, self.answered) = (0, 0);
         lost
     }

@@ -7,16 +7,16 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::connection::{Connection, Pending};
+use crate::connection::{ClientConnection, PendingRequest};
 use crate::errors::{Fault, Faults};
-use crate::histogram::{Class, Recorder};
-use crate::net::{Event, Net};
+use crate::histogram::{LatencyClass, Recorder};
+use crate::net::{Net, SocketEvent};
 use crate::phase_state::{Shared, Totals};
 use crate::plan::{LoadMode, Refill};
 use crate::schedule::Schedule;
-use crate::source::{Draft, Source, endpoint_of};
-use crate::wire::{Outcome, Request, Trouble};
-use crate::workload::mix::Command;
+use crate::source::{Draft, RequestSource, endpoint_of};
+use crate::wire::{AnswerOutcome, Trouble, WireRequest};
+use crate::workload::mix::WorkloadCommand;
 use crate::workload::{Wanted, Workload};
 use ringlane_client::address::Address;
 use ringlane_client::routes::Routes;
@@ -43,7 +43,7 @@ pub enum State {
 }
 
 struct Slot {
-    connection: Connection,
+    connection: ClientConnection,
     state: State,
     /// The number of its endpoint.
     endpoint: usize,
@@ -88,7 +88,7 @@ pub struct Connections<'a> {
     /// Connections that are not open.
     down: usize,
     /// The requests to come.
-    pub source: Source,
+    pub source: RequestSource,
     /// When they are due; `None` in the closed loop.
     pub schedule: Option<Schedule>,
     keys: Vec<Wanted>,
@@ -122,7 +122,7 @@ impl<'a> Connections<'a> {
             }
         };
         let entry = |slot: usize| Slot {
-            connection: Connection::new(plan.protocol, workload, plan.pipeline),
+            connection: ClientConnection::new(plan.protocol, workload, plan.pipeline),
             state: State::Down { retry_ns: 0 },
             endpoint: slot % endpoints,
             address: routes.endpoints()[slot % endpoints].clone(),
@@ -144,7 +144,7 @@ impl<'a> Connections<'a> {
             dirty: Vec::new(),
             doomed: Vec::new(),
             down: count,
-            source: Source::new(plan.job, workload, thread, threads, endpoints),
+            source: RequestSource::new(plan.job, workload, thread, threads, endpoints),
             schedule,
             keys: vec![Wanted::default(); workload.multiget_keys.max(1)],
             recorder: Recorder::default(),
@@ -295,8 +295,8 @@ impl<'a> Connections<'a> {
         let count = self.source.complete(workload, routes, draft, &mut self.keys);
         let (command, _) = draft;
         let ttl_seconds =
-            if command == Command::Set { self.source.ttl_seconds(workload) } else { 0 };
-        let request = Request { command, keys: &self.keys[..count], ttl_seconds };
+            if command == WorkloadCommand::Set { self.source.ttl_seconds(workload) } else { 0 };
+        let request = WireRequest { command, keys: &self.keys[..count], ttl_seconds };
         let entry = &mut self.slots[slot as usize];
         if entry.connection.waiting() == 0 {
             entry.progress_ns = now_ns;
@@ -359,16 +359,16 @@ impl<'a> Connections<'a> {
         while let Some(event) = net.next() {
             any = true;
             match event {
-                Event::Received { slot, bytes } => self.received(slot as u32, bytes, now_ns),
-                Event::Sent { slot, buffer } => self.slots[slot].spare = buffer,
-                Event::Connected { slot } => {
+                SocketEvent::Received { slot, bytes } => self.received(slot as u32, bytes, now_ns),
+                SocketEvent::Sent { slot, buffer } => self.slots[slot].spare = buffer,
+                SocketEvent::Connected { slot } => {
                     let entry = &mut self.slots[slot];
                     (entry.state, entry.backoff) = (State::Open, BACKOFF_FIRST);
                     entry.progress_ns = now_ns;
                     self.down -= 1;
                     self.list(slot as u32);
                 }
-                Event::Lost { slot, error } => {
+                SocketEvent::Lost { slot, error } => {
                     let address = &self.slots[slot].address;
                     self.faults.count(Fault::of(error.as_ref()), 1, || match error {
                         Some(error) => format!("{address}: {error}"),
@@ -377,7 +377,7 @@ impl<'a> Connections<'a> {
                     self.shared.plan.directory.note_lost();
                     self.doom(slot as u32);
                 }
-                Event::Closed { slot } => {
+                SocketEvent::Closed { slot } => {
                     let entry = &mut self.slots[slot];
                     let on_purpose = entry.state == State::Closing { on_purpose: true };
                     let pause = if on_purpose { Duration::ZERO } else { entry.back_off() };
@@ -439,9 +439,9 @@ impl<'a> Connections<'a> {
         let result = entry.connection.receive(workload, bytes, |pending, outcome| {
             *waiting -= 1;
             let (hit, hits) = match outcome {
-                Outcome::Hit(hits) => (true, hits),
-                Outcome::Miss => (false, 0),
-                Outcome::Refused(words) => {
+                AnswerOutcome::Hit(hits) => (true, hits),
+                AnswerOutcome::Miss => (false, 0),
+                AnswerOutcome::Refused(words) => {
                     faults.count(Fault::ErrorAnswer, 1, || {
                         format!("{address} answered a {}: {words}", pending.command.name())
                     });
@@ -453,7 +453,7 @@ impl<'a> Connections<'a> {
                 return;
             }
             totals.count(workload, pending.command, hits);
-            let class = Class { command: pending.command, hit };
+            let class = LatencyClass { command: pending.command, hit };
             recorder.record(class, now_ns - pending.due_ns, now_ns - pending.sent_ns);
         });
         if *waiting < before {
@@ -543,15 +543,17 @@ impl Slot {
 
 /// Reports an answer to the workload, and returns the request that must follow it.
 #[inline]
-fn settle(workload: &Workload, pending: &Pending, hit: bool) -> Option<Draft> {
+fn settle(workload: &Workload, pending: &PendingRequest, hit: bool) -> Option<Draft> {
     let key = pending.wanted.key;
     match pending.command {
         // A refused write never gets here: it may or may not have had an effect.
-        Command::Set | Command::Delete => workload.written(key),
-        Command::Get if !hit && workload.cache_aside => return Some((Command::Set, key)),
-        Command::Incr if !hit => {
+        WorkloadCommand::Set | WorkloadCommand::Delete => workload.written(key),
+        WorkloadCommand::Get if !hit && workload.cache_aside => {
+            return Some((WorkloadCommand::Set, key));
+        }
+        WorkloadCommand::Incr if !hit => {
             workload.counter_lost(key);
-            return Some((Command::Create, key));
+            return Some((WorkloadCommand::Create, key));
         }
         _ => {}
     }

@@ -7,33 +7,35 @@
 
 use hdrhistogram::Histogram;
 
-use crate::workload::mix::Command;
+use crate::workload::mix::WorkloadCommand;
 
 /// Longest duration distinguished, 100 s; longer ones count as this.
 const SPAN_NS_MAX: u64 = 100_000_000_000;
 
 /// A class of requests: command, and whether it hit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Class {
+pub struct LatencyClass {
     /// The command.
-    pub command: Command,
+    pub command: WorkloadCommand,
     /// Whether the key was found (for a multiget: any of them).
     pub hit: bool,
 }
 
-impl Class {
+impl LatencyClass {
     /// How many there are.
-    pub const COUNT: usize = 2 * Command::ALL.len();
+    pub const COUNT: usize = 2 * WorkloadCommand::ALL.len();
 
     /// All of them, in the order of reports.
-    pub fn all() -> impl Iterator<Item = Class> {
-        Command::ALL.into_iter().flat_map(|command| [true, false].map(|hit| Class { command, hit }))
+    pub fn all() -> impl Iterator<Item = LatencyClass> {
+        WorkloadCommand::ALL
+            .into_iter()
+            .flat_map(|command| [true, false].map(|hit| LatencyClass { command, hit }))
     }
 
     /// `get hit`, `set` and so on.
     pub fn name(self) -> String {
         match (self.command, self.hit) {
-            (Command::Set, _) => "set".into(),
+            (WorkloadCommand::Set, _) => "set".into(),
             (command, true) => format!("{} hit", command.name()),
             (command, false) => format!("{} miss", command.name()),
         }
@@ -61,7 +63,7 @@ pub struct Spans {
 /// Records spans per class, and per interval over all classes.
 #[derive(Clone, Debug)]
 pub struct Recorder {
-    classes: [Option<Box<Spans>>; Class::COUNT],
+    classes: [Option<Box<Spans>>; LatencyClass::COUNT],
     interval: Histogram<u64>,
     last: (usize, u64, u64),
     repeated: u64,
@@ -70,7 +72,7 @@ pub struct Recorder {
 impl Default for Recorder {
     fn default() -> Self {
         Self {
-            classes: [const { None }; Class::COUNT],
+            classes: [const { None }; LatencyClass::COUNT],
             interval: spans(),
             last: (0, 0, 0),
             repeated: 0,
@@ -81,7 +83,7 @@ impl Default for Recorder {
 impl Recorder {
     /// Records one request.
     #[inline]
-    pub fn record(&mut self, class: Class, latency_ns: u64, service_ns: u64) {
+    pub fn record(&mut self, class: LatencyClass, latency_ns: u64, service_ns: u64) {
         let this = (class.index(), latency_ns, service_ns);
         if this != self.last {
             self.settle();
@@ -113,16 +115,16 @@ impl Recorder {
     }
 
     /// The spans of a class, `None` if it never occurred.
-    pub fn class(&mut self, class: Class) -> Option<&Spans> {
+    pub fn class(&mut self, class: LatencyClass) -> Option<&Spans> {
         self.settle();
         self.classes[class.index()].as_deref()
     }
 
     /// The spans of several classes together.
-    pub fn sum(&mut self, wanted: impl Fn(Class) -> bool) -> Spans {
+    pub fn sum(&mut self, wanted: impl Fn(LatencyClass) -> bool) -> Spans {
         self.settle();
         let mut sum = Spans { latency: spans(), service: spans() };
-        for class in Class::all().filter(|&class| wanted(class)) {
+        for class in LatencyClass::all().filter(|&class| wanted(class)) {
             if let Some(spans) = &self.classes[class.index()] {
                 add(&mut sum.latency, &spans.latency);
                 add(&mut sum.service, &spans.service);
@@ -154,9 +156,9 @@ pub fn add(to: &mut Histogram<u64>, from: &Histogram<u64>) {
 mod tests {
     use super::*;
 
-    const HIT: Class = Class { command: Command::Get, hit: true };
-    const MISS: Class = Class { command: Command::Get, hit: false };
-    const SET: Class = Class { command: Command::Set, hit: true };
+    const HIT: LatencyClass = LatencyClass { command: WorkloadCommand::Get, hit: true };
+    const MISS: LatencyClass = LatencyClass { command: WorkloadCommand::Get, hit: false };
+    const SET: LatencyClass = LatencyClass { command: WorkloadCommand::Set, hit: true };
 
     #[test]
     fn repetitions_count_each() {
@@ -190,7 +192,7 @@ mod tests {
             assert_eq!(one.class(class).unwrap().service, both.class(class).unwrap().service);
         }
         assert_eq!(one.sum(|_| true).latency.len(), 10_000);
-        let gets = one.sum(|class| class.command == Command::Get).latency.len();
+        let gets = one.sum(|class| class.command == WorkloadCommand::Get).latency.len();
         assert_eq!(gets + one.class(SET).unwrap().latency.len(), 10_000);
     }
 

@@ -41,13 +41,13 @@ use error::Error;
 fn main() -> ExitCode {
     let arguments = args::Arguments::parse();
     let result = match &arguments.command {
-        args::Command::Run(run) => run::run(&run.common),
-        args::Command::Compare(compare) => compare::run(compare),
-        args::Command::Sweep(sweep) => sweep::run(sweep),
-        args::Command::Saturate(saturate) => saturate::run(saturate),
-        args::Command::Populate(whole) => run::populate(&whole.common),
-        args::Command::Verify(verification) => run::verify(verification),
-        args::Command::Report(report) => report::run(report),
+        args::LoadCommand::Run(run) => run::run(&run.common),
+        args::LoadCommand::Compare(compare) => compare::run(compare),
+        args::LoadCommand::Sweep(sweep) => sweep::run(sweep),
+        args::LoadCommand::Saturate(saturate) => saturate::run(saturate),
+        args::LoadCommand::Populate(whole) => run::populate(&whole.common),
+        args::LoadCommand::Verify(verification) => run::verify(verification),
+        args::LoadCommand::Report(report) => report::run(report),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -2,7 +2,7 @@
 //!
 //! A [`Net`] owns every byte the kernel may touch: the receive buffers, lent to the kernel through
 //! a provided buffer ring, and the send buffers, moved in by [`Net::send`] and moved out with
-//! [`Event::Sent`]. A connection is a slot with a number. Receives are multishot, one request for
+//! [`SocketEvent::Sent`]. A connection is a slot with a number. Receives are multishot, one request for
 //! the life of a connection; sends go out one at a time per slot, so their bytes keep their order;
 //! everything of a turn is submitted with the system call that waits for the next.
 //!
@@ -25,7 +25,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 /// What happened to a slot. Bytes received are lent until the next call of [`Net::next`].
 #[derive(Debug)]
-pub enum Event<'n> {
+pub enum SocketEvent<'n> {
     /// The connection is open and being received from.
     Connected {
         /// Which connection.
@@ -61,7 +61,7 @@ pub enum Event<'n> {
 
 /// How long [`Net::wait`] may wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Patience {
+pub enum PollWait {
     /// Do not wait: submit, and collect ready completions.
     None,
     /// Until something happens or this span is over.
@@ -95,7 +95,7 @@ struct Slot {
     /// Operations of this slot the kernel has not finished.
     in_flight: u32,
     closing: bool,
-    /// Whether [`Event::Lost`] has been reported for this connection.
+    /// Whether [`SocketEvent::Lost`] has been reported for this connection.
     lost: bool,
 }
 
@@ -159,8 +159,8 @@ impl Net {
         })
     }
 
-    /// Starts connecting a slot that is new or closed. The outcome comes as [`Event::Connected`]
-    /// or [`Event::Lost`], within two seconds.
+    /// Starts connecting a slot that is new or closed. The outcome comes as [`SocketEvent::Connected`]
+    /// or [`SocketEvent::Lost`], within two seconds.
     pub fn open(&mut self, slot: usize, address: &SockAddr) -> io::Result<()> {
         let entry = &mut self.slots[slot];
         assert!(entry.socket.is_none(), "slot {slot} is in use");
@@ -198,7 +198,7 @@ impl Net {
         self.send_rest(slot);
     }
 
-    /// Closes a connection, open or not. [`Event::Closed`] follows once the kernel has released it.
+    /// Closes a connection, open or not. [`SocketEvent::Closed`] follows once the kernel has released it.
     pub fn close(&mut self, slot: usize) {
         let entry = &mut self.slots[slot];
         entry.closing = true;
@@ -217,11 +217,11 @@ impl Net {
 
     /// Submits everything queued and waits for an event as long as `patience` allows.
     #[inline]
-    pub fn wait(&mut self, patience: Patience) -> io::Result<()> {
+    pub fn wait(&mut self, patience: PollWait) -> io::Result<()> {
         self.settle();
         let idle = self.extra.is_empty() && self.ring.completion().is_empty();
         let span = match patience {
-            Patience::AtMost(span) if idle && !span.is_zero() => Some(span),
+            PollWait::AtMost(span) if idle && !span.is_zero() => Some(span),
             _ => None,
         };
         let (queued, work) = {
@@ -257,7 +257,7 @@ impl Net {
 
     /// The next event; after `None` call [`Net::wait`] again.
     #[inline]
-    pub fn next(&mut self) -> Option<Event<'_>> {
+    pub fn next(&mut self) -> Option<SocketEvent<'_>> {
         self.settle();
         while self.ready_at < self.ready.len() {
             let completion = &self.ready[self.ready_at];
@@ -286,7 +286,7 @@ impl Net {
                 Kind::ConnectTimeout | Kind::Cancel => {}
                 Kind::Connect if result == 0 => {
                     self.receive(slot);
-                    return Some(Event::Connected { slot });
+                    return Some(SocketEvent::Connected { slot });
                 }
                 Kind::Connect => {
                     // The linked timeout ends a connect as cancelled.
@@ -299,7 +299,7 @@ impl Net {
                     }
                     self.lent = lent;
                     let buffer = lent.expect("a receive that selects buffers names its buffer");
-                    return Some(Event::Received {
+                    return Some(SocketEvent::Received {
                         slot,
                         bytes: self.buffers.bytes(buffer, result as usize),
                     });
@@ -321,7 +321,7 @@ impl Net {
                     } else {
                         let mut buffer = entry.sending.take().expect("seen above");
                         buffer.clear();
-                        return Some(Event::Sent { slot, buffer });
+                        return Some(SocketEvent::Sent { slot, buffer });
                     }
                 }
                 Kind::Send => {
@@ -334,15 +334,15 @@ impl Net {
         self.extra.pop().map(|slot| self.closed(slot))
     }
 
-    fn closed(&mut self, slot: usize) -> Event<'_> {
+    fn closed(&mut self, slot: usize) -> SocketEvent<'_> {
         self.slots[slot] = Slot::default();
-        Event::Closed { slot }
+        SocketEvent::Closed { slot }
     }
 
-    fn lost(&mut self, slot: usize, code: i32) -> Event<'_> {
+    fn lost(&mut self, slot: usize, code: i32) -> SocketEvent<'_> {
         self.slots[slot].lost = true;
         let error = (code != 0).then(|| io::Error::from_raw_os_error(code));
-        Event::Lost { slot, error }
+        SocketEvent::Lost { slot, error }
     }
 
     fn receive(&mut self, slot: usize) {
@@ -431,7 +431,7 @@ impl Drop for Net {
         for _ in 0..100 {
             while self.next().is_some() {}
             if self.in_flight == 0
-                || self.wait(Patience::AtMost(Duration::from_millis(20))).is_err()
+                || self.wait(PollWait::AtMost(Duration::from_millis(20))).is_err()
             {
                 break;
             }

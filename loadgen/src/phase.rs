@@ -9,7 +9,7 @@ use hdrhistogram::Histogram;
 use crate::error::Error;
 use crate::errors::Faults;
 use crate::histogram::{self, Recorder};
-use crate::phase_state::{Note, Second, Shared, ThreadResult, Totals};
+use crate::phase_state::{Note, SecondCounts, Shared, ThreadResult, Totals};
 use crate::plan::Plan;
 use crate::process::CpuUse;
 use crate::worker;
@@ -17,7 +17,7 @@ use crate::workload::Workload;
 use ringlane_client::discovery::Directory;
 
 /// The outcome of a phase.
-pub struct Outcome {
+pub struct PhaseOutcome {
     /// Latencies.
     pub recorder: Recorder,
     /// Counts.
@@ -67,7 +67,7 @@ pub fn run(
     plan: Plan,
     workload: Workload,
     mut live: impl FnMut(&Moment),
-) -> Result<Outcome, Error> {
+) -> Result<PhaseOutcome, Error> {
     let threads = plan.cpus.len();
     let shared = Shared {
         plan,
@@ -150,7 +150,7 @@ pub fn run(
     Ok(outcome)
 }
 
-impl Outcome {
+impl PhaseOutcome {
     /// Why the figures do not cover the whole phase: the server died during it.
     pub fn failure(&self) -> Option<Error> {
         self.gone.then(|| {
@@ -172,8 +172,8 @@ impl Drop for EndWatch<'_> {
     }
 }
 
-fn gather(results: Vec<ThreadResult>, timeline: Vec<Moment>) -> Outcome {
-    let mut outcome = Outcome {
+fn gather(results: Vec<ThreadResult>, timeline: Vec<Moment>) -> PhaseOutcome {
+    let mut outcome = PhaseOutcome {
         recorder: Recorder::default(),
         totals: Totals::default(),
         faults: Faults::default(),
@@ -228,7 +228,7 @@ impl Timeline {
         }
     }
 
-    fn add(&mut self, second: Second, live: &mut impl FnMut(&Moment)) {
+    fn add(&mut self, second: SecondCounts, live: &mut impl FnMut(&Moment)) {
         let at = self.open.iter().position(|(_, moment, ..)| moment.second == second.number);
         let at = at.unwrap_or_else(|| {
             let moment = Moment {
@@ -272,13 +272,13 @@ mod tests {
     use crate::errors::Fault;
 
     /// What a thread tells of a second: totals and faults so far, and one latency.
-    fn second(number: u64, answers: u64, faults: u64, latency_ns: u64) -> Second {
+    fn second(number: u64, answers: u64, faults: u64, latency_ns: u64) -> SecondCounts {
         let mut latency = histogram::spans();
         latency.record(latency_ns).expect("in range");
         let mut counted = Faults::default();
         counted.count(Fault::Reset, faults, String::new);
         let totals = Totals { answers, ..Totals::default() };
-        Second { number, latency, totals, faults: counted }
+        SecondCounts { number, latency, totals, faults: counted }
     }
 
     #[test]

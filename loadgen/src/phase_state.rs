@@ -12,7 +12,7 @@ use crate::plan::Plan;
 use crate::process::CpuUse;
 use crate::wire::WrongAnswer;
 use crate::workload::Workload;
-use crate::workload::mix::Command;
+use crate::workload::mix::WorkloadCommand;
 
 /// State shared by the threads of one phase.
 pub struct Shared {
@@ -44,11 +44,11 @@ pub enum Note {
     /// Connecting is done: the number of connections, and the errors.
     Ready(usize, Faults),
     /// The last second.
-    Second(Second),
+    Second(SecondCounts),
 }
 
 /// One second of one thread.
-pub struct Second {
+pub struct SecondCounts {
     /// Its number from the start of the recording. The last one includes late answers.
     pub number: u64,
     /// Latencies of the answers received in it.
@@ -75,11 +75,11 @@ pub struct Totals {
 impl Totals {
     /// Counts one answer that found `hits` keys.
     #[inline]
-    pub fn count(&mut self, workload: &Workload, command: Command, hits: u32) {
+    pub fn count(&mut self, workload: &Workload, command: WorkloadCommand, hits: u32) {
         self.answers += 1;
         let asked = match command {
-            Command::Get => 1,
-            Command::Multiget => workload.multiget_keys as u64,
+            WorkloadCommand::Get => 1,
+            WorkloadCommand::Multiget => workload.multiget_keys as u64,
             _ => return,
         };
         self.keys_asked += asked;

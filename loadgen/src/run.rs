@@ -9,17 +9,17 @@ use ringlane_ring::RingParameters;
 use crate::args::{self, Populate, Rate};
 use crate::error::Error;
 use crate::listener;
-use crate::phase::{self, Moment, Outcome};
+use crate::phase::{self, Moment, PhaseOutcome};
 use crate::plan::{LoadMode, Plan, Refill};
 use crate::process::CpuTime;
-use crate::report::live::Live;
+use crate::report::live::LiveView;
 use crate::report::{self, text};
 use crate::results::document::Document;
 use crate::results::summary::Summary;
 use crate::source::Job;
 use crate::wire::Protocol;
 use crate::workload::keys::Keys;
-use crate::workload::mix::Command;
+use crate::workload::mix::WorkloadCommand;
 use crate::workload::values::Values;
 use crate::workload::versions::Versions;
 use crate::workload::{Verify, Workload};
@@ -117,7 +117,7 @@ pub fn measure(
     workload: &Workload,
     quiet: bool,
 ) -> Result<Measured, Error> {
-    let mut live = Live::new(plan, !quiet, std::io::stderr().is_terminal());
+    let mut live = LiveView::new(plan, !quiet, std::io::stderr().is_terminal());
     let show = |moment: &Moment| live.show(moment);
     let mut outcome = phase::run(plan.clone(), workload.clone(), show)?;
     live.finish();
@@ -131,8 +131,8 @@ pub fn prepare(plan: &Plan, workload: &Workload, populate: Populate) -> Result<(
         Populate::Yes => true,
         Populate::No => false,
         Populate::Auto => {
-            let reads =
-                [Command::Get, Command::Multiget].map(|command| workload.mix.weight(command));
+            let reads = [WorkloadCommand::Get, WorkloadCommand::Multiget]
+                .map(|command| workload.mix.weight(command));
             reads != [0, 0] && unready(plan, workload)?
         }
     };
@@ -155,7 +155,7 @@ fn unready(plan: &Plan, workload: &Workload) -> Result<bool, Error> {
     let verify = if workload.verify == Verify::Off { Verify::Off } else { Verify::Content };
     let sampled = Workload { verify, versions: None, ..workload.clone() };
     match phase::run(once(plan, workload, Job::Sample), sampled, |_| {}) {
-        Ok(Outcome { totals, .. }) => {
+        Ok(PhaseOutcome { totals, .. }) => {
             Ok(!workload.cache_aside && totals.keys_hit < totals.keys_asked)
         }
         Err(Error::WrongAnswer(_)) => Ok(true),
@@ -214,7 +214,7 @@ pub fn once(plan: &Plan, workload: &Workload, job: Job) -> Plan {
 }
 
 /// The workload described by the flags.
-pub fn workload(args: &args::Workload) -> Result<Workload, Error> {
+pub fn workload(args: &args::WorkloadArgs) -> Result<Workload, Error> {
     let failed = |words: String| Error::Setup(words);
     let keys = Keys::new(args.keys, &args.key_prefix, args.key_bytes)
         .map_err(|error| failed(error.to_string()))?;
@@ -228,11 +228,12 @@ pub fn workload(args: &args::Workload) -> Result<Workload, Error> {
     }
     let clock = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     let clock = clock.unwrap_or_default().as_nanos() as u64 ^ u64::from(std::process::id());
-    let reads =
-        [Command::Get, Command::Multiget].iter().any(|&command| args.mix.weight(command) > 0);
+    let reads = [WorkloadCommand::Get, WorkloadCommand::Multiget]
+        .iter()
+        .any(|&command| args.mix.weight(command) > 0);
     // Stale reads are possible only with both reads and writes.
     let verified = reads && (args.mix.writes() || args.cache_aside);
-    let counters = if args.mix.weight(Command::Incr) > 0 { args.keys } else { 0 };
+    let counters = if args.mix.weight(WorkloadCommand::Incr) > 0 { args.keys } else { 0 };
     let versions = match args.verify {
         Verify::Full if verified || counters > 0 => {
             if args.keys > VERIFIED_KEYS_MAX {
@@ -259,7 +260,7 @@ pub fn workload(args: &args::Workload) -> Result<Workload, Error> {
 }
 
 /// The load plan described by the flags, in a closed loop; [`paced`] sets its rate.
-pub fn plan(target: &args::Target, load: &args::Load) -> Result<Plan, Error> {
+pub fn plan(target: &args::TargetArgs, load: &args::Load) -> Result<Plan, Error> {
     let failed = |words: &str| Error::Setup(words.into());
     let cpus = cpus(target.cpus.as_deref())?;
     if load.connections < cpus.len() || load.connections > 60_000 {
@@ -317,7 +318,7 @@ pub fn plan(target: &args::Target, load: &args::Load) -> Result<Plan, Error> {
 /// protocol, or all to that server. At most as many endpoints as each thread has connections.
 pub fn directory(
     address: &Address,
-    target: &args::Target,
+    target: &args::TargetArgs,
     connections: usize,
 ) -> Result<Directory, Error> {
     let threads = cpus(target.cpus.as_deref())?.len();

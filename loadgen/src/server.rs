@@ -17,14 +17,14 @@ use ringlane_client::address::Address;
 
 /// A server as named on the command line: `ADDRESS`, `NAME=ADDRESS` or `NAME=COMMAND`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Spec {
+pub struct ServerSpec {
     /// What it is called in tables.
     pub name: String,
     /// Its address, or its command with `{port}` or `{socket}` in it.
     pub text: String,
 }
 
-impl Spec {
+impl ServerSpec {
     /// Reads a server's name and address or command.
     pub fn parse(text: &str) -> Self {
         let is_name = |name: &str| {
@@ -33,7 +33,9 @@ impl Spec {
                 && !name.contains(" -")
         };
         match text.split_once('=') {
-            Some((name, rest)) if is_name(name) => Spec { name: name.into(), text: rest.into() },
+            Some((name, rest)) if is_name(name) => {
+                ServerSpec { name: name.into(), text: rest.into() }
+            }
             _ => {
                 let first = text.split(' ').next().unwrap_or(text);
                 let name = if Self::is_command(text) {
@@ -41,7 +43,7 @@ impl Spec {
                 } else {
                     text
                 };
-                Spec { name: name.into(), text: text.into() }
+                ServerSpec { name: name.into(), text: text.into() }
             }
         }
     }
@@ -80,9 +82,9 @@ struct Started {
 
 impl Server {
     /// Starts the server, or attaches to the running one. `cpus` is a list as for `taskset`.
-    pub fn ready(spec: &Spec, cpus: &str) -> Result<Self, Error> {
+    pub fn ready(spec: &ServerSpec, cpus: &str) -> Result<Self, Error> {
         let name = spec.name.clone();
-        if !Spec::is_command(&spec.text) {
+        if !ServerSpec::is_command(&spec.text) {
             let address: Address = spec.text.parse().map_err(|words| {
                 let name = &spec.text;
                 Error::Setup(format!(
@@ -194,19 +196,22 @@ mod tests {
 
     #[test]
     fn specs_are_read() {
-        let spec = |name: &str, text: &str| Spec { name: name.into(), text: text.into() };
-        assert_eq!(Spec::parse("127.0.0.1:1"), spec("127.0.0.1:1", "127.0.0.1:1"));
-        assert_eq!(Spec::parse("ours=127.0.0.1:1"), spec("ours", "127.0.0.1:1"));
-        assert_eq!(Spec::parse("m=memcached -p {port}"), spec("m", "memcached -p {port}"));
-        assert_eq!(Spec::parse("/x/mc -o a=b -p {port}"), spec("mc", "/x/mc -o a=b -p {port}"));
-        assert!(!Spec::parse("/x/mc -p {port}").is_unix());
-        assert!(Spec::parse("/x/mc -s {socket}").is_unix());
-        assert!(Spec::parse("mine=/run/mc.sock").is_unix());
+        let spec = |name: &str, text: &str| ServerSpec { name: name.into(), text: text.into() };
+        assert_eq!(ServerSpec::parse("127.0.0.1:1"), spec("127.0.0.1:1", "127.0.0.1:1"));
+        assert_eq!(ServerSpec::parse("ours=127.0.0.1:1"), spec("ours", "127.0.0.1:1"));
+        assert_eq!(ServerSpec::parse("m=memcached -p {port}"), spec("m", "memcached -p {port}"));
+        assert_eq!(
+            ServerSpec::parse("/x/mc -o a=b -p {port}"),
+            spec("mc", "/x/mc -o a=b -p {port}")
+        );
+        assert!(!ServerSpec::parse("/x/mc -p {port}").is_unix());
+        assert!(ServerSpec::parse("/x/mc -s {socket}").is_unix());
+        assert!(ServerSpec::parse("mine=/run/mc.sock").is_unix());
     }
 
     #[test]
     fn a_server_that_ends_at_once_is_reported_with_its_last_words() {
-        let spec = Spec::parse("broken=sh -c 'echo no such option; exit 3' {port}");
+        let spec = ServerSpec::parse("broken=sh -c 'echo no such option; exit 3' {port}");
         let failure = Server::ready(&spec, "0").unwrap_err().to_string();
         assert!(failure.contains("broken") && failure.contains("no such option"), "{failure}");
     }

@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use crate::random::Random;
 use crate::workload::keys::KEY_BYTES_MAX;
-use crate::workload::mix::Command;
+use crate::workload::mix::WorkloadCommand;
 use crate::workload::popularity::Draw;
 use crate::workload::sizes::Sizes;
 use crate::workload::{Wanted, Workload};
@@ -28,11 +28,11 @@ pub enum Job {
 }
 
 /// A draft of a request: its command and its first key's number.
-pub type Draft = (Command, u64);
+pub type Draft = (WorkloadCommand, u64);
 
 /// The requests of one thread.
 #[derive(Debug)]
-pub struct Source {
+pub struct RequestSource {
     random: Random,
     kind: Kind,
     /// Drafts drawn for other endpoints, by endpoint.
@@ -46,7 +46,7 @@ enum Kind {
     Mix(Draw),
     /// The keys not yet requested, preceded by requests whose answer was lost with a connection.
     Once {
-        command: Command,
+        command: WorkloadCommand,
         keys: Range<u64>,
         step: u64,
         again: VecDeque<Draft>,
@@ -61,7 +61,7 @@ const ASIDE_MAX: usize = 4096;
 /// Draws after which an endpoint is assumed to own none of the keys.
 const DRAWS_MAX: usize = 100_000;
 
-impl Source {
+impl RequestSource {
     /// The requests of thread `thread` of `threads`, for the given number of endpoints.
     pub fn new(
         job: Job,
@@ -82,9 +82,9 @@ impl Source {
         };
         let kind = match job {
             Job::Mix => Kind::Mix(Draw::new(workload.popularity, count, thread, threads)),
-            Job::Populate => once(Command::Set, 1),
-            Job::Verify => once(Command::Get, 1),
-            Job::Sample => once(Command::Get, count / 1000),
+            Job::Populate => once(WorkloadCommand::Set, 1),
+            Job::Verify => once(WorkloadCommand::Get, 1),
+            Job::Sample => once(WorkloadCommand::Get, count / 1000),
         };
         Self {
             random: Random::new(workload.seed, thread),
@@ -109,7 +109,7 @@ impl Source {
                     let key = keys.start;
                     keys.start = (key + *step).min(keys.end);
                     if *counters {
-                        again.push_back((Command::Create, key));
+                        again.push_back((WorkloadCommand::Create, key));
                     }
                     Some((*command, key))
                 }
@@ -155,7 +155,7 @@ impl Source {
         keys: &mut [Wanted],
     ) -> usize {
         keys[0] = workload.wanted(command, key);
-        if command != Command::Multiget {
+        if command != WorkloadCommand::Multiget {
             return 1;
         }
         let endpoint = match routes.is_single() {
@@ -180,7 +180,8 @@ impl Source {
                 return Some(key);
             }
             let key = draw.next(&mut self.random);
-            let aside = &mut self.keys_aside[endpoint_of(workload, routes, (Command::Get, key))];
+            let aside =
+                &mut self.keys_aside[endpoint_of(workload, routes, (WorkloadCommand::Get, key))];
             if aside.len() < ASIDE_MAX {
                 aside.push_back(key);
             }
@@ -197,18 +198,19 @@ impl Source {
         }
         let keys = std::mem::replace(&mut self.keys_aside, vec![VecDeque::new(); count]);
         for key in keys.into_iter().flatten() {
-            self.keys_aside[endpoint_of(workload, routes, (Command::Get, key))].push_back(key);
+            self.keys_aside[endpoint_of(workload, routes, (WorkloadCommand::Get, key))]
+                .push_back(key);
         }
     }
 
     /// Repeats a lost request if this job must be complete.
-    pub fn lost(&mut self, command: Command, key: u64) {
+    pub fn lost(&mut self, command: WorkloadCommand, key: u64) {
         if let Kind::Once { again, .. } = &mut self.kind {
             again.push_back((command, key));
         }
     }
 
-    /// Whether [`Source::draw`] would yield nothing and nothing is set aside.
+    /// Whether [`RequestSource::draw`] would yield nothing and nothing is set aside.
     pub fn is_empty(&self) -> bool {
         match &self.kind {
             Kind::Mix(_) => false,
@@ -233,7 +235,9 @@ impl Source {
 pub fn endpoint_of(workload: &Workload, routes: &Routes, (command, key): Draft) -> usize {
     let mut spelled = [0; KEY_BYTES_MAX];
     routes.endpoint(match command {
-        Command::Incr | Command::Create => workload.keys.spell_counter(key, &mut spelled),
+        WorkloadCommand::Incr | WorkloadCommand::Create => {
+            workload.keys.spell_counter(key, &mut spelled)
+        }
         _ => workload.keys.spell(key, &mut spelled),
     })
 }
@@ -255,10 +259,10 @@ mod tests {
         let workload = workload(10);
         let mut seen = [0; 10];
         for thread in 0..3 {
-            let mut source = Source::new(Job::Populate, &workload, thread, 3, 1);
+            let mut source = RequestSource::new(Job::Populate, &workload, thread, 3, 1);
             let mut lost = false;
             while let Some((command, key)) = source.draw(&workload) {
-                assert_eq!(command, Command::Set);
+                assert_eq!(command, WorkloadCommand::Set);
                 seen[key as usize] += 1;
                 if !lost {
                     source.lost(command, key);
@@ -274,7 +278,7 @@ mod tests {
     #[test]
     fn every_endpoint_gets_its_own_keys_and_no_key_is_left_out() {
         let (workload, routes) = (workload(20_000), two_nodes());
-        let mut source = Source::new(Job::Populate, &workload, 0, 1, 2);
+        let mut source = RequestSource::new(Job::Populate, &workload, 0, 1, 2);
         let mut seen = vec![0; 20_000];
         let mut done = [false; 2];
         for turn in 0.. {
@@ -301,9 +305,9 @@ mod tests {
     fn a_job_over_all_keys_is_complete_though_endpoints_come_and_go() {
         let (workload, two) = (workload(20_000), two_nodes());
         let one = Routes::new(two.layout().clone().within(1)).expect("one node");
-        let mut source = Source::new(Job::Populate, &workload, 0, 1, 2);
+        let mut source = RequestSource::new(Job::Populate, &workload, 0, 1, 2);
         let mut seen = vec![0; 20_000];
-        let mut draw = |source: &mut Source, routes: &Routes, endpoint, count| {
+        let mut draw = |source: &mut RequestSource, routes: &Routes, endpoint, count| {
             for _ in 0..count {
                 let Some((_, key)) = source.draw_for(&workload, routes, endpoint) else { return };
                 seen[key as usize] += 1;
@@ -323,13 +327,13 @@ mod tests {
     fn a_multiget_asks_one_endpoint_for_all_its_keys() {
         let (mut workload, routes) = (workload(1000), two_nodes());
         workload.mix = "multiget=1".parse().expect("valid");
-        let mut source = Source::new(Job::Mix, &workload, 0, 1, 2);
+        let mut source = RequestSource::new(Job::Mix, &workload, 0, 1, 2);
         let mut keys = [Wanted::default(); 20];
         for endpoint in [0, 1, 0, 0, 1] {
             let draft = source.draw_for(&workload, &routes, endpoint).expect("a mix has no end");
             assert_eq!(source.complete(&workload, &routes, draft, &mut keys), 20);
             for wanted in keys {
-                let draft = (Command::Get, wanted.key);
+                let draft = (WorkloadCommand::Get, wanted.key);
                 assert_eq!(endpoint_of(&workload, &routes, draft), endpoint);
             }
         }
@@ -338,8 +342,8 @@ mod tests {
     #[test]
     fn an_endpoint_without_keys_is_not_waited_for() {
         let (workload, routes) = (workload(1), two_nodes());
-        let mut source = Source::new(Job::Mix, &workload, 0, 1, 2);
-        let owner = endpoint_of(&workload, &routes, (Command::Get, 0));
+        let mut source = RequestSource::new(Job::Mix, &workload, 0, 1, 2);
+        let owner = endpoint_of(&workload, &routes, (WorkloadCommand::Get, 0));
         assert!(source.draw_for(&workload, &routes, owner).is_some());
         assert!(source.draw_for(&workload, &routes, 1 - owner).is_none());
     }

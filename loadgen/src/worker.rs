@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use crate::connections::{BACKOFF_FIRST, Connections, State};
 use crate::errors::{Fault, Faults};
-use crate::net::{Net, Patience};
-use crate::phase_state::{Note, Second, Shared, ThreadResult};
+use crate::net::{Net, PollWait};
+use crate::phase_state::{Note, SecondCounts, Shared, ThreadResult};
 use crate::plan::Plan;
 use crate::process::CpuTime;
 
@@ -49,7 +49,7 @@ fn connect(shared: &Shared, thread: usize) -> io::Result<(Connections<'_>, Net)>
     connections.reconnect(&mut net, shared.now_ns());
     let under_way = |state| matches!(state, State::Connecting | State::Closing { .. });
     while connections.count(under_way) > 0 {
-        net.wait(Patience::AtMost(Duration::from_millis(100)))?;
+        net.wait(PollWait::AtMost(Duration::from_millis(100)))?;
         connections.events(&mut net, shared.now_ns());
     }
     Ok((connections, net))
@@ -148,8 +148,8 @@ fn load(
     })
 }
 
-fn tell(connections: &mut Connections<'_>, number: u64) -> Second {
-    Second {
+fn tell(connections: &mut Connections<'_>, number: u64) -> SecondCounts {
+    SecondCounts {
         number,
         latency: connections.recorder.take_interval(),
         totals: connections.totals,
@@ -164,9 +164,9 @@ fn patience(
     now_ns: u64,
     ended: bool,
     boundaries: &[u64],
-) -> Patience {
+) -> PollWait {
     if plan.spin {
-        return Patience::None;
+        return PollWait::None;
     }
     let next = boundaries.iter().copied().filter(|&boundary_ns| boundary_ns > now_ns).min();
     let mut until_ns = next.unwrap_or(now_ns + CHECK_NS);
@@ -176,5 +176,5 @@ fn patience(
     if connections.any_down() {
         until_ns = until_ns.min(now_ns + BACKOFF_FIRST.as_nanos() as u64);
     }
-    Patience::AtMost(Duration::from_nanos(until_ns.saturating_sub(now_ns)))
+    PollWait::AtMost(Duration::from_nanos(until_ns.saturating_sub(now_ns)))
 }

@@ -17,7 +17,7 @@ use crate::results::comparison::{Comparison, Figures, GoalResult, Ratios, RowRes
 use crate::results::document::Document;
 use crate::results::summary::Summary;
 use crate::run;
-use crate::server::{Server, Spec};
+use crate::server::{Server, ServerSpec};
 use crate::units;
 use crate::wire::Protocol;
 use crate::workload::Workload;
@@ -28,7 +28,8 @@ use rows::{Goal, Row};
 pub fn run(compare: &args::Compare) -> Result<(), Error> {
     let mut document = Document::new("compare");
     report::check(compare.common.output.files().chain(&compare.markdown))?;
-    let specs: Vec<Spec> = compare.servers.iter().map(|text| Spec::parse(text)).collect();
+    let specs: Vec<ServerSpec> =
+        compare.servers.iter().map(|text| ServerSpec::parse(text)).collect();
     if compare.rounds == 0 {
         return Err(Error::Setup("a comparison has at least one round".into()));
     }
@@ -70,7 +71,7 @@ struct Contender {
 
 fn compare_row(
     compare: &args::Compare,
-    specs: &[Spec],
+    specs: &[ServerSpec],
     row: &Row,
 ) -> Result<Option<(RowResult, Vec<Summary>)>, Error> {
     let mut contenders = contenders(compare, specs, row)?;
@@ -79,7 +80,7 @@ fn compare_row(
         return Ok(None);
     }
     // Address, routes and protocol differ per contender.
-    let target = args::Target { protocol: Protocol::Text, ..row.target.clone() };
+    let target = args::TargetArgs { protocol: Protocol::Text, ..row.target.clone() };
     let plan = run::plan(&target, &row.load)?;
     for (place, contender) in contenders.iter_mut().enumerate() {
         let known = compare.pids.get(place).copied();
@@ -141,14 +142,18 @@ impl Contender {
 }
 
 /// The servers of a row, started if necessary.
-fn contenders(compare: &args::Compare, specs: &[Spec], row: &Row) -> Result<Vec<Contender>, Error> {
+fn contenders(
+    compare: &args::Compare,
+    specs: &[ServerSpec],
+    row: &Row,
+) -> Result<Vec<Contender>, Error> {
     let protocol = row.target.protocol;
     let usable =
         specs.iter().filter(|spec| compare.rows.is_none() || spec.is_unix() == row.over_unix);
-    let ready = |spec: &Spec, protocol: Protocol, asked: &args::Workload| {
+    let ready = |spec: &ServerSpec, protocol: Protocol, asked: &args::WorkloadArgs| {
         let workload = run::workload(asked)?;
         let server = Server::ready(spec, &compare.server_cpus)?;
-        let target = args::Target { protocol, nodes: Vec::new(), ..row.target.clone() };
+        let target = args::TargetArgs { protocol, nodes: Vec::new(), ..row.target.clone() };
         let directory = run::directory(&server.address, &target, row.load.connections)?;
         Ok(Contender { server, protocol, directory: Arc::new(directory), workload })
     };

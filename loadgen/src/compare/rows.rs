@@ -22,11 +22,11 @@ pub struct Row {
     /// Its name.
     pub name: String,
     /// The workload.
-    pub workload: args::Workload,
+    pub workload: args::WorkloadArgs,
     /// The load.
     pub load: args::Load,
     /// The generator.
-    pub target: args::Target,
+    pub target: args::TargetArgs,
     /// Only servers on unix sockets, instead of only those on TCP.
     pub over_unix: bool,
     /// Instead of other servers: the first server against itself in this protocol.
@@ -45,9 +45,9 @@ pub struct Row {
 struct Line {
     name: String,
     #[command(flatten)]
-    target: args::Target,
+    target: args::TargetArgs,
     #[command(flatten)]
-    workload: args::Workload,
+    workload: args::WorkloadArgs,
     #[command(flatten)]
     load: args::Load,
     #[arg(long)]
@@ -188,7 +188,7 @@ pub fn read(path: &Path, compare: &args::Compare) -> Result<Vec<Row>, Error> {
                 warmup: compare.common.load.warmup,
                 ..line.load
             },
-            target: args::Target { protocol, ..compare.common.target.clone() },
+            target: args::TargetArgs { protocol, ..compare.common.target.clone() },
             over_unix: line.unix,
             against_protocol: line.against_protocol,
             against_mix: line.against_mix,

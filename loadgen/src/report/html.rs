@@ -279,7 +279,7 @@ fn latency_by_rate(runs: &[&Summary]) -> String {
 
 /// Second by second.
 fn timeline(run: &Summary) -> String {
-    let line = |name: &str, figure: fn(&crate::results::summary::Second) -> f64| Series {
+    let line = |name: &str, figure: fn(&crate::results::summary::SecondSummary) -> f64| Series {
         name: name.into(),
         points: run.timeline.iter().map(|s| (s.second as f64, figure(s))).collect(),
         marked: true,

@@ -5,11 +5,11 @@ use std::io::Write;
 use super::text;
 use crate::phase::Moment;
 use crate::plan::{LoadMode, Plan};
-use crate::results::summary::Second;
+use crate::results::summary::SecondSummary;
 use crate::units;
 
 /// The view of one phase.
-pub struct Live {
+pub struct LiveView {
     rate: Option<f64>,
     shown: bool,
     terminal: bool,
@@ -21,7 +21,7 @@ pub struct Live {
 
 const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 
-impl Live {
+impl LiveView {
     /// A view of a phase that follows `plan`; on a `terminal` it is redrawn in place.
     pub fn new(plan: &Plan, shown: bool, terminal: bool) -> Self {
         let rate = match plan.pace {
@@ -36,7 +36,7 @@ impl Live {
         if !self.shown {
             return;
         }
-        let second = Second::of(moment);
+        let second = SecondSummary::of(moment);
         let mut err = std::io::stderr().lock();
         // Nobody may be reading; the run goes on regardless.
         let _ = if self.terminal {
@@ -61,7 +61,7 @@ impl Live {
         }
     }
 
-    fn block(&mut self, second: &Second, moment: &Moment) -> Vec<String> {
+    fn block(&mut self, second: &SecondSummary, moment: &Moment) -> Vec<String> {
         self.recent.push(second.requests);
         let recent = &self.recent[self.recent.len().saturating_sub(40)..];
         let most = recent.iter().copied().max().unwrap_or(0).max(1);

@@ -9,7 +9,7 @@ pub mod text;
 
 use std::path::{Path, PathBuf};
 
-use crate::args::{self, Output};
+use crate::args::{self, OutputArgs};
 use crate::error::Error;
 use crate::results::document::{Document, SCHEMA_VERSION};
 
@@ -28,7 +28,7 @@ pub fn check<'p>(paths: impl IntoIterator<Item = &'p PathBuf>) -> Result<(), Err
 }
 
 /// Writes the files that were asked for.
-pub fn write(output: &Output, document: &Document) -> Result<(), Error> {
+pub fn write(output: &OutputArgs, document: &Document) -> Result<(), Error> {
     if let Some(path) = &output.json {
         let json = serde_json::to_string_pretty(document).expect("plain data becomes JSON");
         file(path, &(json + "\n"))?;
@@ -69,7 +69,7 @@ pub fn file(path: &Path, text: &str) -> Result<(), Error> {
 }
 
 /// The command `report`: text, and a page if asked for, of results kept as JSON.
-pub fn run(report: &args::Report) -> Result<(), Error> {
+pub fn run(report: &args::ReportArgs) -> Result<(), Error> {
     let mut documents = Vec::new();
     for path in &report.files {
         let failed =

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::results::summary::{Percentiles, Second, Summary};
+use crate::results::summary::{Percentiles, SecondSummary, Summary};
 use crate::units;
 
 /// A run as a small table and a few lines.
@@ -94,7 +94,7 @@ pub fn summary(run: &Summary) -> String {
 }
 
 /// One second of a run.
-pub fn second(second: &Second, rate: Option<f64>) -> String {
+pub fn second(second: &SecondSummary, rate: Option<f64>) -> String {
     let hits = match second.hit_ratio {
         Some(ratio) => format!("  hits {:.1} %", 100.0 * ratio),
         None => String::new(),
@@ -152,7 +152,7 @@ mod tests {
 
     #[test]
     fn a_second_without_answers_has_no_latencies() {
-        let second = Second { second: 3, faults: 50, ..Second::default() };
+        let second = SecondSummary { second: 3, faults: 50, ..SecondSummary::default() };
         let line = super::second(&second, Some(20_000.0));
         assert_eq!(line, "   3 s         0 of 20000 requests  no answer  errors 50");
     }

@@ -3,8 +3,8 @@
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
-use crate::histogram::Class;
-use crate::phase::Outcome;
+use crate::histogram::LatencyClass;
+use crate::phase::PhaseOutcome;
 use crate::plan::{LoadMode, Plan, Refill};
 use crate::source::Job;
 use crate::workload::Workload;
@@ -56,7 +56,7 @@ pub struct Summary {
     /// What went wrong, by kind.
     pub faults: Vec<FaultSummary>,
     /// Second by second.
-    pub timeline: Vec<Second>,
+    pub timeline: Vec<SecondSummary>,
     /// The latency distribution: microseconds, and the fraction of requests at or below.
     pub distribution: Vec<(f64, f64)>,
     /// The histogram, needed only for `.hgrm` files.
@@ -176,7 +176,7 @@ pub struct FaultSummary {
 
 /// One second of a run.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
-pub struct Second {
+pub struct SecondSummary {
     /// Its number, from 1.
     pub second: u64,
     /// Requests answered.
@@ -202,12 +202,12 @@ const WAITED: f64 = 0.1;
 
 impl Summary {
     /// Summarizes an outcome.
-    pub fn of(name: &str, plan: &Plan, workload: &Workload, outcome: &mut Outcome) -> Self {
+    pub fn of(name: &str, plan: &Plan, workload: &Workload, outcome: &mut PhaseOutcome) -> Self {
         let seconds = outcome.window.as_secs_f64();
         let totals = outcome.totals;
         let all = outcome.recorder.sum(|_| true);
         let mut classes = Vec::new();
-        for class in Class::all() {
+        for class in LatencyClass::all() {
             if let Some(spans) = outcome.recorder.class(class) {
                 classes.push(ClassSummary {
                     name: class.name(),
@@ -259,7 +259,7 @@ impl Summary {
                     first: first.into(),
                 })
                 .collect(),
-            timeline: outcome.timeline.iter().map(Second::of).collect(),
+            timeline: outcome.timeline.iter().map(SecondSummary::of).collect(),
             distribution: distribution(&all.latency),
             histogram: Some(all.latency),
         }
@@ -364,7 +364,7 @@ impl Percentiles {
     }
 }
 
-impl Second {
+impl SecondSummary {
     /// Of a moment of a phase.
     pub fn of(moment: &crate::phase::Moment) -> Self {
         let at = |quantile| micros(moment.latency.value_at_quantile(quantile));
@@ -383,7 +383,7 @@ impl Second {
 
 impl WorkloadFacts {
     fn of(job: Job, workload: &Workload) -> Self {
-        let multigets = workload.mix.weight(crate::workload::mix::Command::Multiget) > 0;
+        let multigets = workload.mix.weight(crate::workload::mix::WorkloadCommand::Multiget) > 0;
         Self {
             mix: match job {
                 Job::Mix => workload.mix.to_string(),

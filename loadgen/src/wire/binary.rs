@@ -8,37 +8,44 @@ use ringlane_protocol::compact::opcode::request_flags;
 use ringlane_protocol::compact::{Opcode, Status};
 
 use super::{
-    Asked, Decoded, Decoder, Outcome, Request, Stage, Trouble, WrongAnswer, shrunk, unspoken,
+    AnswerDecoder, AnswerOutcome, Asked, Decoded, Stage, Trouble, WireRequest, WrongAnswer, shrunk,
+    unspoken,
 };
 use crate::workload::keys::KEY_BYTES_MAX;
-use crate::workload::mix::Command;
+use crate::workload::mix::WorkloadCommand;
 use crate::workload::{Wanted, Workload};
 
 /// Appends a request.
 #[inline]
-pub fn encode(workload: &Workload, request: &Request<'_>, out: &mut Vec<u8>) {
+pub fn encode(workload: &Workload, request: &WireRequest<'_>, out: &mut Vec<u8>) {
     let Wanted { key: number, version } = request.keys[0];
     let opaque = number as u32;
     let mut spelled = [0; KEY_BYTES_MAX];
     let key = match request.command {
-        Command::Incr | Command::Create => workload.keys.spell_counter(number, &mut spelled),
+        WorkloadCommand::Incr | WorkloadCommand::Create => {
+            workload.keys.spell_counter(number, &mut spelled)
+        }
         _ => workload.keys.spell(number, &mut spelled),
     };
     match request.command {
-        Command::Get => Frame::get(key, opaque).encode_head(0, out),
-        Command::Set => {
+        WorkloadCommand::Get => Frame::get(key, opaque).encode_head(0, out),
+        WorkloadCommand::Set => {
             let millis = u64::from(request.ttl_seconds) * 1000;
             let ttl_millis = (millis > 0).then_some(millis);
             let frame = Frame { key, ttl_millis, ..Frame::new(Opcode::Set, opaque) };
             frame.encode_head(workload.values.value_bytes(number) as u32, out);
             workload.values.write(number, workload.stamp(version), out);
         }
-        Command::Delete => Frame { key, ..Frame::new(Opcode::Delete, opaque) }.encode_head(0, out),
-        Command::Incr => Frame { key, ..Frame::new(Opcode::Incr, opaque) }.encode_head(0, out),
-        Command::Create => {
+        WorkloadCommand::Delete => {
+            Frame { key, ..Frame::new(Opcode::Delete, opaque) }.encode_head(0, out)
+        }
+        WorkloadCommand::Incr => {
+            Frame { key, ..Frame::new(Opcode::Incr, opaque) }.encode_head(0, out)
+        }
+        WorkloadCommand::Create => {
             Frame { key, value: b"0", ..Frame::new(Opcode::Add, opaque) }.encode(out);
         }
-        Command::Multiget => {
+        WorkloadCommand::Multiget => {
             let flags = request_flags::QUIET;
             let frame = Frame { flags, ..Frame::new(Opcode::Mget, opaque) };
             let mut entries = EntryWriter::new(&frame, out);
@@ -50,21 +57,21 @@ pub fn encode(workload: &Workload, request: &Request<'_>, out: &mut Vec<u8>) {
     }
 }
 
-/// Reads an answer. See [`Decoder::next`].
+/// Reads an answer. See [`AnswerDecoder::next`].
 #[inline]
 pub fn decode(
-    decoder: &mut Decoder,
+    decoder: &mut AnswerDecoder,
     workload: &Workload,
     asked: &Asked<'_>,
     input: &[u8],
 ) -> Result<Decoded, Trouble> {
     let opcode = match asked.command {
-        Command::Get => Opcode::Get,
-        Command::Set => Opcode::Set,
-        Command::Delete => Opcode::Delete,
-        Command::Incr => Opcode::Incr,
-        Command::Create => Opcode::Add,
-        Command::Multiget => Opcode::Mget,
+        WorkloadCommand::Get => Opcode::Get,
+        WorkloadCommand::Set => Opcode::Set,
+        WorkloadCommand::Delete => Opcode::Delete,
+        WorkloadCommand::Incr => Opcode::Incr,
+        WorkloadCommand::Create => Opcode::Add,
+        WorkloadCommand::Multiget => Opcode::Mget,
     };
     let mut at = 0;
     loop {
@@ -85,7 +92,7 @@ pub fn decode(
                     return Err(of_another(workload, asked, &head));
                 }
                 let is_value = head.status == Status::Ok
-                    && matches!(asked.command, Command::Get | Command::Multiget);
+                    && matches!(asked.command, WorkloadCommand::Get | WorkloadCommand::Multiget);
                 if is_value {
                     let before = decoder.position;
                     let wanted = decoder.at_index(workload, asked, head.index)?;
@@ -105,27 +112,27 @@ pub fn decode(
                 };
                 at += value_at + value_bytes;
                 let outcome = match (asked.command, head.status) {
-                    (Command::Multiget, Status::NotFound) => {
+                    (WorkloadCommand::Multiget, Status::NotFound) => {
                         if head.more {
                             continue;
                         }
                         return Ok(decoder.finish(at));
                     }
-                    (Command::Incr, Status::Ok) => {
+                    (WorkloadCommand::Incr, Status::Ok) => {
                         let Ok(number) = value.try_into().map(u64::from_le_bytes) else {
                             return Err(unspoken("a number of 8 bytes", rest));
                         };
                         if !workload.counted(&asked.keys[0], number) {
                             return Err(shrunk(workload, &asked.keys[0], number));
                         }
-                        Outcome::Hit(1)
+                        AnswerOutcome::Hit(1)
                     }
-                    (_, Status::Ok) => Outcome::Hit(1),
-                    (_, Status::NotFound) => Outcome::Miss,
-                    (Command::Create, Status::NotStored) => Outcome::Miss,
+                    (_, Status::Ok) => AnswerOutcome::Hit(1),
+                    (_, Status::NotFound) => AnswerOutcome::Miss,
+                    (WorkloadCommand::Create, Status::NotStored) => AnswerOutcome::Miss,
                     (_, status) => {
                         let words = String::from_utf8_lossy(value);
-                        Outcome::Refused(format!("{status:?} {words}").trim_end().to_owned())
+                        AnswerOutcome::Refused(format!("{status:?} {words}").trim_end().to_owned())
                     }
                 };
                 return Ok(decoder.done(at, outcome));
@@ -147,7 +154,7 @@ pub fn decode(
     }
 }
 
-impl Decoder {
+impl AnswerDecoder {
     /// The entry of a multiget that an answer names; the one key of a get.
     #[inline]
     fn at_index(

@@ -4,23 +4,23 @@
 //! protocol write it.
 
 use super::{
-    Asked, Decoded, Decoder, Outcome, Request, Stage, Trouble, is_error_line, line_bytes,
-    read_decimal, shrunk, unspoken, write_decimal,
+    AnswerDecoder, AnswerOutcome, Asked, Decoded, Stage, Trouble, WireRequest, is_error_line,
+    line_bytes, read_decimal, shrunk, unspoken, write_decimal,
 };
-use crate::workload::mix::Command;
+use crate::workload::mix::WorkloadCommand;
 use crate::workload::{Wanted, Workload};
 
 /// Appends a request.
 #[inline]
-pub fn encode(workload: &Workload, request: &Request<'_>, out: &mut Vec<u8>) {
+pub fn encode(workload: &Workload, request: &WireRequest<'_>, out: &mut Vec<u8>) {
     let Wanted { key, version } = request.keys[0];
     match request.command {
-        Command::Get => {
+        WorkloadCommand::Get => {
             out.extend_from_slice(b"mg ");
             workload.keys.write(key, out);
             out.extend_from_slice(b" v\r\n");
         }
-        Command::Multiget => {
+        WorkloadCommand::Multiget => {
             for wanted in request.keys {
                 out.extend_from_slice(b"mg ");
                 workload.keys.write(wanted.key, out);
@@ -28,7 +28,7 @@ pub fn encode(workload: &Workload, request: &Request<'_>, out: &mut Vec<u8>) {
             }
             out.extend_from_slice(b"mn\r\n");
         }
-        Command::Set => {
+        WorkloadCommand::Set => {
             out.extend_from_slice(b"ms ");
             workload.keys.write(key, out);
             out.push(b' ');
@@ -41,17 +41,17 @@ pub fn encode(workload: &Workload, request: &Request<'_>, out: &mut Vec<u8>) {
             workload.values.write(key, workload.stamp(version), out);
             out.extend_from_slice(b"\r\n");
         }
-        Command::Delete => {
+        WorkloadCommand::Delete => {
             out.extend_from_slice(b"md ");
             workload.keys.write(key, out);
             out.extend_from_slice(b"\r\n");
         }
-        Command::Incr => {
+        WorkloadCommand::Incr => {
             out.extend_from_slice(b"ma ");
             workload.keys.write_counter(key, out);
             out.extend_from_slice(b" v\r\n");
         }
-        Command::Create => {
+        WorkloadCommand::Create => {
             out.extend_from_slice(b"ms ");
             workload.keys.write_counter(key, out);
             out.extend_from_slice(b" 1 MA\r\n0\r\n");
@@ -59,16 +59,18 @@ pub fn encode(workload: &Workload, request: &Request<'_>, out: &mut Vec<u8>) {
     }
 }
 
-/// Reads an answer. See [`Decoder::next`].
+/// Reads an answer. See [`AnswerDecoder::next`].
 #[inline]
 pub fn decode(
-    decoder: &mut Decoder,
+    decoder: &mut AnswerDecoder,
     workload: &Workload,
     asked: &Asked<'_>,
     input: &[u8],
 ) -> Result<Decoded, Trouble> {
     match asked.command {
-        Command::Get | Command::Multiget | Command::Incr => values(decoder, workload, asked, input),
+        WorkloadCommand::Get | WorkloadCommand::Multiget | WorkloadCommand::Incr => {
+            values(decoder, workload, asked, input)
+        }
         _ => line(decoder, asked, input),
     }
 }
@@ -76,13 +78,13 @@ pub fn decode(
 /// `VA <bytes> <flags>*`, the data; `EN` for a miss; `MN` at the end of a multiget.
 #[inline]
 fn values(
-    decoder: &mut Decoder,
+    decoder: &mut AnswerDecoder,
     workload: &Workload,
     asked: &Asked<'_>,
     input: &[u8],
 ) -> Result<Decoded, Trouble> {
     const WANTED: &str = "VA, EN or MN";
-    let multiget = asked.command == Command::Multiget;
+    let multiget = asked.command == WorkloadCommand::Multiget;
     let mut at = 0;
     loop {
         let rest = &input[at..];
@@ -93,12 +95,16 @@ fn values(
                 };
                 let line = &rest[..end];
                 match line {
-                    b"EN" if asked.command == Command::Get => return Ok(decoder.finish(at + 4)),
-                    b"NF" if asked.command == Command::Incr => return Ok(decoder.finish(at + 4)),
+                    b"EN" if asked.command == WorkloadCommand::Get => {
+                        return Ok(decoder.finish(at + 4));
+                    }
+                    b"NF" if asked.command == WorkloadCommand::Incr => {
+                        return Ok(decoder.finish(at + 4));
+                    }
                     b"MN" if multiget => return Ok(decoder.finish(at + 4)),
                     line if is_error_line(line) => {
                         let words = String::from_utf8_lossy(line).into_owned();
-                        return Ok(decoder.done(at + end + 2, Outcome::Refused(words)));
+                        return Ok(decoder.done(at + end + 2, AnswerOutcome::Refused(words)));
                     }
                     _ => {}
                 }
@@ -110,7 +116,7 @@ fn values(
                     return Err(unspoken("VA <bytes>", rest));
                 };
                 let (value_bytes, body) = (value_bytes as usize, &rest[end + 2..]);
-                if asked.command == Command::Incr {
+                if asked.command == WorkloadCommand::Incr {
                     if body.len() < value_bytes + 2 {
                         return Ok(Decoded::More { consumed: at });
                     }
@@ -120,7 +126,7 @@ fn values(
                     if !workload.counted(&asked.keys[0], value) {
                         return Err(shrunk(workload, &asked.keys[0], value));
                     }
-                    return Ok(decoder.done(at + end + 2 + value_bytes + 2, Outcome::Hit(1)));
+                    return Ok(decoder.done(at + end + 2 + value_bytes + 2, AnswerOutcome::Hit(1)));
                 }
                 let position = decoder.position;
                 let wanted = match tail[split..].strip_prefix(b" k") {
@@ -164,16 +170,16 @@ fn values(
 }
 
 /// One line that says it all.
-fn line(decoder: &mut Decoder, asked: &Asked<'_>, input: &[u8]) -> Result<Decoded, Trouble> {
+fn line(decoder: &mut AnswerDecoder, asked: &Asked<'_>, input: &[u8]) -> Result<Decoded, Trouble> {
     const WANTED: &str = "HD, NF or NS";
     let Some(end) = line_bytes(input, WANTED)? else {
         return Ok(Decoded::More { consumed: 0 });
     };
     let outcome = match (asked.command, &input[..end]) {
-        (_, b"HD") => Outcome::Hit(1),
-        (Command::Delete, b"NF") | (Command::Create, b"NS") => Outcome::Miss,
+        (_, b"HD") => AnswerOutcome::Hit(1),
+        (WorkloadCommand::Delete, b"NF") | (WorkloadCommand::Create, b"NS") => AnswerOutcome::Miss,
         (_, line) if is_error_line(line) => {
-            Outcome::Refused(String::from_utf8_lossy(line).into_owned())
+            AnswerOutcome::Refused(String::from_utf8_lossy(line).into_owned())
         }
         _ => return Err(unspoken(WANTED, input)),
     };

@@ -11,7 +11,7 @@ pub mod meta;
 mod tests;
 pub mod text;
 
-use crate::workload::mix::Command;
+use crate::workload::mix::WorkloadCommand;
 use crate::workload::values::{Check, HEAD_BYTES, Mismatch, shown};
 use crate::workload::{Verify, Wanted, Workload};
 
@@ -39,9 +39,9 @@ impl Protocol {
 
 /// One request to be written.
 #[derive(Clone, Copy, Debug)]
-pub struct Request<'a> {
+pub struct WireRequest<'a> {
     /// What to do.
-    pub command: Command,
+    pub command: WorkloadCommand,
     /// The key; the keys of a multiget.
     pub keys: &'a [Wanted],
     /// Exptime of a set in seconds.
@@ -50,7 +50,7 @@ pub struct Request<'a> {
 
 /// What came back for one request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum AnswerOutcome {
     /// The server did what was asked. For reads: this many keys were there.
     Hit(u32),
     /// A key was not there: get, delete, incr.
@@ -73,7 +73,7 @@ pub enum Decoded {
         /// Bytes used up.
         consumed: usize,
         /// The answer.
-        outcome: Outcome,
+        outcome: AnswerOutcome,
     },
 }
 
@@ -106,7 +106,7 @@ pub struct WrongAnswer {
 
 /// The reader of one connection's answers: where it stands inside one.
 #[derive(Clone, Debug, Default)]
-pub struct Decoder {
+pub struct AnswerDecoder {
     stage: Stage,
     check: Option<Check>,
     /// Bytes of the value that have not arrived.
@@ -131,7 +131,7 @@ enum Stage {
 #[derive(Clone, Copy, Debug)]
 pub struct Asked<'a> {
     /// What was asked.
-    pub command: Command,
+    pub command: WorkloadCommand,
     /// Of these keys.
     pub keys: &'a [Wanted],
 }
@@ -141,7 +141,12 @@ const LINE_BYTES_MAX: usize = 2048;
 
 /// Appends a request to `out`.
 #[inline]
-pub fn encode(protocol: Protocol, workload: &Workload, request: &Request<'_>, out: &mut Vec<u8>) {
+pub fn encode(
+    protocol: Protocol,
+    workload: &Workload,
+    request: &WireRequest<'_>,
+    out: &mut Vec<u8>,
+) {
     match protocol {
         Protocol::Text => text::encode(workload, request, out),
         Protocol::Meta => meta::encode(workload, request, out),
@@ -149,7 +154,7 @@ pub fn encode(protocol: Protocol, workload: &Workload, request: &Request<'_>, ou
     }
 }
 
-impl Decoder {
+impl AnswerDecoder {
     /// Reads the answer to `asked` from `input`, which begins where the last call left off.
     #[inline]
     pub fn next(
@@ -219,12 +224,13 @@ impl Decoder {
     /// Ends the answer: ready for the next.
     #[inline]
     fn finish(&mut self, consumed: usize) -> Decoded {
-        let outcome = if self.hits > 0 { Outcome::Hit(self.hits) } else { Outcome::Miss };
+        let outcome =
+            if self.hits > 0 { AnswerOutcome::Hit(self.hits) } else { AnswerOutcome::Miss };
         self.done(consumed, outcome)
     }
 
     #[inline]
-    fn done(&mut self, consumed: usize, outcome: Outcome) -> Decoded {
+    fn done(&mut self, consumed: usize, outcome: AnswerOutcome) -> Decoded {
         (self.hits, self.position, self.stage) = (0, 0, Stage::Line);
         Decoded::Done { consumed, outcome }
     }

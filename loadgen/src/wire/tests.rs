@@ -78,13 +78,13 @@ fn binary_answer(workload: &Workload, asked: &[u64], found: &[u64]) -> Vec<u8> {
 fn read(
     protocol: Protocol,
     workload: &Workload,
-    command: Command,
+    command: WorkloadCommand,
     keys: &[Wanted],
     answer: &[u8],
     piece: usize,
-) -> Result<Outcome, Trouble> {
+) -> Result<AnswerOutcome, Trouble> {
     let asked = Asked { command, keys };
-    let mut decoder = Decoder::default();
+    let mut decoder = AnswerDecoder::default();
     let mut kept = Vec::new();
     for bytes in answer.chunks(piece) {
         kept.extend_from_slice(bytes);
@@ -103,10 +103,10 @@ fn read(
 fn read_all_ways(
     protocol: Protocol,
     workload: &Workload,
-    command: Command,
+    command: WorkloadCommand,
     keys: &[Wanted],
     answer: &[u8],
-) -> Result<Outcome, Trouble> {
+) -> Result<AnswerOutcome, Trouble> {
     let whole = read(protocol, workload, command, keys, answer, answer.len());
     for piece in [1, 2, 3, 7, 16, 61, 100] {
         let pieces = read(protocol, workload, command, keys, answer, piece);
@@ -126,11 +126,13 @@ fn hits_and_misses_are_told_apart_in_all_pieces() {
         workload.values = crate::workload::values::Values::new(sizes.parse().unwrap());
         for protocol in PROTOCOLS {
             let answer = values_answer(protocol, &workload, &[7], &[7]);
-            let outcome = read_all_ways(protocol, &workload, Command::Get, &wanted(&[7]), &answer);
-            assert_eq!(outcome, Ok(Outcome::Hit(1)), "{protocol:?} {sizes}");
+            let outcome =
+                read_all_ways(protocol, &workload, WorkloadCommand::Get, &wanted(&[7]), &answer);
+            assert_eq!(outcome, Ok(AnswerOutcome::Hit(1)), "{protocol:?} {sizes}");
             let answer = values_answer(protocol, &workload, &[7], &[]);
-            let outcome = read_all_ways(protocol, &workload, Command::Get, &wanted(&[7]), &answer);
-            assert_eq!(outcome, Ok(Outcome::Miss));
+            let outcome =
+                read_all_ways(protocol, &workload, WorkloadCommand::Get, &wanted(&[7]), &answer);
+            assert_eq!(outcome, Ok(AnswerOutcome::Miss));
         }
     }
 }
@@ -142,10 +144,11 @@ fn a_multiget_may_miss_any_of_its_keys_and_repeat_some() {
     for protocol in PROTOCOLS {
         for found in [&[3, 1, 4, 1, 5][..], &[3, 5], &[1, 1], &[5], &[1], &[]] {
             let answer = values_answer(protocol, &workload, &[3, 1, 4, 1, 5], found);
-            let outcome = read_all_ways(protocol, &workload, Command::Multiget, &keys, &answer);
+            let outcome =
+                read_all_ways(protocol, &workload, WorkloadCommand::Multiget, &keys, &answer);
             let due = match found.len() {
-                0 => Outcome::Miss,
-                hits => Outcome::Hit(hits as u32),
+                0 => AnswerOutcome::Miss,
+                hits => AnswerOutcome::Hit(hits as u32),
             };
             assert_eq!(outcome, Ok(due), "{protocol:?} {found:?}");
         }
@@ -159,7 +162,8 @@ fn a_value_out_of_turn_is_wrong() {
     for protocol in PROTOCOLS {
         for found in [&[1, 3][..], &[9]] {
             let answer = values_answer(protocol, &workload, &[3, 1, 4], found);
-            let outcome = read_all_ways(protocol, &workload, Command::Multiget, &keys, &answer);
+            let outcome =
+                read_all_ways(protocol, &workload, WorkloadCommand::Multiget, &keys, &answer);
             assert!(matches!(outcome, Err(Trouble::Wrong(_))), "{protocol:?} {outcome:?}");
         }
     }
@@ -175,7 +179,7 @@ fn another_keys_value_is_wrong_and_both_are_shown() {
         let mut answer = answer.clone();
         answer[at..at + 32].copy_from_slice(&other);
         let keys = wanted(&[7]);
-        let outcome = read_all_ways(protocol, &workload, Command::Get, &keys, &answer);
+        let outcome = read_all_ways(protocol, &workload, WorkloadCommand::Get, &keys, &answer);
         let Err(Trouble::Wrong(wrong)) = outcome else { panic!("{outcome:?}") };
         assert_eq!(wrong.key, "key:000000000007");
         assert_eq!(wrong.what, "the value of key number 8");
@@ -191,16 +195,16 @@ fn a_stale_value_is_wrong_only_if_it_was_overwritten_before_the_read() {
         let mut answer = b"VALUE key:000000000003 0 32\r\n".to_vec();
         workload.values.write(3, stamp, &mut answer);
         answer.extend_from_slice(b"\r\nEND\r\n");
-        read_all_ways(Protocol::Text, workload, Command::Get, &[wanted], &answer)
+        read_all_ways(Protocol::Text, workload, WorkloadCommand::Get, &[wanted], &answer)
     };
     let foreign = Stamp { writer: 1234, version: 1 };
-    let early = workload.wanted(Command::Get, 3);
+    let early = workload.wanted(WorkloadCommand::Get, 3);
     assert!(get(&workload, early, foreign).is_ok(), "nothing was written yet");
     for version in 1..=2 {
-        assert_eq!(workload.wanted(Command::Set, 3), Wanted { key: 3, version });
+        assert_eq!(workload.wanted(WorkloadCommand::Set, 3), Wanted { key: 3, version });
         workload.written(3);
     }
-    let late = workload.wanted(Command::Get, 3);
+    let late = workload.wanted(WorkloadCommand::Get, 3);
     assert!(get(&workload, early, workload.stamp(1)).is_ok(), "overwritten after it was asked");
     assert!(get(&workload, late, workload.stamp(2)).is_ok());
     let wrong = |outcome| match outcome {
@@ -214,23 +218,23 @@ fn a_stale_value_is_wrong_only_if_it_was_overwritten_before_the_read() {
 
 #[test]
 fn one_line_answers_are_read() {
-    use Command::{Create, Delete, Incr, Set};
+    use WorkloadCommand::{Create, Delete, Incr, Set};
     let workload = workload(1000);
-    let hit = Outcome::Hit(1);
+    let hit = AnswerOutcome::Hit(1);
     for (protocol, command, answer, outcome) in [
         (Protocol::Text, Set, "STORED\r\n", &hit),
         (Protocol::Text, Create, "STORED\r\n", &hit),
-        (Protocol::Text, Create, "NOT_STORED\r\n", &Outcome::Miss),
+        (Protocol::Text, Create, "NOT_STORED\r\n", &AnswerOutcome::Miss),
         (Protocol::Text, Delete, "DELETED\r\n", &hit),
-        (Protocol::Text, Delete, "NOT_FOUND\r\n", &Outcome::Miss),
+        (Protocol::Text, Delete, "NOT_FOUND\r\n", &AnswerOutcome::Miss),
         (Protocol::Text, Incr, "17\r\n", &hit),
-        (Protocol::Text, Incr, "NOT_FOUND\r\n", &Outcome::Miss),
+        (Protocol::Text, Incr, "NOT_FOUND\r\n", &AnswerOutcome::Miss),
         (Protocol::Meta, Set, "HD\r\n", &hit),
-        (Protocol::Meta, Create, "NS\r\n", &Outcome::Miss),
+        (Protocol::Meta, Create, "NS\r\n", &AnswerOutcome::Miss),
         (Protocol::Meta, Delete, "HD\r\n", &hit),
-        (Protocol::Meta, Delete, "NF\r\n", &Outcome::Miss),
+        (Protocol::Meta, Delete, "NF\r\n", &AnswerOutcome::Miss),
         (Protocol::Meta, Incr, "VA 2\r\n17\r\n", &hit),
-        (Protocol::Meta, Incr, "NF\r\n", &Outcome::Miss),
+        (Protocol::Meta, Incr, "NF\r\n", &AnswerOutcome::Miss),
     ] {
         let read = read_all_ways(protocol, &workload, command, &wanted(&[1]), answer.as_bytes());
         assert_eq!(read.as_ref(), Ok(outcome), "{protocol:?} {command:?} {answer:?}");
@@ -241,12 +245,16 @@ fn one_line_answers_are_read() {
 fn error_lines_are_answers() {
     let workload = workload(1000);
     for protocol in TEXTUAL {
-        for command in Command::ALL {
+        for command in WorkloadCommand::ALL {
             for line in ["ERROR", "SERVER_ERROR out of memory storing object", "CLIENT_ERROR x"] {
                 let answer = format!("{line}\r\n");
                 let keys = wanted(&[1, 2]);
                 let read = read_all_ways(protocol, &workload, command, &keys, answer.as_bytes());
-                assert_eq!(read, Ok(Outcome::Refused(line.into())), "{protocol:?} {command:?}");
+                assert_eq!(
+                    read,
+                    Ok(AnswerOutcome::Refused(line.into())),
+                    "{protocol:?} {command:?}"
+                );
             }
         }
     }
@@ -256,7 +264,7 @@ fn error_lines_are_answers() {
 fn what_is_not_the_protocol_is_said_to_be() {
     let workload = workload(1000);
     for protocol in PROTOCOLS {
-        for command in Command::ALL {
+        for command in WorkloadCommand::ALL {
             for answer in ["SSH-2.0-OpenSSH\r\n", "+OK\r\n", "HTTP/1.1 400 Bad Request\r\n", "x\n"]
             {
                 let keys = wanted(&[1, 2]);
@@ -274,8 +282,8 @@ fn what_is_not_the_protocol_is_said_to_be() {
 fn an_endless_line_is_not_waited_for() {
     let workload = workload(1000);
     for protocol in TEXTUAL {
-        let asked = Asked { command: Command::Get, keys: &wanted(&[1]) };
-        let read = Decoder::default().next(protocol, &workload, &asked, &[b'V'; 4096]);
+        let asked = Asked { command: WorkloadCommand::Get, keys: &wanted(&[1]) };
+        let read = AnswerDecoder::default().next(protocol, &workload, &asked, &[b'V'; 4096]);
         assert!(matches!(read, Err(Trouble::Unspoken { .. })), "{read:?}");
     }
 }
@@ -288,16 +296,16 @@ fn binary_answers_are_read_by_status() {
         answer.extend_from_slice(value);
         answer
     };
-    use Command::{Create, Delete, Get, Incr, Multiget, Set};
-    let refused = |words: &str| Outcome::Refused(words.into());
+    use WorkloadCommand::{Create, Delete, Get, Incr, Multiget, Set};
+    let refused = |words: &str| AnswerOutcome::Refused(words.into());
     for (command, answer, outcome) in [
-        (Set, answer(0x90, 0, b""), Outcome::Hit(1)),
-        (Delete, answer(0x98, 0, b""), Outcome::Hit(1)),
-        (Delete, answer(0x98, 1, b""), Outcome::Miss),
-        (Incr, answer(0x99, 0, &17u64.to_le_bytes()), Outcome::Hit(1)),
-        (Incr, answer(0x99, 1, b""), Outcome::Miss),
-        (Create, answer(0x92, 0, b""), Outcome::Hit(1)),
-        (Create, answer(0x92, 3, b""), Outcome::Miss),
+        (Set, answer(0x90, 0, b""), AnswerOutcome::Hit(1)),
+        (Delete, answer(0x98, 0, b""), AnswerOutcome::Hit(1)),
+        (Delete, answer(0x98, 1, b""), AnswerOutcome::Miss),
+        (Incr, answer(0x99, 0, &17u64.to_le_bytes()), AnswerOutcome::Hit(1)),
+        (Incr, answer(0x99, 1, b""), AnswerOutcome::Miss),
+        (Create, answer(0x92, 0, b""), AnswerOutcome::Hit(1)),
+        (Create, answer(0x92, 3, b""), AnswerOutcome::Miss),
         (Set, answer(0x90, 6, b""), refused("OutOfMemory")),
         (Get, answer(0x88, 0x51, b"nobody there"), refused("Unavailable nobody there")),
         (Multiget, answer(0x89, 0x41, b"bad"), refused("Invalid bad")),
@@ -323,20 +331,20 @@ fn binary_requests_are_frames_of_the_specification() {
     let bytes = |command, keys: &[u64], ttl_seconds| {
         let mut out = Vec::new();
         let keys = &wanted(keys);
-        encode(Protocol::Binary, &workload, &Request { command, keys, ttl_seconds }, &mut out);
+        encode(Protocol::Binary, &workload, &WireRequest { command, keys, ttl_seconds }, &mut out);
         out
     };
-    let get = bytes(Command::Get, &[3], 0);
+    let get = bytes(WorkloadCommand::Get, &[3], 0);
     assert_eq!(get[..12], [0x88, 0, 16, 0, 0, 0, 0, 0, 3, 0, 0, 0]);
     assert_eq!(&get[12..], b"key:000000000003");
-    let set = bytes(Command::Set, &[3], 2);
+    let set = bytes(WorkloadCommand::Set, &[3], 2);
     assert_eq!(set[..12], [0x90, 2, 16, 0, 32, 0, 0, 0, 3, 0, 0, 0]);
     assert_eq!(set[12..20], 2000u64.to_le_bytes());
     assert_eq!(set.len(), 12 + 8 + 16 + 32);
-    let multiget = bytes(Command::Multiget, &[3, 4], 0);
+    let multiget = bytes(WorkloadCommand::Multiget, &[3, 4], 0);
     assert_eq!(multiget[..12], [0x89, 0x80, 0, 0, 36, 0, 0, 0, 3, 0, 0, 0]);
     assert_eq!(multiget[12..14], [16, 0]);
-    let create = bytes(Command::Create, &[3], 0);
+    let create = bytes(WorkloadCommand::Create, &[3], 0);
     assert_eq!(create[..12], [0x92, 0, 16, 0, 1, 0, 0, 0, 3, 0, 0, 0]);
     assert_eq!(&create[12..], b"key:n000000000030");
 }
@@ -346,11 +354,11 @@ fn increments_must_grow_their_counter() {
     let mut workload = workload(10);
     workload.versions = Some(std::sync::Arc::new(crate::workload::versions::Versions::new(10, 10)));
     let incr = |wanted: Wanted, answer: &[u8]| {
-        read(Protocol::Text, &workload, Command::Incr, &[wanted], answer, 100)
+        read(Protocol::Text, &workload, WorkloadCommand::Incr, &[wanted], answer, 100)
     };
-    let first = workload.wanted(Command::Incr, 3);
+    let first = workload.wanted(WorkloadCommand::Incr, 3);
     assert!(incr(first, b"5\r\n").is_ok());
-    let second = workload.wanted(Command::Incr, 3);
+    let second = workload.wanted(WorkloadCommand::Incr, 3);
     let Err(Trouble::Wrong(wrong)) = incr(second, b"5\r\n") else { panic!("5 twice") };
     assert_eq!((&*wrong.key, &*wrong.received), ("key:n00000000003", "5"));
     assert!(incr(second, b"6\r\n").is_ok());
@@ -362,10 +370,10 @@ fn requests_are_written_as_servers_read_them() {
     let text = |protocol, command, keys: &[u64]| {
         let mut out = Vec::new();
         let keys = &wanted(keys);
-        encode(protocol, &workload, &Request { command, keys, ttl_seconds: 9 }, &mut out);
+        encode(protocol, &workload, &WireRequest { command, keys, ttl_seconds: 9 }, &mut out);
         String::from_utf8_lossy(&out).into_owned()
     };
-    use Command::{Create, Delete, Get, Incr, Multiget, Set};
+    use WorkloadCommand::{Create, Delete, Get, Incr, Multiget, Set};
     assert_eq!(text(Protocol::Text, Get, &[1]), "get key:000000000001\r\n");
     assert_eq!(
         text(Protocol::Text, Multiget, &[1, 2]),

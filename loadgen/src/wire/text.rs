@@ -1,29 +1,29 @@
 //! memcached's classic text commands, from the client's side.
 
 use super::{
-    Asked, Decoded, Decoder, Outcome, Request, Stage, Trouble, is_error_line, line_bytes,
-    read_decimal, shrunk, unspoken, write_decimal,
+    AnswerDecoder, AnswerOutcome, Asked, Decoded, Stage, Trouble, WireRequest, is_error_line,
+    line_bytes, read_decimal, shrunk, unspoken, write_decimal,
 };
-use crate::workload::mix::Command;
+use crate::workload::mix::WorkloadCommand;
 use crate::workload::{Wanted, Workload};
 
 /// Appends a request.
 #[inline]
-pub fn encode(workload: &Workload, request: &Request<'_>, out: &mut Vec<u8>) {
+pub fn encode(workload: &Workload, request: &WireRequest<'_>, out: &mut Vec<u8>) {
     let Wanted { key, version } = request.keys[0];
     match request.command {
-        Command::Get => {
+        WorkloadCommand::Get => {
             out.extend_from_slice(b"get ");
             workload.keys.write(key, out);
         }
-        Command::Multiget => {
+        WorkloadCommand::Multiget => {
             out.extend_from_slice(b"get");
             for wanted in request.keys {
                 out.push(b' ');
                 workload.keys.write(wanted.key, out);
             }
         }
-        Command::Set => {
+        WorkloadCommand::Set => {
             out.extend_from_slice(b"set ");
             workload.keys.write(key, out);
             out.extend_from_slice(b" 0 ");
@@ -33,16 +33,16 @@ pub fn encode(workload: &Workload, request: &Request<'_>, out: &mut Vec<u8>) {
             out.extend_from_slice(b"\r\n");
             workload.values.write(key, workload.stamp(version), out);
         }
-        Command::Delete => {
+        WorkloadCommand::Delete => {
             out.extend_from_slice(b"delete ");
             workload.keys.write(key, out);
         }
-        Command::Incr => {
+        WorkloadCommand::Incr => {
             out.extend_from_slice(b"incr ");
             workload.keys.write_counter(key, out);
             out.extend_from_slice(b" 1");
         }
-        Command::Create => {
+        WorkloadCommand::Create => {
             out.extend_from_slice(b"add ");
             workload.keys.write_counter(key, out);
             out.extend_from_slice(b" 0 0 1\r\n0");
@@ -51,16 +51,16 @@ pub fn encode(workload: &Workload, request: &Request<'_>, out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// Reads an answer. See [`Decoder::next`].
+/// Reads an answer. See [`AnswerDecoder::next`].
 #[inline]
 pub fn decode(
-    decoder: &mut Decoder,
+    decoder: &mut AnswerDecoder,
     workload: &Workload,
     asked: &Asked<'_>,
     input: &[u8],
 ) -> Result<Decoded, Trouble> {
     match asked.command {
-        Command::Get | Command::Multiget => values(decoder, workload, asked, input),
+        WorkloadCommand::Get | WorkloadCommand::Multiget => values(decoder, workload, asked, input),
         _ => line(decoder, workload, asked, input),
     }
 }
@@ -68,7 +68,7 @@ pub fn decode(
 /// `VALUE <key> <flags> <bytes>`, the data, and so on until `END`.
 #[inline]
 fn values(
-    decoder: &mut Decoder,
+    decoder: &mut AnswerDecoder,
     workload: &Workload,
     asked: &Asked<'_>,
     input: &[u8],
@@ -113,7 +113,7 @@ fn values(
                     return Err(unspoken(WANTED, rest));
                 }
                 let words = String::from_utf8_lossy(&rest[..end]).into_owned();
-                return Ok(decoder.done(at + end + 2, Outcome::Refused(words)));
+                return Ok(decoder.done(at + end + 2, AnswerOutcome::Refused(words)));
             }
             Stage::Value => {
                 if rest.is_empty() {
@@ -146,15 +146,15 @@ fn value_length(tail: &[u8]) -> Option<usize> {
 
 /// One line that says it all.
 fn line(
-    decoder: &mut Decoder,
+    decoder: &mut AnswerDecoder,
     workload: &Workload,
     asked: &Asked<'_>,
     input: &[u8],
 ) -> Result<Decoded, Trouble> {
     let expected = match asked.command {
-        Command::Set => "STORED",
-        Command::Create => "STORED or NOT_STORED",
-        Command::Delete => "DELETED or NOT_FOUND",
+        WorkloadCommand::Set => "STORED",
+        WorkloadCommand::Create => "STORED or NOT_STORED",
+        WorkloadCommand::Delete => "DELETED or NOT_FOUND",
         _ => "a number or NOT_FOUND",
     };
     let Some(end) = line_bytes(input, expected)? else {
@@ -162,17 +162,17 @@ fn line(
     };
     let line = &input[..end];
     let outcome = match (asked.command, line) {
-        (Command::Set | Command::Create, b"STORED") => Outcome::Hit(1),
-        (Command::Delete, b"DELETED") => Outcome::Hit(1),
-        (Command::Create, b"NOT_STORED") => Outcome::Miss,
-        (Command::Delete | Command::Incr, b"NOT_FOUND") => Outcome::Miss,
-        (Command::Incr, [b'0'..=b'9', ..]) => match read_decimal(line) {
-            Some(value) if workload.counted(&asked.keys[0], value) => Outcome::Hit(1),
+        (WorkloadCommand::Set | WorkloadCommand::Create, b"STORED") => AnswerOutcome::Hit(1),
+        (WorkloadCommand::Delete, b"DELETED") => AnswerOutcome::Hit(1),
+        (WorkloadCommand::Create, b"NOT_STORED") => AnswerOutcome::Miss,
+        (WorkloadCommand::Delete | WorkloadCommand::Incr, b"NOT_FOUND") => AnswerOutcome::Miss,
+        (WorkloadCommand::Incr, [b'0'..=b'9', ..]) => match read_decimal(line) {
+            Some(value) if workload.counted(&asked.keys[0], value) => AnswerOutcome::Hit(1),
             Some(value) => return Err(shrunk(workload, &asked.keys[0], value)),
             None => return Err(unspoken(expected, input)),
         },
         (_, line) if is_error_line(line) => {
-            Outcome::Refused(String::from_utf8_lossy(line).into_owned())
+            AnswerOutcome::Refused(String::from_utf8_lossy(line).into_owned())
         }
         _ => return Err(unspoken(expected, input)),
     };

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 /// What a request asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Command {
+pub enum WorkloadCommand {
     /// Read one key.
     Get,
     /// Write one key.
@@ -20,30 +20,35 @@ pub enum Command {
     Create,
 }
 
-impl Command {
+impl WorkloadCommand {
     /// All of them, in the order of reports.
-    pub const ALL: [Command; 6] = [
-        Command::Get,
-        Command::Set,
-        Command::Delete,
-        Command::Incr,
-        Command::Multiget,
-        Command::Create,
+    pub const ALL: [WorkloadCommand; 6] = [
+        WorkloadCommand::Get,
+        WorkloadCommand::Set,
+        WorkloadCommand::Delete,
+        WorkloadCommand::Incr,
+        WorkloadCommand::Multiget,
+        WorkloadCommand::Create,
     ];
 
     /// Those a mix may name.
-    pub const MIXED: [Command; 5] =
-        [Command::Get, Command::Set, Command::Delete, Command::Incr, Command::Multiget];
+    pub const MIXED: [WorkloadCommand; 5] = [
+        WorkloadCommand::Get,
+        WorkloadCommand::Set,
+        WorkloadCommand::Delete,
+        WorkloadCommand::Incr,
+        WorkloadCommand::Multiget,
+    ];
 
     /// The name used in flags and reports.
     pub const fn name(self) -> &'static str {
         match self {
-            Command::Get => "get",
-            Command::Set => "set",
-            Command::Delete => "delete",
-            Command::Incr => "incr",
-            Command::Multiget => "multiget",
-            Command::Create => "create",
+            WorkloadCommand::Get => "get",
+            WorkloadCommand::Set => "set",
+            WorkloadCommand::Delete => "delete",
+            WorkloadCommand::Incr => "incr",
+            WorkloadCommand::Multiget => "multiget",
+            WorkloadCommand::Create => "create",
         }
     }
 }
@@ -51,31 +56,31 @@ impl Command {
 /// Shares of commands, spelled `get=90,set=10`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mix {
-    weights: [u32; Command::MIXED.len()],
+    weights: [u32; WorkloadCommand::MIXED.len()],
     /// Random numbers below the n-th threshold and not below an earlier one pick command n.
-    thresholds: [u32; Command::MIXED.len()],
+    thresholds: [u32; WorkloadCommand::MIXED.len()],
 }
 
 impl Mix {
     /// The command that 32 random bits pick.
     #[inline]
-    pub fn pick(&self, bits: u32) -> Command {
-        for (command, threshold) in Command::MIXED.iter().zip(self.thresholds) {
+    pub fn pick(&self, bits: u32) -> WorkloadCommand {
+        for (command, threshold) in WorkloadCommand::MIXED.iter().zip(self.thresholds) {
             if bits <= threshold && threshold > 0 {
                 return *command;
             }
         }
-        Command::Multiget
+        WorkloadCommand::Multiget
     }
 
     /// The weight of a command, 0 when it does not occur.
-    pub fn weight(&self, command: Command) -> u32 {
+    pub fn weight(&self, command: WorkloadCommand) -> u32 {
         self.weights[command as usize]
     }
 
     /// Whether any command writes values, so that a read can be too old.
     pub fn writes(&self) -> bool {
-        self.weight(Command::Set) + self.weight(Command::Delete) > 0
+        self.weight(WorkloadCommand::Set) + self.weight(WorkloadCommand::Delete) > 0
     }
 }
 
@@ -83,12 +88,12 @@ impl FromStr for Mix {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let mut weights = [0u32; Command::MIXED.len()];
+        let mut weights = [0u32; WorkloadCommand::MIXED.len()];
         for part in text.split(',') {
             let (name, weight) = part.split_once('=').unwrap_or((part, "1"));
-            let command = Command::MIXED.iter().find(|command| command.name() == name);
+            let command = WorkloadCommand::MIXED.iter().find(|command| command.name() == name);
             let command = command.ok_or_else(|| {
-                let names = Command::MIXED.map(Command::name).join(", ");
+                let names = WorkloadCommand::MIXED.map(WorkloadCommand::name).join(", ");
                 format!("there is no command {name:?}; use {names}")
             })?;
             let weight = weight.parse().ok().filter(|&weight| weight <= 1_000_000);
@@ -114,7 +119,7 @@ impl FromStr for Mix {
 impl fmt::Display for Mix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut separator = "";
-        for command in Command::MIXED {
+        for command in WorkloadCommand::MIXED {
             if self.weight(command) > 0 {
                 write!(f, "{separator}{}={}", command.name(), self.weight(command))?;
                 separator = ",";
@@ -133,7 +138,7 @@ mod tests {
     fn shares_are_kept() {
         let mix: Mix = "get=90,set=9,multiget=1".parse().unwrap();
         let mut random = Random::new(3, 0);
-        let mut seen = [0; Command::MIXED.len()];
+        let mut seen = [0; WorkloadCommand::MIXED.len()];
         for _ in 0..100_000 {
             seen[mix.pick(random.bits() as u32) as usize] += 1;
         }
@@ -145,7 +150,9 @@ mod tests {
 
     #[test]
     fn a_single_command_is_always_picked() {
-        for (text, command) in [("get=100", Command::Get), ("delete=1", Command::Delete)] {
+        for (text, command) in
+            [("get=100", WorkloadCommand::Get), ("delete=1", WorkloadCommand::Delete)]
+        {
             let mix: Mix = text.parse().unwrap();
             assert!([0, 1, u32::MAX / 2, u32::MAX].iter().all(|&bits| mix.pick(bits) == command));
         }

@@ -10,7 +10,7 @@ pub mod versions;
 use std::sync::Arc;
 
 use keys::Keys;
-use mix::{Command, Mix};
+use mix::{Mix, WorkloadCommand};
 use popularity::Popularity;
 use sizes::Sizes;
 use values::{Stamp, Values};
@@ -52,18 +52,18 @@ impl Workload {
 
     /// Whether `incr` occurs, so that there are counters.
     pub fn counts(&self) -> bool {
-        self.mix.weight(Command::Incr) > 0
+        self.mix.weight(WorkloadCommand::Incr) > 0
     }
 
     /// A request for `key` is about to be sent: what its answer will be checked against.
     #[inline]
-    pub fn wanted(&self, command: Command, key: u64) -> Wanted {
+    pub fn wanted(&self, command: WorkloadCommand, key: u64) -> Wanted {
         let Some(versions) = &self.versions else { return Wanted { key, version: 0 } };
         let version = match command {
-            Command::Get | Command::Multiget => u64::from(versions.floor(key)),
-            Command::Set | Command::Delete => u64::from(versions.begin_write(key)),
-            Command::Incr => versions.counter_floor(key),
-            Command::Create => 0,
+            WorkloadCommand::Get | WorkloadCommand::Multiget => u64::from(versions.floor(key)),
+            WorkloadCommand::Set | WorkloadCommand::Delete => u64::from(versions.begin_write(key)),
+            WorkloadCommand::Incr => versions.counter_floor(key),
+            WorkloadCommand::Create => 0,
         };
         Wanted { key, version }
     }
