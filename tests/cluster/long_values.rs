@@ -98,19 +98,17 @@ impl Bystander {
         Self { ends, thread }
     }
 
-    /// How often it has asked.
-    fn end(self, beside: &str) -> usize {
+    fn end(self, beside: &str) {
         self.ends.store(true, Ordering::Relaxed);
         let mut waits = self.thread.join().expect("it was answered right");
         waits.sort();
         let (count, median) = (waits.len(), waits.get(waits.len() / 2));
         println!("{beside}: {count} others waited {median:?}, at most {:?}", waits.last());
-        count
     }
 }
 
 #[test]
-fn a_burst_of_long_values_is_answered_and_nothing_is_asked_twice() {
+fn a_burst_of_long_values_is_answered_and_each_comes_once() {
     let Some(cluster) = Cluster::form(3, &["-m", "256"]) else { return };
     let keys = keys_of(&cluster, 1, 25);
     let (short, long) = keys.split_last().expect("some keys");
@@ -118,17 +116,20 @@ fn a_burst_of_long_values_is_answered_and_nothing_is_asked_twice() {
     for key in long {
         assert_eq!(client.try_store(key, &value(key)), "STORED");
     }
+    let received = || cluster.nodes[0].figure("link_bytes_received") as usize;
+    let before = received();
     for count in [12, 24] {
-        let before = cluster.nodes[0].figure("forwarded");
         let bystander = Bystander::start(&cluster.nodes[0], short);
         let answers = at_once(&cluster.nodes[0], count, |client, at| get(client, &long[at]));
-        let others = bystander.end(&format!("{count} long values"));
+        bystander.end(&format!("{count} long values"));
         for (at, answer) in answers.iter().enumerate() {
             assert!(*answer == value(&long[at]), "{at} of {count}");
         }
-        let forwarded = cluster.nodes[0].figure("forwarded") - before;
-        assert_eq!(forwarded as usize, count + others, "what is lost is asked for again");
     }
+    // Cores publish their figures now and then.
+    wait_for("the bytes to be counted", || received() - before > 36 * LONG);
+    // A read may be put off and made again, but what is lost would come again as a whole.
+    assert!(received() - before < 36 * LONG + LONG / 2, "{} bytes", received() - before);
     let view = cluster.nodes[0].view();
     for figure in ["breakers_opened", "uncertain", "busy", "operations", "operation_bytes"] {
         assert_eq!(view[figure], "0", "{figure}");
@@ -281,7 +282,10 @@ fn long_requests_wait_for_memory_at_their_coordinator_and_are_sent_once() {
         client.line()
     });
     assert!(answers.iter().all(|answer| answer == "STORED"), "{answers:?}");
-    let sent = ours.figure("link_bytes_sent") - before;
+    // Cores publish their figures now and then. Each value goes to the other node, as what it is.
+    let sent = || ours.figure("link_bytes_sent") - before;
+    wait_for("the bytes to be counted", || sent() > (COUNT * LONG) as u64);
+    let sent = sent();
     println!("{} forwarded, {sent} bytes sent", ours.figure("forwarded"));
     assert!(ours.figure("forwarded") > 4, "some are the other node's to coordinate");
     assert!(sent < (COUNT * LONG + (1 << 20)) as u64, "{sent} bytes for {COUNT} values");
