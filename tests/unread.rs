@@ -131,6 +131,34 @@ fn clients_that_stall_are_closed_when_others_want_what_they_hold() {
 }
 
 #[test]
+fn uploads_that_stand_still_give_way_to_those_that_move_and_to_answers() {
+    const UPLOADS: usize = 120;
+    let server = start(&["-m", "256", "--connection-memory", "16MiB"]);
+    let mut bystander = server.connect();
+    let modest = value(3, 9000);
+    (0..8).for_each(|key| bystander.store(&format!("modest{key}"), &modest));
+    let half = value(0, VALUE_BYTES / 2);
+    let _standing: Vec<Client> = (0..UPLOADS)
+        .map(|number| {
+            let mut client = server.connect();
+            client.send(format!("set up{number} 0 0 {VALUE_BYTES}\r\n").as_bytes());
+            client.send(&half);
+            client
+        })
+        .collect();
+    server.wait_for("uploads to fill the room", |server| sum(server, "uploads_refused") > 0);
+    std::thread::sleep(Duration::from_millis(300));
+    store_all(&mut bystander);
+    for key in 0..8 {
+        assert_eq!(bystander.fetch(&format!("modest{key}")), Some(modest.clone()));
+    }
+    for key in 0..KEYS {
+        let found = bystander.fetch(&format!("big{key}")).expect("it is there");
+        assert!(found == value(key, VALUE_BYTES), "{key}");
+    }
+}
+
+#[test]
 fn unfinished_values_are_bounded_and_refused_in_the_protocols_words() {
     const UPLOADS: usize = 120;
     let server = start(&["-m", "64", "--connection-memory", "8MiB"]);

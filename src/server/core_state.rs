@@ -497,7 +497,7 @@ impl Core {
                 Stop::Body { request, reply, value_bytes, trailer_bytes } => {
                     let body = (value_bytes, trailer_bytes);
                     uploads::begin(&self.engine, connection, &request, &reply, body);
-                    self.uploads.note(index, &self.connections, self.now);
+                    self.uploads.note(index, &self.connections);
                     connection = self.connections[index as usize]
                         .connection
                         .as_deref_mut()

@@ -140,17 +140,15 @@ const LOOKS_MAX: usize = 16;
 #[derive(Default)]
 pub struct Uploads(VecDeque<Upload>);
 
-/// One of them, as it was when it was last seen to move.
+/// One of them.
 struct Upload {
     token: Token,
     sequence: u32,
-    arrived: usize,
-    since: Instant,
 }
 
 impl Uploads {
     /// Lists the value that begins to arrive, if it is collected in a buffer.
-    pub fn note(&mut self, index: u32, connections: &[Slot], now: Instant) {
+    pub fn note(&mut self, index: u32, connections: &[Slot]) {
         let connection = connections[index as usize].connection.as_deref().expect("it is open");
         let Some(arriving) = &connection.arriving else { return };
         if let Place::Buffer(_) = arriving.place {
@@ -162,19 +160,19 @@ impl Uploads {
                 }
             }
             let (token, sequence) = (connection.token, arriving.sequence);
-            self.0.push_back(Upload { token, sequence, arrived: 0, since: now });
+            self.0.push_back(Upload { token, sequence });
         }
     }
 }
 
 impl Upload {
-    /// What has become of it, if it is still arriving.
-    fn find<'c>(&self, connections: &'c [Slot]) -> Option<&'c Arriving> {
+    /// Its connection, if it is still arriving.
+    fn find<'c>(&self, connections: &'c [Slot]) -> Option<&'c Connection> {
         let slot = &connections[self.token.index as usize];
         let connection = slot.connection.as_deref()?;
         let arriving = connection.arriving.as_deref()?;
         let same = (connection.token, arriving.sequence) == (self.token, self.sequence);
-        (same && !connection.broken).then_some(arriving)
+        (same && !connection.broken).then_some(connection)
     }
 }
 
@@ -208,13 +206,12 @@ impl Core {
             if freed >= bytes {
                 break;
             }
-            let mut upload = self.uploads.0.pop_front().expect("counted above");
-            let Some(arriving) = upload.find(&self.connections) else { continue };
+            let upload = self.uploads.0.pop_front().expect("counted above");
+            let Some(connection) = upload.find(&self.connections) else { continue };
             let index = upload.token.index;
-            if arriving.arrived != upload.arrived {
-                (upload.arrived, upload.since) = (arriving.arrived, self.now);
-            } else if self.now.since(upload.since) >= STANDING_AFTER && but != Some(index) {
-                let held = self.connection_at(index).charge.held();
+            let stands = self.now.since(connection.last_active) >= STANDING_AFTER;
+            if stands && but != Some(index) {
+                let held = connection.charge.held();
                 self.refuse_upload(index, ways);
                 freed += held - self.connection_at(index).charge.held();
                 continue;
