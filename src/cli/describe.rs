@@ -94,7 +94,7 @@ fn describe_cluster(cluster: &ClusterConfig, line: &mut impl FnMut(&str, String)
     line(
         "replication",
         format!(
-            "{} replicas, write quorum {}, read quorum {}",
+            "replicas {}, write quorum {}, read quorum {}",
             replication.replicas(),
             replication.write_quorum(),
             replication.read_quorum()
@@ -162,7 +162,7 @@ mod tests {
     fn a_member_of_a_cluster_shows_what_it_shares_with_the_others() {
         let cluster = ClusterConfig::new("127.0.0.2:7000".parse().expect("an address"));
         let text = describe(&Config { cluster: Some(cluster), ..Config::default() });
-        for word in ["ringlane", "127.0.0.2:7000", "1 replicas", "md5, 150", "3s", "64MiB", "1000"]
+        for word in ["ringlane", "127.0.0.2:7000", "replicas 1", "md5, 150", "3s", "64MiB", "1000"]
         {
             assert!(text.contains(word), "{word} in {text}");
         }

@@ -167,19 +167,19 @@ pub struct Settings {
     #[serde(deserialize_with = "text")]
     pub weight: Option<Number>,
     /// Interval between probes of a member [default: 1s]
-    #[arg(long, value_name = "SPAN", help_heading = CLUSTER)]
+    #[arg(long, value_name = "DURATION", help_heading = CLUSTER)]
     #[serde(deserialize_with = "text")]
     pub probe_period: Option<Span>,
     /// Declare an unresponsive member dead after this long [default: 3s]
-    #[arg(long, value_name = "SPAN", help_heading = CLUSTER)]
+    #[arg(long, value_name = "DURATION", help_heading = CLUSTER)]
     #[serde(deserialize_with = "text")]
     pub dead_after: Option<Span>,
     /// Forget a dead member after this long [default: 10m]
-    #[arg(long, value_name = "SPAN", help_heading = CLUSTER)]
+    #[arg(long, value_name = "DURATION", help_heading = CLUSTER)]
     #[serde(deserialize_with = "text")]
     pub forget_after: Option<Span>,
     /// Longest wait of a request for other nodes [default: 5s]
-    #[arg(long, value_name = "SPAN", help_heading = CLUSTER)]
+    #[arg(long, value_name = "DURATION", help_heading = CLUSTER)]
     #[serde(deserialize_with = "text")]
     pub operation_timeout: Option<Span>,
     /// Memory for hints, the writes kept for absent nodes [default: 64MiB]
@@ -187,7 +187,7 @@ pub struct Settings {
     #[serde(deserialize_with = "text")]
     pub hint_memory: Option<MemorySize>,
     /// Drop hints older than this [default: 10m]
-    #[arg(long, value_name = "SPAN", help_heading = CLUSTER)]
+    #[arg(long, value_name = "DURATION", help_heading = CLUSTER)]
     #[serde(deserialize_with = "text")]
     pub hint_age: Option<Span>,
     /// Bytes queued for one core of another node [default: 8MiB]
@@ -207,11 +207,11 @@ pub struct Settings {
     #[serde(deserialize_with = "text")]
     pub rebalance_rate: Option<MemorySize>,
     /// Longest wait at shutdown for other nodes to copy this node's items [default: 3s]
-    #[arg(long, value_name = "SPAN", help_heading = CLUSTER)]
+    #[arg(long, value_name = "DURATION", help_heading = CLUSTER)]
     #[serde(deserialize_with = "text")]
     pub leave_timeout: Option<Span>,
     /// Time window for counting requests per key [default: 60s]
-    #[arg(long, value_name = "SPAN", help_heading = CLUSTER)]
+    #[arg(long, value_name = "DURATION", help_heading = CLUSTER)]
     #[serde(deserialize_with = "text")]
     pub hot_key_window: Option<Span>,
     /// Requests to one core within the window that make a key hot [default: 1000]
@@ -223,7 +223,7 @@ pub struct Settings {
     #[serde(deserialize_with = "text")]
     pub hot_key_memory: Option<MemorySize>,
     /// Longest use of a cached copy, at most 1s; 0 disables them [default: 1s]
-    #[arg(long, value_name = "SPAN", help_heading = CLUSTER)]
+    #[arg(long, value_name = "DURATION", help_heading = CLUSTER)]
     #[serde(deserialize_with = "text")]
     pub hot_key_age: Option<Span>,
 
