@@ -1,10 +1,9 @@
-//! Finding room: chunks for items, victims for chunks.
+//! Allocation: chunks for items, victims for chunks.
 //!
-//! A chunk comes from, in this order: a page of its class with room; a page nobody has, beyond the
-//! reserve; a victim of its own class; the reserve; and when the class has no page, a larger chunk
-//! of a class that has, or the cheapest page of another class, emptied at once. The last is the
-//! only step that is not small, and the reserve (refilled in the background by `pages`) exists so
-//! that it stays rare.
+//! A chunk comes from, in this order: a page of its class with room; a free page beyond the reserve;
+//! a victim of its own class; the reserve; and if the class has no page, a larger chunk of a class
+//! that has one, or the cheapest page of another class, emptied at once. Only the last step is not
+//! small, and the reserve (refilled in the background by `pages`) keeps it rare.
 
 use super::eviction::{ChunkState, EvictionView};
 use super::item::{self, HAS_TTL, Head, NO_CHAIN, Shape};
@@ -14,19 +13,19 @@ use ringlane_types::hash::KeyHash;
 use ringlane_types::request::{ItemRef, Span};
 use ringlane_types::time::Instant;
 
-/// Classes tried above an item's own when that has no page.
+/// Number of larger classes tried if an item's own has no page.
 const LARGER_CLASSES: u8 = 12;
 /// Shards with at least this many pages keep a reserve.
 pub(super) const RESERVE_FROM_PAGES: u32 = 64;
-/// Pages looked at to find the cheapest.
+/// Number of pages examined to find the cheapest.
 const CANDIDATE_PAGES: u32 = 64;
 
-/// Why an item leaves.
+/// Why an item is removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RemovalReason {
-    /// Deleted, replaced or moved: whoever removes it counts it.
+    /// Deleted, replaced or moved: counted by the caller.
     Removed,
-    /// For room.
+    /// Evicted for room.
     Evicted,
     /// Its deadline passed.
     Expired,
@@ -34,7 +33,7 @@ pub(super) enum RemovalReason {
     Flushed,
 }
 
-/// What policies look through, borrowing no more of the shard than that.
+/// The parts of a shard that policies examine.
 macro_rules! view {
     ($shard:ident, $now:expr) => {
         $crate::eviction::EvictionView {
@@ -53,7 +52,7 @@ macro_rules! view {
 pub(super) use view;
 
 impl Shard {
-    /// What policies look through.
+    /// The view for policies.
     pub(super) fn view(&self, now: Instant) -> EvictionView<'_> {
         view!(self, now)
     }
@@ -67,7 +66,7 @@ impl Shard {
         }
     }
 
-    /// The access time of the new item that is about to be written at `item`.
+    /// The access time of a new item about to be written at `item`.
     #[inline(always)]
     pub(super) fn access_time_new(&mut self, item: ItemRef, key: &[u8], now: Instant) -> u32 {
         match self.frequency_mask {
@@ -90,7 +89,7 @@ impl Shard {
         self.policy.write_changes(|(item, accessed)| item::set_accessed(memory, item, accessed));
     }
 
-    /// Lets the item at `item` inherit the frequency of `old`, whose place it takes.
+    /// Lets the item at `item` inherit the frequency of `old`, which it replaces.
     #[inline(always)]
     pub(super) fn inherit_frequency(&mut self, item: ItemRef, old: &Head, now: Instant) {
         if self.frequency_mask != 0 {
@@ -105,14 +104,14 @@ impl Shard {
         item::set_accessed(self.slab.memory_mut(), item, accessed);
     }
 
-    /// When an item was used, without what is the policy's.
+    /// When an item was last used, without the policy's bits.
     #[inline(always)]
     pub(super) fn used_at(&self, head: &Head) -> u32 {
         head.accessed & !self.frequency_mask
     }
 
-    /// Takes chunks for an item of `shape`, evicting where needed. Nothing is written but the
-    /// pieces' marks. Returns the item and its chain record.
+    /// Allocates chunks for an item of `shape`, evicting where needed. Writes only the pieces'
+    /// marks. Returns the item and its chain record.
     pub(super) fn allocate_item(&mut self, shape: &Shape, now: Instant) -> Option<(ItemRef, u32)> {
         let class = self.slab.class_for(shape.chunk_bytes());
         if !shape.chained {
@@ -134,7 +133,7 @@ impl Shard {
         Some((head, self.chains.insert(Chain { spans }) as u32))
     }
 
-    /// Takes pieces until `bytes` bytes fit, and holds them. False without memory.
+    /// Allocates and holds pieces until `bytes` bytes fit. False without memory.
     pub(super) fn fill_up(&mut self, spans: &mut Vec<Span>, bytes: usize, now: Instant) -> bool {
         let mut left = bytes;
         while left > 0 {
@@ -151,7 +150,7 @@ impl Shard {
         true
     }
 
-    /// Gives back the chunks of an item that is in no index and no wheel.
+    /// Frees the chunks of an item that is in neither the index nor the wheel.
     pub(super) fn free_item(&mut self, item: ItemRef, chain: u32) {
         if chain != NO_CHAIN {
             let chain = self.chains.remove(chain as usize);
@@ -162,14 +161,14 @@ impl Shard {
         self.slab.free(item);
     }
 
-    /// Takes a chunk of `class` or a larger one. Its header is garbage until it is written.
+    /// Allocates a chunk of `class` or a larger one. Its header is garbage until written.
     #[inline]
     pub(super) fn allocate_chunk(&mut self, class: u8, now: Instant) -> Option<ItemRef> {
         let chunk = match self.slab.allocate(class) {
             Some(chunk) => chunk,
             None => self.allocate_slow(class, now)?,
         };
-        // Until its item is written the chunk must look like one nobody may evict.
+        // Until its item is written the chunk must look unevictable.
         item::set_key_len(self.slab.memory_mut(), chunk, item::KEY_STAGED);
         Some(chunk)
     }
@@ -180,10 +179,10 @@ impl Shard {
             if self.slab.pages_free() > self.reserve_pages {
                 self.slab.assign(class);
             } else if self.evict_from(class, now) {
-                // The victim's chunk may be in another class: then the next round tries again.
+                // The victim's chunk may be in another class: the next round tries again.
                 self.balance(class, now);
             } else if self.slab.assign(class).is_some() {
-                // The reserve exists for a class that has nothing.
+                // The reserve exists for classes without a page.
             } else if let Some(chunk) = self.allocate_larger(class, now) {
                 return Some(chunk);
             } else if !self.take_page(now) {
@@ -196,8 +195,8 @@ impl Shard {
         }
     }
 
-    /// Takes a chunk of a class above `class` that has pages. Only shards with a reserve do that:
-    /// for small ones emptying a page is as quick.
+    /// Allocates a chunk of a larger class that has pages. Only shards with a reserve do that: for
+    /// small ones emptying a page is as fast.
     pub(super) fn allocate_larger(&mut self, class: u8, now: Instant) -> Option<ItemRef> {
         if self.reserve_pages == 0 {
             return None;
@@ -210,7 +209,7 @@ impl Shard {
         })
     }
 
-    /// Removes one item of `class` for room. False when none may go.
+    /// Evicts one item of `class`. False if none is evictable.
     pub(super) fn evict_from(&mut self, class: u8, now: Instant) -> bool {
         let victim = self.policy.victim(&view!(self, now), class);
         self.write_frequencies();
@@ -223,7 +222,7 @@ impl Shard {
         }
     }
 
-    /// Removes an item for room, or because it is dead anyway.
+    /// Evicts an item, or removes one that is dead anyway.
     pub(super) fn evict(&mut self, head: &Head, now: Instant) {
         self.work = self.work.wrapping_add(1);
         let reason = if self.flush.is_flushed(head) {
@@ -246,7 +245,7 @@ impl Shard {
         self.remove(head, reason);
     }
 
-    /// Removes an item that is in the index, and counts why.
+    /// Removes an item that is in the index, and counts the reason.
     pub(super) fn remove(&mut self, head: &Head, reason: RemovalReason) {
         let hash = self.hash_of(head);
         let memory = self.slab.memory();
@@ -255,7 +254,7 @@ impl Shard {
         self.release(head, reason);
     }
 
-    /// What follows an item's removal from the index: wheel, accounts, memory.
+    /// Completes an item's removal from the index: wheel, accounting, memory.
     pub(super) fn release(&mut self, head: &Head, reason: RemovalReason) {
         self.detach(head, reason);
         let chain = head.chain(self.slab.memory()).unwrap_or(NO_CHAIN);
@@ -266,7 +265,7 @@ impl Shard {
         }
     }
 
-    /// Takes an item that has left the index out of the wheel and the accounts; its memory stays.
+    /// Removes an item that has left the index from the wheel and the accounting; its memory stays.
     pub(super) fn detach(&mut self, head: &Head, reason: RemovalReason) {
         if head.has(HAS_TTL) && item::previous(self.slab.memory(), head.item) != 0 {
             self.wheel.unlink(self.slab.memory_mut(), head.item);
@@ -314,7 +313,7 @@ impl Shard {
         KeyHash::of(head.key(self.slab.memory()), &self.hash_secret)
     }
 
-    /// Makes sure that the index can take an item under `hash`. False without memory.
+    /// Ensures that the index has room for an item under `hash`. False without memory.
     #[inline]
     pub(super) fn make_index_room(&mut self, hash: KeyHash, now: Instant) -> bool {
         self.index.has_room() || self.find_index_room(hash, now)
@@ -333,9 +332,9 @@ impl Shard {
         !self.index.is_chain_full(self.slab.memory(), hash) || self.evict_from_chain(hash, now)
     }
 
-    /// Removes an item of the chain of `hash`, which is full: a dead one, or the one that was used
-    /// least recently. Whatever the policy, for the choice is among one chain's items only. False
-    /// when none may go.
+    /// Removes an item from the full chain of `hash`: a dead one, or the least recently used one.
+    /// Independent of the policy, since the choice is among one chain's items only. False if none
+    /// is evictable.
     #[cold]
     fn evict_from_chain(&mut self, hash: KeyHash, now: Instant) -> bool {
         let (view, evicts) = (self.view(now), self.policy.evicts());
@@ -356,7 +355,7 @@ impl Shard {
         true
     }
 
-    /// Lets the index grow towards its intended load, at most two buckets at a time, so that every
+    /// Grows the index towards its target load, at most two buckets at a time, so that every
     /// insertion does bounded work.
     #[inline]
     pub(super) fn grow_index(&mut self) {
@@ -373,7 +372,7 @@ impl Shard {
             }
             if self.index.needs_segment() {
                 let Some(page) = self.slab.assign_to_index() else {
-                    // Chains grow meanwhile; the background finds a page.
+                    // Chains grow meanwhile; background work finds a page.
                     return;
                 };
                 self.index.add_segment(page);
@@ -387,12 +386,12 @@ impl Shard {
         }
     }
 
-    /// Frees a page at once, by removing all its items. False when no page can be freed.
+    /// Frees a page at once by removing all its items. False if no page can be freed.
     pub(super) fn take_page(&mut self, now: Instant) -> bool {
         if !self.policy.evicts() {
             return false;
         }
-        // A page that is being drained is nearest to being free.
+        // A page being drained is closest to being free.
         if let Some(drain) = self.drain.take()
             && self.slab.page(drain.page).draining
         {
@@ -408,7 +407,7 @@ impl Shard {
         true
     }
 
-    /// Removes all items of a page that is being drained and holds nothing that must stay.
+    /// Removes all items of a page that is being drained and holds nothing staged or pinned.
     fn empty_page(&mut self, page: u32, now: Instant) {
         if self.slab.page_class(page) >= CLASS_INDEX {
             return;
@@ -429,7 +428,7 @@ impl Shard {
         unreachable!("a page that holds nothing that must stay becomes empty");
     }
 
-    /// Among some pages, the one whose removal costs fewest items.
+    /// Among some pages, the one whose removal costs the fewest items.
     pub(super) fn cheapest_page(&mut self) -> Option<u32> {
         let count = self.slab.page_count();
         let mut best: Option<(u32, u32)> = None;

@@ -63,7 +63,7 @@ impl Shard {
             item::set_version(memory, head.item, version);
             item::set_accessed(memory, head.item, accessed);
         } else {
-            // A longer number is a new item. One that is being sent moves, without padding.
+            // A longer number is a new item. An item being sent moves, without padding.
             let grows = digits.len() > text_bytes;
             let kept = if grows { BINARY_KEY } else { BINARY_KEY | FETCHED | STALE | WON };
             let put = Put {
@@ -151,8 +151,8 @@ impl Shard {
     }
 }
 
-/// The number `text` begins with, as C's `strtoull` and memcached read it: optional blanks, an
-/// optional `+`, digits, then a blank or the end; within 64 bits.
+/// The leading number of `text` as parsed by C's `strtoull` and memcached: optional white space, an
+/// optional `+`, digits, then white space or the end; within 64 bits.
 fn parse_number(text: &[u8]) -> Option<u64> {
     const fn is_blank(byte: u8) -> bool {
         matches!(byte, b' ' | b'\t'..=b'\r')

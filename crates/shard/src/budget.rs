@@ -1,4 +1,4 @@
-//! Promises about bytes and time, checked: memory per item, prompt expiry, bounded steps.
+//! Tests of guarantees about memory and time: bytes per item, prompt expiry, bounded steps.
 
 use super::*;
 use crate::Eviction;
@@ -44,7 +44,7 @@ fn overhead(items: u32, key_bytes: usize, value_bytes: usize, deadline: Deadline
 #[test]
 fn an_item_of_20_and_32_bytes_costs_at_most_40_bytes_more_with_a_ttl_and_32_without() {
     let hour = Deadline::at(START.after(Duration::from_secs(3600)));
-    // Just before, in the middle of and just after a doubling of the index.
+    // Just before, during and just after a doubling of the index.
     for items in [260_000, 390_000, 520_000] {
         let with = overhead(items, 20, 32, hour);
         let without = overhead(items, 20, 32, Deadline::NEVER);
@@ -67,7 +67,7 @@ fn expired_items_are_reclaimed_within_a_second_by_bounded_steps() {
     let mut shard = shard(64 << 20);
     let ttl_millis = |number: u32| 1000 + number as u64 * 59_000 / ITEMS as u64;
     for number in 0..ITEMS {
-        // Deadlines in an order unlike that of storing.
+        // Deadlines in a different order than stores.
         let number = (number as u64 * 7919 % ITEMS as u64) as u32;
         let deadline = Deadline::at(START.after(Duration::from_millis(ttl_millis(number))));
         set(&mut shard, &key(number, 20), b"v", deadline, START);

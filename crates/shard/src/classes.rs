@@ -1,11 +1,11 @@
-//! Slab classes: which chunk sizes exist, and which one an item goes to.
+//! Slab classes: the chunk sizes, and the class of an item.
 //!
 //! Steps of 8 bytes up to 256, where a step is a large share of the item, then 16 sizes per
-//! doubling up to 1 KiB and 8 above, so that at most an eighth of a chunk is lost. A shard with few
-//! pages has 4 per doubling: each class in use binds at least one page. Every size is stretched to
-//! fill its page evenly, and sizes that then coincide become one.
+//! doubling up to 1 KiB and 8 above, so that at most an eighth of a chunk is wasted. A shard with few
+//! pages has 4 per doubling: each class in use occupies at least one page. Every size is stretched to
+//! fill its page evenly, and sizes that then coincide are merged.
 
-/// Most classes there can be; class numbers fit a byte with room for special pages.
+/// Maximum number of classes; class numbers fit a byte with room for special pages.
 pub(super) const CLASSES_MAX: usize = 192;
 /// Sizes up to this are found by table, larger ones by binary search.
 const TABLE_BYTES: usize = 2048;

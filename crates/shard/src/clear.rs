@@ -1,10 +1,10 @@
-//! Everything gone at once: what a flush does when no epoch is left to begin.
+//! Clears the whole shard at once: the fallback of a flush when no epoch is left.
 //!
-//! Pages are given back whole, without a look at their items: a node of millions of items has a few
-//! thousand pages. Only pages in which something must stay, a value on its way in or out, are gone
-//! through chunk by chunk. What is left behind is in no index and no wheel. Refused: to sweep what
-//! is left of past epochs first, which held a core for seconds, and a wider epoch, which would cost
-//! each item bytes and only take longer to use up.
+//! Pages are freed whole, without visiting their items: a node with millions of items has a few
+//! thousand pages. Only pages that hold something staged or pinned are processed chunk by chunk. What
+//! remains is in neither the index nor the wheel. Refused: sweeping the rest of past epochs first,
+//! which blocked a core for seconds, and a wider epoch, which would cost each item bytes and only
+//! take longer to exhaust.
 
 use super::item::{self, HAS_TTL, Head, Kind};
 use super::slab::CLASS_INDEX;
@@ -12,12 +12,12 @@ use super::{Shard, piece_at};
 use ringlane_types::request::ItemRef;
 
 impl Shard {
-    /// Removes all items, pinned ones too, whose memory stays until they are unpinned. What is
-    /// staged stays. Costs a step for each page, each chained value, and each chunk of the pages
-    /// that hold something.
+    /// Removes all items, including pinned ones, whose memory stays until they are unpinned. Staged
+    /// items stay. Costs a step per page, per chained value, and per chunk of pages with staged or
+    /// pinned chunks.
     ///
     /// # Panics
-    /// When an operation is in progress, or the last answer may still be shown.
+    /// If an operation is in progress, or the last answer may still be in use.
     pub(super) fn clear(&mut self) {
         assert!(
             self.guard == ItemRef(0) && self.deferred_free.is_none(),
@@ -55,7 +55,7 @@ impl Shard {
     fn mark_pinned_dead(&mut self) {
         let memory = self.slab.memory_mut();
         for item in self.pins.mark_all_dead() {
-            // The wheel's lists are gone.
+            // The wheel's lists no longer exist.
             if Head::read(memory, item).has(HAS_TTL) {
                 item::set_previous(memory, item, 0);
                 item::set_next(memory, item, 0);
@@ -71,8 +71,8 @@ impl Shard {
         });
     }
 
-    /// Frees the chunks of a page in which something must stay. Pages without such are still as they
-    /// were, or hold nothing that anything here points to.
+    /// Frees the chunks of a page with staged or pinned chunks. Other pages are unchanged, or hold
+    /// nothing that is referenced here.
     fn clear_held_page(&mut self, page: u32) {
         for chunk in 0..self.slab.page(page).fresh {
             let chunk = self.slab.chunk(page, chunk);

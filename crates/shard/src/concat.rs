@@ -9,8 +9,8 @@ use ringlane_types::time::Instant;
 use std::borrow::Cow;
 
 impl Shard {
-    /// Joins a value to the one of `old`, which is live. `Err` without memory; the old item is
-    /// unchanged then.
+    /// Joins a value to the one of `old`, which is live. `Err` without memory; then the old item is
+    /// unchanged.
     pub(super) fn concat(
         &mut self,
         request: &Request<'_>,
@@ -60,7 +60,7 @@ impl Shard {
             self.remove_found(request, entry, old);
             item
         } else if self.policy.evicts() {
-            // All parts do not fit into memory at once: they wait outside.
+            // Not all parts fit into memory at once: copy them outside.
             let kept = self.value_of(old).to_vec();
             let entry = self.find_again(request.hash, old.item);
             self.remove_found(request, entry, old);
@@ -90,8 +90,8 @@ impl Shard {
         Ok(answer)
     }
 
-    /// Joins to a value that is in its chunk a long one that is staged. `None` without memory; then
-    /// nothing has changed.
+    /// Joins a long staged value to a value within its chunk. `None` without memory; then nothing has
+    /// changed.
     fn join_to_short(
         &mut self,
         request: &Request<'_>,
@@ -125,8 +125,7 @@ impl Shard {
         Some(item)
     }
 
-    /// Joins within the chunk, when it has room and nobody is reading it, or by making a chain
-    /// longer.
+    /// Joins within the chunk, if it has room and is not being read, or by extending a chain.
     fn join_in_place(
         &mut self,
         old: &Head,
@@ -169,7 +168,7 @@ impl Shard {
         true
     }
 
-    /// Whether an item in its chunk has room there for what it is to become, and nobody reads it.
+    /// Whether an item's chunk has room for the joined value, and it is not being read.
     fn fits_in_chunk(&self, old: &Head, shape: &Shape, joined: &Shape) -> bool {
         let with_ttl = Shape { ttl: true, ..*joined };
         with_ttl.chunk_bytes() <= self.slab.chunk_bytes_max()
@@ -178,7 +177,7 @@ impl Shard {
             && !self.is_pinned(old.item)
     }
 
-    /// Writes `content` to position `at` of an item's value; a staged one is given back.
+    /// Writes `content` to position `at` of an item's value; a staged one is freed.
     fn fill(&mut self, item: ItemRef, at: usize, content: Content<'_>) {
         match content {
             Content::Bytes(bytes) => self.write_value(item, at, bytes),

@@ -1,9 +1,10 @@
-//! Append and prepend to chained values, without copying what is there.
+//! Append and prepend to chained values, without copying the existing value.
 //!
-//! The item stays where it is and its chain grows at one end. What is short is joined with the piece
-//! at that end, so that two neighbours are always longer together than the longest piece and a chain
-//! has at most twice as many as it needs; what is long brings pieces of its own, and a staged value
-//! just hands its pieces over. An item that is being sent stays as it is: then the value is copied.
+//! The item stays in place and its chain grows at one end. A short addition is merged with the piece
+//! at that end, so that two neighbours together are always longer than the longest piece and a chain
+//! has at most twice as many pieces as it needs; a long one gets its own pieces, and a staged value
+//! simply contributes its pieces. An item that is being sent must not change: then the value is
+//! copied.
 
 use super::item::{self, Head};
 use super::value::SpanList;
@@ -13,8 +14,8 @@ use ringlane_types::request::{ItemRef, Span, Staged};
 use ringlane_types::time::Instant;
 
 impl Shard {
-    /// Joins `content` to the chained value of `old`, in front or behind. False when that does not
-    /// work without copying; nothing has changed then.
+    /// Joins `content` to the chained value of `old`, at the front or the end. False if that is
+    /// impossible without copying; then nothing has changed.
     pub(super) fn concat_chained(
         &mut self,
         old: &Head,
@@ -50,8 +51,8 @@ impl Shard {
         true
     }
 
-    /// Makes a chain for a short value and the long one staged that is joined to it. `None` without
-    /// memory; then nothing has changed. The chain belongs to `head` from then on.
+    /// Creates a chain of a short value and the long staged one joined to it. `None` without memory;
+    /// then nothing has changed. The chain belongs to `head` from then on.
     pub(super) fn chain_of_both(
         &mut self,
         old: &Head,
@@ -73,7 +74,7 @@ impl Shard {
         Some(chain)
     }
 
-    /// The pieces to be added, filled. `None` without memory.
+    /// The filled pieces to add. `None` without memory.
     fn pieces_joined(
         &mut self,
         chain: u32,
@@ -114,7 +115,7 @@ impl Shard {
         self.slab.chunk_bytes_max() - PIECE_HEADER_BYTES
     }
 
-    /// Takes pieces for `bytes` bytes, which belong to no item yet. `None` without memory.
+    /// Allocates pieces for `bytes` bytes that belong to no item yet. `None` without memory.
     fn allocate_pieces(&mut self, bytes: usize, now: Instant) -> Option<Vec<Span>> {
         let mut pieces = Vec::new();
         let complete = self.fill_up(&mut pieces, bytes, now);
@@ -128,7 +129,7 @@ impl Shard {
         Some(pieces)
     }
 
-    /// Takes a staged value's pieces from it, which then is no more.
+    /// Takes over the pieces of a staged value, which ceases to exist.
     fn take_pieces(&mut self, staged: Staged) -> Vec<Span> {
         let (_, chain) = self.unstage(&staged);
         let pieces = self.chains.remove(chain as usize).spans;
@@ -136,7 +137,7 @@ impl Shard {
         pieces
     }
 
-    /// Copies a value to where it belongs; a staged one is given back.
+    /// Copies a value to its destination; a staged one is freed.
     fn copy_content(&mut self, content: Content<'_>, to: &[Span]) {
         match content {
             Content::Bytes(bytes) => {
@@ -157,10 +158,10 @@ impl Shard {
     }
 }
 
-/// What is added to a chain.
+/// The addition to a chain.
 struct JoinedPieces {
     pieces: Vec<Span>,
-    /// The only piece takes the place of the one at the end, whose bytes it has too.
+    /// A single piece that replaces the one at the end and includes its bytes.
     instead_of_edge: bool,
 }
 

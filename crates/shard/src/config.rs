@@ -1,6 +1,6 @@
-//! What a shard is made with.
+//! The configuration of a shard.
 
-/// Which item makes room when memory is full.
+/// Which item is evicted when memory is full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Eviction {
     /// The least recently used of its slab class.
@@ -14,10 +14,9 @@ pub enum Eviction {
     Random,
     /// The one with the nearest deadline; those without one last.
     Ttl,
-    /// The least frequently used, uses of long ago counting less.
+    /// The least frequently used, with old uses counting less.
     Lfu,
-    /// One nobody asked for again soon after it was stored, and otherwise one not used lately
-    /// (S3-FIFO).
+    /// One not requested again soon after it was stored, else one not used recently (S3-FIFO).
     S3Fifo,
 }
 
@@ -46,7 +45,7 @@ pub struct ShardConfig {
     pub memory_bytes: u64,
     /// Size limit of one item as memcached counts it: key, value and about 50 bytes.
     pub item_bytes_max: u32,
-    /// Which item makes room when memory is full.
+    /// Which item is evicted when memory is full.
     pub eviction: Eviction,
 }
 

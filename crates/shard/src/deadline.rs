@@ -2,10 +2,10 @@
 //!
 //! Up to 24.8 days ahead it is exact: milliseconds modulo 2^31. Beyond that it is whole seconds
 //! modulo 2^31 with the top bit set, rounded down, which reaches 68 years ahead; later deadlines
-//! are cut to that. A code is read relative to a *base* that no stored deadline precedes: the TTL
-//! wheel's own time, which never passes an item it still holds. That makes the wrapping sound
-//! however late the wheel is. Refused: eight bytes for everybody, and milliseconds since the start
-//! of the process, which would forbid long absolute deadlines.
+//! are clamped to that. A code is decoded relative to a *base* that no stored deadline precedes: the
+//! TTL wheel's own time, which never passes an item it still holds. That makes the wrapping sound
+//! however late the wheel is. Refused: eight bytes for every item, and milliseconds since process
+//! start, which would rule out long absolute deadlines.
 
 use ringlane_types::time::{Deadline, Instant};
 
@@ -15,14 +15,14 @@ pub(super) const NEVER: u32 = u32::MAX;
 const SECONDS: u32 = 1 << 31;
 const MASK: u32 = SECONDS - 1;
 
-/// Copies keep deadlines further ahead than this in whole seconds: 20 days, so that a nearer one
-/// stays exact although the base of a copy lags behind by days.
+/// Replicas store deadlines further ahead than this in whole seconds: 20 days, so that a nearer one
+/// stays exact even if the base of a replica lags by days.
 const EXACT_MILLIS: u64 = 20 * 86_400_000;
-/// Copies cut deadlines to this far ahead: 67 years.
+/// Replicas clamp deadlines to this far ahead: 67 years.
 const AHEAD_MILLIS_MAX: u64 = 67 * 365 * 86_400_000;
 
-/// `deadline` as every shard can keep it that holds a copy of what was written at `written`: what
-/// [`encode`] makes of it depends on each shard's base.
+/// `deadline` rounded so that every shard with a replica of what was written at `written` stores the
+/// same: the result of [`encode`] depends on each shard's base.
 #[inline]
 pub(super) fn rounded(deadline: Deadline, written: Instant) -> Deadline {
     let ahead = deadline.as_millis().saturating_sub(written.as_millis());
@@ -33,7 +33,7 @@ pub(super) fn rounded(deadline: Deadline, written: Instant) -> Deadline {
     Deadline::from_millis(millis / 1000 * 1000)
 }
 
-/// The code of `deadline`, which is at or after `base_millis`. Earlier ones are taken as the base.
+/// The code of `deadline`, which is at or after `base_millis`. Earlier ones are treated as the base.
 pub(super) fn encode(deadline: Deadline, base_millis: u64) -> u32 {
     if deadline.is_never() {
         return NEVER;

@@ -13,7 +13,7 @@ impl Shard {
         delete: &Delete,
         now: Instant,
     ) -> Response<'_> {
-        // Emptying stores: room first, for it may take away what was found.
+        // Emptying stores an item: allocate first, since that may evict the one found.
         let has_room = delete.empty.is_none() || self.make_index_room(request.hash, now);
         let Ok((entry, head)) = self.find_settled(request, now) else {
             self.counters.delete_misses += 1;
@@ -28,7 +28,7 @@ impl Shard {
             self.class_counters[self.slab.class_of(head.item) as usize].delete_hits += 1;
         }
         match delete.empty {
-            // As where there is no memory for the emptied item: the old value does not stay.
+            // As without memory for the emptied item: the old value does not stay.
             Some(_) if !has_room => {
                 self.remove_or_bury(request, Some((entry, head)), now);
                 Response::OutOfMemory
@@ -68,7 +68,7 @@ impl Shard {
         Response::Deleted
     }
 
-    /// Keeps an item without its value.
+    /// Keeps an item but empties its value.
     fn empty(
         &mut self,
         request: &Request<'_>,

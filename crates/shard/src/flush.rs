@@ -1,19 +1,19 @@
-//! flush_all: everything stored before a moment becomes a miss at once.
+//! flush_all: everything stored before a given time becomes a miss at once.
 //!
-//! Each item carries the *epoch* it was stored in, four bits beside its value's length, and a flush
-//! starts a new epoch: items of another one are dead. Their memory is taken back by the reads
-//! that meet them, by eviction, and by a sweep over all pages that runs in the background. An
-//! epoch's number is used again when none of its items is left. Where flushes come faster than the
-//! sweep, none is: then all pages are given back at once (see `clear`). Refused: comparing CAS tokens with
-//! the counter at the flush (clients may choose tokens) and comparing times (items stored in the
-//! same millisecond right after a flush must survive it).
+//! Each item carries the *epoch* in which it was stored, four bits beside its value's length, and a
+//! flush starts a new epoch: items of any other one are dead. Their memory is reclaimed by reads that
+//! find them, by eviction, and by a background sweep over all pages. An epoch's number is reused once
+//! none of its items is left. If flushes come faster than the sweep, no number is free: then all
+//! pages are freed at once (see `clear`). Refused: comparing CAS tokens with the counter at the flush
+//! (clients may choose tokens) and comparing times (items stored in the same millisecond right after
+//! a flush must survive it).
 //!
-//! A shard that keeps records for others (see `record`) is flushed up to a version instead, for the
-//! flush and the writes around it reach the nodes in different orders. That too starts a new epoch,
-//! but items of past ones are only suspects: whoever meets one removes it if its version says so
-//! and takes it over into the present epoch if not. While no epoch is left, items of the present one
-//! are looked at like that too, by their version. Epochs come in pairs there: the even one is
-//! that of items, the odd one that of tombstones, which no look-up takes for an item therefore.
+//! A shard of a replicated cluster (see `record`) is flushed up to a version instead, since the flush
+//! and the writes around it reach the nodes in different orders. That also starts a new epoch, but
+//! items of past ones are only suspect: an operation that finds one removes it if its version is
+//! flushed, and otherwise moves it to the current epoch. While no epoch is left, items of the current
+//! one are checked by version too. Epochs come in pairs there: the even one for items, the odd one
+//! for tombstones, which no lookup therefore takes for an item.
 
 use super::Shard;
 use super::allocate::RemovalReason;
@@ -27,22 +27,22 @@ const EPOCHS: usize = 16;
 pub(super) struct Flush {
     /// The epoch of live items.
     pub(super) epoch: u8,
-    /// 1, or 2 where epochs come in pairs.
+    /// 1, or 2 if epochs come in pairs.
     pub(super) step: u8,
-    /// Items by epoch, those of past ones not yet reclaimed.
+    /// Items by epoch; those of past ones are not yet reclaimed.
     pub(super) items: [u64; EPOCHS],
-    /// One bit for each epoch of which nothing lives.
+    /// One bit per epoch without live items.
     condemned: u16,
-    /// Nothing of a version up to this lives, outside the epoch of live items.
+    /// Outside the epoch of live items, nothing up to this version is alive.
     pub(super) upto: u64,
-    /// Nothing of a version below this lives, in the epoch of live items neither: no epoch was left
-    /// at the last flush. 0 while that is not so, and always where clients may choose versions.
+    /// Nothing below this version is alive, even in the epoch of live items: no epoch was left at the
+    /// last flush. Otherwise 0, and always if clients may choose versions.
     pub(super) floor: u64,
-    /// When the pending flush happens.
+    /// When the pending flush takes effect.
     pub(super) at: Option<Instant>,
     /// There may be items of past epochs.
     sweeps: bool,
-    /// Page and chunk the sweep looks at next.
+    /// The next page and chunk of the sweep.
     page: u32,
     chunk: u32,
 }
@@ -63,14 +63,14 @@ impl Flush {
         }
     }
 
-    /// Lets epochs come in pairs. There is no item yet.
+    /// Makes epochs come in pairs. The shard must be empty.
     pub(super) fn pair_epochs(&mut self) {
         debug_assert_eq!(self.items, [0; EPOCHS]);
         (self.epoch, self.step) = (0, 2);
         self.condemned = 0;
     }
 
-    /// The epoch of tombstones that hold; that of live items where there are none.
+    /// The epoch of valid tombstones; that of live items if there are none.
     pub(super) fn tombstone_epoch(&self) -> u8 {
         self.epoch | (self.step - 1)
     }
@@ -88,20 +88,20 @@ impl Flush {
             || head.version < self.floor
     }
 
-    /// Whether the item is surely alive, as far as flushes go. If not, it may be all the same.
+    /// Whether the item is certainly not flushed. If false, it may still be alive.
     #[inline(always)]
     pub(super) fn is_present(&self, head: &Head) -> bool {
         head.epoch() == self.epoch && head.version >= self.floor
     }
 
-    /// Nothing is stored any more: begins anew.
+    /// Resets the state of an emptied shard.
     pub(super) fn forget_all(&mut self) {
         let (step, upto, at) = (self.step, self.upto, self.at);
         let condemned = if step > 1 { !3 } else { u16::MAX };
         *self = Self { step, upto, at, condemned, ..Self::new() };
     }
 
-    /// Tombstones that hold.
+    /// Valid tombstones.
     pub(super) fn tombstones(&self) -> u64 {
         if self.step == 1 { 0 } else { self.items[self.tombstone_epoch() as usize] }
     }
@@ -116,7 +116,7 @@ impl Flush {
         self.items.iter().sum::<u64>() - self.live() - self.tombstones()
     }
 
-    /// An epoch of which nothing is left.
+    /// An epoch without items.
     fn unused(&self) -> Option<u8> {
         let pairs = self.items.chunks(self.step as usize);
         let at = pairs.into_iter().position(|pair| pair.iter().all(|&items| items == 0))?;
@@ -125,8 +125,8 @@ impl Flush {
 }
 
 impl Shard {
-    /// Makes everything stored before `at` a miss from that moment on; at once when `at` is not in
-    /// the future. There is one pending flush: a new one takes its place.
+    /// Makes everything stored before `at` a miss from that time on; at once if `at` is not in the
+    /// future. There is one pending flush: a new one replaces it.
     pub fn flush_all(&mut self, at: Instant, now: Instant) {
         self.run_work_if_due(now);
         if at <= now {
@@ -139,8 +139,8 @@ impl Shard {
         }
     }
 
-    /// Starts a new epoch. Items of past ones are dead, or with `condemns` false those of them whose
-    /// version says so.
+    /// Starts a new epoch. Items of past ones are dead, or with `condemns` false those with a flushed
+    /// version.
     pub(super) fn start_flush(&mut self, condemns: bool) {
         let flush = &mut self.flush;
         if flush.live() == 0 && !(condemns && flush.step > 1) {
@@ -150,7 +150,7 @@ impl Shard {
             return;
         }
         let Some(epoch) = flush.unused() else {
-            // So many flushes within one sweep.
+            // That many flushes occurred within one sweep.
             if condemns {
                 self.clear();
             } else {
@@ -162,7 +162,7 @@ impl Shard {
         self.begin_epoch(epoch, condemns);
     }
 
-    /// Makes all epochs but the unused `epoch` past ones.
+    /// Makes all epochs except the unused `epoch` past ones.
     fn begin_epoch(&mut self, epoch: u8, condemns: bool) {
         let flush = &mut self.flush;
         flush.floor = 0;
@@ -178,13 +178,13 @@ impl Shard {
         flush.chunk = 0;
     }
 
-    /// Sweeps on. Each chunk looked at costs one of `budget`. True when more is to be done.
+    /// Continues the sweep. Each chunk examined costs one of `budget`. True if work remains.
     pub(super) fn reclaim_flushed(&mut self, budget: &mut u32) -> bool {
         while self.flush.sweeps {
             if self.flush.floor > 0
                 && let Some(epoch) = self.flush.unused()
             {
-                // The one that the last flush would have begun.
+                // The one that the last flush would have started.
                 self.begin_epoch(epoch, false);
             }
             if self.flush.dead() == 0 {
@@ -197,7 +197,7 @@ impl Shard {
             *budget -= 1;
             let page = self.flush.page;
             if page >= self.slab.page_count() {
-                // What moved meanwhile may have been passed over.
+                // Items that moved meanwhile may have been missed.
                 self.flush.page = 0;
                 return false;
             }
@@ -213,7 +213,7 @@ impl Shard {
             if item::kind(self.slab.memory(), chunk) != Kind::Item || self.pins.is_dead(chunk) {
                 continue;
             }
-            // Pinned items too: nothing else would ever meet them.
+            // Pinned items too: nothing else would ever find them.
             let head = Head::read(self.slab.memory(), chunk);
             if self.flush.is_flushed(&head) {
                 self.remove(&head, RemovalReason::Flushed);
@@ -224,7 +224,7 @@ impl Shard {
         false
     }
 
-    /// Puts an item that survived a flush into the present epoch.
+    /// Moves an item that survived a flush to the current epoch.
     pub(super) fn migrate_epoch(&mut self, head: &Head) {
         let (from, bit) = (head.epoch(), head.epoch() & (self.flush.step - 1));
         let to = self.flush.epoch | bit;

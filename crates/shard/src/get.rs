@@ -12,7 +12,7 @@ impl Shard {
     pub(super) fn get(&mut self, request: &Request<'_>, get: &Get, now: Instant) -> Response<'_> {
         let (_, head) = match self.find(request, now) {
             Ok(found) => found,
-            // Most misses: there is nothing to settle, to create or to count apart.
+            // Most misses: there is nothing to resolve, create or count separately.
             Err(Absent::Missing) if get.purpose == Purpose::Get && get.vivify.is_none() => {
                 self.counters.cmd_get += 1;
                 self.counters.get_misses += 1;
@@ -27,7 +27,7 @@ impl Shard {
         }
         let class = self.slab.class_of(head.item);
         self.count_hit(get, class);
-        // Calls get a copy, so that the head itself need not be in memory and stays in registers.
+        // Calls get a copy, so that the head itself stays in registers.
         if self.frequency_mask != 0 {
             return self.get_counted(request, get, &{ head }, now);
         }
@@ -40,14 +40,14 @@ impl Shard {
         Response::Hit(self.hit_in(class, &head, now))
     }
 
-    /// The answer to a read that may not have a value so long. Nothing is changed or counted.
+    /// The answer to a read whose value exceeds the allowance. Nothing is changed or counted.
     #[cold]
     fn over_allowance(&self, head: &Head) -> Response<'_> {
         let value_bytes = head.value_bytes(self.slab.memory()) as u32;
         Response::OverAllowance { value_bytes, request: &[] }
     }
 
-    /// A hit under a policy that counts uses: out of line, so that it costs the others nothing.
+    /// A hit under a policy that counts uses: out of line, so that it costs other policies nothing.
     #[inline(never)]
     fn get_counted(
         &mut self,
@@ -65,14 +65,14 @@ impl Shard {
         Response::Hit(self.hit(head, now))
     }
 
-    /// Notes that an item was read.
+    /// Records that an item was read.
     #[inline(never)]
     pub(super) fn use_item(&mut self, head: &Head, now: Instant) {
         let accessed = self.access_time_used(head, now);
         self.note_use(head, accessed);
     }
 
-    /// Notes that an item was read, with the access time it has from then on.
+    /// Records that an item was read, with its new access time.
     #[inline(always)]
     fn note_use(&mut self, head: &Head, accessed: u32) {
         if head.accessed != accessed {
@@ -102,7 +102,7 @@ impl Shard {
         }
     }
 
-    /// A hit of a read that changes the deadline or takes part in leases.
+    /// A hit of a read that changes the deadline or uses leases.
     #[inline(never)]
     fn get_special(
         &mut self,
@@ -112,7 +112,7 @@ impl Shard {
         now: Instant,
     ) -> Response<'_> {
         if get.touch.is_none() && get.refresh_below_seconds.is_none() && !head.has(STALE) {
-            // A lease, which is every meta get: only an item that is stale is worth one.
+            // Every meta get may take a lease: only a stale item grants one.
             return Response::Hit(self.hit(head, now));
         }
         let deadline_before = self.deadline_of(head);
@@ -140,7 +140,7 @@ impl Shard {
             item::set_marks(self.slab.memory_mut(), at.item, marks | WON);
         }
         if self.tombstone_policy.is_some() && (won || deadline != deadline_before) {
-            // A change that copies must follow is a version of its own.
+            // A replicated change gets its own version.
             at.version = self.take_cas();
             item::set_version(self.slab.memory_mut(), at.item, at.version);
         }
@@ -240,9 +240,9 @@ impl Shard {
         Some(head)
     }
 
-    /// Gives a live item a deadline that is not past. The item may move to a larger chunk to make
-    /// room for its TTL block; returns it as it is then. Where no such chunk can be had the
-    /// deadline stays: an item that may not be evicted always has the block.
+    /// Sets a deadline in the future on a live item. The item may move to a larger chunk to make room
+    /// for its TTL block; returns the resulting item. Without such a chunk the deadline is unchanged:
+    /// if eviction is disabled, every item already has the block.
     pub(super) fn set_deadline(
         &mut self,
         hash: KeyHash,
@@ -255,7 +255,7 @@ impl Shard {
         if head.has(HAS_TTL) {
             let old = self.deadline_of(head);
             let linked = item::previous(self.slab.memory(), item) != 0;
-            // An item that expires later than its slot is moved when the slot comes up.
+            // An item that expires later than its slot is moved when the slot is due.
             let stays = linked && deadline >= old && !deadline.is_never();
             if linked && !stays {
                 self.wheel.unlink(self.slab.memory_mut(), item);

@@ -1,4 +1,4 @@
-//! KeyHash to item: linear hashing over 64-byte buckets that lie in pages of the slab.
+//! Key hash to item: linear hashing over 64-byte buckets in pages of the slab.
 //!
 //! ```text
 //!  0                     20                              60          64
@@ -7,21 +7,21 @@
 //!  +---------------------+-------------------------------+-----------+
 //! ```
 //!
-//! One bucket is one cache line: a look-up costs one line for the bucket and one for the item.
-//! `overflow` is the line number of a further bucket, 0 for none. The table grows by one bucket at
-//! a time (bucket `s` is split into `s` and `s + 2^level`), so no insertion ever pays for a rehash
-//! of everything, and aims at 8 items a bucket: about 10 bytes an item, overflow included.
+//! One bucket is one cache line: a lookup costs one line for the bucket and one for the item.
+//! `overflow` is the line number of a further bucket, 0 for none. The table grows by one bucket at a
+//! time (bucket `s` is split into `s` and `s + 2^level`), so no insertion pays for a full rehash, and
+//! targets 8 items per bucket: about 10 bytes per item, including overflow.
 //!
-//! A chain, a bucket with its overflow, has at most [`CHAIN_BUCKETS_MAX`] lines, so that a look-up
-//! is bounded whatever the keys are. Under the secret hash (see `hash`) chains of honest keys do not
-//! come near that: at twice the load, where a bucket is before its turn to be split comes, one in
-//! 10^20 holds as many items. An item for a full chain takes the place of another one in it, which
-//! the shard chooses; until then [`Index::has_room`] is false.
+//! A chain, a bucket with its overflow, has at most [`CHAIN_BUCKETS_MAX`] lines, so that a lookup is
+//! bounded whatever the keys are. Under the secret hash (see `hash`) chains stay far below that: at
+//! twice the load, which a bucket has just before it is split, one in 10^20 holds that many items. An
+//! item for a full chain replaces another one in it, chosen by the shard; until then
+//! [`Index::has_room`] is false.
 //!
-//! Buckets live in pages taken from the slab, so index and items share one memory limit and one
-//! resident set, and a page once given to the index stays there. Refused: doubling (a pause, or two
-//! tables probed for long), and cuckoo or Robin Hood placement (they move items of other buckets,
-//! and need a reserve of empty room that costs more than the overflow lines).
+//! Buckets are in pages of the slab, so index and items share one memory limit and one resident set,
+//! and a page assigned to the index stays there. Refused: doubling (a pause, or two tables to probe
+//! for long), and cuckoo or Robin Hood placement (they move items of other buckets, and need spare
+//! room that costs more than the overflow lines).
 
 use super::item::{read_u32, write_u32};
 use ringlane_types::hash::KeyHash;
@@ -38,13 +38,13 @@ const BUCKETS_MIN: u32 = 16;
 /// Lines of the longest chain.
 pub(super) const CHAIN_BUCKETS_MAX: u32 = 8;
 
-/// Where an item's position is written: the byte offset of the entry in the memory.
+/// The byte offset in memory of the entry that holds an item's position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Entry(usize);
 
 /// The index of one shard.
 pub(super) struct Index {
-    /// Where the pages of buckets start, in bytes.
+    /// Byte offsets of the pages of buckets.
     segments: Vec<usize>,
     /// Where lines start, modulo their size.
     base: usize,
@@ -54,9 +54,9 @@ pub(super) struct Index {
     low_mask: u32,
     items: u64,
     overflow_pages: Vec<usize>,
-    /// Overflow buckets never used, in the last overflow page.
+    /// Unused overflow buckets in the last overflow page.
     overflow_fresh: u32,
-    /// Overflow buckets given back: a list through their overflow links.
+    /// Freed overflow buckets: a list through their overflow links.
     overflow_free: u32,
     overflow_free_count: u32,
     overflow_used: u64,
@@ -85,8 +85,8 @@ impl Index {
         }
     }
 
-    /// Forgets all items. Pages beyond the first are given away with
-    /// [`Index::next_surplus_page`] before it is used again.
+    /// Removes all items. Take all pages beyond the first with [`Index::next_surplus_page`] before
+    /// using it again.
     pub(super) fn clear(&mut self, memory: &mut [u8]) {
         self.bucket_count = BUCKETS_MIN;
         self.low_mask = BUCKETS_MIN - 1;
@@ -101,7 +101,7 @@ impl Index {
         memory[first..first + BUCKETS_MIN as usize * BUCKET_BYTES].fill(0);
     }
 
-    /// Where a page begins that an index just cleared does not need.
+    /// The start of a page that a just cleared index does not need.
     pub(super) fn next_surplus_page(&mut self) -> Option<usize> {
         debug_assert_eq!(self.items, 0);
         let overflow = self.overflow_pages.pop();
@@ -120,7 +120,7 @@ impl Index {
         self.overflow_used
     }
 
-    /// Pages the index has.
+    /// Number of pages of the index.
     pub(super) fn page_count(&self) -> usize {
         self.segments.len() + self.overflow_pages.len()
     }
@@ -138,13 +138,13 @@ impl Index {
         self.segments[(number >> self.segment_shift) as usize] + within as usize * BUCKET_BYTES
     }
 
-    /// Where the bucket of `hash` starts.
+    /// The start of the bucket of `hash`.
     #[inline(always)]
     pub(super) fn bucket(&self, hash: KeyHash) -> usize {
         self.bucket_offset(self.bucket_number(hash))
     }
 
-    /// The first item in the first bucket of `hash` whose tag fits.
+    /// The first item with a matching tag in the first bucket of `hash`.
     #[inline]
     pub(super) fn candidate(&self, memory: &[u8], hash: KeyHash) -> Option<ItemRef> {
         let bytes = bucket_bytes(memory, self.bucket(hash));
@@ -159,7 +159,7 @@ impl Index {
         None
     }
 
-    /// The item under `hash` that `is_it` accepts, which is asked for each item with a fitting tag.
+    /// The item under `hash` accepted by `is_it`, which is called for each item with a matching tag.
     #[inline(always)]
     pub(super) fn find(
         &self,
@@ -189,7 +189,7 @@ impl Index {
         self.find(memory, hash, |other| other == item).map(|(entry, _)| entry)
     }
 
-    /// Lets `entry` name another item with the same key.
+    /// Makes `entry` refer to another item with the same key.
     #[inline]
     pub(super) fn replace(&self, memory: &mut [u8], entry: Entry, item: ItemRef) {
         write_u32(memory, entry.0, item.0);
@@ -209,7 +209,7 @@ impl Index {
         }
     }
 
-    /// Whether an insertion is certain to find room, whatever the hash.
+    /// Whether an insertion is certain to find room for any hash.
     #[inline]
     pub(super) fn has_room(&self) -> bool {
         self.has_overflow() && self.longest_chains == 0
@@ -221,7 +221,7 @@ impl Index {
         self.overflow_free != 0 || self.overflow_left() > 0
     }
 
-    /// Whether the chain of `hash` can take no item more, wherever room is.
+    /// Whether the chain of `hash` is full.
     #[cold]
     pub(super) fn is_chain_full(&self, memory: &[u8], hash: KeyHash) -> bool {
         let mut lines = 0;
@@ -239,7 +239,7 @@ impl Index {
         self.visit_bucket(memory, self.bucket_number(hash), visit);
     }
 
-    /// Whether `hash` can be inserted although no further bucket is to be had.
+    /// Whether `hash` can be inserted without a further bucket.
     #[cold]
     pub(super) fn has_hole(&self, memory: &[u8], hash: KeyHash) -> bool {
         let mut bucket = Some(self.bucket(hash));
@@ -253,7 +253,7 @@ impl Index {
         false
     }
 
-    /// Few overflow buckets are left: a page should be found soon.
+    /// Whether few overflow buckets are left, so that a page should be found soon.
     pub(super) fn is_short(&self) -> bool {
         let per_page = 1 << self.segment_shift;
         self.overflow_free_count + self.overflow_left() < per_page / 16
@@ -340,13 +340,13 @@ impl Index {
         }
     }
 
-    /// There are more items than the buckets should hold.
+    /// Whether there are more items than the target load.
     #[inline]
     pub(super) fn wants_split(&self) -> bool {
         self.items > self.bucket_count as u64 * LOAD && self.bucket_count < 1 << 31
     }
 
-    /// The next split needs [`Index::add_segment`] first.
+    /// Whether the next split needs [`Index::add_segment`] first.
     #[inline]
     pub(super) fn needs_segment(&self) -> bool {
         (self.bucket_count >> self.segment_shift) as usize >= self.segments.len()
@@ -476,7 +476,7 @@ impl Index {
 }
 
 /// The bucket of `bits` in an index of `bucket_count` buckets. With the number of a later bucket as
-/// bits: the one whose items went there.
+/// bits: the one whose items were split into it.
 pub(super) const fn bucket_among(bucket_count: u32, bits: u32) -> u32 {
     let low_mask = (1 << bucket_count.ilog2()) - 1;
     let number = bits & (low_mask << 1 | 1);
@@ -491,8 +491,8 @@ fn bucket_bytes(memory: &[u8], bucket: usize) -> &[u8; BUCKET_BYTES] {
 /// One bit for each entry whose tag may be `tag`; [`entry_of`] reads it. Empty entries may match,
 /// and rarely another one: the caller compares keys anyway.
 ///
-/// Compares four tags at a time in a plain word: subtracting 1 from a lane that became zero sets
-/// its top bit. Three instructions a word more than SSE2 would take, on every processor.
+/// Compares four tags at a time in a plain word: subtracting 1 from a lane that became zero sets its
+/// top bit. Three instructions per word more than SSE2, but portable.
 #[inline(always)]
 fn matching_tags(bytes: &[u8; BUCKET_BYTES], tag: u16) -> u64 {
     const ONES: u64 = 0x0001_0001_0001_0001;

@@ -1,4 +1,4 @@
-//! What must hold between any two calls. Slow: for tests, the model and the simulation.
+//! Invariants between any two calls. Slow: for tests, the model and the simulation.
 
 use super::Shard;
 use super::item::{self, HAS_TTL, Head, Kind};
@@ -77,7 +77,7 @@ impl Shard {
         }
     }
 
-    /// Every chunk in use is accounted for.
+    /// Accounts for every chunk in use.
     fn check_chunks(&self, indexed: &HashSet<ItemRef>, pieces: &mut HashSet<ItemRef>) {
         let memory = self.slab.memory();
         let mut staged_bytes = 0;
@@ -101,7 +101,7 @@ impl Shard {
                 Kind::Staged => {
                     staged_bytes += head.value_bytes(memory) as u64;
                     if let Some(chain) = head.chain(memory) {
-                        // Room for the rest may still be made.
+                        // Allocation of the rest may still be in progress.
                         let spans = &self.chains[chain as usize].spans;
                         let bytes: usize = spans.iter().map(|span| span.bytes as usize).sum();
                         assert!(bytes <= head.value_bytes(memory), "no more pieces than announced");

@@ -17,14 +17,14 @@
 //!
 //! A small item without TTL and flags pays 16 bytes, one with a TTL 28: fields that most items do
 //! not need are extensions, and their presence is three mark bits, so that the key's offset is one
-//! table look-up. The TTL block comes first so that the wheel finds its links at a fixed offset.
-//! Refused: a fixed header (40 bytes for everybody) and variable-length integers (a branch per byte
+//! table lookup. The TTL block comes first so that the wheel finds its links at a fixed offset.
+//! Refused: a fixed header (40 bytes for every item) and variable-length integers (a branch per byte
 //! on the hit path).
 //!
-//! `accessed` counts units of 8 ms and wraps after 397 days; an eviction policy that counts uses has
-//! its lowest bits for that (see `eviction`). The key length says what the chunk
-//! is: 0 free, 1 to 250 an item, [`KEY_STAGED`] an item in the making, [`KEY_PIECE`] a part of a
-//! chained item's value. All numbers are little-endian and need no alignment.
+//! `accessed` counts units of 8 ms and wraps after 397 days; an eviction policy that counts uses owns
+//! its lowest bits (see `eviction`). The key length determines the kind of chunk: 0 free, 1 to 250 an
+//! item, [`KEY_STAGED`] a staged item, [`KEY_PIECE`] a piece of a chained value. All numbers are
+//! little-endian and need no alignment.
 
 use ringlane_types::request::{ItemRef, Marks};
 use ringlane_types::time::Instant;
@@ -36,9 +36,9 @@ pub(super) const TTL_BYTES: usize = 12;
 const FLAGS_BYTES: usize = 4;
 const LARGE_BYTES: usize = 8;
 
-/// The TTL block is there. Its item is in the wheel unless its deadline is never.
+/// The item has a TTL block. It is in the wheel unless its deadline is never.
 pub(super) const HAS_TTL: u8 = 1;
-/// Client flags other than 0 are there.
+/// The item has client flags other than 0.
 pub(super) const HAS_FLAGS: u8 = 2;
 /// The value is longer than [`SHORT_VALUE_MAX`] or chained.
 pub(super) const LARGE: u8 = 4;
@@ -46,12 +46,12 @@ pub(super) const LARGE: u8 = 4;
 pub(super) const FETCHED: u8 = 16;
 /// Invalidated, still served.
 pub(super) const STALE: u8 = Marks::STALE_BIT;
-/// Somebody has won the right to refresh it.
+/// A reader has won the right to refresh it.
 pub(super) const WON: u8 = Marks::WON_BIT;
 /// Its key came base64-encoded.
 pub(super) const BINARY_KEY: u8 = Marks::BINARY_KEY_BIT;
 
-/// Key length of a chunk that is being filled and is in no index.
+/// Key length of a chunk that is being filled and not indexed.
 pub(super) const KEY_STAGED: u8 = 254;
 /// Key length of a chunk that holds a part of a chained value.
 pub(super) const KEY_PIECE: u8 = 255;
@@ -66,7 +66,7 @@ const KEY_OFFSET: [u8; 8] = [16, 28, 20, 32, 24, 36, 28, 40];
 const KEY_LEN_AT: usize = 12;
 const MARKS_AT: usize = 13;
 
-/// Where an item starts in its memory, in bytes.
+/// Byte offset of an item in memory.
 #[inline(always)]
 pub(super) const fn offset(item: ItemRef) -> usize {
     (item.0 as usize) << 3
@@ -78,7 +78,7 @@ pub(super) const fn item_at(offset: usize) -> ItemRef {
     ItemRef((offset >> 3) as u32)
 }
 
-/// The access time an item carries for `now`.
+/// The access time for `now`.
 #[inline(always)]
 pub(super) const fn stamp(now: Instant) -> u32 {
     (now.as_millis() >> 3) as u32
@@ -100,7 +100,7 @@ pub(super) fn write_u32(memory: &mut [u8], at: usize, value: u32) {
     memory[at..at + 4].copy_from_slice(&value.to_le_bytes());
 }
 
-/// What a chunk holds.
+/// The kind of a chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Free,
@@ -109,7 +109,7 @@ pub(super) enum Kind {
     Piece,
 }
 
-/// What the chunk at `item` holds.
+/// The kind of the chunk at `item`.
 #[inline]
 pub(super) fn kind(memory: &[u8], item: ItemRef) -> Kind {
     match memory[offset(item) + KEY_LEN_AT] {
@@ -120,7 +120,7 @@ pub(super) fn kind(memory: &[u8], item: ItemRef) -> Kind {
     }
 }
 
-/// The fixed part of an item, read at once.
+/// The fixed part of an item, loaded at once.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Head {
     pub(super) item: ItemRef,
@@ -228,7 +228,7 @@ impl Head {
     }
 }
 
-/// Which extensions an item has and how long its parts are: enough to place everything.
+/// The extensions of an item and the lengths of its parts: enough to compute all offsets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Shape {
     pub(super) key_bytes: usize,
@@ -254,7 +254,7 @@ impl Shape {
         KEY_OFFSET[self.extension_marks() as usize] as usize
     }
 
-    /// Bytes the item needs in its own chunk: all of it, or for a chained item all but the value.
+    /// Bytes of the item in its own chunk: all of it, or for a chained item all except the value.
     pub(super) const fn chunk_bytes(&self) -> usize {
         self.key_offset() + self.key_bytes + if self.chained { 0 } else { self.value_bytes }
     }
@@ -264,7 +264,7 @@ impl Shape {
         self.key_offset() + self.key_bytes + self.value_bytes
     }
 
-    /// Writes everything but key and value into the chunk at `item`. The TTL block starts unlinked
+    /// Writes everything except key and value into the chunk at `item`. The TTL block starts unlinked
     /// with `code`.
     #[allow(clippy::too_many_arguments)]
     pub(super) fn write(
@@ -361,7 +361,7 @@ pub(super) fn previous(memory: &[u8], item: ItemRef) -> u32 {
     read_u32(memory, offset(item) + HEADER_BYTES + 4)
 }
 
-/// The wheel link behind the item; only with [`HAS_TTL`].
+/// The wheel link after the item; only with [`HAS_TTL`].
 pub(super) fn next(memory: &[u8], item: ItemRef) -> u32 {
     read_u32(memory, offset(item) + HEADER_BYTES + 8)
 }
@@ -380,13 +380,13 @@ pub(super) fn write_free(memory: &mut [u8], chunk: ItemRef, next_free: u32) {
     memory[offset(chunk) + KEY_LEN_AT] = 0;
 }
 
-/// The next free chunk behind a free one; 0 for none.
+/// The next free chunk after a free one; 0 for none.
 pub(super) fn next_free(memory: &[u8], chunk: ItemRef) -> u32 {
     read_u32(memory, offset(chunk))
 }
 
-/// Marks a chunk as part of the value of the item at `head`; `ItemRef(0)` while that item is in
-/// the making.
+/// Marks a chunk as part of the value of the item at `head`; `ItemRef(0)` while that item is under
+/// construction.
 pub(super) fn write_piece(memory: &mut [u8], chunk: ItemRef, head: ItemRef) {
     write_u32(memory, offset(chunk), head.0);
     memory[offset(chunk) + KEY_LEN_AT] = KEY_PIECE;

@@ -1,10 +1,10 @@
 //! One core's items: index, slab memory, eviction, TTL wheel, and the operations on them.
 //!
-//! A [`Shard`] is a state machine without I/O: it gets requests and the time, and answers. The
-//! memory is one block cut into pages (`slab`); items find themselves through the `index`,
-//! which lives in the same pages, so one limit covers both. Nothing here waits or locks; all work
-//! per call is small, and what would be long (expiring, emptying pages, reclaiming flushed items)
-//! is done piecewise by [`Shard::maintain`].
+//! A [`Shard`] is a state machine without I/O: it takes requests and the time, and returns answers.
+//! Its memory is one block divided into pages (`slab`); items are found through the `index`, which is
+//! stored in the same pages, so one limit covers both. Nothing here waits or locks; all work per call
+//! is small, and long work (expiring, emptying pages, reclaiming flushed items) is done in steps by
+//! [`Shard::maintain`].
 //!
 //! The operations are one file each: `get`, `store`, `delete`, `arithmetic`, `flush`.
 //! They share `room` (where chunks come from) and `staging` (chunks that must stay).
@@ -66,9 +66,9 @@ use staging::Pins;
 use stats::ClassCounters;
 use ttl_wheel::TtlWheel;
 
-/// Most memory one shard can have: item positions are 32 bits in units of 8 bytes.
+/// Maximum memory of one shard: item positions are 32 bits in units of 8 bytes.
 pub const MEMORY_BYTES_MAX: u64 = (32 << 30) - (1 << 20);
-/// Least memory one shard needs: 16 pages of 64 KiB.
+/// Minimum memory of one shard: 16 pages of 64 KiB.
 pub const MEMORY_BYTES_MIN: u64 = 1 << 20;
 
 /// Bytes before the value part in a piece of a chained value.
@@ -84,25 +84,25 @@ fn piece_at(span: &Span) -> ItemRef {
     item::item_at(span.offset as usize - PIECE_HEADER_BYTES)
 }
 
-/// Why a look-up found nothing.
+/// Why a lookup found nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Absent {
     Missing,
     Expired,
     Flushed,
-    /// It is of a past epoch: [`Shard::resolve_epoch`] finds out what that means.
+    /// The item is of a past epoch: [`Shard::resolve_epoch`] decides its fate.
     StaleEpoch,
 }
 
 /// One core's items.
 pub struct Shard {
-    /// Before this many Unix milliseconds nothing needs doing ahead of a request.
+    /// Unix milliseconds before which no work is due ahead of a request.
     work_due_at: u64,
     slab: Slab,
     index: Index,
     wheel: TtlWheel,
     flush: Flush,
-    /// How long deletions are kept, for whoever keeps copies elsewhere; `None` where nobody does.
+    /// How long tombstones are retained for replicas; `None` without replication.
     tombstone_policy: Option<TombstonePolicy>,
     counters: Counters,
     class_counters: Vec<ClassCounters>,
@@ -111,18 +111,18 @@ pub struct Shard {
     cas_step: u64,
     item_bytes_max: u32,
     policy: Policy,
-    /// The bits of an item's access time that are the policy's.
+    /// The policy's bits of an item's access time.
     frequency_mask: u32,
     /// The item that an operation in progress still needs; `ItemRef(0)` for none.
     guard: ItemRef,
     chains: ::slab::Slab<Chain>,
     pins: Pins,
     staged_bytes: u64,
-    /// An item that was removed by the last request, whose answer may still show it.
+    /// An item removed by the last request, whose answer may still refer to it.
     deferred_free: Option<ItemRef>,
     /// The page being emptied in the background.
     drain: Option<Drain>,
-    /// How much of the memory may be taken into use at once for a value that can wait.
+    /// How much of the memory is ready for a value that can wait.
     ready_bytes: usize,
     awaits_memory: bool,
     /// Items evicted and chunks emptied so far; wraps.
@@ -133,12 +133,12 @@ pub struct Shard {
 }
 
 impl Shard {
-    /// An empty shard: core `core` of `core_count`, whose CAS tokens are then unlike those of the
-    /// other cores. `hash_secret` is the one that requests' hashes were made with.
+    /// An empty shard for core `core` of `core_count`, which makes its CAS tokens differ from those
+    /// of other cores. `hash_secret` is the one used for the hashes of requests.
     ///
     /// # Panics
-    /// When the memory is outside [`MEMORY_BYTES_MIN`] to [`MEMORY_BYTES_MAX`]. An item size limit
-    /// above half of the memory is taken as half of the memory.
+    /// If the memory is outside [`MEMORY_BYTES_MIN`] to [`MEMORY_BYTES_MAX`]. An item size limit above
+    /// half of the memory is treated as half of the memory.
     pub fn new(
         config: &ShardConfig,
         hash_secret: Rc<HashSecret>,
@@ -185,7 +185,7 @@ impl Shard {
         }
     }
 
-    /// Performs one operation at `now`, which never goes back.
+    /// Executes one operation at `now`, which never goes back.
     #[inline]
     pub fn execute(&mut self, request: &Request<'_>, now: Instant) -> Response<'_> {
         self.run_work_if_due(now);
@@ -197,8 +197,8 @@ impl Shard {
         }
     }
 
-    /// Bits of an access stamp, in units of 8 ms, that the eviction policy keeps for itself: idle times
-    /// are coarser by so much.
+    /// Bits of an access time, in units of 8 ms, used by the eviction policy: idle times are coarser
+    /// by that much.
     pub fn frequency_mask(&self) -> u32 {
         self.frequency_mask
     }
@@ -209,8 +209,8 @@ impl Shard {
         prefetch(&self.slab.memory()[self.index.bucket(hash)]);
     }
 
-    /// Starts loading the first two cache lines of the item that `hash` probably means. Looks into
-    /// the bucket, which [`Shard::prefetch_bucket`] should have brought by now.
+    /// Starts loading the first two cache lines of the probable item of `hash`. Reads the bucket,
+    /// which [`Shard::prefetch_bucket`] should have loaded by now.
     #[inline]
     pub fn prefetch_item(&self, hash: KeyHash) {
         let memory = self.slab.memory();
@@ -221,7 +221,7 @@ impl Shard {
         }
     }
 
-    /// What has been counted since the start or the last reset.
+    /// The counters since startup or the last reset.
     pub fn counters(&self) -> &Counters {
         &self.counters
     }
@@ -239,8 +239,8 @@ impl Shard {
         }
     }
 
-    /// Does what must precede any operation at `now`: frees what the last answer may have shown,
-    /// and starts a flush whose time has come.
+    /// Does the work that must precede any operation at `now`: frees the item that the last answer
+    /// may have referred to, and starts a flush that is due.
     #[cold]
     fn run_due_work(&mut self, now: Instant) {
         self.run_deferred_free();
@@ -259,9 +259,8 @@ impl Shard {
         }
     }
 
-    /// The live item under the request's key. One that has expired is removed on the way; one of a
-    /// past epoch is left to [`Shard::resolve_epoch`], so that this rare case never comes back to the path
-    /// of all others.
+    /// The live item under the request's key. An expired one is removed; one of a past epoch is left
+    /// to [`Shard::resolve_epoch`], so that this rare case stays out of the common path.
     #[inline(always)]
     fn find(&mut self, request: &Request<'_>, now: Instant) -> Result<(Entry, Head), Absent> {
         let memory = self.slab.memory();
@@ -286,7 +285,7 @@ impl Shard {
         self.index.entry_of(self.slab.memory(), hash, item).expect("a guarded item stays indexed")
     }
 
-    /// As [`Shard::find`], with items of past epochs looked into.
+    /// Like [`Shard::find`], but resolves items of past epochs.
     #[inline(never)]
     fn find_settled(
         &mut self,
@@ -302,8 +301,8 @@ impl Shard {
         }
     }
 
-    /// What the item of a past epoch under the request's key is; `None` when it lives, in the
-    /// present epoch now.
+    /// Resolves the item of a past epoch under the request's key; `None` if it is alive, now in the
+    /// current epoch.
     #[cold]
     #[inline(never)]
     fn resolve_epoch(&mut self, request: &Request<'_>) -> Option<Absent> {
@@ -325,7 +324,7 @@ impl Shard {
         reason: RemovalReason,
     ) -> Absent {
         if reason == RemovalReason::Expired && self.tombstone_policy.is_some() {
-            // It hides what is older until the wheel makes a tombstone of it.
+            // It hides older records until the wheel turns it into a tombstone.
             return Absent::Expired;
         }
         self.index.remove(self.slab.memory_mut(), hash, entry);
@@ -333,9 +332,8 @@ impl Shard {
         if reason == RemovalReason::Flushed { Absent::Flushed } else { Absent::Expired }
     }
 
-    /// Removes an item whose answer is still to be given: it is in no index and no wheel any more,
-    /// and its memory is freed by the next request. Where deletions are kept a tombstone of the
-    /// version given stays.
+    /// Removes an item that the answer still refers to: it leaves the index and the wheel, and the
+    /// next request frees its memory. With replication a tombstone of the given version remains.
     #[cold]
     fn send_to_limbo(&mut self, hash: KeyHash, head: &Head, now: Instant) {
         let tombstone = match self.tombstone_policy {
@@ -370,7 +368,7 @@ impl Shard {
         cas
     }
 
-    /// The token a client asked for, or the next one. What orders copies is no client's choice.
+    /// The token requested by a client, or the next one. Clients cannot choose what orders replicas.
     fn cas_or_next(&mut self, asked: Option<u64>) -> u64 {
         match asked {
             Some(cas) if cas != 0 && self.tombstone_policy.is_none() => cas,
@@ -378,7 +376,7 @@ impl Shard {
         }
     }
 
-    /// As [`Shard::cas_or_next`] for an item that a read or a sum creates: it may ask for 0.
+    /// Like [`Shard::cas_or_next`] for an item created by a read or arithmetic: it may request 0.
     fn first_cas(&mut self, asked: Option<u64>) -> u64 {
         match asked {
             Some(0) if self.tombstone_policy.is_none() => 0,
@@ -392,12 +390,12 @@ impl Shard {
         overhead + value_bytes <= self.item_bytes_max as u64
     }
 
-    /// How an item will be laid out. Where nothing may be evicted every item has a TTL block, so
-    /// that a touch never needs memory; a chained item too, so that its head never moves.
+    /// The layout of an item. If eviction is disabled every item has a TTL block, so that a touch
+    /// never needs memory; a chained item too, so that its head never moves.
     fn shape(&self, key_bytes: usize, value_bytes: usize, flags: u32, deadline: Deadline) -> Shape {
         let ttl = !deadline.is_never() || !self.policy.evicts();
         let whole = Shape { key_bytes, value_bytes, ttl, flags: flags != 0, chained: false };
-        // What is whole must stay so when it gets a TTL block.
+        // An unchained item must stay unchained when it gets a TTL block.
         if (Shape { ttl: true, ..whole }).chunk_bytes() <= self.slab.chunk_bytes_max() {
             whole
         } else {
@@ -419,7 +417,7 @@ impl Shard {
         }
     }
 
-    /// The answer that shows an item as it is, with nothing changed by the request.
+    /// The answer that shows an item unchanged by the request.
     fn hit(&self, head: &Head, now: Instant) -> Hit<'_> {
         self.hit_in(self.slab.class_of(head.item), head, now)
     }

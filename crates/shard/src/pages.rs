@@ -1,15 +1,15 @@
-//! Background work: expiring, emptying pages for those who need one, reclaiming flushed items.
+//! Background work: expiring items, emptying pages for classes that need one, reclaiming flushed items.
 //!
-//! Pages change owners piecewise. One page at a time is *drained*: it hands out no more chunks, its
-//! old items are evicted, the others move to other chunks of the class (whose own oldest items make
-//! room for them), and the empty page goes to whoever asked. So a class that loses a page loses its
-//! least recently used items, wherever they lie.
+//! Pages change owners in steps. One page at a time is *drained*: it hands out no more chunks, its old
+//! items are evicted, the others move to other chunks of the class (whose own oldest items are evicted
+//! for them), and the empty page goes to its new owner. So a class that loses a page loses its least
+//! recently used items, wherever they are.
 //!
-//! A page is drained when the reserve is short, when the index needs one, when the memory limit
-//! was lowered, when an operator asks, or to balance: a class that evicts items much younger than
-//! another class's oldest takes a page from it. Balance makes recency hold across classes: without
-//! it memory would stay with the sizes that came first. The stores that evict pay for it, each in
-//! proportion to its size, so that a page is ready about when a page's worth was stored.
+//! A page is drained if the reserve is low, if the index needs one, if the memory limit was lowered,
+//! if an operator requests it, or to balance: a class that evicts items much younger than another
+//! class's oldest takes a page from it. Balancing makes recency hold across classes: without it memory
+//! would stay with the sizes that came first. Evicting stores pay for it in proportion to their size,
+//! so that a page is ready about when a page's worth was stored.
 
 use super::Shard;
 use super::allocate::{RemovalReason, view};
@@ -21,12 +21,12 @@ use ringlane_types::time::Instant;
 
 /// Chunks of a draining page handled per store while the reserve is short.
 const DRAIN_PER_STORE: u32 = 16;
-/// Most chunks of a draining page handled per eviction.
+/// Maximum chunks of a draining page handled per eviction.
 const DRAIN_PER_EVICTION_MAX: u32 = 1024;
-/// A class looks for a page after evicting this part of a page's worth.
+/// A class requests a page after evicting this fraction of a page's worth.
 const BALANCE_PAGE_PART: u32 = 2;
-/// How much older, in halves, another class's oldest items must be to give up a page, and to give
-/// up its last one.
+/// How much older, in halves, another class's oldest items must be for it to give up a page, and its
+/// last one.
 const BALANCE_HALVES: u64 = 3;
 const BALANCE_LAST_HALVES: u64 = 8;
 /// Age difference, in units of 8 ms, below which classes count as balanced.
@@ -43,7 +43,7 @@ pub(super) struct Drain {
     evict_age: u32,
 }
 
-/// What became of a request to move a page.
+/// The outcome of a request to move a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReassignOutcome {
     /// The page will be moved in the background.
@@ -59,8 +59,8 @@ pub enum ReassignOutcome {
 }
 
 impl Shard {
-    /// Does some background work: at most about `budget` items are touched. Returns whether more
-    /// could be done now.
+    /// Does some background work, touching about `budget` items at most. Returns whether more could
+    /// be done now.
     pub fn maintain(&mut self, now: Instant, budget: u32) -> bool {
         self.run_work_if_due(now);
         let mut budget = budget.max(1);
@@ -86,15 +86,15 @@ impl Shard {
         reclaiming || budget == 0 || self.drain.is_some()
     }
 
-    /// When [`Shard::maintain`] next has something to do that time brings about.
+    /// When [`Shard::maintain`] next has timed work.
     pub fn next_deadline(&self) -> Option<Instant> {
         let wheel = self.wheel.next_deadline();
         let flush = self.flush.at;
         wheel.into_iter().chain(flush).min()
     }
 
-    /// Changes the memory limit, downwards at once for new pages and piecewise for pages in use.
-    /// False when the limit is below 1 MiB or above the memory the shard was made with.
+    /// Changes the memory limit; a lower one applies at once to new pages and gradually to pages in
+    /// use. False if the limit is below 1 MiB or above the shard's initial memory.
     pub fn set_memory_limit(&mut self, bytes: u64) -> bool {
         let pages = bytes / self.slab.page_bytes() as u64;
         if bytes < super::MEMORY_BYTES_MIN || pages > self.slab.page_count() as u64 {
@@ -104,8 +104,8 @@ impl Shard {
         true
     }
 
-    /// Asks for a page of class number `from` (-1 for any) to be given to class number `to`. As
-    /// memcached's, numbers start at 1 and 0 means the pages that no class has.
+    /// Requests that a page of class number `from` (-1 for any) be given to class number `to`. As in
+    /// memcached, numbers start at 1 and 0 means free pages.
     pub fn reassign_page(&mut self, from: i32, to: i32) -> ReassignOutcome {
         let classes = self.slab.classes.len() as i32;
         if !(-1..=classes).contains(&from) || !(0..=classes).contains(&to) {
@@ -131,8 +131,8 @@ impl Shard {
         }
     }
 
-    /// A little draining on the side of a store, so that the reserve is refilled even when nobody
-    /// has time for [`Shard::maintain`].
+    /// Drains a little during a store, so that the reserve is refilled even if there is no time for
+    /// [`Shard::maintain`].
     #[inline]
     pub(super) fn drain_inline(&mut self, now: Instant) {
         if self.slab.pages_free() < self.reserve_pages {
@@ -148,7 +148,7 @@ impl Shard {
         self.drain_some(now, &mut { DRAIN_PER_STORE });
     }
 
-    /// Starts draining a page if anybody needs one.
+    /// Starts draining a page if one is needed.
     fn plan_drain(&mut self, now: Instant) {
         let over_limit = self.slab.pages_in_use() > self.slab.pages_max();
         let index_needs = self.index.wants_split() && self.index.needs_segment()
@@ -161,8 +161,8 @@ impl Shard {
         }
     }
 
-    /// Follows each eviction of `class` for room: now and then compares the class with the others,
-    /// and works on the page that it is to get.
+    /// Called after each eviction of `class`: occasionally compares the class with the others, and
+    /// works on the page that it is to get.
     #[inline]
     pub(super) fn balance(&mut self, class: u8, now: Instant) {
         if let Some(drain) = self.drain {
@@ -188,9 +188,9 @@ impl Shard {
         }
     }
 
-    /// The class that can best do without a page, and the age of its oldest items. For a class
-    /// `needing` one, whose own items are evicted at the given age, only a class with much older
-    /// items gives.
+    /// The class that can best spare a page, and the age of its oldest items. For a class `needing`
+    /// one, whose own items are evicted at the given age, only a class with much older items is a
+    /// donor.
     fn donor(&mut self, needing: Option<(u8, u32)>, now: Instant) -> Option<(u8, u32)> {
         let mut best: Option<(u8, u32)> = None;
         for class in 0..self.slab.classes.len() as u8 {
@@ -223,8 +223,8 @@ impl Shard {
         self.policy.eviction_age(&view!(self, now), class)
     }
 
-    /// Has all items of the page that is being drained evicted, for `class`; where none is, of the
-    /// page that costs fewest. False when there is none, or nothing may be evicted.
+    /// Evicts all items of the page being drained, for `class`; if there is none, of the page with the
+    /// fewest. False if there is no such page, or eviction is disabled.
     pub(super) fn start_emptying(&mut self, class: u8) -> bool {
         if !self.policy.evicts() {
             return false;
@@ -241,7 +241,7 @@ impl Shard {
         true
     }
 
-    /// Starts draining the page of `class` that has fewest items and holds nothing.
+    /// Starts draining the page of `class` with the fewest items and nothing held.
     fn start_drain_of(&mut self, class: u8, to: Option<u8>, evict_age: u32) -> bool {
         let pages = self.slab.classes[class as usize].pages.iter();
         let page = pages
@@ -254,14 +254,14 @@ impl Shard {
         true
     }
 
-    /// Empties some of the page that is being drained, `budget` chunks at most.
+    /// Empties part of the page being drained, at most `budget` chunks.
     pub(super) fn drain_some(&mut self, now: Instant, budget: &mut u32) {
         while let Some(mut drain) = self.drain {
             if *budget == 0 {
                 return;
             }
             if !self.slab.page(drain.page).draining {
-                // Empty, and given back: somebody may have it already.
+                // Empty and freed: it may already have a new owner.
                 self.counters.slabs_moved += 1;
                 self.drain = None;
                 if let Some(class) = drain.to {
@@ -271,7 +271,7 @@ impl Shard {
             }
             let page = self.slab.page(drain.page);
             if page.held > 0 || drain.chunk >= page.fresh {
-                // Something here must stay: another time, another page.
+                // Something here must stay: try another page later.
                 self.slab.stop_drain(drain.page);
                 self.drain = None;
                 return;
@@ -298,12 +298,12 @@ impl Shard {
         let class = self.slab.class_of(chunk);
         let mut moved_to = self.slab.allocate(class);
         if moved_to.is_none() && self.policy.evicts() {
-            // The class gives its oldest item, wherever that lies.
+            // Evict the class's oldest item, wherever it is.
             let chained = item::kind(self.slab.memory(), chunk) == Kind::Piece
                 || head.chain(self.slab.memory()).is_some();
             if !chained && self.evict_from(class, now) {
                 if matches!(self.view(now).chunk_state(chunk), ChunkState::Unevictable) {
-                    // It was this one.
+                    // It was this item.
                     return;
                 }
                 moved_to = self.slab.allocate(class);
@@ -317,7 +317,7 @@ impl Shard {
         }
     }
 
-    /// Moves what lies in a chunk, an item or a piece of one, to another chunk of the class.
+    /// Moves the content of a chunk, an item or a piece of one, to another chunk of the class.
     fn move_chunk(&mut self, from: ItemRef, to: ItemRef, head: &Head) {
         let (start, bytes) = (item::offset(from), self.slab.chunk_bytes_of(from));
         self.slab.memory_mut().copy_within(start..start + bytes, item::offset(to));

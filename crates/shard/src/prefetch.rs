@@ -1,8 +1,8 @@
-//! Asking the CPU for a cache line before it is needed.
+//! Prefetches cache lines before they are needed.
 //!
 //! A turn knows all its keys before it looks up the first one, so index buckets and items can be
-//! on their way while other requests are parsed. A prefetch of any address is harmless: the
-//! instruction never faults and changes no state a program can see.
+//! loaded while other requests are parsed. A prefetch of any address is harmless: the instruction
+//! never faults and changes no state visible to a program.
 #![allow(unsafe_code)]
 
 /// Starts loading the cache line that holds `target` into every cache level.

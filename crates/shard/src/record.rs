@@ -1,8 +1,8 @@
-//! Records: what a shard holds of a key beside the other copies of it, deletions included.
+//! Records: a shard's replica of a key, including deletions.
 //!
-//! Everything that clients do goes through `execute`; here is what serves the copies. A shard that
-//! keeps records lets somebody else choose all versions: each change comes with its own, larger
-//! than that of the item it changes, and clients see it as the CAS token.
+//! Client operations go through `execute`; this module serves replication. In a shard with records
+//! the caller chooses all versions: each change comes with its own, larger than that of the item it
+//! changes, and clients see it as the CAS token.
 
 use super::allocate::RemovalReason;
 use super::index::bucket_among;
@@ -15,29 +15,29 @@ use ringlane_types::request::{Get, Operation, Request, Response, Value};
 use ringlane_types::time::{Deadline, Instant};
 use std::borrow::Cow;
 
-/// Marks that belong to the record. Whether an item was read here does not.
+/// Marks that belong to the record. Whether an item was read here is not one of them.
 const RECORD_MARKS: u8 = STALE | WON | BINARY_KEY;
 /// A scan follows the splits of buckets until there are this many times as many.
 const SPLITS_FOLLOWED: u32 = 4;
-/// Buckets that a scan looks at, at most, per record it should show.
+/// Maximum buckets that a scan visits per requested record.
 const BUCKETS_PER_RECORD: usize = 4;
 
 /// The record of a key.
 #[derive(Clone, Copy, Debug)]
 pub struct StoredRecord<'s> {
-    /// When it was written, among all writes to the key.
+    /// Its position in the order of writes to the key.
     pub version: u64,
-    /// What was written; `None` for a deletion, and from the deadline on.
+    /// The value; `None` for a deletion, and from the deadline on.
     pub item: Option<LiveRecord<'s>>,
-    /// When it was last used, which is noted now and then only. For a deletion, when it came here, or
-    /// was written if that was later.
+    /// When it was last used, which is recorded only occasionally. For a deletion, when it arrived
+    /// here, or was written if that was later.
     pub used: Instant,
 }
 
-/// The value of a record and what goes with it.
+/// The value of a record with its metadata.
 #[derive(Clone, Copy, Debug)]
 pub struct LiveRecord<'s> {
-    /// When it stops existing.
+    /// When it expires.
     pub deadline: Deadline,
     /// Client flags.
     pub flags: u32,
@@ -47,19 +47,19 @@ pub struct LiveRecord<'s> {
     pub value: Value<'s>,
 }
 
-/// Why a record was not stored. Nothing is under the key then.
+/// Why a record was not stored. Then nothing is stored under the key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PutRecordError {
-    /// It is larger than an item may be.
+    /// It exceeds the item size limit.
     TooLarge,
-    /// No memory, and nothing may be evicted.
+    /// No free memory, and nothing can be evicted.
     OutOfMemory,
 }
 
 impl Shard {
-    /// Performs a client's operation. If it changes the record, that gets `version`, which is newer
-    /// than the record's and than every flush; tokens that the client asks for are ignored. For
-    /// shards that keep records.
+    /// Executes a client's operation. If it changes the record, that gets `version`, which is newer
+    /// than the record's and than every flush; tokens requested by the client are ignored. For
+    /// shards with records.
     #[inline]
     pub fn execute_as(
         &mut self,
@@ -72,8 +72,8 @@ impl Shard {
         self.execute(request, now)
     }
 
-    /// Whether `request` would change the record of its key as it is now. Of what is not a read,
-    /// only that it may.
+    /// Whether `request` would change the current record of its key. For requests other than reads,
+    /// whether it may.
     pub fn would_change(&self, request: &Request<'_>, now: Instant) -> bool {
         let Operation::Get(get) = &request.operation else { return true };
         if !request.operation.may_change() {
@@ -94,7 +94,8 @@ impl Shard {
         wins || deadline != kept.deadline
     }
 
-    /// A deadline as all copies of a record of `version` can keep it, where there are any.
+    /// A deadline rounded so that all replicas of a record of `version` store the same, if there are
+    /// any.
     #[inline]
     pub(super) fn rounded_deadline(&self, deadline: Deadline, version: u64) -> Deadline {
         match self.tombstone_policy {
@@ -111,7 +112,7 @@ impl Shard {
         KeyHash::of(key, &self.hash_secret)
     }
 
-    /// The version of what stands under a key, flushed and forgotten or not.
+    /// The version stored under a key, even if flushed or due to be dropped.
     pub fn record_version(&self, key: &[u8], hash: KeyHash) -> Option<u64> {
         self.find_any(key, hash).map(|(_, head)| head.version)
     }
@@ -122,7 +123,7 @@ impl Shard {
         self.stored_record(&head, now)
     }
 
-    /// Puts a record under a key whatever is there: the value, or a deletion for `None` and for a
+    /// Stores a record under a key unconditionally: the value, or a deletion for `None` and for a
     /// value whose deadline has passed.
     pub fn put_record(
         &mut self,
@@ -162,7 +163,7 @@ impl Shard {
         if placed.is_some() { Ok(()) } else { Err(PutRecordError::OutOfMemory) }
     }
 
-    /// Removes whatever is under a key, without a trace.
+    /// Removes whatever is stored under a key, without a tombstone.
     pub fn remove_record(&mut self, key: &[u8], hash: KeyHash) {
         if let Some((entry, head)) = self.find_any(key, hash) {
             self.index.remove(self.slab.memory_mut(), hash, entry);
@@ -170,8 +171,7 @@ impl Shard {
         }
     }
 
-    /// Removes every record of a version up to `version`, at once for whoever looks, and piecewise
-    /// from memory.
+    /// Removes every record up to `version`, at once for readers, and gradually from memory.
     pub fn flush_records(&mut self, version: u64) {
         if version > self.flush.upto {
             self.run_deferred_free();
@@ -180,18 +180,18 @@ impl Shard {
         }
     }
 
-    /// Whether any record can be taken without evicting another: pages are left that no class has,
-    /// beyond those kept free for the next class and the index.
+    /// Whether any record can be stored without evicting another: free pages remain beyond those
+    /// reserved for the next class and the index.
     pub fn has_free_pages(&self) -> bool {
         self.slab.pages_free() > self.reserve_pages
     }
 
-    /// Nothing of a version up to this one is there.
+    /// Nothing up to this version is stored.
     pub fn flushed_records(&self) -> u64 {
         self.flush.upto
     }
 
-    /// Forgets every record and every flush, as after a restart.
+    /// Drops every record and every flush, as after a restart.
     pub fn clear_records(&mut self) {
         self.run_deferred_free();
         self.start_flush(true);
@@ -199,13 +199,13 @@ impl Shard {
         self.flush.upto = 0;
     }
 
-    /// Shows about `count` records from `cursor` on, 0 for the beginning, and returns where to go
-    /// on; `None` at the end. Looks at a bounded number of items.
+    /// Visits about `count` records from `cursor` on, 0 for the beginning, and returns the cursor to
+    /// continue from; `None` at the end. Examines a bounded number of items.
     ///
-    /// Goes through the index in the order of its buckets as they were at the beginning: an item
-    /// that moves in memory stays in its bucket, and one whose bucket is split meanwhile is found
-    /// where the bucket's items went. So each record that stays is shown once; only when the index
-    /// grows to more than four times its size within one scan, some are shown again.
+    /// Walks the index in the order of its buckets at the beginning: an item that moves in memory
+    /// stays in its bucket, and one whose bucket is split meanwhile is found in the resulting
+    /// buckets. So each record that stays is visited once; only if the index grows to more than four
+    /// times its size within one scan, some are visited again.
     pub fn scan_records(
         &self,
         cursor: u64,
@@ -238,7 +238,7 @@ impl Shard {
         (walk.bucket < walk.buckets).then(|| walk.to_cursor())
     }
 
-    /// What an item or tombstone is as a record; `None` when it is flushed or may be forgotten.
+    /// An item or tombstone as a record; `None` if it is flushed or may be dropped.
     fn stored_record(&self, head: &Head, now: Instant) -> Option<StoredRecord<'_>> {
         if self.flush.is_flushed(head) {
             return None;
@@ -252,7 +252,7 @@ impl Shard {
         }
         let used = self.last_used(head, now);
         if deadline.is_past(now) {
-            // The tombstone that the wheel will make of it.
+            // The tombstone that the wheel will turn it into.
             let forgotten = self.forget_at(version, used) <= now;
             return (!forgotten).then_some(StoredRecord { version, item: None, used });
         }
@@ -266,8 +266,8 @@ impl Shard {
     }
 }
 
-/// Where a scan stands: the bucket it comes to next, of as many as there were when it began. As a
-/// number, 31 bits each.
+/// The position of a scan: the next bucket, and the number of buckets at its start. As a number, 31
+/// bits each.
 #[derive(Clone, Copy, Debug)]
 struct Walk {
     buckets: u32,
@@ -277,9 +277,9 @@ struct Walk {
 impl Walk {
     fn from_cursor(cursor: u64, buckets_now: u32) -> Self {
         let began = (cursor >> 31) as u32;
-        // Buckets may have been split so often that following them is too much work. From here on
-        // the present ones are gone through: what is left lies in none before this. There are never
-        // fewer than there were, whatever a cursor from elsewhere says.
+        // Buckets may have been split so often that following them is too much work. From here on walk
+        // the current ones: the remaining items are in none before this. Their number never decreases,
+        // whatever an untrusted cursor claims.
         let followed = buckets_now / SPLITS_FOLLOWED < began && began <= buckets_now;
         let buckets = if followed { began } else { buckets_now };
         Self { buckets, bucket: cursor as u32 & (u32::MAX >> 1) }
@@ -289,7 +289,7 @@ impl Walk {
         (self.buckets as u64) << 31 | self.bucket as u64
     }
 
-    /// The present buckets of what was in the bucket at the beginning.
+    /// The current buckets of the items in the initial bucket.
     fn where_now(self, buckets_now: u32) -> impl Iterator<Item = u32> {
         let round = 1 << self.buckets.ilog2();
         (self.bucket..buckets_now)

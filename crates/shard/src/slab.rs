@@ -1,19 +1,19 @@
-//! Pages, chunks, and who has which: the memory of one shard.
+//! The memory of one shard: pages, chunks, and their owners.
 //!
-//! One contiguous allocation, zeroed by the operating system and therefore resident only where it
-//! was touched, is cut into pages. A page belongs to one slab class, to the index, or to nobody.
-//! A class cuts its pages into equal chunks. Each page keeps its own list of free chunks and hands
-//! out never-used ones in order, so that a fresh page is touched chunk by chunk and a page can be
-//! taken from its class without searching any list. Pages with room are linked per class.
+//! One contiguous allocation, zeroed by the operating system and therefore resident only where
+//! touched, is divided into pages. A page belongs to one slab class, to the index, or is free. A class
+//! divides its pages into equal chunks. Each page has its own list of free chunks and hands out unused
+//! ones in order, so that a fresh page is touched chunk by chunk and a page can be taken from its
+//! class without searching any list. Pages with room are linked per class.
 //!
 //! Refused: one free list per class (taking a page away would have to walk it) and one allocation
-//! per page (positions would need a table look-up per access).
+//! per page (positions would need a table lookup per access).
 
 use super::classes::ClassTable;
 use super::item::{self, item_at, offset};
 use ringlane_types::request::ItemRef;
 
-/// `Page::class` of a page that belongs to nobody.
+/// `Page::class` of a free page.
 pub(super) const CLASS_FREE: u8 = 255;
 /// `Page::class` of a page that holds index buckets.
 pub(super) const CLASS_INDEX: u8 = 254;
@@ -21,10 +21,10 @@ pub(super) const CLASS_INDEX: u8 = 254;
 const NONE: u32 = u32::MAX;
 const LINE_BYTES: usize = 64;
 
-/// What is known of one page.
+/// The state of one page.
 #[derive(Clone, Debug)]
 pub(super) struct Page {
-    /// Chunks in use, staged and pinned ones included.
+    /// Chunks in use, including staged and pinned ones.
     pub(super) used: u32,
     /// Chunks handed out at least once; the rest holds no headers.
     pub(super) fresh: u32,
@@ -33,7 +33,7 @@ pub(super) struct Page {
     next_open: u32,
     /// Position in its class's list of pages.
     position: u32,
-    /// Staged and pinned chunks: while there are any, the page keeps its class.
+    /// Staged and pinned chunks: while there are any, the page stays in its class.
     pub(super) held: u32,
     /// In its class's list of pages with room.
     open: bool,
@@ -57,7 +57,7 @@ const UNUSED_PAGE: Page = Page {
 pub(super) struct Class {
     pub(super) chunk_bytes: u32,
     pub(super) chunks_per_page: u32,
-    /// Pages it owns, without the one being drained.
+    /// Pages it owns, excluding the one being drained.
     pub(super) pages: Vec<u32>,
     open_head: u32,
     /// Chunks in use.
@@ -67,16 +67,16 @@ pub(super) struct Class {
 /// The memory of one shard.
 pub(super) struct Slab {
     memory: Box<[u8]>,
-    /// Where page 0 starts, so that pages begin on a cache line; below [`LINE_BYTES`].
+    /// Offset of page 0, so that pages begin on a cache line; below [`LINE_BYTES`].
     base: usize,
     page_shift: u32,
     page_class: Box<[u8]>,
     pages: Box<[Page]>,
-    /// Pages given back, most recently used last.
+    /// Freed pages, most recently used last.
     free_pages: Vec<u32>,
-    /// First page never used.
+    /// First unused page.
     untouched: u32,
-    /// Most pages that may be in use.
+    /// Maximum pages in use.
     pages_max: u32,
     pages_in_use: u32,
     pub(super) classes: Vec<Class>,
@@ -101,7 +101,7 @@ impl Slab {
                 }
             })
             .collect();
-        // `vec!` of zeros asks the allocator for zeroed memory and writes nothing.
+        // `vec!` of zeros requests zeroed memory from the allocator and writes nothing.
         let memory = vec![0; page_count * page_bytes as usize + LINE_BYTES].into_boxed_slice();
         let base = memory.as_ptr().align_offset(LINE_BYTES);
         assert!(base < LINE_BYTES && base.is_multiple_of(8), "the allocator aligns to 8 bytes");
@@ -134,26 +134,25 @@ impl Slab {
         1 << self.page_shift
     }
 
-    /// Bytes from the beginning of the memory behind which nothing was ever used.
+    /// Length of the prefix of the memory that was ever used.
     #[inline]
     pub(super) fn touched_bytes(&self) -> usize {
         if self.untouched == 0 { 0 } else { self.page_start(self.untouched) }
     }
 
-    /// Whether the page that would be taken into use next ends within the first `bytes` bytes, or was
-    /// used before.
+    /// Whether the next page to be used ends within the first `bytes` bytes, or was used before.
     pub(super) fn is_next_page_within(&self, bytes: usize) -> bool {
         let used_before = !self.free_pages.is_empty() || self.untouched == self.page_count();
         used_before || self.page_start(self.untouched + 1) <= bytes
     }
 
-    /// The memory behind [`Slab::touched_bytes`], in which no chunk and no bucket is.
+    /// The memory after [`Slab::touched_bytes`], which contains no chunk and no bucket.
     pub(super) fn untouched_mut(&mut self) -> &mut [u8] {
         let touched = self.touched_bytes();
         &mut self.memory[touched..]
     }
 
-    /// Pages there is memory for.
+    /// Total number of pages.
     pub(super) fn page_count(&self) -> u32 {
         self.pages.len() as u32
     }
@@ -166,12 +165,12 @@ impl Slab {
         self.pages_max
     }
 
-    /// Changes how many pages may be in use; pages in use beyond it have to be drained.
+    /// Changes the maximum pages in use; pages beyond it have to be drained.
     pub(super) fn set_pages_max(&mut self, pages_max: u32) {
         self.pages_max = pages_max.min(self.page_count());
     }
 
-    /// Pages that may be taken into use now.
+    /// Pages available now.
     #[inline]
     pub(super) fn pages_free(&self) -> u32 {
         self.pages_max.saturating_sub(self.pages_in_use)
@@ -219,8 +218,7 @@ impl Slab {
         item_at(self.page_start(page) + chunk as usize * class.chunk_bytes as usize)
     }
 
-    /// Whether a chunk of `class` that has been handed out starts at `item`, which is one of some
-    /// class or was.
+    /// Whether a handed-out chunk of `class` starts at `item`, which is or was a chunk of some class.
     pub(super) fn is_chunk_of(&self, class: u8, item: ItemRef) -> bool {
         let page = self.page_of(item);
         let start = offset(item) - self.page_start(page);
@@ -234,7 +232,7 @@ impl Slab {
         self.base + ((page as usize) << self.page_shift)
     }
 
-    /// Takes a chunk of `class` from a page that has room. Its header is not written.
+    /// Allocates a chunk of `class` from a page with room. Its header is not written.
     #[inline]
     pub(super) fn allocate(&mut self, class: u8) -> Option<ItemRef> {
         let owner = &mut self.classes[class as usize];
@@ -260,7 +258,7 @@ impl Slab {
         Some(chunk)
     }
 
-    /// Gives a chunk back. A page that becomes empty goes back to nobody; returns true then.
+    /// Frees a chunk. Returns true if its page became empty and was freed.
     pub(super) fn free(&mut self, chunk: ItemRef) -> bool {
         let number = self.page_of(chunk);
         let class = self.page_class[number as usize];
@@ -281,7 +279,7 @@ impl Slab {
         false
     }
 
-    /// Gives a page that may be used to `class`. `None` when none may.
+    /// Assigns an available page to `class`. `None` if there is none.
     pub(super) fn assign(&mut self, class: u8) -> Option<u32> {
         let number = self.take_page(class)?;
         let owner = &mut self.classes[class as usize];
@@ -291,23 +289,23 @@ impl Slab {
         Some(number)
     }
 
-    /// Gives a page that may be used to the index and returns where it starts.
+    /// Assigns an available page to the index and returns its start.
     pub(super) fn assign_to_index(&mut self) -> Option<usize> {
         let number = self.take_page(CLASS_INDEX)?;
         Some(self.page_start(number))
     }
 
-    /// Takes a page that starts at `start` back from the index, which has no use for it.
+    /// Frees the index's page that starts at `start`.
     pub(super) fn give_back_index_page(&mut self, start: usize) {
         let number = ((start - self.base) >> self.page_shift) as u32;
         assert_eq!(self.page_class(number), CLASS_INDEX, "a page of the index");
         self.give_back(number);
     }
 
-    /// Takes a page from its class with all that is in it.
+    /// Takes a page from its class with everything in it.
     ///
     /// # Panics
-    /// When something in it must stay.
+    /// If it holds staged or pinned chunks.
     pub(super) fn drop_page(&mut self, number: u32) {
         let class = self.page_class(number);
         let page = &mut self.pages[number as usize];
@@ -317,8 +315,8 @@ impl Slab {
         self.release(number);
     }
 
-    /// Stops handing out chunks of a page and hides it from its class, so that it can be emptied.
-    /// One that is empty goes back to nobody at once.
+    /// Stops handing out chunks of a page and hides it from its class, so that it can be emptied. An
+    /// empty one is freed at once.
     pub(super) fn start_drain(&mut self, number: u32) {
         if self.pages[number as usize].used == 0 {
             return self.release(number);
@@ -331,7 +329,7 @@ impl Slab {
         self.pages[number as usize].draining = true;
     }
 
-    /// Gives `page` back to its class after all.
+    /// Returns `page` to its class after all.
     pub(super) fn stop_drain(&mut self, number: u32) {
         let class = self.page_class[number as usize];
         let owner = &mut self.classes[class as usize];
@@ -384,7 +382,7 @@ impl Slab {
         self.give_back(number);
     }
 
-    /// Gives a page that is in nobody's list back to nobody.
+    /// Frees a page that is in no list.
     fn give_back(&mut self, number: u32) {
         self.page_class[number as usize] = CLASS_FREE;
         self.pages[number as usize] = UNUSED_PAGE;

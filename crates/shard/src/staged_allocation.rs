@@ -1,39 +1,38 @@
-//! Room for long values, made in slices.
+//! Allocates memory for long values in slices.
 //!
-//! A value of many pages takes the place of hundreds of thousands of small items, and even a single
-//! page may hold tens of thousands. Whoever stages such a value does it in slices, so that others are
-//! served in between: each evicts and empties as much as it may, and takes what chunks that yields.
-//! The item's own chunk comes first; pieces are added to its chain, held from the beginning, until
-//! the value fits. Refused: to wait for all of it before any is taken, since what was made free would
-//! be taken by others meanwhile.
+//! A value of many pages displaces hundreds of thousands of small items, and even a single page may
+//! hold tens of thousands. Such a value is staged in slices, so that other requests are served in
+//! between: each slice evicts and empties up to its budget, and allocates the resulting chunks. The
+//! item's own chunk comes first; pieces are added to its chain, held from the beginning, until the
+//! value fits. Refused: freeing everything before allocating any of it, since others would take the
+//! freed memory meanwhile.
 
 use super::item::{self, KEY_STAGED, NO_CHAIN, Shape};
 use super::{Chain, PIECE_HEADER_BYTES, Shard, StageRefusal};
 use ringlane_types::request::{ItemRef, Span, Staged};
 use ringlane_types::time::{Deadline, Instant};
 
-/// An item for which room is being made, to be staged.
+/// An item to be staged whose memory is being allocated.
 #[derive(Debug)]
 pub struct Staging {
     key_bytes: usize,
     flags: u32,
     deadline: Deadline,
     value_bytes: u32,
-    /// Its own chunk is there; pieces may still be missing.
+    /// Its own chunk is allocated; pieces may still be missing.
     begun: Option<Staged>,
 }
 
 impl Staging {
-    /// An item of these measures, for which nothing has been done yet: see [`Shard::stage`].
+    /// An item of this size, not allocated yet: see [`Shard::stage`].
     pub fn new(key_bytes: usize, flags: u32, deadline: Deadline, value_bytes: u32) -> Self {
         Self { key_bytes, flags, deadline, value_bytes, begun: None }
     }
 }
 
 impl Shard {
-    /// As [`Shard::stage`], but evicts and moves about `budget` items at most. `None` when that was
-    /// not enough: to be called again, or given up with [`Shard::abandon`]. Nothing is kept for an
-    /// item that is refused.
+    /// Like [`Shard::stage`], but evicts and moves about `budget` items at most. `None` if that was
+    /// not enough: call it again, or give up with [`Shard::abandon`]. A refused item keeps no memory.
     pub fn make_room(
         &mut self,
         staging: &mut Staging,
@@ -65,33 +64,33 @@ impl Shard {
         Ok(Some(staged))
     }
 
-    /// Says how much of the memory, from its beginning, is there without the kernel having to find it
-    /// first. [`Shard::make_room`] waits for more rather than take what would not be.
+    /// Sets the length of the prefix of the memory that is already faulted in. [`Shard::make_room`]
+    /// waits for more rather than use memory beyond.
     #[inline]
     pub fn set_ready_bytes(&mut self, bytes: usize) {
         self.ready_bytes = bytes;
     }
 
-    /// Whether [`Shard::make_room`] has waited for memory to become ready since this was last asked.
+    /// Whether [`Shard::make_room`] has waited for memory to become ready since the last call.
     #[inline]
     pub fn take_memory_request(&mut self) -> bool {
         std::mem::take(&mut self.awaits_memory)
     }
 
-    /// Gives back what room was made for an item that will not be staged.
+    /// Frees the memory of an item that will not be staged.
     pub fn abandon(&mut self, staging: &mut Staging) {
         if let Some(staged) = staging.begun.take() {
             self.discard(staged);
         }
     }
 
-    /// Items evicted and chunks emptied so far, by whatever call; wraps. What callers slice by.
+    /// Items evicted and chunks emptied so far, by any call; wraps. The unit of slices.
     #[inline]
     pub fn work(&self) -> u32 {
         self.work
     }
 
-    /// Takes the item's own chunk.
+    /// Allocates the item's own chunk.
     fn begin_staged(
         &mut self,
         staging: &Staging,
@@ -114,14 +113,14 @@ impl Shard {
             NO_CHAIN
         };
         let memory = self.slab.memory_mut();
-        // The version is not needed yet: it remembers the key's length.
+        // The version field is unused so far and stores the key's length.
         shape.write(memory, item, key_bytes as u64, 0, KEY_STAGED, 0, 0, 0, 0, chain);
         self.hold(item, chain);
         self.staged_bytes += value_bytes as u64;
         Ok(Some(Staged { item, value_bytes }))
     }
 
-    /// Adds pieces until the value fits: true then.
+    /// Adds pieces until the value fits; true once it does.
     fn lengthen(
         &mut self,
         staged: &Staged,
@@ -148,7 +147,7 @@ impl Shard {
         Ok(true)
     }
 
-    /// As [`Shard::allocate_chunk`], within the slice: `None` when that is over.
+    /// Like [`Shard::allocate_chunk`], within the slice: `None` when that is used up.
     fn allocate_in_slices(
         &mut self,
         class: u8,
@@ -172,7 +171,7 @@ impl Shard {
             } else if self.evict_from(class, now) {
                 self.balance(class, now);
             } else if self.slab.assign(class).is_some() {
-                // As for other items, the reserve is for a class that has nothing.
+                // As for other items, the reserve is for classes without a page.
             } else if let Some(chunk) = self.allocate_larger(class, now) {
                 break chunk;
             } else if self.start_emptying(class) {
@@ -187,12 +186,12 @@ impl Shard {
     }
 }
 
-/// How much may still be done.
+/// The remaining budget of a slice.
 struct Slice {
     /// [`Shard::work`] when it began.
     begun_at: u32,
     budget: u32,
-    /// Attempts, which cost something even where nothing is evicted.
+    /// Attempts, which have a cost even if nothing is evicted.
     steps: u32,
 }
 

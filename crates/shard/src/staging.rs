@@ -1,10 +1,10 @@
-//! Chunks that must stay where they are: items in the making, and items being sent.
+//! Chunks that must not move: staged items, and items being sent.
 //!
-//! A *staged* item is a chunk (or a chain of them) set aside before its value has arrived, so that
-//! the value can be received straight into it. It is in no index, and nothing evicts it, until it
-//! is stored or discarded. A *pinned* item may be deleted or replaced while its bytes are being
-//! sent: its memory is kept until the last unpin. Both kinds are few, so pins live in a side table
-//! that is consulted only where a page's `held` count says so.
+//! A *staged* item is a chunk (or a chain of them) allocated before its value has arrived, so that the
+//! value can be received directly into it. It is not indexed and not evictable until it is stored or
+//! discarded. A *pinned* item may be deleted or replaced while its bytes are being sent: its memory
+//! stays until the last unpin. Both kinds are rare, so pins are in a side table that is consulted only
+//! if a page's `held` count is not zero.
 
 use super::item::{self, HAS_FLAGS, HAS_TTL, Head, KEY_STAGED, NO_CHAIN, Shape};
 use super::{Shard, Staging};
@@ -13,12 +13,12 @@ use ringlane_types::request::{ItemRef, Span, Staged, Value};
 use ringlane_types::time::{Deadline, Instant};
 use std::collections::HashMap;
 
-/// Why no room was set aside.
+/// Why an item was not staged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StageRefusal {
     /// The item would exceed the item size limit.
     TooLarge,
-    /// No memory: nothing may be evicted, or too much is staged already.
+    /// No memory: nothing can be evicted, or too much is already staged.
     OutOfMemory,
 }
 
@@ -48,7 +48,7 @@ impl Pins {
         self.pins.contains_key(&item)
     }
 
-    /// Remembers that a pinned item is gone; false when it is not pinned.
+    /// Records that a pinned item was removed; false if it is not pinned.
     pub(super) fn mark_dead(&mut self, item: ItemRef) -> bool {
         match self.pins.get_mut(&item) {
             Some(pin) => {
@@ -59,7 +59,7 @@ impl Pins {
         }
     }
 
-    /// Takes all pinned items for removed. Gives those that were not yet.
+    /// Marks all pinned items as removed. Returns those that were not yet.
     pub(super) fn mark_all_dead(&mut self) -> impl Iterator<Item = ItemRef> {
         let alive = self.pins.iter_mut().filter(|(_, pin)| !pin.dead);
         alive.map(|(&item, pin)| {
@@ -68,7 +68,7 @@ impl Pins {
         })
     }
 
-    /// Whether the item at `item` must stay when all others go: it is staged or pinned.
+    /// Whether the item at `item` is staged or pinned, and so survives a clear.
     pub(super) fn stays(&self, memory: &[u8], item: ItemRef) -> bool {
         item::kind(memory, item) == item::Kind::Staged || self.is_pinned(item)
     }
@@ -80,7 +80,7 @@ impl Pins {
 }
 
 impl Shard {
-    /// Sets room aside for an item whose value is still to arrive. The value's bytes go to
+    /// Allocates memory for an item whose value is still to arrive. The value's bytes go to
     /// [`Shard::staged_spans`]; then the item is stored with `Body::Staged` under a key of
     /// `key_bytes` bytes, or discarded.
     pub fn stage(
@@ -102,7 +102,7 @@ impl Shard {
         staged
     }
 
-    /// Where the bytes of a staged value go, in order.
+    /// The destination of a staged value's bytes, in order.
     pub fn staged_spans(&self, staged: &Staged) -> impl Iterator<Item = Span> + '_ {
         let (shape, chain) = self.staged_shape(staged);
         let whole = (chain == NO_CHAIN).then(|| Span {
@@ -123,38 +123,38 @@ impl Shard {
         self.slab.memory_mut()
     }
 
-    /// Bytes from the beginning of [`Shard::memory_mut`] behind which nothing was ever used.
+    /// Length of the prefix of [`Shard::memory_mut`] that was ever used.
     #[inline]
     pub fn touched_bytes(&self) -> usize {
         self.slab.touched_bytes()
     }
 
-    /// The memory behind [`Shard::touched_bytes`]: zeroes, which may be given back to the operating
-    /// system while this borrow lasts. Whatever the shard takes later may lie in it.
+    /// The memory after [`Shard::touched_bytes`]: zeroes, which may be returned to the operating
+    /// system while this borrow lasts. The shard may use it later.
     pub fn untouched_mut(&mut self) -> &mut [u8] {
         self.slab.untouched_mut()
     }
 
-    /// Gives back a staged item that will not be stored.
+    /// Frees a staged item that will not be stored.
     pub fn discard(&mut self, staged: Staged) {
         let (_, chain) = self.unstage(&staged);
         self.free_item(staged.item, chain);
     }
 
-    /// Bytes that may be staged, and as many that may be pinned, before more has to wait.
+    /// Maximum staged bytes, and likewise pinned bytes, before more has to wait.
     pub(super) fn held_bytes_max(&self) -> u64 {
         self.slab.page_bytes() as u64 * self.slab.pages_max() as u64 / 2
     }
 
-    /// Whether an item may be pinned: what is being sent has its part of the memory and no more, so
-    /// that clients that do not read cannot keep it all. One item may pass the limit.
+    /// Whether an item may be pinned: values being sent have a bounded share of the memory, so that
+    /// clients that do not read cannot occupy all of it. One item may exceed the limit.
     #[inline]
     pub fn may_pin(&self) -> bool {
         self.pins.value_bytes == 0 || self.pins.value_bytes < self.held_bytes_max()
     }
 
     /// Keeps the memory of `item` until the matching [`Shard::unpin`], even if the item is deleted
-    /// or replaced. Pins count.
+    /// or replaced. Pins are counted.
     pub fn pin(&mut self, item: ItemRef) {
         if let Some(pin) = self.pins.pins.get_mut(&item) {
             pin.count += 1;
@@ -164,7 +164,7 @@ impl Shard {
         debug_assert!(head.is_item());
         let chain = head.chain(self.slab.memory()).unwrap_or(NO_CHAIN);
         self.hold(item, chain);
-        // An item on its way out is kept by the pin instead.
+        // A removed item awaiting its deferred free is kept by the pin instead.
         let dead = self.deferred_free == Some(item);
         if dead {
             self.deferred_free = None;
@@ -177,7 +177,7 @@ impl Shard {
     /// Ends one [`Shard::pin`] of `item`.
     ///
     /// # Panics
-    /// When the item is not pinned.
+    /// If the item is not pinned.
     pub fn unpin(&mut self, item: ItemRef) {
         let pin = self.pins.pins.get_mut(&item).expect("unpin follows pin");
         pin.count -= 1;

@@ -1,4 +1,4 @@
-//! What can be known of a shard: gauges, figures per slab class, and a walk over all items.
+//! Statistics of a shard: gauges, figures per slab class, and a walk over all items.
 
 use super::Shard;
 use super::eviction::ChunkState;
@@ -8,7 +8,7 @@ use ringlane_types::counters;
 use ringlane_types::request::Hit;
 use ringlane_types::time::Instant;
 
-/// Items looked at to estimate a class's age.
+/// Number of items sampled to estimate a class's age.
 const AGE_SAMPLES: usize = 64;
 
 counters! {
@@ -38,7 +38,7 @@ counters! {
         pages_used,
         /// Pages still available.
         pages_free,
-        /// Bytes of pages that were in use ever: the operating system has given that much memory.
+        /// Bytes of pages ever used: the memory provided by the operating system.
         touched_bytes,
         /// Bytes reserved for values still being received.
         staged_bytes,
@@ -80,13 +80,13 @@ counters! {
         evicted_nonzero,
         /// Seconds since its last use of the item evicted last.
         evicted_time,
-        /// Items evicted that nobody had read.
+        /// Items evicted that were never read.
         evicted_unfetched,
-        /// Failures to find room.
+        /// Failed allocations.
         outofmemory,
-        /// Expired items whose room was taken back.
+        /// Expired items whose memory was reclaimed.
         reclaimed,
-        /// Expired items that nobody had read.
+        /// Expired items that were never read.
         expired_unfetched,
         /// Reads that found an item.
         get_hits,
@@ -113,7 +113,7 @@ pub(super) const fn class_number(class: u8) -> u8 {
     class + 1
 }
 
-/// What a shard counts per class.
+/// Counters per class.
 #[derive(Clone, Debug, Default)]
 pub(super) struct ClassCounters {
     pub(super) get_hits: u64,
@@ -138,14 +138,14 @@ pub(super) struct ClassCounters {
 }
 
 impl ClassCounters {
-    /// Zeroes what counts events; what describes the present stays.
+    /// Resets event counters; gauges stay.
     pub(super) fn reset(&mut self) {
         let Self { items, item_bytes, .. } = *self;
         *self = Self { items, item_bytes, ..Self::default() };
     }
 }
 
-/// Where a walk over all items stands. `ScanCursor::default()` is the beginning.
+/// The position of a walk over all items. `ScanCursor::default()` is the beginning.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ScanCursor {
     page: u32,
@@ -158,7 +158,7 @@ impl Shard {
         self.slab.page_bytes() as u64
     }
 
-    /// The shard's state.
+    /// The shard's gauges.
     pub fn gauges(&self) -> Gauges {
         let page_bytes = self.slab.page_bytes() as u64;
         let index_pages = self.index.page_count() as u64;
@@ -190,7 +190,7 @@ impl Shard {
         }
     }
 
-    /// Figures of all slab classes, those without pages included.
+    /// Figures of all slab classes, including those without pages.
     pub fn class_stats(&self, now: Instant) -> Vec<ClassStats> {
         (0..self.slab.classes.len() as u8).map(|class| self.stats_of(class, now)).collect()
     }
@@ -256,9 +256,9 @@ impl Shard {
         })
     }
 
-    /// Visits the live items in the next `limit` chunks behind `cursor`; true when the walk is not
-    /// at its end. Over a whole walk an item that stays where it is, is visited once; one that moves
-    /// meanwhile may be missed or visited twice. Does not count as a use.
+    /// Visits the live items in the next `limit` chunks after `cursor`; true unless the walk is done.
+    /// Over a whole walk an item that does not move is visited once; one that moves meanwhile may be
+    /// missed or visited twice. Does not count as a use.
     pub fn scan(
         &self,
         cursor: &mut ScanCursor,
@@ -286,7 +286,7 @@ impl Shard {
             {
                 continue;
             }
-            // A pinned item looks like nothing to eviction, but is there.
+            // A pinned item is invisible to eviction, but exists.
             match view.chunk_state(chunk) {
                 ChunkState::Dead(_) => {}
                 ChunkState::Live(head) if self.flush.is_tombstone(&head) => {}

@@ -8,7 +8,7 @@ use ringlane_types::request::{
 };
 use ringlane_types::time::{Deadline, Instant};
 
-/// A new value and what goes with it.
+/// A new value with its metadata.
 pub(super) struct Put<'a> {
     pub(super) flags: u32,
     /// Not in the past.
@@ -18,7 +18,7 @@ pub(super) struct Put<'a> {
     pub(super) content: Content<'a>,
 }
 
-/// Where a new value comes from.
+/// The source of a new value.
 #[derive(Clone, Copy)]
 pub(super) enum Content<'a> {
     /// Outside the shard.
@@ -36,7 +36,7 @@ impl Content<'_> {
     }
 }
 
-/// What the conditions of a store decided.
+/// The verdict of a store's conditions.
 enum Decision {
     Refuse(Response<'static>),
     Put { deadline: Deadline, marks: u8 },
@@ -60,8 +60,8 @@ impl Shard {
         }
     }
 
-    /// Stores a value that lies in the shard already: out of line, so that the values of most stores
-    /// need no tag that tells them from these.
+    /// Stores a value that is already in the shard: out of line, so that most stores need no tag to
+    /// distinguish their values from these.
     #[inline(never)]
     fn store_staged(
         &mut self,
@@ -95,7 +95,7 @@ impl Shard {
         }
     }
 
-    /// As [`Shard::store_over`] what an item of a past epoch turns out to be.
+    /// Like [`Shard::store_over`] for the resolved item of a past epoch.
     #[cold]
     #[inline(never)]
     fn store_resolved(
@@ -131,7 +131,7 @@ impl Shard {
             }
             Decision::Join(head) => self.concat(request, store, &head, content, now),
             Decision::Put { deadline, .. } if deadline.is_past(now) => {
-                // Stored and gone at once.
+                // Stored and expired at once.
                 self.drop_content(content);
                 self.remove_or_bury(request, found, now);
                 let cas = self.cas_or_next(store.cas);
@@ -146,7 +146,7 @@ impl Shard {
                 let value_bytes = content.len() as u32;
                 let placed = self.put_over(request, found, &put, store.refusal_removes, now);
                 if let Some(head) = placed {
-                    // What becomes of most stores: answered here, and not moved to be answered.
+                    // The most common outcome: answered here, without moving the response.
                     self.count_set(head.item);
                     self.drain_inline(now);
                     self.counters.cmd_set += 1;
@@ -176,7 +176,7 @@ impl Shard {
         }
     }
 
-    /// Answers a store for whose value no room could be set aside.
+    /// Answers a store whose value could not be staged.
     pub fn refuse_stage(
         &mut self,
         request: &Request<'_>,
@@ -214,7 +214,7 @@ impl Shard {
         }
     }
 
-    /// Applies the conditions of a store to the item that is there, and counts comparisons.
+    /// Applies the conditions of a store to the existing item, and counts comparisons.
     #[inline(never)]
     fn decide(&mut self, store: &Store<'_>, old: Option<Head>, now: Instant) -> Decision {
         let joins = matches!(store.mode, StoreMode::Append | StoreMode::Prepend);
@@ -267,8 +267,7 @@ impl Shard {
         }
     }
 
-    /// Stores over what is there. `None` without memory: then `old` is still there unless
-    /// `may_remove`.
+    /// Stores over the existing item. `None` without memory: then `old` remains unless `may_remove`.
     pub(super) fn put_over(
         &mut self,
         request: &Request<'_>,
@@ -286,7 +285,7 @@ impl Shard {
         }
     }
 
-    /// Stores over a tombstone, or what has expired, which have kept their place in the index.
+    /// Stores over a tombstone or an expired item that is still indexed.
     #[inline(never)]
     fn put_over_any(
         &mut self,
@@ -316,7 +315,7 @@ impl Shard {
             return Some(*old);
         }
         let placed = if may_remove || self.policy.evicts() {
-            // Its room may be just what is needed.
+            // Its memory may be just what is needed.
             self.remove_found(request, *entry, old);
             self.put(request, None, put, now)
         } else {
@@ -328,7 +327,7 @@ impl Shard {
         placed
     }
 
-    /// Writes a new value into the chunk of the old one when it belongs there.
+    /// Writes a new value into the chunk of the old one if it fits there.
     fn overwrite(
         &mut self,
         old: &Head,
@@ -373,7 +372,7 @@ impl Shard {
             None if !put.deadline.is_never() => self.wheel.link(memory, old.item),
             None => {}
         }
-        // One goes and one comes.
+        // One is removed and one is added.
         self.flush.items[old.epoch() as usize] -= 1;
         self.flush.items[self.flush.epoch as usize] += 1;
         let class = &mut self.class_counters[class as usize];
@@ -383,8 +382,8 @@ impl Shard {
         true
     }
 
-    /// Stores a new item, which takes the place of `old` in the index if there is one. The index
-    /// must have room. `None` without memory; then nothing has changed.
+    /// Stores a new item, which replaces `old` in the index if there is one. The index must have
+    /// room. `None` without memory; then nothing has changed.
     pub(super) fn put(
         &mut self,
         request: &Request<'_>,
@@ -412,7 +411,7 @@ impl Shard {
         Some(Head::read(self.slab.memory(), item))
     }
 
-    /// Makes a written item findable and mortal.
+    /// Links a written item into the index and the wheel.
     pub(super) fn link(
         &mut self,
         request: &Request<'_>,
@@ -429,7 +428,7 @@ impl Shard {
         self.grow_index();
     }
 
-    /// Finds chunks for a new item and writes it, linked nowhere yet.
+    /// Allocates chunks for a new item and writes it, not linked yet.
     fn place(&mut self, key: &[u8], put: &Put<'_>, now: Instant) -> Option<(ItemRef, Shape)> {
         let mut shape = self.shape(key.len(), put.content.len(), put.flags, put.deadline);
         let (item, chain) = match put.content {
@@ -449,7 +448,7 @@ impl Shard {
                     shape = staged_shape;
                     (staged.item, chain)
                 } else if staged_shape.chained && shape.chained {
-                    // Announced otherwise than stored: the pieces get another head.
+                    // Staged with a different layout than stored: the pieces get another head.
                     let class = self.slab.class_for(shape.chunk_bytes());
                     let head = self.allocate_chunk(class, now)?;
                     self.unstage(&staged);
@@ -457,7 +456,7 @@ impl Shard {
                     self.adopt_pieces(chain, head);
                     (head, chain)
                 } else {
-                    // The value moves once more.
+                    // The value is copied once more.
                     let (item, chain) = self.allocate_item(&shape, now)?;
                     self.write_item(item, &shape, key, put, chain, now);
                     let spans = self.staged_list(&staged);
@@ -514,7 +513,7 @@ impl Shard {
         );
     }
 
-    /// Removes an item found just now.
+    /// Removes an item that was just found.
     pub(super) fn remove_found(&mut self, request: &Request<'_>, entry: Entry, head: &Head) {
         self.index.remove(self.slab.memory_mut(), request.hash, entry);
         self.release(head, RemovalReason::Removed);

@@ -1,15 +1,15 @@
-//! Tombstones: what stays of deleted and expired items where copies of them may lie elsewhere.
+//! Tombstones: the remains of deleted and expired items that may have replicas elsewhere.
 //!
-//! Were a deleted key simply gone, the next copy that missed the deletion would bring the old value
-//! back. So a shard that is told to keep records lets an item without value stand in the place of a
-//! deleted one. It has the deletion's version, and a deadline at which nothing older can turn up
-//! any more; it is found, moved and evicted like any item, and the wheel takes it away. An item
-//! that expires leaves one too, of its own version.
+//! If a deleted key simply disappeared, the next replica that missed the deletion would restore the
+//! old value. So a shard with records replaces a deleted item with one without a value. It has the
+//! deletion's version, and a deadline after which nothing older can arrive any more; it is found,
+//! moved and evicted like any item, and the wheel removes it. An item that expires also leaves one,
+//! with its own version.
 //!
-//! Clients never see a tombstone: it lies in the odd epoch of the present pair (see `flush`), so a
-//! look-up that compares epochs, as it must anyway, takes it for no item. A shard that keeps no
-//! records pays nothing. Refused: a mark bit, which every hit would have to test, and a table of
-//! deletions on the side, which would need memory and a limit of its own.
+//! Clients never see a tombstone: it is in the odd epoch of the current pair (see `flush`), so a
+//! lookup that compares epochs, as it must anyway, does not take it for an item. A shard without
+//! records pays nothing. Refused: a mark bit, which every hit would have to test, and a separate table
+//! of deletions, which would need its own memory and limit.
 
 use super::allocate::RemovalReason;
 use super::item::{self, Head, NO_CHAIN, Shape};
@@ -20,33 +20,33 @@ use ringlane_types::request::{ItemRef, KEY_BYTES_MAX, Request};
 use ringlane_types::time::{Deadline, Instant};
 use std::time::Duration;
 
-/// How deletions are kept.
+/// How tombstones are retained.
 #[derive(Clone, Copy, Debug)]
 pub struct TombstonePolicy {
-    /// At least this long, from when they were written and from when they came here.
+    /// At least this long after they were written and after they arrived here.
     pub lifetime: Duration,
-    /// When a version was given.
+    /// The time of a version.
     pub written: fn(u64) -> Instant,
 }
 
 impl TombstonePolicy {
-    /// When a deletion of `version` that came at `received` may be forgotten.
+    /// When a deletion of `version` that arrived at `received` may be dropped.
     fn forget_at(&self, version: u64, received: Instant) -> Instant {
         (self.written)(version).max(received).after(self.lifetime)
     }
 
-    /// When a tombstone that is forgotten at `deadline` came, or was written if that was later.
+    /// When a tombstone with this `deadline` arrived, or was written if that was later.
     pub(super) fn received(&self, deadline: Deadline) -> Instant {
         Instant::from_millis(deadline.as_millis()).before(self.lifetime)
     }
 }
 
 impl Shard {
-    /// Lets the shard keep deletions, and give every change the version that comes with it: see
-    /// [`Shard::execute_as`]. For shards whose items have copies elsewhere.
+    /// Makes the shard retain tombstones, and use the version passed with every change: see
+    /// [`Shard::execute_as`]. For shards whose items have replicas.
     ///
     /// # Panics
-    /// When the shard has items already.
+    /// If the shard already has items.
     pub fn enable_tombstones(&mut self, tombstone_policy: TombstonePolicy) {
         assert_eq!(self.index.len(), 0, "records are kept from the first on");
         self.flush.pair_epochs();
@@ -54,12 +54,12 @@ impl Shard {
         self.cas_step = 0;
     }
 
-    /// Whether deletions are kept.
+    /// Whether tombstones are retained.
     pub fn has_tombstones(&self) -> bool {
         self.tombstone_policy.is_some()
     }
 
-    /// What stands under a key: an item dead or alive, or a tombstone.
+    /// Whatever is stored under a key: an item dead or alive, or a tombstone.
     pub(super) fn find_any(&self, key: &[u8], hash: KeyHash) -> Option<(Entry, Head)> {
         let memory = self.slab.memory();
         let mut head = None;
@@ -74,8 +74,8 @@ impl Shard {
         Some((entry, head?))
     }
 
-    /// Removes for a client what is under a key, `found` if it is alive. Where deletions are kept a
-    /// tombstone of the version given takes its place, also if nothing was there.
+    /// Deletes a key for a client; `found` is its live item. If tombstones are retained, one of the
+    /// given version replaces it, even if nothing was stored.
     pub(super) fn remove_or_bury(
         &mut self,
         request: &Request<'_>,
@@ -89,8 +89,8 @@ impl Shard {
         }
     }
 
-    /// Puts a tombstone in the place of whatever stands under a key. False without memory; then
-    /// nothing stands there.
+    /// Replaces whatever is stored under a key with a tombstone. False without memory; then nothing
+    /// is stored there.
     #[inline(never)]
     pub(super) fn put_tombstone(
         &mut self,
@@ -99,7 +99,7 @@ impl Shard {
         version: u64,
         now: Instant,
     ) -> bool {
-        // Room first, for it may take away what stands there.
+        // Allocate first, since that may evict the existing item.
         let has_room = self.make_index_room(hash, now);
         let old = self.find_any(key, hash);
         let old_class = old.map(|(_, head)| self.slab.class_of(head.item));
@@ -107,7 +107,7 @@ impl Shard {
             self.index.remove(self.slab.memory_mut(), hash, entry);
             self.release(&head, RemovalReason::Removed);
         }
-        // What left also left room in the index.
+        // The removed item left room in the index.
         if !has_room && old.is_none() {
             return false;
         }
@@ -119,7 +119,7 @@ impl Shard {
         true
     }
 
-    /// Handles an item or tombstone whose deadline has passed and that the wheel has let go.
+    /// Handles an item or tombstone whose deadline has passed and that has left the wheel.
     #[cold]
     #[inline(never)]
     pub(super) fn expire_to_tombstone(&mut self, head: &Head, now: Instant) {
@@ -141,9 +141,9 @@ impl Shard {
         }
     }
 
-    /// When an item was last used, which is not before it came.
+    /// When an item was last used, at the earliest when it arrived.
     pub(super) fn last_used(&self, head: &Head, now: Instant) -> Instant {
-        // Rounded up where the policy has the lowest bits: what is kept is kept long enough.
+        // Rounded up if the policy owns the lowest bits, so that retention is long enough.
         let units = item::stamp(now).wrapping_sub(self.used_at(head)) & !self.frequency_mask;
         now.before(Duration::from_millis(u64::from(units) << 3))
     }
@@ -197,7 +197,7 @@ impl Shard {
         Some(item)
     }
 
-    /// Makes a written tombstone findable and mortal. The index has room.
+    /// Links a written tombstone into the index and the wheel. The index has room.
     pub(super) fn link_tombstone(&mut self, hash: KeyHash, item: ItemRef) {
         let head = Head::read(self.slab.memory(), item);
         self.index.insert(self.slab.memory_mut(), hash, item);

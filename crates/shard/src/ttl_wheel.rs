@@ -6,15 +6,15 @@
 //! arrives there, the slot's items move down (*cascade*). Slots are lists linked through the
 //! items' TTL blocks.
 //!
-//! The wheel's tick moves on only when nothing is left to do at it, so work can stop after any
-//! item and no linked item's deadline ever precedes the wheel's time, which is what the deadline
-//! codes are relative to. A deadline that moves later leaves its item where it is: when the slot
-//! comes up, the item is put where it belongs by then. That makes refreshing a TTL free.
+//! The wheel's tick advances only when its work is done, so work can stop after any item and no linked
+//! item's deadline ever precedes the wheel's time, the base of the deadline codes. If a deadline moves
+//! later, its item stays in place: when the slot is due, the item is moved to its proper slot. That
+//! makes refreshing a TTL free.
 //!
 //! Links are item positions. Small numbers are not items, because the first page of every shard
 //! belongs to the index: link `slot + 1` names the head of a list. Refused: a heap or a tree
 //! (logarithmic, and pointers to maintain) and lists without backward links (deleting an item would
-//! have to leave a grave).
+//! have to leave a placeholder).
 
 use super::deadline;
 use super::item;
@@ -50,14 +50,14 @@ impl TtlWheel {
         }
     }
 
-    /// Forgets all items, whose links are then garbage. Time stays.
+    /// Drops all items, whose links are then garbage. Its time stays.
     pub(super) fn clear(&mut self) {
         self.heads.fill(0);
         self.occupied = [[0; SLOTS / 64]; LEVELS];
         self.linked = 0;
     }
 
-    /// Items that wait for their deadline.
+    /// Number of linked items.
     pub(super) fn len(&self) -> u64 {
         self.linked
     }
@@ -68,7 +68,7 @@ impl TtlWheel {
         deadline::decode(code, self.base_millis())
     }
 
-    /// The code for `deadline`. An idle wheel is first brought to `now`.
+    /// The code for `deadline`. An idle wheel is first advanced to `now`.
     #[inline]
     pub(super) fn code(&mut self, deadline: Deadline, now: Instant) -> u32 {
         if self.linked == 0 {
@@ -81,7 +81,7 @@ impl TtlWheel {
         self.tick * TICK_MILLIS
     }
 
-    /// Puts `item`, whose TTL block holds its code, into its slot.
+    /// Links `item`, whose TTL block holds its code, into its slot.
     pub(super) fn link(&mut self, memory: &mut [u8], item: ItemRef) {
         debug_assert!(item.0 >= FIRST_ITEM);
         let code = item::deadline_code(memory, item);
@@ -98,7 +98,7 @@ impl TtlWheel {
         self.linked += 1;
     }
 
-    /// Takes `item` out of its slot.
+    /// Unlinks `item` from its slot.
     pub(super) fn unlink(&mut self, memory: &mut [u8], item: ItemRef) {
         let previous = item::previous(memory, item);
         let next = item::next(memory, item);
@@ -120,7 +120,7 @@ impl TtlWheel {
         self.linked -= 1;
     }
 
-    /// Lets the copy at `to` take the place of the item at `from`.
+    /// Replaces the item at `from` with its copy at `to`.
     pub(super) fn relocate(&mut self, memory: &mut [u8], to: ItemRef) {
         let previous = item::previous(memory, to);
         let next = item::next(memory, to);
@@ -137,8 +137,8 @@ impl TtlWheel {
         }
     }
 
-    /// The next item whose deadline has passed, taken out of its slot. Each item looked at costs
-    /// one of `budget`. `None` when nothing is due or the budget is spent.
+    /// Unlinks and returns the next item whose deadline has passed. Each item examined costs one of
+    /// `budget`. `None` if nothing is due or the budget is spent.
     pub(super) fn next_expired(
         &mut self,
         memory: &mut [u8],
@@ -173,7 +173,7 @@ impl TtlWheel {
                 if due.as_millis() / TICK_MILLIS <= self.tick {
                     return Some(item);
                 }
-                // Its deadline moved later since it was put here.
+                // Its deadline was moved later since it was linked here.
                 self.link(memory, item);
                 continue;
             }
@@ -181,7 +181,7 @@ impl TtlWheel {
         }
     }
 
-    /// When [`TtlWheel::next_expired`] next has something to do.
+    /// When [`TtlWheel::next_expired`] next has work.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         if self.linked == 0 {
             return None;
@@ -199,7 +199,7 @@ impl TtlWheel {
         level * SLOTS + digit(due, level)
     }
 
-    /// A slot above level 0 that the wheel has arrived at and that still holds items.
+    /// A due slot above level 0 that still holds items.
     fn pending_cascade(&self) -> Option<usize> {
         (1..LEVELS)
             .map(|level| level * SLOTS + digit(self.tick, level))

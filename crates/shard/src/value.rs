@@ -4,7 +4,7 @@ use super::item::{self, Head};
 use super::{Shard, piece_at};
 use ringlane_types::request::{ItemRef, Span, Staged};
 
-/// Where a value lies: a list that borrows nothing, so that memory can be written along it.
+/// The location of a value: a list that borrows nothing, so that memory can be written along it.
 pub(super) enum SpanList {
     One([Span; 1]),
     /// Chained values are long; copying their list is nothing beside copying them.
@@ -28,7 +28,7 @@ impl Shard {
         }
     }
 
-    /// Where the value of an item lies.
+    /// The location of an item's value.
     pub(super) fn value_list(&self, head: &Head) -> SpanList {
         let memory = self.slab.memory();
         match head.chain(memory) {
@@ -40,7 +40,7 @@ impl Shard {
         }
     }
 
-    /// Where the value of a staged item lies.
+    /// The location of a staged item's value.
     pub(super) fn staged_list(&self, staged: &Staged) -> SpanList {
         let mut spans = self.staged_spans(staged);
         match (spans.next(), spans.next()) {
@@ -69,14 +69,14 @@ impl Shard {
         debug_assert!(rest.is_empty());
     }
 
-    /// Copies what lies in `from` to position `at` of the value of a written item.
+    /// Copies the content of `from` to position `at` of the value of a written item.
     pub(super) fn copy_value(&mut self, from: &SpanList, item: ItemRef, at: usize) {
         let list = self.value_list(&Head::read(self.slab.memory(), item));
         let to: Vec<Span> = behind(list.as_slice(), at).collect();
         self.copy_spans(from.as_slice(), &to);
     }
 
-    /// Copies what lies in `from` to where `to` is, which is as long at least.
+    /// Copies the content of `from` to `to`, which is at least as long.
     pub(super) fn copy_spans(&mut self, from: &[Span], to: &[Span]) {
         let mut to = to.iter().copied();
         let mut room = Span { offset: 0, bytes: 0 };
@@ -98,7 +98,7 @@ impl Shard {
     }
 }
 
-/// The bytes that a list of spans names, outside the shard.
+/// A copy of the bytes of a list of spans, outside the shard.
 pub(super) fn gather(memory: &[u8], spans: &SpanList) -> Vec<u8> {
     let part = |span: &Span| &memory[span.offset as usize..][..span.bytes as usize];
     spans.as_slice().iter().flat_map(|span| part(span).iter().copied()).collect()
@@ -108,7 +108,7 @@ fn after(span: Span, bytes: u32) -> Span {
     Span { offset: span.offset + bytes as u64, bytes: span.bytes - bytes }
 }
 
-/// The spans of what lies behind the first `skip` bytes.
+/// The spans after the first `skip` bytes.
 fn behind(spans: &[Span], mut skip: usize) -> impl Iterator<Item = Span> + '_ {
     spans.iter().filter_map(move |span| {
         let skipped = skip.min(span.bytes as usize);

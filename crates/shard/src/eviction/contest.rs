@@ -1,7 +1,7 @@
-//! All policies on the same traces: what each is good for, and that it is.
+//! Compares all policies on the same traces and checks their strengths.
 //!
-//! Read, and store on a miss; hit ratios over the second half. The same on every machine, and what
-//! `docs/performance.md` says.
+//! Read, and store on a miss; hit ratios over the second half. Identical on every machine, and equal
+//! to the table in `docs/performance.md`.
 
 use super::quality::Zipf;
 use crate::Shard;
@@ -23,16 +23,16 @@ const POLICIES: [Eviction; 5] =
 enum Trace {
     /// Popularity by rank, to this power.
     Zipf(f64),
-    /// The same at 0.99, and now and then a walk through keys that nobody asks for again: a third
-    /// of all requests.
+    /// The same at 0.99, with occasional scans of keys that are never requested again: a third of all
+    /// requests.
     Scans,
-    /// The same at 0.99, but every 40,000 requests other keys are popular; so many requests come a
-    /// second.
+    /// The same at 0.99, but every 40,000 requests other keys become popular; at this many requests
+    /// per second.
     Shifts(u64),
 }
 
 impl Trace {
-    /// The keys asked for, in order.
+    /// The requested keys, in order.
     fn keys(self) -> Vec<u64> {
         let skew = if let Trace::Zipf(skew) = self { skew } else { 0.99 };
         let mut zipf = Zipf::new(KEYS, skew, 99);

@@ -1,8 +1,8 @@
-//! First in, first out: the hand takes whatever comes next.
+//! First in, first out: the hand evicts whatever comes next.
 //!
-//! A chunk that is evicted is the next one to be filled, so that address order from the hand on is
-//! the order of arrival. Chunks that were freed otherwise, by deletes and expiry, are filled out of
-//! turn; their items go when the hand comes by.
+//! An evicted chunk is the next one to be filled, so address order from the hand on is the order of
+//! arrival. Chunks freed otherwise, by deletes and expiry, are filled out of turn; their items are
+//! evicted when the hand passes.
 
 use super::EvictionView;
 use super::sweep::{Hand, Random};

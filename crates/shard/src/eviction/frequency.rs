@@ -1,13 +1,13 @@
 //! The bits of an item's access time that belong to the policy.
 //!
-//! A policy that counts uses keeps the count in the lowest bits of the access time, whose 8 ms are
-//! finer than anything needs: the time is then exact to 256 ms, and the item grows by nothing. A
-//! policy that goes by the time alone has all bits of it, and a hit then costs no more than before.
+//! A policy that counts uses stores the count in the lowest bits of the access time, whose resolution
+//! of 8 ms is finer than needed: the time is then exact to 256 ms, and the item does not grow. A
+//! policy based on time alone uses all bits, and its hits cost no more than before.
 
 use crate::item;
 use ringlane_types::time::Instant;
 
-/// The bits a counting policy has, as many as it needs at most.
+/// The bits available to a counting policy.
 pub(crate) const FREQUENCY_MASK: u32 = 31;
 
 /// `accessed` with another time and another frequency.

@@ -1,13 +1,13 @@
-//! Least frequently used, with a short memory: a sweep in the order of the last use, each item being
-//! ahead by the logarithm of how often it was used.
+//! Least frequently used, with aging: a sweep in the order of the last use, with each item advanced by
+//! the logarithm of its number of uses.
 //!
 //! An item's *level* is a Morris counter: a use raises it with a probability that falls by a third
-//! with each level, so that five bits tell one use from half a million. Every period takes one level
-//! away, else what was popular once would stay for ever. Redis has the same two ideas in
-//! eight bits and sixteen. Here a level is simply worth a period of the last use's time: the place
-//! of an item is when its level will have run down, which no passing of time changes, so that
-//! items can be compared over time as the sweep must. Items that nobody used go first, the oldest
-//! before the others, so newcomers have a while to prove themselves.
+//! with each level, so five bits distinguish one use from half a million. Every period lowers it by
+//! one, else once-popular items would stay forever. Redis uses the same two ideas in eight and
+//! sixteen bits. Here a level is simply worth one period of the time of the last use: an item's rank
+//! is the time at which its level will have run down, which does not change as time passes, so that
+//! items can be compared over time as the sweep requires. Unused items are evicted first, oldest
+//! first, so new ones have a while to prove themselves.
 
 use super::frequency::{self, FREQUENCY_MASK};
 use super::sweep::{Order, Random, Sweep};
@@ -18,7 +18,7 @@ use ringlane_types::time::Instant;
 /// A level is lost after 2^14 units of 8 ms, 131 s.
 const PERIOD_BITS: u32 = 14;
 
-/// The chance of going from each level to the next: (2/3)^level, in 2^-32.
+/// The probability of going from each level to the next: (2/3)^level, in units of 2^-32.
 const RISES: [u32; FREQUENCY_MASK as usize + 1] = rises();
 
 const fn rises() -> [u32; FREQUENCY_MASK as usize + 1] {
@@ -33,7 +33,7 @@ const fn rises() -> [u32; FREQUENCY_MASK as usize + 1] {
     chances
 }
 
-/// In the order in which levels run down.
+/// The order in which levels run down.
 pub(crate) struct LevelRunsDown;
 
 impl Order for LevelRunsDown {

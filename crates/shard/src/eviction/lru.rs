@@ -1,7 +1,7 @@
 //! Least recently used, without a list: a sweep in the order of the last use.
 //!
-//! Ages at eviction spread by a few per cent around the age exact LRU would evict at, which costs
-//! hit ratio only to second order.
+//! Ages at eviction spread by a few per cent around the age at which exact LRU would evict, which
+//! affects the hit ratio only to second order.
 
 use super::EvictionView;
 use super::sweep::{LAST, Order, Sweep};
@@ -10,7 +10,7 @@ use crate::item::{self, Head};
 /// Recency per slab class.
 pub(crate) type Lru = Sweep<LastUse>;
 
-/// In the order of the last use.
+/// The order of the last use.
 pub(crate) struct LastUse;
 
 impl Order for LastUse {
@@ -23,7 +23,7 @@ impl Order for LastUse {
 impl Lru {
     pub(super) fn eviction_age(&mut self, view: &EvictionView<'_>, class: u8) -> u32 {
         match self.cutoff(view, class) {
-            // It was looked at while all that it had was still arriving, or being sent.
+            // It was examined while all of its chunks were staged or pinned.
             LAST => 0,
             cutoff => item::stamp(view.now).wrapping_sub(cutoff as u32),
         }

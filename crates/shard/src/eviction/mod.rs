@@ -1,9 +1,9 @@
-//! Which item makes room: one interface, one file per policy.
+//! Eviction policies: one interface, one file per policy.
 //!
-//! A policy is asked for a victim of one slab class and names an item; the shard removes it. A
-//! policy keeps no list of items: it looks at the items themselves through [`EvictionView`], so an item
-//! pays nothing for being evictable and a hit writes at most its access time, whose lowest bits are
-//! the policy's if it counts uses (`frequency`).
+//! A policy selects a victim of one slab class; the shard removes it. A policy keeps no list of items:
+//! it examines the items themselves through [`EvictionView`], so an item pays nothing for being
+//! evictable and a hit writes at most its access time, whose lowest bits belong to the policy if it
+//! counts uses (`frequency`).
 
 mod fifo;
 mod frequency;
@@ -50,7 +50,7 @@ pub(super) enum Policy {
 }
 
 impl Policy {
-    /// The policy `eviction` names, for `class_count` slab classes.
+    /// The policy named by `eviction`, for `class_count` slab classes.
     pub(super) fn new(eviction: Eviction, class_count: usize, seed: u64) -> Self {
         match eviction {
             Eviction::Lru => Policy::Lru(Lru::new(class_count, seed)),
@@ -69,8 +69,7 @@ impl Policy {
         !matches!(self, Policy::None)
     }
 
-    /// An item of `class` to remove for room, dead ones first. `None` when the class has no item
-    /// that may go.
+    /// An item of `class` to evict, dead ones first. `None` if the class has no evictable item.
     pub(super) fn victim(&mut self, view: &EvictionView<'_>, class: u8) -> Option<Head> {
         match self {
             Policy::Lru(lru) => lru.victim(view, class),
@@ -83,8 +82,8 @@ impl Policy {
         }
     }
 
-    /// How long ago, in units of 8 ms, the items that `class` would evict next were used; for a
-    /// policy that does not go by age, how long ago some of its older ones were.
+    /// How long ago, in units of 8 ms, the next victims of `class` were used; for a policy not based
+    /// on age, how long ago some of its older items were.
     pub(super) fn eviction_age(&mut self, view: &EvictionView<'_>, class: u8) -> u32 {
         match self {
             Policy::Lru(lru) => lru.eviction_age(view, class),
@@ -97,7 +96,7 @@ impl Policy {
         }
     }
 
-    /// The bits of an item's access time that are not time but the policy's; 0 for most.
+    /// The bits of an item's access time that belong to the policy; 0 for most.
     pub(super) fn frequency_mask(&self) -> u32 {
         match self {
             Policy::Lfu(_) | Policy::S3Fifo(_) => frequency::FREQUENCY_MASK,
@@ -105,7 +104,7 @@ impl Policy {
         }
     }
 
-    /// The access time after a use of an item, for a policy that has bits in it.
+    /// The access time after a use of an item, for a policy with bits in it.
     #[inline(never)]
     pub(super) fn used(&mut self, accessed: u32, now: Instant) -> u32 {
         match self {
@@ -115,7 +114,7 @@ impl Policy {
         }
     }
 
-    /// The access time of a new item that is about to be written at `item`.
+    /// The access time of a new item about to be written at `item`.
     pub(super) fn entered(&mut self, view: &EvictionView<'_>, item: ItemRef, key: &[u8]) -> u32 {
         match self {
             Policy::Lfu(_) => frequency::with(view.now, 0),
@@ -124,7 +123,7 @@ impl Policy {
         }
     }
 
-    /// The access time of an item that takes the place of one with `before`.
+    /// The access time of an item that replaces one with `before`.
     pub(super) fn replaced(&mut self, accessed: u32, before: u32, now: Instant) -> u32 {
         match self {
             Policy::Lfu(lfu) => lfu.used(before, now),
@@ -133,7 +132,7 @@ impl Policy {
         }
     }
 
-    /// The access time of an item that goes to another place in memory.
+    /// The access time of an item that moves in memory.
     pub(super) fn moved(&self, accessed: u32) -> u32 {
         match self {
             Policy::S3Fifo(_) => S3Fifo::moved(accessed),
@@ -141,7 +140,7 @@ impl Policy {
         }
     }
 
-    /// Gives the access times that looking for a victim, or a new item, has changed.
+    /// Takes the access times changed by the search for a victim, or by a new item.
     #[inline]
     pub(super) fn write_changes(&mut self, write: impl FnMut((ItemRef, u32))) {
         if let Policy::S3Fifo(s3fifo) = self {
@@ -150,10 +149,10 @@ impl Policy {
     }
 }
 
-/// What is found in a chunk.
+/// The content of a chunk for eviction.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum ChunkState {
-    /// Nothing, or something that must stay.
+    /// Nothing evictable.
     Unevictable,
     /// An expired or flushed item.
     Dead(Head),
@@ -178,7 +177,7 @@ pub(super) struct EvictionView<'a> {
 }
 
 impl EvictionView<'_> {
-    /// Looks at the chunk at `chunk`; for a piece, at the item it belongs to.
+    /// Examines the chunk at `chunk`; for a piece, the item it belongs to.
     #[inline]
     pub(super) fn chunk_state(&self, chunk: ItemRef) -> ChunkState {
         let memory = self.slab.memory();
@@ -196,7 +195,7 @@ impl EvictionView<'_> {
         self.classify(head)
     }
 
-    /// What an item is: dead, alive, or one that must stay.
+    /// Classifies an item: dead, alive, or not evictable.
     #[inline]
     pub(super) fn classify(&self, head: Head) -> ChunkState {
         let held = self.slab.page(self.slab.page_of(head.item)).held > 0;

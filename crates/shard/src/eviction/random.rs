@@ -7,7 +7,7 @@ use crate::item::Head;
 /// No order at all.
 pub(crate) struct Any {
     random: Random,
-    /// Where to look when chance finds nothing but free chunks and items that must stay.
+    /// Where to search if random samples find only free chunks and unevictable items.
     hand: Hand,
 }
 

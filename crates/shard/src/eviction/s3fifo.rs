@@ -1,20 +1,20 @@
-//! Three first-in-first-out queues (S3-FIFO): newcomers wait in a small one, and only who was read
-//! again there, or comes back soon after it left, gets into the main one.
+//! Three first-in-first-out queues (S3-FIFO): new items wait in a small one, and only those read again
+//! there, or stored again soon after they left it, get into the main one.
 //!
-//! Most keys of real traces are asked for once before they would be evicted anyway; letting them
-//! through a tenth of the memory leaves the rest to the others, and a scan cannot wash it out.
-//! Each item has two bits of frequency, raised by reads, and one that says that it belongs to the main
-//! part. The parts are kept so that an item pays no link for them:
+//! Most keys of real traces are requested once before they would be evicted anyway; passing them
+//! through a tenth of the memory leaves the rest to the others, and a scan cannot flush it.
+//! Each item has two bits of frequency, raised by reads, and one bit for membership in the main part.
+//! The parts are stored so that an item needs no links:
 //!
-//! - *Main* is no list but a hand over the class's chunks: it takes a degree of frequency from each item
-//!   it passes and evicts the first that has none. That is what a queue that puts the hot ones
-//!   back at its end does.
-//! - *Small* is a queue of positions, 8 bytes for each item in it. Entries whose item has gone are
-//!   dropped when they come up; a tag of the key tells whether an item is still the one.
-//! - *Ghost* remembers 16 bits of the keys that left small unread, in a table of half to all the
-//!   number of items; each bucket forgets its oldest first.
+//! - *Main* is not a list but a hand over the class's chunks: it lowers the frequency of each item it
+//!   passes and evicts the first without any. That is equivalent to a queue that reinserts hot items
+//!   at its end.
+//! - *Small* is a queue of positions, 8 bytes per item. Entries whose item is gone are dropped when
+//!   they come up; a tag of the key shows whether it is still the same item.
+//! - *Ghost* remembers 16 bits of the keys that left small unread, in a table with half to all the
+//!   number of items; each bucket drops its oldest first.
 //!
-//! While there is free memory nobody has to prove anything: newcomers are in the main part.
+//! While there is free memory, new items go directly to the main part.
 
 use std::collections::VecDeque;
 
@@ -27,13 +27,13 @@ use ringlane_types::hash::KeyHash;
 use ringlane_types::request::ItemRef;
 use ringlane_types::time::Instant;
 
-/// Degrees of frequency, the lowest bits.
+/// The frequency, in the lowest bits.
 const DEGREE_MAX: u32 = 3;
 /// The item belongs to the main part.
 const MAIN: u32 = 4;
-/// Small is to have one in this many of a class's items.
+/// Small's target share: one in this many of a class's items.
 const SMALL_PART: u64 = 10;
-/// Who leaves small with this frequency goes to main.
+/// An item that leaves small with this frequency goes to main.
 const PROMOTED_FROM: u32 = 1;
 /// Entries of small per block.
 const BLOCK: usize = 512;
@@ -44,7 +44,7 @@ const BUCKET: usize = 8;
 pub(crate) struct S3Fifo {
     classes: Vec<Parts>,
     ghost: Ghost,
-    /// Items with a new access time, for the shard to write: one for each one looked at.
+    /// Items with a new access time, for the shard to write: one per item examined.
     changes: ArrayVec<(ItemRef, u32), { 3 * SCAN_MAX as usize }>,
     random: Random,
 }
@@ -67,7 +67,7 @@ impl S3Fifo {
         }
     }
 
-    /// Access times that the last call changed.
+    /// Access times changed by the last call.
     pub(super) fn take_changes(&mut self) -> impl Iterator<Item = (ItemRef, u32)> + use<> {
         std::mem::take(&mut self.changes).into_iter()
     }
@@ -82,12 +82,12 @@ impl S3Fifo {
         frequency::with(now, accessed & MAIN | degree.min(DEGREE_MAX))
     }
 
-    /// The access time of an item that goes to another place in memory: its entry is lost.
+    /// The access time of an item that moves in memory: its entry is lost.
     pub(super) fn moved(accessed: u32) -> u32 {
         accessed | MAIN
     }
 
-    /// The access time of the item that takes the place of one with `before`.
+    /// The access time of the item that replaces one with `before`.
     pub(super) fn replaced(accessed: u32, before: u32, now: Instant) -> u32 {
         Self::used(before, now) | accessed & MAIN
     }
@@ -100,7 +100,7 @@ impl S3Fifo {
         if !parts.full || self.ghost.take(hash) {
             return frequency::with(view.now, MAIN);
         }
-        // Where items come and go without eviction, most entries have none any more.
+        // If items come and go without eviction, most entries no longer have an item.
         if parts.small.len >= chunks_of(view, class) / (SMALL_PART / 2)
             && let Some(entry) = parts.small.pop()
             && let Some(head) = entry.find(view, class)
@@ -127,7 +127,7 @@ impl S3Fifo {
             })
     }
 
-    /// The first in small that nobody read, if small has more than `share`.
+    /// The first unread item in small, if small has more than `share`.
     fn leave_small(&mut self, view: &EvictionView<'_>, class: u8, share: u64) -> Option<Head> {
         let small = &mut self.classes[class as usize].small;
         for _ in 0..SCAN_MAX {
@@ -153,7 +153,7 @@ impl S3Fifo {
         None
     }
 
-    /// The first in main that has no frequency, or the coolest of some.
+    /// The first item in main without frequency, or the coldest of some.
     fn leave_main(&mut self, view: &EvictionView<'_>, class: u8) -> Option<Head> {
         let hand = &mut self.classes[class as usize].hand;
         let mut coolest: Option<Head> = None;
@@ -191,7 +191,7 @@ struct Entry {
 }
 
 impl Entry {
-    /// The item, if it is still where it was, and in small.
+    /// The item, if it is still at its position and in small.
     fn find(self, view: &EvictionView<'_>, class: u8) -> Option<Head> {
         let memory = view.slab.memory();
         if !view.slab.is_chunk_of(class, self.item) {
@@ -205,14 +205,14 @@ impl Entry {
     }
 }
 
-/// First in, first out, in blocks, so that growing copies nothing.
+/// A FIFO queue in blocks, so that growing copies nothing.
 #[derive(Default)]
 struct Queue {
     blocks: VecDeque<Vec<Entry>>,
-    /// Entries of the first block that are gone.
+    /// Number of consumed entries of the first block.
     gone: usize,
     len: u64,
-    /// A block to use again.
+    /// A block for reuse.
     spare: Option<Vec<Entry>>,
 }
 

@@ -1,15 +1,15 @@
-//! A hand that sweeps the pages of a slab class, and victims from one end of an order.
+//! A hand that sweeps the pages of a slab class and selects victims from one end of an order.
 //!
-//! The hand goes through the chunks of a class in address order and evicts items that come before a
-//! *cutoff* in the order of a policy, [`Order`]; the cutoff is a quantile of randomly sampled items,
-//! renewed as evictions go on. A sweep that finds nothing before the cutoff within [`SCAN_MAX`]
-//! items takes the first in the order that it saw. So a victim comes from the first sixteenth or so
-//! of its class, and between two visits of the hand every item has time to move in the order.
+//! The hand visits the chunks of a class in address order and evicts items that precede a *cutoff* in
+//! the order of a policy, [`Order`]; the cutoff is a quantile of randomly sampled items, updated as
+//! evictions proceed. A sweep that finds nothing before the cutoff within [`SCAN_MAX`] items takes
+//! the first in the order that it saw. So a victim comes from about the first sixteenth of its class,
+//! and between two visits of the hand every item has time to move in the order.
 //!
-//! Refused: linked lists (8 bytes an item and three cache lines written per hit), and sampling a
-//! few random items per eviction (as many cache misses, and its victims spread wider). The cutoff
-//! is not fed back from the sweep itself: after a bulk load neighbours in memory are alike, and the
-//! local picture would mislead.
+//! Refused: linked lists (8 bytes per item and three cache lines written per hit), and sampling a few
+//! random items per eviction (as many cache misses, with a wider spread of victims). The cutoff is not
+//! derived from the sweep itself: after a bulk load neighbours in memory are alike, and the local
+//! sample would be misleading.
 
 use std::marker::PhantomData;
 
@@ -17,24 +17,24 @@ use super::{ChunkState, EvictionView};
 use crate::item::Head;
 use ringlane_types::request::ItemRef;
 
-/// Most items looked at for one victim.
+/// Maximum items examined for one victim.
 pub(super) const SCAN_MAX: u32 = 32;
 /// Items remembered per class.
 const SAMPLES: usize = 128;
-/// The cutoff is the place of this many of [`SAMPLES`] first.
+/// The cutoff is the rank of this many-th of [`SAMPLES`].
 const CUTOFF_RANK: usize = 8;
-/// Of so many evictions one looks at a random item besides: a cache miss more.
+/// One in this many evictions also samples a random item, at the cost of a cache miss.
 const SAMPLE_EVERY: u32 = 2;
-/// Evictions between two computations of the cutoff.
+/// Evictions between two updates of the cutoff.
 const RENEW_EVERY: u32 = 64;
 
-/// The place of items that go last.
+/// The rank of items evicted last.
 pub(super) const LAST: u64 = u64::MAX;
 
-/// In which order items go.
+/// The order of eviction.
 pub(crate) trait Order {
-    /// The item's place: the lowest goes first. It must not depend on the moment, so that places of
-    /// different moments can be compared. [`LAST`] goes only where nothing else is met.
+    /// The item's rank: the lowest is evicted first. It must not depend on the current time, so that
+    /// ranks of different times can be compared. [`LAST`] is evicted only if nothing else is found.
     fn place(view: &EvictionView<'_>, head: &Head) -> u64;
 }
 
@@ -48,11 +48,11 @@ pub(crate) struct Sweep<O> {
 #[derive(Default)]
 struct Class {
     hand: Hand,
-    /// Places of sampled items; empty until the first eviction.
+    /// Ranks of sampled items; empty until the first eviction.
     samples: Vec<u64>,
     next_sample: usize,
     evictions: u32,
-    /// Items at or before this place go.
+    /// Items at or before this rank are evicted.
     cutoff: u64,
 }
 
@@ -72,8 +72,8 @@ impl<O: Order> Sweep<O> {
         self.sample(view, class);
         let state = &mut self.classes[class as usize];
         let mut first: Option<(u64, Head)> = None;
-        // Free chunks and held items cost a look too, so that a victim is found in bounded time
-        // unless there is none: then the whole class is looked at once.
+        // Free chunks and held items count too, so that a victim is found in bounded time unless
+        // there is none: then the whole class is visited once.
         let mut seen = 0;
         for _ in 0..chunks_of(view, class) {
             match view.chunk_state(state.hand.advance(view, class)) {
@@ -97,13 +97,13 @@ impl<O: Order> Sweep<O> {
         first.map(|(_, head)| head)
     }
 
-    /// The place at which `class` evicts.
+    /// The current cutoff of `class`.
     pub(super) fn cutoff(&mut self, view: &EvictionView<'_>, class: u8) -> u64 {
         self.sample(view, class);
         self.classes[class as usize].cutoff
     }
 
-    /// Now and then looks at a random item of `class` (at many the first time) and renews the cutoff.
+    /// Occasionally samples a random item of `class` (many the first time) and updates the cutoff.
     fn sample(&mut self, view: &EvictionView<'_>, class: u8) {
         let state = &mut self.classes[class as usize];
         let first = state.samples.is_empty();
@@ -133,10 +133,10 @@ impl<O: Order> Sweep<O> {
     }
 }
 
-/// Where a sweep over a class stands.
+/// The position of a sweep over a class.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Hand {
-    /// Position in the class's page list, and chunk number there, that is looked at next.
+    /// Position in the class's page list, and the next chunk number there.
     page: usize,
     chunk: u32,
 }
@@ -156,7 +156,7 @@ impl Hand {
         view.slab.chunk(pages[self.page], self.chunk - 1)
     }
 
-    /// The next item that may go; `None` when a whole round finds none.
+    /// The next evictable item; `None` if a whole round finds none.
     pub(super) fn next_item(&mut self, view: &EvictionView<'_>, class: u8) -> Option<Head> {
         (0..chunks_of(view, class)).find_map(|_| {
             match view.chunk_state(self.advance(view, class)) {
@@ -167,7 +167,7 @@ impl Hand {
     }
 }
 
-/// Chunks of `class` that were ever handed out, one more per page for good measure.
+/// Chunks of `class` ever handed out, plus one per page as a margin.
 pub(super) fn chunks_of(view: &EvictionView<'_>, class: u8) -> u64 {
     let class = &view.slab.classes[class as usize];
     class.pages.len() as u64 * class.chunks_per_page as u64
@@ -193,7 +193,7 @@ impl Random {
         (self.0 >> 32) as u32
     }
 
-    /// What is in a random chunk of `class`; `None` when the class has no page.
+    /// The content of a random chunk of `class`; `None` if the class has no page.
     pub(super) fn item(&mut self, view: &EvictionView<'_>, class: u8) -> Option<ChunkState> {
         self.step();
         let pages = &view.slab.classes[class as usize].pages;
@@ -206,8 +206,8 @@ impl Random {
         Some(view.chunk_state(view.slab.chunk(page, chunk)))
     }
 
-    /// How long ago, in units of 8 ms, an item of `class` was used that is old among a few: for
-    /// policies that do not go by age, to compare classes with.
+    /// How long ago, in units of 8 ms, an older one of a few sampled items of `class` was used: for
+    /// policies not based on age, to compare classes.
     pub(super) fn old_age(&mut self, view: &EvictionView<'_>, class: u8) -> u32 {
         const FEW: u32 = 16;
         let mut age = 0;

@@ -1,10 +1,10 @@
-//! The nearest deadline of a slab class first; items without one go last, in no particular order.
+//! Evicts the nearest deadline of a slab class first; items without one last, in no particular order.
 
 use super::EvictionView;
 use super::sweep::{LAST, Order, Random, Sweep};
 use crate::item::{HAS_TTL, Head};
 
-/// In the order of the deadline.
+/// The order of the deadline.
 pub(crate) struct NearestDeadline;
 
 impl Order for NearestDeadline {
