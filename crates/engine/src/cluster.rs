@@ -1,10 +1,10 @@
-//! The engine of a node among others: what its own shard may answer at once, and what the core's
-//! coordinator has to see to.
+//! The engine in cluster mode: which requests its own shard answers at once, and which go to the
+//! core's coordinator.
 //!
-//! A key that this node alone keeps is answered in place, as on a single node, but for the version,
-//! which is the cluster's. Everything else goes to the coordinator and comes back later. Answers that
-//! come back are collected, so that whoever holds the connections can hand them out when nothing of
-//! the engine is borrowed.
+//! A key whose sole replica is this node is answered in place, as on a standalone node, except for
+//! the version, which the cluster assigns. Everything else goes to the coordinator and is answered
+//! later. Later answers are collected, so that the owner of the connections can distribute them while
+//! nothing of the engine is borrowed.
 
 use arrayvec::ArrayVec;
 
@@ -23,25 +23,25 @@ use ringlane_types::codec;
 use ringlane_types::request::{Request, Response};
 use ringlane_types::time::Instant;
 
-/// Room that the collected answers may keep between uses.
+/// Capacity that the collected answers may retain between uses.
 const ANSWER_BYTES_KEPT: usize = 256 << 10;
 
-/// Where messages for other nodes are collected. See [`Outside`], which says what each means.
+/// Collects messages for other nodes. [`Outside`] documents each method.
 pub trait Links {
-    /// Where messages for `to` are being collected; `None` when there is no link.
+    /// The buffer for messages to `to`; `None` without a link.
     fn room(&mut self, to: Peer) -> Option<&mut Vec<u8>>;
 
-    /// Where a request of about `bytes` for `to` is collected, if it fits.
+    /// The buffer for a request of about `bytes` to `to`, if it fits.
     fn room_for(&mut self, to: Peer, _bytes: usize) -> Room<'_> {
         self.room(to).map_or(Room::Unlinked, Room::Open)
     }
 
-    /// As `room_for`, for a request that `to` is to coordinate.
+    /// Like `room_for`, for a request that `to` is to coordinate.
     fn room_to_forward(&mut self, to: Peer, bytes: usize) -> Room<'_> {
         self.room_for(to, bytes)
     }
 
-    /// Whether a long answer to `to` can be made now.
+    /// Whether a long answer to `to` can be built now.
     fn takes_long_answer(&mut self, _to: Peer) -> bool {
         true
     }
@@ -56,20 +56,20 @@ impl Links for NoLinks {
     }
 }
 
-/// What an engine among others has besides.
+/// The additional state of an engine in cluster mode.
 pub(super) struct Membership {
     coordinator: Coordinator,
     answers: Answers,
-    /// When everything is to be flushed on all nodes.
+    /// When a cluster-wide flush is due.
     flush_at: Option<Instant>,
-    /// Everything was flushed here up to this version, and other nodes' cores are to be told before
-    /// they are asked anything.
+    /// The version up to which everything was flushed here, of which other nodes' cores must be
+    /// notified before any further request.
     unannounced: Option<Version>,
-    /// The same, for the node's governor, who sees to it that every node hears of it.
+    /// The same, for the node's governor, which ensures that every node hears of it.
     unreported: Option<Version>,
 }
 
-/// Answers on their way out, as the relay writes them.
+/// Outgoing answers, as encoded by the codec.
 #[derive(Default)]
 struct Answers {
     bytes: Vec<u8>,
@@ -77,7 +77,7 @@ struct Answers {
     settled: Option<u64>,
 }
 
-/// The world outside of one core's coordinator, during one call.
+/// The environment of one core's coordinator during one call.
 pub struct Hands<'h, L: ?Sized> {
     links: &'h mut L,
     answers: &'h mut Answers,
@@ -124,13 +124,14 @@ impl<L: Links + ?Sized> Outside for Hands<'_, L> {
 }
 
 impl Membership {
-    /// Whether what lies at `point` is this node's alone; else other nodes have a say in it.
+    /// Whether this node is the sole replica of `point`.
     #[inline]
     pub(super) fn is_sole_replica(&self, point: Point) -> bool {
         self.coordinator.keeps_alone(point)
     }
 
-    /// Performs a request for a key that is this node's alone, under a version of the cluster.
+    /// Executes a request for a key with this node as the sole replica, under a version assigned by
+    /// the cluster.
     #[inline(never)]
     pub(super) fn execute<'s>(
         &mut self,
@@ -147,7 +148,7 @@ impl Membership {
 }
 
 impl Engine {
-    /// Makes this engine one of a cluster's. Its shard must be empty.
+    /// Puts this engine into cluster mode. Its shard must be empty.
     pub fn join_cluster(&mut self, coordinator: Coordinator, retention: &RetentionTimes) {
         enable_tombstones(&mut self.shard, retention);
         self.membership = Some(Box::new(Membership {
@@ -164,21 +165,20 @@ impl Engine {
         self.membership.as_ref().map(|membership| &membership.coordinator)
     }
 
-    /// Where `key` lies on the ring, if there is one.
+    /// The ring position of `key`, if there is a ring.
     #[inline]
     pub fn point(&self, key: &[u8]) -> Option<Point> {
         Some(self.coordinator()?.place(key))
     }
 
-    /// Where each of `keys` lies on the ring, as [`Engine::point`], and cheaper. None on a node of its
-    /// own.
+    /// The ring positions of `keys`, like [`Engine::point`] but cheaper. `None` on a standalone node.
     #[inline]
     pub fn points<const N: usize>(&self, keys: &[&[u8]]) -> ArrayVec<Point, N> {
         self.coordinator().map_or_else(ArrayVec::new, |coordinator| coordinator.places(keys))
     }
 
-    /// Has the replicas of a key asked, of which this node may be one. Their answer will be among
-    /// [`Engine::take_answers`].
+    /// Starts a request to the replicas of a key, possibly including this node. The answer will be
+    /// among [`Engine::take_answers`].
     #[cold]
     #[inline(never)]
     pub(super) fn ask_replicas(
@@ -191,7 +191,7 @@ impl Engine {
         let membership = self.membership.as_mut().expect("there is a ring");
         let Membership { coordinator, answers, unannounced, .. } = &mut **membership;
         if let Some(prefixes) = &mut self.finishing.prefixes {
-            // A hit is counted when it is known to be one.
+            // A hit is counted once it is known to be one.
             count_prefix(prefixes, request, &Response::Miss);
         }
         let mut store = ShardStore::new(&mut self.shard);
@@ -203,21 +203,21 @@ impl Engine {
         coordinator.request(asker, consistency, point, request, &mut turn);
     }
 
-    /// Whether requests should not be begun now, because too many are under way.
+    /// Whether no further requests should be started, because too many are in flight.
     #[inline]
     pub fn is_saturated(&self) -> bool {
         self.membership.as_ref().is_some_and(|membership| membership.coordinator.is_full())
     }
 
-    /// Bytes of requests that other nodes may hand on now, for this core to coordinate.
+    /// Bytes of requests that other nodes may forward now, for this core to coordinate.
     pub fn forward_room(&self) -> usize {
         self.coordinator().map_or(0, Coordinator::forward_room)
     }
 
-    /// A client wants everything gone at `at`, on all nodes: here at once when that is not in the
-    /// future. A later wish replaces the one before.
+    /// A client flushes everything at `at`, on all nodes: here at once if that is not in the future.
+    /// A later flush replaces a pending one.
     pub fn flush_everywhere_at(&mut self, at: Instant, now: Instant) {
-        self.membership.as_mut().expect("one of a cluster's").flush_at = Some(at);
+        self.membership.as_mut().expect("the engine is in cluster mode").flush_at = Some(at);
         self.flush_if_due(now);
     }
 
@@ -231,8 +231,8 @@ impl Engine {
         self.coordinate(now, &mut NoLinks, |coordinator, turn| coordinator.flush(version, turn));
     }
 
-    /// The version up to which everything is to be flushed on all nodes, if that is due. It is
-    /// flushed here, and the cores that have links with this one are told.
+    /// The version of a cluster-wide flush, if one is due. Flushes it here, and notifies the cores
+    /// linked to this one.
     pub fn due_flush(
         &mut self,
         now: Instant,
@@ -249,7 +249,7 @@ impl Engine {
         unreported
     }
 
-    /// When the coordinator has something to do next.
+    /// When the coordinator next has work.
     pub fn next_deadline(&self) -> Option<Instant> {
         let membership = self.membership.as_ref()?;
         let unreported = membership.unreported.map(|_| Instant::default());
@@ -257,9 +257,9 @@ impl Engine {
         due.into_iter().flatten().min()
     }
 
-    /// Takes the body of a frame from another node's core; an empty one when a part of a long message
-    /// has come or been taken there. While one message is acted upon, what the next ones will need is
-    /// on its way from memory.
+    /// Handles the body of a frame from another node's core; an empty one if a part of a long message
+    /// has arrived or been consumed there. While one message is handled, the data of the next ones is
+    /// prefetched.
     pub fn frame(
         &mut self,
         from: Peer,
@@ -290,7 +290,7 @@ impl Engine {
         }
     }
 
-    /// Tells the coordinator something.
+    /// Passes a notice to the coordinator.
     pub fn coordinate<L: Links + ?Sized>(
         &mut self,
         now: Instant,
@@ -304,8 +304,8 @@ impl Engine {
         call(coordinator, &mut Turn { now, store: &mut store, outside: &mut hands });
     }
 
-    /// Hands out the answers that have come, and the epoch up to which nothing is missing any more
-    /// if that has changed.
+    /// Takes the collected answers, and the epoch up to which all data has arrived, if that has
+    /// changed.
     pub fn take_answers(&mut self, mut give: impl FnMut(Asker, &Response<'_>)) -> Option<u64> {
         let Finishing { hides_cas, prefixes } = &mut self.finishing;
         let answers = &mut self.membership.as_mut()?.answers;
@@ -334,7 +334,7 @@ impl Engine {
         answers.settled.take()
     }
 
-    /// Whether answers have come.
+    /// Whether there are collected answers.
     #[inline]
     pub fn has_answers(&self) -> bool {
         self.membership.as_ref().is_some_and(|membership| {
@@ -343,7 +343,7 @@ impl Engine {
     }
 }
 
-/// Counts by prefix what the answer tells of a request that was counted when it came.
+/// Counts the outcome, per prefix, of a request that was counted when it arrived.
 #[cold]
 fn count_late(prefixes: &mut PrefixCounters, response: &Response<'_>) {
     match response {

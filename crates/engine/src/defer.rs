@@ -1,5 +1,5 @@
-//! Requests of a connection that are made later than they came: reads whose value is longer than
-//! what may be answered now, and what must not overtake them.
+//! Deferred requests of a connection: reads whose value exceeds the current allowance, and requests
+//! that must not overtake them.
 
 use super::perform::Demand;
 use super::{BoundedOutput, Engine, Outbox, Session, write_answer};
@@ -11,31 +11,31 @@ use ringlane_types::codec;
 use ringlane_types::request::{Allowance, ItemRef, Operation, Request, Response, Value};
 use ringlane_types::time::Instant;
 
-/// Longest value that is copied to wait behind unanswered requests. A longer one of this core is
-/// better read when its answer is due, for then it need not be copied at all.
+/// Longest value that is copied to wait behind unanswered requests. A longer one of this core is read
+/// when its answer is due, so that it need not be copied at all.
 pub(super) const COPIED_BYTES_MAX: u32 = (8 << 10) - 1;
 
-/// Keys of this core of which it is found out at a time whether other nodes keep them.
+/// Number of keys of this core whose replicas are determined at a time.
 const LOOKED_UP_MAX: u32 = 32;
 
-/// Longest value that is copied when its answer is due and no item may be pinned, since others keep so
-/// many pinned that do not read. A longer one waits for them.
+/// Longest value that is copied if its answer is due but no item may be pinned because slow readers
+/// have too many pinned. A longer one waits for them.
 const COPIED_UNPINNED_BYTES_MAX: u32 = 64 << 10;
 
-/// What keeps the deferred requests that are left after [`Engine::resume`].
+/// Why requests remain deferred after [`Engine::resume`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Awaited {
-    /// Nothing, or answers and sends of the connection itself.
+    /// No reason, or answers and sends of the connection itself.
     Connection,
-    /// Room among what all connections may hold.
+    /// Lack of connection memory.
     Room,
-    /// Other cores, which have enough to do.
+    /// Other cores, which are busy.
     Others,
 }
 
 impl Engine {
-    /// Adds a request to the pipeline that is answered by another core or node, and gives it the
-    /// allowance that it can have if it is a read. The number names it to [`Pipeline::complete`].
+    /// Adds a request answered by another core or node to the pipeline, and sets its allowance if it
+    /// is a read. The returned number identifies it to [`Pipeline::complete`].
     #[inline]
     pub(super) fn wait(
         &self,
@@ -55,8 +55,8 @@ impl Engine {
         pipeline.wait_limited(reply, allowed, (request.hash, changes))
     }
 
-    /// Performs a request for a key that is this node's alone, whose answer may not be written at once,
-    /// or not from where the value lies.
+    /// Executes a request for a key with this node as the sole replica, whose answer cannot be written
+    /// at once, or not directly from the item.
     #[inline(never)]
     pub(super) fn perform_limited(
         &mut self,
@@ -76,9 +76,9 @@ impl Engine {
         self.pin_written(out);
     }
 
-    /// Makes deferred requests as far as there is room for their answers: those of other cores and
-    /// nodes are sent, those of this one performed when they are due. To be called when anything has
-    /// come for the connection or was sent, and when what it waited for is there.
+    /// Issues deferred requests as far as there is room for their answers: those of other cores and
+    /// nodes are sent, those of this one executed when they are due. Call it whenever something
+    /// arrived for the connection or was sent, and when a resource it waits for is available.
     pub fn resume(
         &mut self,
         session: &mut Session,
@@ -165,7 +165,7 @@ impl Engine {
         Awaited::Connection
     }
 
-    /// Performs a deferred request for a key that is this node's alone, whose answer is due.
+    /// Executes a deferred request for a key with this node as the sole replica, whose answer is due.
     fn perform_deferred(
         &mut self,
         sequence: u32,
@@ -202,7 +202,7 @@ impl<O: Output> Output for Copied<'_, O> {
     }
 }
 
-/// Puts a request off: a read whose value has `value_bytes` bytes, or one whose order matters.
+/// Defers a request: a read whose value has `value_bytes` bytes, or one whose order matters.
 #[cold]
 pub(super) fn defer(
     request: &Request<'_>,

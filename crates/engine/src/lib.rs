@@ -1,12 +1,12 @@
-//! One core's pure whole: takes a connection's bytes, answers what its own shard can answer, and
-//! says which core must answer the rest.
+//! The pure engine of one core: takes a connection's bytes, answers requests for its own shard, and
+//! routes the rest to the cores that must answer them.
 //!
-//! Requests are taken in small batches. While a batch is being parsed, the index buckets of its
-//! keys are on their way from memory; before it is executed, the items are. Execution then runs
-//! strictly in request order, so batching changes the cost and never the answers.
+//! Requests are processed in small batches. While a batch is parsed, the index buckets of its keys
+//! are prefetched; before it is executed, the items are. Execution then runs strictly in request
+//! order, so batching changes the cost but never the answers.
 //!
-//! The engine owns no socket and no ring: answers go to an [`Output`], requests for other cores to
-//! an [`Outbox`], and what it cannot decide alone is returned as a [`Stop`].
+//! The engine owns no socket and no io_uring: answers go to an [`Output`], requests for other cores
+//! to an [`Outbox`], and anything it cannot decide is returned as a [`Stop`].
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -26,9 +26,9 @@ use ringlane_types::request::{ItemRef, Operation, Request, Response};
 use ringlane_types::time::{Deadline, Instant};
 
 /// Requests parsed and prefetched together. Enough to hide memory latency, few enough that the
-/// prefetched lines still wait in the first-level cache when they are used.
+/// prefetched lines are still in the first-level cache when they are used.
 const BATCH: usize = 24;
-/// As how many requests an item counts that a store evicts or moves.
+/// How many requests an item evicted or moved by a store counts as.
 pub const WORK_WEIGHT: u32 = 2;
 
 pub mod cluster;
@@ -43,14 +43,14 @@ pub use perform::Outcome;
 use perform::{CLUSTERED, Demand, STANDALONE};
 pub use prefixes::{PREFIX_DELIMITER, PREFIXES_MAX, PrefixCounters};
 
-/// Takes requests for other cores.
+/// Accepts requests for other cores.
 pub trait Outbox: Links {
-    /// Hands `request`, which wants so many replicas to agree, to core `core`; its answer comes back
-    /// under `sequence` to the connection that is being fed. Always taken: one batch may pass the
-    /// limit of [`Outbox::is_full`].
+    /// Sends `request` with a consistency to core `core`; its answer comes back under `sequence` to
+    /// the connection being fed. Always accepted: one batch may exceed the limit of
+    /// [`Outbox::is_full`].
     fn send(&mut self, core: u32, sequence: u32, consistency: Consistency, request: &Request<'_>);
 
-    /// Who asks with the request that got `sequence`, for answers that come from other nodes.
+    /// Identifies the client of the request with `sequence`, for answers from other nodes.
     fn asker(&self, sequence: u32) -> Asker {
         Asker { sequence, ..Asker::default() }
     }
@@ -58,37 +58,36 @@ pub trait Outbox: Links {
     /// Whether connections should hold their input until other cores have taken some requests.
     fn is_full(&self) -> bool;
 
-    /// Sets `bytes` aside, of what all connections may hold, for an answer on its way to this one.
-    /// False if there is no room for so much.
+    /// Reserves `bytes` of connection memory for an answer in transit to this connection. False if
+    /// there is not enough.
     #[inline]
     fn reserve(&mut self, _bytes: usize, _claim: Claim) -> bool {
         true
     }
 
-    /// How far connections are to be restrained because together they hold much: what each may hold
-    /// is halved so many times.
+    /// Memory pressure of all connections: the share of each is halved this many times.
     #[inline]
     fn restraint(&self) -> u32 {
         0
     }
 }
 
-/// Where one connection is in its stream of requests.
+/// The state of one connection's stream of requests.
 #[derive(Debug)]
 pub struct Session {
     /// Splits the bytes into requests.
     pub decoder: Decoder,
-    /// Answers that wait for other cores.
+    /// Answers awaiting other cores.
     pub pipeline: Pipeline,
-    /// Input bytes still to be dropped unread: the data of a refused store.
+    /// Input bytes still to be dropped: the data of a refused store.
     pub skip: u64,
-    /// Requests that the connection may still have taken before others get their turn. Whoever
-    /// feeds it sets it anew.
+    /// Requests that the connection may still issue before others get their turn. The caller resets it
+    /// for each turn.
     pub quantum: u32,
 }
 
 impl Default for Session {
-    /// A fresh session, without a bound on what it may have taken at once.
+    /// A new session with an unlimited quantum.
     fn default() -> Self {
         Self {
             decoder: Decoder::default(),
@@ -102,10 +101,10 @@ impl Default for Session {
 /// Why [`Engine::feed`] returned.
 #[derive(Debug)]
 pub enum Stop<'b> {
-    /// All whole requests are taken; more input may bring more.
+    /// All whole requests have been processed; more input may contain more.
     NeedInput,
-    /// Answers to be sent, the pipeline or another core's inbox are at their limit. Feed the rest
-    /// again once some are gone.
+    /// Output, pipeline or another core's inbox is at its limit. Feed the rest again once there is
+    /// room.
     HeldBack,
     /// [`Session::quantum`] is used up. Feed the rest again after others had their turn.
     QuantumUsed,
@@ -120,7 +119,7 @@ pub enum Stop<'b> {
         /// Bytes after the block, to be checked with [`Decoder::trailer_is_valid`].
         trailer_bytes: u8,
     },
-    /// A command for the node. Nothing of the connection is unanswered before it.
+    /// A command for the node. All earlier requests of the connection have been answered.
     Node {
         /// The command.
         command: AdminCommand<'b>,
@@ -131,12 +130,12 @@ pub enum Stop<'b> {
     Close,
 }
 
-/// What [`Engine::feed`] did.
+/// The result of [`Engine::feed`].
 #[derive(Debug)]
 pub struct Fed<'b> {
-    /// Bytes of the input that are used up.
+    /// Consumed bytes of the input.
     pub consumed: usize,
-    /// Why it went no further.
+    /// Why it stopped.
     pub stop: Stop<'b>,
 }
 
@@ -147,7 +146,7 @@ pub struct EngineConfig {
     pub core: u32,
     /// Cores of this node.
     pub core_count: u32,
-    /// Seed of the public hash, which names the core of a key; equal on all cores.
+    /// Seed of the public hash, which determines the core of a key; equal on all cores.
     pub hash_seed: u64,
     /// Keys of the secret hash, equal on all cores.
     pub hash_secret: Rc<HashSecret>,
@@ -155,36 +154,36 @@ pub struct EngineConfig {
     pub shard: ShardConfig,
     /// TTL of items stored without one.
     pub default_ttl: Option<Duration>,
-    /// Most unanswered requests of one connection.
+    /// Maximum unanswered requests of one connection.
     pub pipeline_requests_max: usize,
-    /// Most bytes of answers that one connection's pipeline may hold and wait for together. The
-    /// answer to its oldest request comes on top.
+    /// Maximum bytes of answers that one connection's pipeline may hold and await in total. The answer
+    /// to its oldest request comes on top.
     pub pipeline_bytes_max: usize,
 }
 
-/// Requests this core has taken, by where they were answered.
+/// Requests of this core, by where they were answered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Traffic {
     /// Answered by this core's own shard for its own connections.
     pub local: u64,
-    /// Handed to other cores.
+    /// Forwarded to other cores.
     pub forwarded: u64,
     /// Answered for other cores.
     pub served: u64,
 }
 
-/// What every answer passes before it leaves the core that performed its request, whoever asked and
-/// however the request came: the one place where options act on answers.
+/// The final stage of every answer before it leaves the core that executed its request, for any
+/// requester: the one place where options act on answers.
 #[derive(Default)]
 pub struct Finishing {
     /// Counts by key prefix, once `stats detail` has been on.
     pub prefixes: Option<PrefixCounters>,
-    /// Whether clients are told 0 for every CAS token.
+    /// Whether clients get 0 for every CAS token.
     pub hides_cas: bool,
 }
 
 impl Finishing {
-    /// Counts the request and hides what is not to be told of its answer.
+    /// Counts the request and hides parts of its answer that are disabled.
     #[inline]
     pub fn finish(&mut self, request: &Request<'_>, response: &mut Response<'_>) {
         if self.hides_cas {
@@ -196,16 +195,16 @@ impl Finishing {
     }
 }
 
-/// One core's shard and the rules by which its connections use it and the other cores.
+/// One core's shard, and the routing of its connections' requests to it and the other cores.
 pub struct Engine {
     /// The items of this core.
     pub shard: Shard,
-    /// Where requests were answered.
+    /// Counts of requests by where they were answered.
     pub traffic: Traffic,
-    /// What every answer passes on its way out.
+    /// The final stage of every answer.
     pub finishing: Finishing,
     config: EngineConfig,
-    /// What it is besides in a cluster.
+    /// The additional state in cluster mode.
     membership: Option<Box<cluster::Membership>>,
 }
 
@@ -234,7 +233,7 @@ impl Engine {
         core_of(request.key, self.config.hash_seed, self.config.core_count)
     }
 
-    /// Takes whole requests from `input` until it ends or something stops it, and writes the
+    /// Processes whole requests from `input` until it ends or something stops it, and writes the
     /// answers that are due to `out`.
     #[inline]
     pub fn feed<'b>(
@@ -259,7 +258,7 @@ impl Engine {
             let mut batch = Batch::new();
             let beyond = self.parse(session, input, &mut at, room, context, &mut batch);
             let before = self.shard.work();
-            // A step that is no request counts as one, whether there is one or not.
+            // A step other than a request counts as one, whether there is one or not.
             let mut taken = batch.len() as u32 + 1;
             if self.membership.is_none() {
                 let pipeline = &mut session.pipeline;
@@ -312,7 +311,7 @@ impl Engine {
     }
 
     /// Parses at most `room` requests into `batch` until it is full or a step is not a request; that
-    /// step is returned unconsumed. Starts loading what the batch will need.
+    /// step is returned unconsumed. Prefetches the data of the batch.
     #[inline]
     fn parse<'b>(
         &mut self,
@@ -370,7 +369,7 @@ impl Engine {
         self.execute::<CLUSTERED>(batch, &mut session.pipeline, now, out, outbox);
     }
 
-    /// Answers the batch's requests in order, or hands them to those who answer them.
+    /// Answers the batch's requests in order, or forwards them.
     #[inline]
     fn execute<const IS_CLUSTERED: bool>(
         &mut self,
@@ -415,16 +414,16 @@ impl Engine {
         }
     }
 
-    /// Starts loading what requests for keys of these hashes will need: the buckets of all, then
-    /// their items.
+    /// Prefetches the data of requests for keys with these hashes: the buckets of all, then their
+    /// items.
     #[inline]
     pub fn prefetch(&self, hashes: impl Iterator<Item = KeyHash> + Clone) {
         hashes.clone().for_each(|hash| self.shard.prefetch_bucket(hash));
         hashes.for_each(|hash| self.shard.prefetch_item(hash));
     }
 
-    /// Answers other cores' requests. `answer` is called once for each, in order, and says whether to
-    /// go on with the next.
+    /// Answers other cores' requests. Calls `answer` once for each, in order; it returns whether to
+    /// continue with the next.
     pub fn serve<'b, T: Copy>(
         &mut self,
         requests: &[(T, Request<'b>)],
@@ -445,7 +444,7 @@ impl Engine {
         }
     }
 
-    /// Performs a store whose value has been received into its item, for a connection of this core.
+    /// Executes a store whose value has been received into its item, for a connection of this core.
     pub fn store_staged(
         &mut self,
         request: &Request<'_>,
@@ -456,7 +455,7 @@ impl Engine {
         self.perform_alone(request, now, answer);
     }
 
-    /// Answers a store for whose value there is no room.
+    /// Answers a store whose value could not be staged.
     pub fn refuse_stage(
         &mut self,
         request: &Request<'_>,
@@ -477,7 +476,7 @@ impl Engine {
         }
     }
 
-    /// Writes an answer that needs no shard behind all that are still due.
+    /// Writes an answer that needs no shard after all that are still due.
     pub fn answer<O: Output>(
         &self,
         pipeline: &mut Pipeline,
@@ -487,13 +486,13 @@ impl Engine {
         if pipeline.is_empty() { write(out) } else { pipeline.ready(|bytes| write(bytes)) }
     }
 
-    /// How many requests the pipeline can take.
+    /// How many requests the pipeline can accept.
     fn pipeline_room(&self, pipeline: &Pipeline, outbox: &impl Outbox) -> usize {
         if self.is_saturated() {
             return 0;
         }
         let bytes_max = self.pipeline_bytes_max(outbox);
-        // What a batch brings can pass the limits, so batches are small where that may not be.
+        // A batch can exceed the limits, so batches are small where that is not allowed.
         let restrained = BATCH >> (2 * outbox.restraint()).min(4);
         pipeline.room(self.config.pipeline_requests_max, bytes_max).min(restrained)
     }
@@ -506,21 +505,21 @@ impl Engine {
 
 type Batch<'b> = ArrayVec<Asked<'b>, BATCH>;
 
-/// A request as it was parsed.
+/// A parsed request.
 struct Asked<'b> {
     request: Request<'b>,
     reply: Reply<'b>,
-    /// The core that owns the key: the hash that says so is computed once.
+    /// The core that owns the key: its hash is computed only once.
     owner: u32,
 }
 
 /// An [`Output`] with a limit.
 pub trait BoundedOutput: Output {
-    /// True when the connection should answer nothing more until some bytes are sent. One batch of
-    /// answers may pass the limit.
+    /// True if the connection should write no more answers until some bytes are sent. One batch of
+    /// answers may exceed the limit.
     fn is_full(&self) -> bool;
 
-    /// An item whose value was written by reference and that must be pinned before the shard is
+    /// Takes an item whose value was written by reference and that must be pinned before the shard is
     /// used again, until the output has been sent. `None` for outputs that copy.
     #[inline]
     fn next_unpinned(&mut self) -> Option<ItemRef> {
@@ -528,7 +527,7 @@ pub trait BoundedOutput: Output {
     }
 }
 
-/// Writes an answer to `out`, or behind all that are still due.
+/// Writes an answer to `out`, or after all that are still due.
 #[inline]
 fn write_answer(
     reply: &Reply<'_>,
@@ -544,7 +543,7 @@ fn write_answer(
     }
 }
 
-/// Gives an item stored without a TTL the node's own.
+/// Gives an item stored without a TTL the node's default.
 fn apply_default_ttl(request: &mut Request<'_>, now: Instant, ttl: Duration) {
     if let Operation::Store(store) = &mut request.operation
         && store.deadline.is_never()

@@ -1,10 +1,10 @@
-//! The one way in which a request for a key of this core is performed, whoever asked: a connection of
-//! this core, another core, or a connection whose request had to wait.
+//! The one path that executes a request for a key of this core, for any requester: a connection of
+//! this core, another core, or a connection whose request was deferred.
 //!
-//! A key that this node alone keeps, as it keeps all keys when there is no cluster, is answered in place.
-//! For any other its coordinator asks the replicas, and the answer comes later. Whatever an option does
-//! to answers is done here ([`Finishing`](crate::Finishing)), or in
-//! [`Engine::take_answers`](crate::Engine::take_answers) to those that come later.
+//! A key whose sole replica is this node, as for all keys on a standalone node, is answered in place.
+//! For any other the coordinator asks the replicas, and the answer comes later. The effects of options
+//! on answers are applied here ([`Finishing`](crate::Finishing)), or for later answers in
+//! [`Engine::take_answers`](crate::Engine::take_answers).
 
 use arrayvec::ArrayVec;
 
@@ -15,7 +15,7 @@ use ringlane_ring::Point;
 use ringlane_types::request::{Consistency, Request, Response};
 use ringlane_types::time::Instant;
 
-/// What became of a request.
+/// The outcome of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// It is answered.
@@ -24,25 +24,25 @@ pub enum Outcome {
     Pending,
 }
 
-/// What replicas are asked.
+/// The parameters of a request to replicas.
 pub(super) struct Demand<'r, 'b> {
     pub request: &'r Request<'b>,
-    /// How many of them have to agree.
+    /// The consistency.
     pub consistency: Consistency,
-    /// Where the key lies on the ring.
+    /// The key's position on the ring.
     pub point: Point,
 }
 
-/// Whether there is a ring. What is done for each request is compiled twice, so that without one
-/// nothing asks for it.
+/// Whether there is a ring. The code of the request path is compiled twice, so that a standalone node
+/// never checks for one.
 pub(super) const STANDALONE: bool = false;
 /// See [`STANDALONE`].
 pub(super) const CLUSTERED: bool = true;
 
 impl Engine {
-    /// Performs `request`, whose key is one of this core and lies at `point` of the ring, if there is
-    /// one ([`Engine::point`]). `answer` gets the response, if there is one now; `asker` tells whom to
-    /// answer later.
+    /// Executes `request` for a key of this core at position `point` of the ring, if there is one
+    /// ([`Engine::point`]). `answer` gets the response, if it is available now; `asker` identifies the
+    /// receiver of a later one.
     #[inline]
     pub fn perform(
         &mut self,
@@ -69,8 +69,8 @@ impl Engine {
         }
     }
 
-    /// Performs a request for a key that is this node's alone. `answer` gets the response: handed back
-    /// it would be copied, which takes longer than finding most items.
+    /// Executes a request for a key with this node as the sole replica. `answer` gets the response:
+    /// returning it would copy it, which takes longer than finding most items.
     #[inline]
     pub(super) fn perform_here<const IS_CLUSTERED: bool, T>(
         &mut self,
@@ -87,7 +87,7 @@ impl Engine {
         answer(&response)
     }
 
-    /// The same, where that is not known at compile time.
+    /// The same, if the mode is not known at compile time.
     #[inline]
     pub(super) fn perform_alone(
         &mut self,
@@ -102,14 +102,14 @@ impl Engine {
         }
     }
 
-    /// Whether what lies at `point` is answered from this core's shard at once, as everything is where
-    /// there is no ring; else other nodes have a say, and answers are copies that come later.
+    /// Whether keys at `point` are answered from this core's shard at once, as all are without a ring;
+    /// otherwise other nodes participate, and answers are copies that come later.
     #[inline]
     pub(super) fn is_sole_replica(&self, point: &Point) -> bool {
         self.membership.as_ref().is_none_or(|membership| membership.is_sole_replica(*point))
     }
 
-    /// Where the keys of this core in `batch` lie on the ring.
+    /// The ring positions of this core's keys in `batch`.
     pub(super) fn points_of(&self, batch: &Batch<'_>) -> ArrayVec<Point, BATCH> {
         let own = batch.iter().filter(|asked| asked.owner == self.config.core);
         let keys: ArrayVec<&[u8], BATCH> = own.map(|asked| asked.request.key).collect();

@@ -1,15 +1,15 @@
-//! `stats detail`: requests counted by what precedes the first `:` of their key, or another byte.
+//! `stats detail`: counts requests by the prefix of their key before the first `:`, or another byte.
 
 use ahash::HashMap;
 
-/// Most prefixes that are told apart; requests for further ones are not counted.
+/// Maximum prefixes tracked; requests for further ones are not counted.
 pub const PREFIXES_MAX: usize = 1000;
 
-/// What separates a prefix from the rest of a key unless told otherwise.
+/// The default delimiter between a prefix and the rest of a key.
 pub const PREFIX_DELIMITER: u8 = b':';
 
 /// One core's counts by prefix. Keys without a delimiter are not counted. Nothing is counted until
-/// that is switched on; switched off, the counts stay.
+/// enabled; when disabled, the counts stay.
 #[derive(Clone, Debug)]
 pub struct PrefixCounters {
     on: bool,
@@ -50,28 +50,28 @@ impl PrefixCounters {
         }
     }
 
-    /// Counts a hit of a read that was counted before it was known to be one.
+    /// Counts the hit of a read that was counted before its outcome was known.
     pub fn hit(&mut self, key: &[u8]) {
         if let Some(counts) = self.of(key) {
             counts.hits += 1;
         }
     }
 
-    /// Takes back that a read was counted which was put off, and is counted when it comes again.
+    /// Uncounts a deferred read, which is counted again when it is repeated.
     pub fn put_off(&mut self, key: &[u8]) {
         if let Some(counts) = self.of(key) {
             counts.gets = counts.gets.saturating_sub(1);
         }
     }
 
-    /// Counts a store, whatever comes of it.
+    /// Counts a store, regardless of its outcome.
     pub fn set(&mut self, key: &[u8]) {
         if let Some(counts) = self.of(key) {
             counts.sets += 1;
         }
     }
 
-    /// Counts a delete, whether there was an item or not.
+    /// Counts a delete, whether or not there was an item.
     pub fn delete(&mut self, key: &[u8]) {
         if let Some(counts) = self.of(key) {
             counts.deletes += 1;
@@ -90,12 +90,12 @@ impl PrefixCounters {
         }
     }
 
-    /// Forgets everything: `stats reset`.
+    /// Resets all counts: `stats reset`.
     pub fn clear(&mut self) {
         self.prefixes.clear();
     }
 
-    /// The answer to `stats detail dump`, `END` included; prefixes in order of their bytes.
+    /// The answer to `stats detail dump`, including `END`; prefixes in byte order.
     pub fn dump(&self) -> Vec<u8> {
         let mut prefixes: Vec<_> = self.prefixes.iter().collect();
         prefixes.sort_unstable_by_key(|(prefix, _)| *prefix);

@@ -1,4 +1,4 @@
-//! The shard as the cluster's store: the one place where both vocabularies meet.
+//! The shard as the cluster's store: adapts one vocabulary to the other.
 
 use ringlane_cluster::record::{Content, Live, Record, RetentionTimes};
 use ringlane_cluster::store::{Merged, Scanned, Store};
@@ -9,38 +9,38 @@ use ringlane_types::hash::KeyHash;
 use ringlane_types::request::{Request, Response};
 use ringlane_types::time::Instant;
 
-/// Lets a shard without items keep records for a cluster with these retention times.
+/// Makes an empty shard store records for a cluster with these retention times.
 ///
 /// # Panics
-/// When it has items already.
+/// If it already has items.
 pub fn enable_tombstones(shard: &mut Shard, retention: &RetentionTimes) {
     let written = |version| Version(version).instant();
     shard.enable_tombstones(TombstonePolicy { lifetime: retention.tombstone, written });
 }
 
-/// A shard that keeps records, as the cluster uses it. Costs nothing to make: borrow it for a turn.
+/// A shard with records, as used by the cluster. Free to create: borrow it for a turn.
 ///
-/// Two things go beyond the contract of [`Store`]. The shard is a cache: it may evict any record,
-/// and then knows nothing of the key. And it forgets a tombstone by itself when
-/// [`RetentionTimes::forget_at`] has passed. Scans go in the order of hashes: what was used last is known
-/// of each item, but to find the latest would take two walks over all of them.
+/// It deviates from the contract of [`Store`] in two ways. The shard is a cache: it may evict any
+/// record, and then knows nothing of the key. And it drops a tombstone on its own once
+/// [`RetentionTimes::forget_at`] has passed. Scans go in the order of hashes: the last use of each
+/// item is known, but finding the latest would take two walks over all of them.
 pub struct ShardStore<'s> {
     shard: &'s mut Shard,
 }
 
 impl<'s> ShardStore<'s> {
-    /// The store of `shard`, which has been told to [`enable_tombstones`].
+    /// The store of `shard`, for which [`enable_tombstones`] has been called.
     #[inline]
     pub fn new(shard: &'s mut Shard) -> Self {
         debug_assert!(shard.has_tombstones());
         Self { shard }
     }
 
-    /// As [`Store::execute`], with an answer that borrows the shard: nothing is copied. The hash
+    /// Like [`Store::execute`], with an answer that borrows the shard: nothing is copied. The hash
     /// must be that of the request's key under this node's seed.
     ///
-    /// A value for which no room could be set aside is given as a refused body, so that what its
-    /// refusal removes gets `version` too.
+    /// A value that could not be staged is passed as a refused body, so that the item removed by its
+    /// refusal also gets `version`.
     #[inline]
     pub fn execute_local(
         self,
@@ -51,8 +51,8 @@ impl<'s> ShardStore<'s> {
         self.shard.execute_as(request, version.0, now)
     }
 
-    /// Whether `request` would change the record of its key as it is now: exact for reads, of which
-    /// few do although they may; true for everything else. The hash must be this node's.
+    /// Whether `request` would change the current record of its key: exact for reads, few of which do
+    /// although they may; true for everything else. The hash must be this node's.
     pub fn would_change(&self, request: &Request<'_>, now: Instant) -> bool {
         self.shard.would_change(request, now)
     }
@@ -110,7 +110,7 @@ impl Store for ShardStore<'_> {
         }
         let flushed = Version(self.shard.flushed_records());
         match record.filter(|record| record.version > flushed) {
-            // Without room for the old record nothing stays, which is what a cache may do.
+            // Without room for the old record nothing stays, which a cache is free to do.
             Some(record) => drop(self.put(key, record, now)),
             None => self.shard.remove_record(key, self.hash(key)),
         }
