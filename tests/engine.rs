@@ -45,8 +45,8 @@ impl BoundedOutput for Out {
 #[derive(Default)]
 struct InTransit(VecDeque<(u32, u32, Vec<u8>)>);
 
-impl ringlane::engine::cluster::Links for InTransit {
-    fn room(&mut self, _to: ringlane::cluster::link::Peer) -> Option<&mut Vec<u8>> {
+impl ringlane::engine::cluster::PeerOutbox for InTransit {
+    fn buffer_for(&mut self, _to: ringlane::cluster::link::Peer) -> Option<&mut Vec<u8>> {
         None
     }
 }

@@ -247,8 +247,8 @@ impl BoundedOutput for Out {
 /// There is one core.
 struct NoOtherCores;
 
-impl ringlane::engine::cluster::Links for NoOtherCores {
-    fn room(&mut self, _to: ringlane::cluster::link::Peer) -> Option<&mut Vec<u8>> {
+impl ringlane::engine::cluster::PeerOutbox for NoOtherCores {
+    fn buffer_for(&mut self, _to: ringlane::cluster::link::Peer) -> Option<&mut Vec<u8>> {
         None
     }
 }

@@ -43,8 +43,8 @@ struct Node {
 #[derive(Default)]
 struct Mesh(Vec<(u32, Vec<u8>)>);
 
-impl ringlane::engine::cluster::Links for Mesh {
-    fn room(&mut self, _to: ringlane::cluster::link::Peer) -> Option<&mut Vec<u8>> {
+impl ringlane::engine::cluster::PeerOutbox for Mesh {
+    fn buffer_for(&mut self, _to: ringlane::cluster::link::Peer) -> Option<&mut Vec<u8>> {
         None
     }
 }

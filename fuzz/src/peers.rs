@@ -6,9 +6,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ringlane::cluster::coordinator::{Asker, Coordinator, CoordinatorSettings};
+use ringlane::cluster::coordinator::{ClientRef, Coordinator, CoordinatorSettings};
 use ringlane::cluster::identity::{Boot, NodeKey};
-use ringlane::cluster::link::{LinkEvent, Peer, PeerFacts, Room};
+use ringlane::cluster::link::{LinkEvent, Peer, PeerFacts, PeerBuffer};
 use ringlane::cluster::message::{
     Forward, ForwardOutcome, Message, Messages, NodeMessage, OperationId, ReadOutcome, WriteOutcome,
 };
@@ -22,7 +22,7 @@ use ringlane::cluster::version::Version;
 use ringlane::cluster::view::View;
 use ringlane::shard::ShardConfig;
 use ringlane::engine::Outcome;
-use ringlane::engine::cluster::Links;
+use ringlane::engine::cluster::PeerOutbox;
 use ringlane::engine::{Engine, EngineConfig};
 use ringlane::hash::{HashSecret, KeyHash};
 use ringlane::codec::{
@@ -56,13 +56,13 @@ struct Sent {
     full: bool,
 }
 
-impl Links for Sent {
-    fn room(&mut self, _to: Peer) -> Option<&mut Vec<u8>> {
+impl PeerOutbox for Sent {
+    fn buffer_for(&mut self, _to: Peer) -> Option<&mut Vec<u8>> {
         Some(&mut self.bodies)
     }
 
-    fn room_for(&mut self, _to: Peer, _bytes: usize) -> Room<'_> {
-        if self.full { Room::Full } else { Room::Open(&mut self.bodies) }
+    fn request_buffer(&mut self, _to: Peer, _bytes: usize) -> PeerBuffer<'_> {
+        if self.full { PeerBuffer::Full } else { PeerBuffer::Open(&mut self.bodies) }
     }
 
     fn takes_long_answer(&mut self, _to: Peer) -> bool {
@@ -254,7 +254,7 @@ impl Core {
         let consistency = consistency(choices);
         self.asked += 1;
         let connection = choices.byte() as u32 % 3;
-        let asker = Asker { connection, sequence: self.asked, ..Asker::default() };
+        let asker = ClientRef { connection, sequence: self.asked, ..ClientRef::default() };
         let placed = (self.engine.point(key), &request);
         let taken = self.engine.perform(|| asker, consistency, placed, self.now, &mut self.links, |_| {});
         if let Outcome::Pending = taken {

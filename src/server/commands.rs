@@ -552,7 +552,7 @@ impl Core {
             link_bytes: self.link_bytes as u64,
             link_counters: self.link_counters,
             breaker_counters: coordinator.breaker_counters(),
-            arriving: coordinator.filling().0,
+            arriving: coordinator.transfer_progress().0,
             hot_keys: coordinator.hot_keys(),
             breakers: coordinator.breakers(self.now),
         }))

@@ -25,9 +25,9 @@ use super::node::Node;
 use super::poll_policy::PollPolicy;
 use super::stalled::Watches;
 use super::uploads::{self, Uploads};
-use crate::cluster::coordinator::Asker;
+use crate::cluster::coordinator::ClientRef;
 use crate::cluster::flow::Class;
-use crate::cluster::link::{Peer, Room};
+use crate::cluster::link::{Peer, PeerBuffer};
 use crate::engine::cluster as engine;
 use crate::engine::{Awaited, BoundedOutput, Engine, Outbox, Stop};
 use crate::protocol::pipeline::{Claim, Completion};
@@ -596,25 +596,25 @@ pub(super) struct Ways<'w> {
     pub(super) links: Option<&'w mut LinkTable>,
 }
 
-impl engine::Links for Ways<'_> {
+impl engine::PeerOutbox for Ways<'_> {
     #[inline]
-    fn room(&mut self, to: Peer) -> Option<&mut Vec<u8>> {
-        self.links.as_mut()?.room(to)
+    fn buffer_for(&mut self, to: Peer) -> Option<&mut Vec<u8>> {
+        self.links.as_mut()?.buffer_for(to)
     }
 
     #[inline]
-    fn room_for(&mut self, to: Peer, bytes: usize) -> Room<'_> {
+    fn request_buffer(&mut self, to: Peer, bytes: usize) -> PeerBuffer<'_> {
         match &mut self.links {
-            Some(links) => links.room_for(to, Class::Request, bytes),
-            None => Room::Unlinked,
+            Some(links) => links.request_buffer(to, Class::Request, bytes),
+            None => PeerBuffer::Unlinked,
         }
     }
 
     #[inline]
-    fn room_to_forward(&mut self, to: Peer, bytes: usize) -> Room<'_> {
+    fn forward_buffer(&mut self, to: Peer, bytes: usize) -> PeerBuffer<'_> {
         match &mut self.links {
-            Some(links) => links.room_for(to, Class::Forward, bytes),
-            None => Room::Unlinked,
+            Some(links) => links.request_buffer(to, Class::Forward, bytes),
+            None => PeerBuffer::Unlinked,
         }
     }
 
@@ -633,20 +633,20 @@ struct Sender<'s, 'w> {
     charge: &'s mut Charge,
 }
 
-impl engine::Links for Sender<'_, '_> {
+impl engine::PeerOutbox for Sender<'_, '_> {
     #[inline]
-    fn room(&mut self, to: Peer) -> Option<&mut Vec<u8>> {
-        self.ways.room(to)
+    fn buffer_for(&mut self, to: Peer) -> Option<&mut Vec<u8>> {
+        self.ways.buffer_for(to)
     }
 
     #[inline]
-    fn room_for(&mut self, to: Peer, bytes: usize) -> Room<'_> {
-        self.ways.room_for(to, bytes)
+    fn request_buffer(&mut self, to: Peer, bytes: usize) -> PeerBuffer<'_> {
+        self.ways.request_buffer(to, bytes)
     }
 
     #[inline]
-    fn room_to_forward(&mut self, to: Peer, bytes: usize) -> Room<'_> {
-        self.ways.room_to_forward(to, bytes)
+    fn forward_buffer(&mut self, to: Peer, bytes: usize) -> PeerBuffer<'_> {
+        self.ways.forward_buffer(to, bytes)
     }
 
     #[inline]
@@ -666,7 +666,7 @@ impl Outbox for Sender<'_, '_> {
         self.ways.mesh.request(core, to, request);
     }
 
-    fn asker(&self, sequence: u32) -> Asker {
+    fn asker(&self, sequence: u32) -> ClientRef {
         asker(self.core, Return { token: self.token, sequence })
     }
 
@@ -687,9 +687,9 @@ impl Outbox for Sender<'_, '_> {
 }
 
 /// How a request of core `core` is known to the coordinator.
-pub(super) fn asker(core: u32, to: Return) -> Asker {
+pub(super) fn asker(core: u32, to: Return) -> ClientRef {
     let Token { index, generation } = to.token;
-    Asker { core, connection: index, generation, sequence: to.sequence }
+    ClientRef { core, connection: index, generation, sequence: to.sequence }
 }
 
 /// Checks, in builds with debug assertions, that no receive into a staged value is under way.

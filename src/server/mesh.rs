@@ -23,7 +23,7 @@ use rtrb::{Consumer, Producer, RingBuffer};
 use super::core_message::CoreMessage;
 use super::core_state::asker;
 use crate::codec;
-use crate::engine::cluster::Links;
+use crate::engine::cluster::PeerOutbox;
 use crate::engine::{Engine, WORK_WEIGHT};
 use crate::request::Consistency;
 use crate::request::{Get, Operation, Request, Response};
@@ -229,7 +229,7 @@ impl Mesh {
         &mut self,
         engine: &mut Engine,
         now: Instant,
-        links: &mut impl Links,
+        links: &mut impl PeerOutbox,
     ) -> usize {
         let mut served = 0;
         let work = engine.shard.work();
@@ -291,7 +291,7 @@ impl Mesh {
         sender.stage(to, bytes, |place| codec::encode_response(response, place));
     }
 
-    /// Hands out the answers of other cores, no more than a turn can bear. Returns how many.
+    /// TurnEffects out the answers of other cores, no more than a turn can bear. Returns how many.
     pub fn answers(&mut self, mut take: impl FnMut(Return, &Response<'_>)) -> usize {
         let mut taken = 0;
         let left = &mut self.take_bytes_left;
@@ -315,7 +315,7 @@ impl Mesh {
         taken
     }
 
-    /// Hands out one control message, with the core it came from.
+    /// TurnEffects out one control message, with the core it came from.
     pub fn next_control(&mut self) -> Option<(u32, CoreMessage)> {
         if let Some(message) = self.own.pop_front() {
             return Some((self.core, message));

@@ -262,7 +262,7 @@ fn refuse(
     hand_over(engine, connection, arriving, refused, now, ways);
 }
 
-/// Hands a store over to whoever performs it.
+/// TurnEffects a store over to whoever performs it.
 fn hand_over(
     engine: &mut Engine,
     connection: &mut Connection,

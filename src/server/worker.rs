@@ -33,7 +33,7 @@ use super::node::Node;
 use super::prefault::Prefaulter;
 use super::process;
 use crate::engine::Engine;
-use crate::engine::cluster::NoLinks;
+use crate::engine::cluster::NoPeers;
 use crate::log_limiter::LogKind;
 use crate::time::Instant;
 
@@ -297,7 +297,7 @@ impl Worker {
         }
         while let Some(peer) = cluster.links.next_roomy() {
             core.engine.coordinate(now, &mut cluster.links, |coordinator, turn| {
-                coordinator.room_again(peer, turn);
+                coordinator.on_buffer_available(peer, turn);
             });
         }
         if !core.engine.has_answers() {
@@ -394,7 +394,7 @@ impl Worker {
         let core = &mut self.core;
         core.link_bytes = cluster.links.held_bytes();
         core.link_counters = cluster.links.counters();
-        core.engine.coordinate(core.now, &mut NoLinks, |coordinator, _| {
+        core.engine.coordinate(core.now, &mut NoPeers, |coordinator, _| {
             while let Some(change) = coordinator.next_breaker_change() {
                 cluster.log_breaker_change(change);
             }

@@ -29,7 +29,7 @@ pub enum Happening {
         lost: bool,
     },
     /// There is room again on the link of this core with that one.
-    Room {
+    PeerBuffer {
         core: u16,
         peer: Peer,
     },

@@ -66,10 +66,10 @@ impl Network {
     /// Cuts some nodes off from the others, both ways or only from them to the others.
     pub fn partition(&mut self, apart: &[usize], count: usize, one_way: bool) {
         for inside in apart {
-            for outside in (0..count).filter(|node| !apart.contains(node)) {
-                self.cut.insert((*inside, outside));
+            for effects in (0..count).filter(|node| !apart.contains(node)) {
+                self.cut.insert((*inside, effects));
                 if !one_way {
-                    self.cut.insert((outside, *inside));
+                    self.cut.insert((effects, *inside));
                 }
             }
         }

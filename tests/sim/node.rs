@@ -5,14 +5,14 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use ringlane::cluster::coordinator::{Asker, Coordinator, CoordinatorSettings, Outside, Turn};
+use ringlane::cluster::coordinator::{ClientRef, Coordinator, CoordinatorSettings, Effects, Turn};
 use ringlane::cluster::frame::{Opener, Sealer};
 use ringlane::cluster::governor::{self, Governor, GovernorSettings};
 use ringlane::cluster::governor_notice::GovernorNotice;
 use ringlane::cluster::identity::{Boot, Identity, NodeKey};
-use ringlane::cluster::link::{LinkEvent, NODE_CORE, Peer, PeerFacts, Room};
+use ringlane::cluster::link::{LinkEvent, NODE_CORE, Peer, PeerBuffer, PeerFacts};
 use ringlane::cluster::message::{Message, Messages};
-use ringlane::cluster::store::Store;
+use ringlane::cluster::store::ReplicaStore;
 use ringlane::cluster::view::View;
 use ringlane::hash::HashSecret;
 use ringlane::request::Response;
@@ -73,7 +73,7 @@ pub struct Wants {
     /// From this core, to that one.
     pub frames: Vec<(u16, Peer, Vec<u8>)>,
     pub datagrams: Vec<(SocketAddr, Vec<u8>)>,
-    pub answers: Vec<(Asker, Answer)>,
+    pub answers: Vec<(ClientRef, Answer)>,
     /// Links that are wanted, or not any more.
     pub links: Vec<(NodeKey, Boot, bool)>,
     /// Nodes of which it is to be found out whether they listen.
@@ -125,18 +125,18 @@ pub struct Parts {
 }
 
 /// The world outside of one core, during one call.
-pub struct Hands<'h> {
+pub struct TurnEffects<'h> {
     core: u16,
     linked: &'h dyn Fn(Peer) -> bool,
     full: &'h HashSet<(u16, Peer)>,
     frames: Vec<(Peer, Vec<u8>)>,
-    answers: &'h mut Vec<(Asker, Answer)>,
+    answers: &'h mut Vec<(ClientRef, Answer)>,
     settled: Option<u64>,
     sabotage: Option<Sabotage>,
 }
 
-impl Outside for Hands<'_> {
-    fn room(&mut self, to: Peer) -> Option<&mut Vec<u8>> {
+impl Effects for TurnEffects<'_> {
+    fn buffer_for(&mut self, to: Peer) -> Option<&mut Vec<u8>> {
         if !(self.linked)(to) {
             return None;
         }
@@ -147,27 +147,27 @@ impl Outside for Hands<'_> {
         Some(&mut self.frames[at].1)
     }
 
-    fn room_for(&mut self, to: Peer, _bytes: usize) -> Room<'_> {
+    fn request_buffer(&mut self, to: Peer, _bytes: usize) -> PeerBuffer<'_> {
         if (self.linked)(to) && self.full.contains(&(self.core, to)) {
-            return Room::Full;
+            return PeerBuffer::Full;
         }
-        self.room(to).map_or(Room::Unlinked, Room::Open)
+        self.buffer_for(to).map_or(PeerBuffer::Unlinked, PeerBuffer::Open)
     }
 
     fn takes_long_answer(&mut self, to: Peer) -> bool {
         !(self.linked)(to) || !self.full.contains(&(self.core, to))
     }
 
-    fn answer(&mut self, asker: Asker, response: &Response<'_>) {
+    fn answer(&mut self, asker: ClientRef, response: &Response<'_>) {
         self.answers.push((asker, Answer::of(response)));
     }
 
-    fn settled(&mut self, epoch: u64) {
+    fn ranges_complete(&mut self, epoch: u64) {
         self.settled = Some(epoch);
     }
 }
 
-impl Hands<'_> {
+impl TurnEffects<'_> {
     /// The frames, without what the sabotage holds back.
     fn sealed(self) -> Vec<(u16, Peer, Vec<u8>)> {
         let spoil = self.sabotage == Some(Sabotage::SkipRepair);
@@ -260,10 +260,10 @@ impl Node {
         now: Instant,
         linked: &dyn Fn(Peer) -> bool,
         wants: &mut Wants,
-        call: impl FnOnce(&mut Coordinator, &mut Turn<'_, SimStore, Hands<'_>>),
+        call: impl FnOnce(&mut Coordinator, &mut Turn<'_, SimStore, TurnEffects<'_>>),
     ) {
         let time = self.time(now);
-        let mut hands = Hands {
+        let mut effects = TurnEffects {
             core,
             linked,
             full: &self.full,
@@ -273,10 +273,10 @@ impl Node {
             sabotage: self.sabotage,
         };
         let Core { coordinator, store } = &mut self.cores[core as usize];
-        let mut turn = Turn { now: time, store, outside: &mut hands };
+        let mut turn = Turn { now: time, store, effects: &mut effects };
         call(coordinator, &mut turn);
-        let settled = hands.settled;
-        wants.frames.extend(hands.sealed());
+        let settled = effects.settled;
+        wants.frames.extend(effects.sealed());
         if let Some(epoch) = settled {
             let event = governor::GovernorEvent::Settled { core: core as usize, epoch };
             self.on_governor(event, now, linked, wants);

@@ -2,7 +2,7 @@
 //! purpose.
 
 use ringlane::cluster::record::{Content, Live, Record, RetentionTimes};
-use ringlane::cluster::store::{MapStore, Merged, Scanned, Store};
+use ringlane::cluster::store::{MapStore, Merged, ReplicaStore, Scanned};
 use ringlane::cluster::version::Version;
 use ringlane::engine::store::{ShardStore, enable_tombstones};
 use ringlane::hash::HashSecret;
@@ -39,7 +39,7 @@ impl SimStore {
         Self { kind, sabotage }
     }
 
-    fn with<R>(&mut self, call: impl FnOnce(&mut dyn Store) -> R) -> R {
+    fn with<R>(&mut self, call: impl FnOnce(&mut dyn ReplicaStore) -> R) -> R {
         match &mut self.kind {
             Kind::Map(map) => call(map),
             Kind::Shard(shard) => call(&mut ShardStore::new(shard)),
@@ -67,7 +67,7 @@ impl SimStore {
     }
 }
 
-impl Store for SimStore {
+impl ReplicaStore for SimStore {
     fn read(&mut self, key: &[u8], now: Instant) -> Option<Record<'_>> {
         match &mut self.kind {
             Kind::Map(map) => map.read(key, now),
@@ -86,14 +86,14 @@ impl Store for SimStore {
         merged
     }
 
-    fn take_back(
+    fn roll_back(
         &mut self,
         key: &[u8],
         attempt: Version,
         record: Option<&Record<'_>>,
         now: Instant,
     ) {
-        self.with(|store| store.take_back(key, attempt, record, now));
+        self.with(|store| store.roll_back(key, attempt, record, now));
     }
 
     fn execute(

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
-use ringlane::cluster::coordinator::{Asker, CoordinatorSettings};
+use ringlane::cluster::coordinator::{ClientRef, CoordinatorSettings};
 use ringlane::cluster::governor::{GovernorEvent, GovernorSettings};
 use ringlane::cluster::identity::{Boot, NodeKey};
 use ringlane::cluster::link::{LinkEvent, NODE_CORE, Peer};
@@ -286,7 +286,7 @@ impl World {
             && self.nodes[at].full.insert((core, to))
         {
             let delay = Duration::from_millis(self.random.random_range(1..500));
-            self.schedule(at, delay, Happening::Room { core, peer: to });
+            self.schedule(at, delay, Happening::PeerBuffer { core, peer: to });
         }
         let bytes = self.nodes[at].seal(core, to, boot, body);
         let (from, from_boot) = (Peer { node: self.nodes[at].key(), core }, self.nodes[at].boot);
@@ -416,10 +416,12 @@ impl World {
                     });
                 }
             }
-            Happening::Room { core, peer } => {
+            Happening::PeerBuffer { core, peer } => {
                 self.nodes[at].full.remove(&(core, peer));
                 self.on(at, |this, now, linked, wants| {
-                    this.on_core(core, now, linked, wants, |c, turn| c.room_again(peer, turn));
+                    this.on_core(core, now, linked, wants, |c, turn| {
+                        c.on_buffer_available(peer, turn)
+                    });
                 });
             }
             Happening::Refused { node, address } => self.on(at, |this, now, linked, wants| {
@@ -477,8 +479,12 @@ impl World {
         let owned = self.workload.ask(client, now);
         self.requests += 1;
         self.asked[client] = (self.requests, at);
-        let asker =
-            Asker { core: 0, connection: client as u32, generation: self.requests, sequence: 0 };
+        let asker = ClientRef {
+            core: 0,
+            connection: client as u32,
+            generation: self.requests,
+            sequence: 0,
+        };
         self.trace(|| format!("client {client} asks n{at}: {:?} {}", owned.kind, owned.key));
         let limited = self.options.limited_reads && self.requests.is_multiple_of(2);
         let allowance = if limited { Allowance(0) } else { Allowance::FULL };
@@ -486,19 +492,19 @@ impl World {
         self.hand(at, asker, &owned.request(&secret).with_allowance(allowance));
     }
 
-    /// Hands a client's request to a node.
-    fn hand(&mut self, at: usize, asker: Asker, request: &Request<'_>) {
+    /// TurnEffects a client's request to a node.
+    fn hand(&mut self, at: usize, asker: ClientRef, request: &Request<'_>) {
         self.on(at, |node, now, linked, wants| {
             let core = node.facts().core_of(request.key);
             node.on_core(core, now, linked, wants, |coordinator, turn| {
-                let place = coordinator.place(request.key);
+                let place = coordinator.point_of(request.key);
                 coordinator.request(asker, Consistency::Configured, place, request, turn);
             });
         });
     }
 
     /// Makes a read again that was put off, with room for the value as it was.
-    fn make_again(&mut self, asker: Asker, value_bytes: u32, request: &[u8]) {
+    fn make_again(&mut self, asker: ClientRef, value_bytes: u32, request: &[u8]) {
         let at = self.asked[asker.connection as usize].1;
         let request = match codec::decode_request(request) {
             Ok(request) => request,
@@ -517,7 +523,7 @@ impl World {
         }
     }
 
-    fn answered(&mut self, asker: Asker, answer: &Answer) {
+    fn answered(&mut self, asker: ClientRef, answer: &Answer) {
         let client = asker.connection as usize;
         if self.asked[client].0 != asker.generation {
             return;

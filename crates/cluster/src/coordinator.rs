@@ -17,14 +17,14 @@
 //!   agree on who the replicas are.
 //! - A replica that has become one by a new view takes part for a key only after it has copied it
 //!   from enough of the former holders, all of which have left the old view for good by then
-//!   ([`Fill`]).
+//!   ([`RangeTransfer`]).
 //! - A write is acknowledged by a replica only if it is the newest there. A write that meets a newer
 //!   one is given a newer version and tried again; so an acknowledged write is newer than every one
 //!   acknowledged before it, whatever the clocks say.
 //! - A write computed from what was there (`incr`, `cas`, `append`, `delete`) is *guarded*: replicas
 //!   refuse it when they hold something its coordinator had not seen.
 //!
-//! Requests of one connection for one key are performed one after the other (`InOrder`).
+//! Requests of one connection for one key are performed one after the other (`KeyQueues`).
 //!
 //! Where a link is congested, an operation keeps its request until there is room (`congested`): that
 //! is nobody's failure.
@@ -43,14 +43,14 @@ use super::governor_notice::GovernorNotice;
 use super::hints::{HintCounters, Hints};
 use super::hot_keys::{HotKey, HotKeys};
 use super::identity::{Boot, NodeKey};
-use super::link::{LinkEvent, Peer, PeerFacts, Room};
+use super::link::{LinkEvent, Peer, PeerBuffer, PeerFacts};
 use super::message::{Forward, ForwardOutcome, Message, NodeMessage, OperationId};
 use super::peers::{BreakerChange, BreakerCounters, Peers};
 use super::promises::Promises;
 use super::roster::RosterMember;
-use super::store::Store;
+use super::store::ReplicaStore;
 use super::version::{TieBreaker, Version, VersionClock};
-use super::view::{Fill, Placement, Source, View};
+use super::view::{Placement, RangeTransfer, Source, View};
 use super::wire::Malformed;
 use ringlane_ring::{Point, REPLICAS_MAX};
 use ringlane_types::codec;
@@ -59,14 +59,14 @@ use ringlane_types::request::Consistency;
 use ringlane_types::request::{Request, Response};
 use ringlane_types::time::Instant;
 
-mod comparing;
+mod anti_entropy;
+mod completion;
 mod congested;
-mod ending;
-mod fetching;
-mod filling;
-mod in_order;
+mod key_queue;
 mod newest;
+mod on_demand_transfer;
 mod operation;
+mod range_transfer;
 mod reading;
 mod replica;
 mod routing;
@@ -75,11 +75,11 @@ mod settings;
 mod tests;
 mod writing;
 
-use comparing::Comparing;
+use anti_entropy::AntiEntropy;
 use congested::{Congested, Sent};
-use filling::Filling;
-use in_order::{InOrder, Line};
+use key_queue::{KeyQueues, QueueKey};
 use operation::{Kind, Operation, Operations, Origin, Replica, Stage, State};
+use range_transfer::RangeTransfers;
 pub use settings::{CoordinatorCounters, CoordinatorSettings};
 
 /// How often an operation under way is looked at.
@@ -95,7 +95,7 @@ const FETCHED_MAX: usize = 1 << 16;
 
 /// Where a client's request came from, for the way back. Means nothing to the coordinator.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Asker {
+pub struct ClientRef {
     /// The core that has the connection.
     pub core: u32,
     /// The connection.
@@ -107,38 +107,38 @@ pub struct Asker {
 }
 
 /// What the coordinator wants done outside.
-pub trait Outside {
+pub trait Effects {
     /// Where messages for `to` are being collected; `None` when there is no link. What is written
     /// here leaves, however much waits: it is for answers, which somebody waits for.
-    fn room(&mut self, to: Peer) -> Option<&mut Vec<u8>>;
+    fn buffer_for(&mut self, to: Peer) -> Option<&mut Vec<u8>>;
 
     /// Where a request of about `bytes` for `to` is collected. When it does not fit,
-    /// [`Coordinator::room_again`] is called as soon as something does.
-    fn room_for(&mut self, to: Peer, _bytes: usize) -> Room<'_> {
-        self.room(to).map_or(Room::Unlinked, Room::Open)
+    /// [`Coordinator::on_buffer_available`] is called as soon as something does.
+    fn request_buffer(&mut self, to: Peer, _bytes: usize) -> PeerBuffer<'_> {
+        self.buffer_for(to).map_or(PeerBuffer::Unlinked, PeerBuffer::Open)
     }
 
-    /// As `room_for`, for a request that `to` is to coordinate.
-    fn room_to_forward(&mut self, to: Peer, bytes: usize) -> Room<'_> {
-        self.room_for(to, bytes)
+    /// As `request_buffer`, for a request that `to` is to coordinate.
+    fn forward_buffer(&mut self, to: Peer, bytes: usize) -> PeerBuffer<'_> {
+        self.request_buffer(to, bytes)
     }
 
-    /// Whether a long answer to `to` should be made now. If not, [`Coordinator::room_again`] is
+    /// Whether a long answer to `to` should be made now. If not, [`Coordinator::on_buffer_available`] is
     /// called when it should.
     fn takes_long_answer(&mut self, _to: Peer) -> bool {
         true
     }
 
     /// Answers a client's request.
-    fn answer(&mut self, asker: Asker, response: &Response<'_>);
+    fn answer(&mut self, asker: ClientRef, response: &Response<'_>);
 
     /// Answers a client's request with a response as the codec writes it, which must be whole.
-    fn pass_on(&mut self, asker: Asker, response: &[u8]) {
+    fn pass_on(&mut self, asker: ClientRef, response: &[u8]) {
         self.answer(asker, &codec::decode_response(response).expect("whole"));
     }
 
     /// All that became this core's own up to the roster of this epoch has arrived.
-    fn settled(&mut self, epoch: u64);
+    fn ranges_complete(&mut self, epoch: u64);
 }
 
 /// What a call works with.
@@ -148,7 +148,7 @@ pub struct Turn<'t, S, O> {
     /// The core's store.
     pub store: &'t mut S,
     /// The world outside.
-    pub outside: &'t mut O,
+    pub effects: &'t mut O,
 }
 
 /// One core's part in the cluster.
@@ -164,7 +164,7 @@ pub struct Coordinator {
     peers: Peers,
     reach: HashMap<NodeKey, Reach, ahash::RandomState>,
     operations: Operations,
-    in_order: InOrder,
+    key_queues: KeyQueues,
     congested: Congested,
     /// When operations are looked at, in order.
     checks: VecDeque<(Instant, OperationId)>,
@@ -177,8 +177,8 @@ pub struct Coordinator {
     attempts: HashMap<u64, Attempt, ahash::RandomState>,
     promises: Promises,
     hot_keys: HotKeys,
-    filling: Filling,
-    comparing: Comparing,
+    transfers: RangeTransfers,
+    anti_entropy: AntiEntropy,
     counters: CoordinatorCounters,
 }
 
@@ -197,7 +197,7 @@ struct Attempt {
     /// The first of the writes under way from which it was computed, one from the other.
     since: Version,
     /// Somebody else has been shown it, or has computed from it.
-    seen: bool,
+    exposed: bool,
 }
 
 type Members = ArrayVec<(NodeKey, Boot), REPLICAS_MAX>;
@@ -216,7 +216,7 @@ impl Coordinator {
             peers: Peers::new(settings.breaker, hasher()),
             reach: HashMap::with_hasher(hasher()),
             operations: Operations::new(settings.operations_max),
-            in_order: InOrder::new(hasher()),
+            key_queues: KeyQueues::new(hasher()),
             congested: Congested::new(hasher()),
             checks: VecDeque::new(),
             hints: Hints::new(settings.hints),
@@ -224,8 +224,8 @@ impl Coordinator {
             attempts: HashMap::with_hasher(hasher()),
             promises: Promises::default(),
             hot_keys: HotKeys::new(settings.hot_keys, hasher()),
-            filling: Filling::default(),
-            comparing: Comparing::default(),
+            transfers: RangeTransfers::default(),
+            anti_entropy: AntiEntropy::default(),
             counters: CoordinatorCounters::default(),
             settings,
         }
@@ -284,9 +284,10 @@ impl Coordinator {
 
     /// The states of the circuit breakers of the other members, as this core sees them.
     pub fn breakers(&self, now: Instant) -> Vec<(NodeKey, BreakerState)> {
-        let seats = self.view().map_or(&[][..], |view| view.roster().members());
-        let state = |seat: &RosterMember| Some((seat.key, self.peers.breaker(seat.key, now)?));
-        seats.iter().filter_map(state).collect()
+        let members = self.view().map_or(&[][..], |view| view.roster().members());
+        let state =
+            |member: &RosterMember| Some((member.key, self.peers.breaker(member.key, now)?));
+        members.iter().filter_map(state).collect()
     }
 
     /// The view in effect.
@@ -297,27 +298,27 @@ impl Coordinator {
     /// Where `key` lies on the ring. With MD5 a tenth of what a request costs here: computed once
     /// and handed on.
     #[inline]
-    pub fn place(&self, key: &[u8]) -> Point {
+    pub fn point_of(&self, key: &[u8]) -> Point {
         self.settings.ring_hash.point_of(key)
     }
 
     /// Where each of `keys` lies, as [`Coordinator::place`], and cheaper.
     #[inline]
-    pub fn places<const N: usize>(&self, keys: &[&[u8]]) -> ArrayVec<Point, N> {
+    pub fn points_of<const N: usize>(&self, keys: &[&[u8]]) -> ArrayVec<Point, N> {
         self.settings.ring_hash.points_of(keys)
     }
 
     /// Whether this node alone keeps what lies at `place`, all of it has arrived and no other
     /// replica need hear of a change: the request can be answered from the store at once.
     #[inline]
-    pub fn keeps_alone(&self, place: Point) -> bool {
+    pub fn is_sole_replica(&self, point: Point) -> bool {
         let Some(placement) = &self.placement else { return false };
-        if self.settings.replication.replicas() != 1 || !placement.fills.is_empty() {
+        if self.settings.replication.replicas() != 1 || !placement.transfers.is_empty() {
             return false;
         }
         let view = &placement.view;
-        let seat = view.member(view.ring().owner(place));
-        seat.key == self.me && seat.boot == self.boot
+        let member = view.member(view.ring().owner(point));
+        member.key == self.me && member.boot == self.boot
     }
 
     /// A version newer than any this core has heard of, for a write answered from the store.
@@ -328,27 +329,27 @@ impl Coordinator {
 
     /// Takes a client's request, whose key lies at `place`. It is answered through `turn.outside`,
     /// now or later.
-    pub fn request<S: Store, O: Outside>(
+    pub fn request<S: ReplicaStore, O: Effects>(
         &mut self,
-        asker: Asker,
+        asker: ClientRef,
         consistency: Consistency,
-        place: Point,
+        point: Point,
         request: &Request<'_>,
         turn: &mut Turn<'_, S, O>,
     ) {
         let bytes = codec::encoded_request_bytes(request);
         if self.holds_too_much(Origin::Client(asker), bytes) {
             self.counters.busy += 1;
-            return turn.outside.answer(asker, &Response::Busy);
+            return turn.effects.answer(asker, &Response::Busy);
         }
         let Some((id, mut operation)) = self.operations.begin(self.until(turn.now)) else {
             self.counters.quorum_failures += 1;
             let needed = self.needed(Kind::of(&request.operation), consistency);
-            return turn.outside.answer(asker, &Response::QuorumNotReached { needed, reached: 0 });
+            return turn.effects.answer(asker, &Response::QuorumNotReached { needed, reached: 0 });
         };
         operation.origin = Origin::Client(asker);
         operation.consistency = consistency;
-        operation.place = place;
+        operation.point = point;
         operation.kind = Kind::of(&request.operation);
         operation.key.extend_from_slice(request.key);
         operation.request.resize(bytes, 0);
@@ -356,7 +357,7 @@ impl Coordinator {
         let untold = Request { hash: KeyHash::default(), ..*request };
         codec::encode_request(&untold, &mut operation.request);
         if self.settings.replication.replicas() > 1
-            && !self.in_order.enter(Line::of(asker, self.hash(request.key)), id)
+            && !self.key_queues.enter(QueueKey::of(asker, self.hash(request.key)), id)
         {
             operation.stage = Stage::Queued;
             return self.operations.keep(id, operation);
@@ -382,8 +383,8 @@ impl Coordinator {
     /// Begins what waited for an answer that has been given. What has waited for all of its time is
     /// ended without having been tried: else each of many requests for one silent replica would
     /// make the next one wait for a whole timeout.
-    fn begin_queued<S: Store, O: Outside>(&mut self, turn: &mut Turn<'_, S, O>) {
-        while let Some(id) = self.in_order.take_ready() {
+    fn begin_queued<S: ReplicaStore, O: Effects>(&mut self, turn: &mut Turn<'_, S, O>) {
+        while let Some(id) = self.key_queues.take_ready() {
             let mut operation = self.operations.take(id).expect("kept until it is its turn");
             if operation.until > turn.now {
                 self.begin(id, operation, turn);
@@ -394,7 +395,7 @@ impl Coordinator {
         }
     }
 
-    fn begin<S: Store, O: Outside>(
+    fn begin<S: ReplicaStore, O: Effects>(
         &mut self,
         id: OperationId,
         operation: Box<Operation>,
@@ -417,7 +418,7 @@ impl Coordinator {
     }
 
     /// Takes a message of another node's core. Anything may come.
-    pub fn message<S: Store, O: Outside>(
+    pub fn message<S: ReplicaStore, O: Effects>(
         &mut self,
         from: Peer,
         bytes: &[u8],
@@ -440,56 +441,62 @@ impl Coordinator {
     }
 
     /// Takes what the governor tells all cores of the node.
-    pub fn notice<S: Store, O: Outside>(
+    pub fn notice<S: ReplicaStore, O: Effects>(
         &mut self,
         notice: GovernorNotice,
         turn: &mut Turn<'_, S, O>,
     ) {
         match notice {
-            GovernorNotice::ViewChanged(view) => self.placed(view, turn),
+            GovernorNotice::ViewChanged(view) => self.view_changed(view, turn),
             GovernorNotice::Liveness { node, boot, alive } => {
                 self.liveness(node, boot, alive, turn)
             }
-            GovernorNotice::Rebalanced(epoch) => self.digested(epoch),
+            GovernorNotice::Rebalanced(epoch) => self.rebalanced(epoch),
             GovernorNotice::Flushed(version) => self.flush(version, turn),
-            GovernorNotice::RestartedEmpty(boot) => self.reborn(boot, turn),
+            GovernorNotice::RestartedEmpty(boot) => self.restart_empty(boot, turn),
         }
     }
 
     /// A new view is in effect. They come in order; all of this node's former ones too, but those
     /// from before its time.
-    fn placed<S: Store, O: Outside>(&mut self, view: Arc<View>, turn: &mut Turn<'_, S, O>) {
+    fn view_changed<S: ReplicaStore, O: Effects>(
+        &mut self,
+        view: Arc<View>,
+        turn: &mut Turn<'_, S, O>,
+    ) {
         debug_assert_eq!(view.ring().parameters().hash, self.settings.ring_hash);
-        if let Some(seat) = view.roster().member(self.me).filter(|seat| seat.boot == self.boot) {
-            self.clock.set_tie_breaker(TieBreaker::of_slot(seat.slot));
+        if let Some(member) =
+            view.roster().member(self.me).filter(|member| member.boot == self.boot)
+        {
+            self.clock.set_tie_breaker(TieBreaker::of_slot(member.slot));
         }
         self.history.push_back(view.clone());
         if self.history.len() > HISTORY_MAX {
             self.history.pop_front();
         }
         let before = self.placement.take();
-        let mut fills = Vec::new();
-        if let Some(Placement { view: before, fills: former }) = before {
-            fills = former;
+        let mut transfers = Vec::new();
+        if let Some(Placement { view: before, transfers: former }) = before {
+            transfers = former;
             let sources = vec![Source::Missing; before.roster().members().len()];
-            let fill = Fill { before, after: view.clone(), sources };
-            if fill.share(self.me, self.boot) > 0.0 {
-                fills.push(Arc::new(fill));
+            let transfer = RangeTransfer { before, after: view.clone(), sources };
+            if transfer.share(self.me, self.boot) > 0.0 {
+                transfers.push(Arc::new(transfer));
             }
         }
-        self.placement = Some(Placement { view, fills });
+        self.placement = Some(Placement { view, transfers });
         // Others copy from here now what is not this node's own any more.
-        self.filling.stop_sweeping();
-        self.comparing.stop();
+        self.transfers.stop_sweeping();
+        self.anti_entropy.stop();
         self.fetched.clear();
         self.note_gone_sources(turn.now);
-        self.finish_fills(turn);
+        self.finish_transfers(turn);
         self.recheck(|operation| !matches!(operation.stage, Stage::Forwarded(_)), turn);
         self.begin_queued(turn);
     }
 
     /// Gossip says that this life of a node is alive, or dead.
-    fn liveness<S: Store, O: Outside>(
+    fn liveness<S: ReplicaStore, O: Effects>(
         &mut self,
         node: NodeKey,
         boot: Boot,
@@ -498,7 +505,7 @@ impl Coordinator {
     ) {
         self.peers.liveness(node, boot, alive, turn.now);
         self.note_gone_sources(turn.now);
-        self.finish_fills(turn);
+        self.finish_transfers(turn);
         if !alive {
             self.node_went(node, turn);
             self.begin_queued(turn);
@@ -506,7 +513,11 @@ impl Coordinator {
     }
 
     /// A link came or went.
-    pub fn link<S: Store, O: Outside>(&mut self, event: LinkEvent, turn: &mut Turn<'_, S, O>) {
+    pub fn link<S: ReplicaStore, O: Effects>(
+        &mut self,
+        event: LinkEvent,
+        turn: &mut Turn<'_, S, O>,
+    ) {
         match event {
             LinkEvent::Up { peer, facts } => {
                 let known = self.reach.get(&peer.node).map(|reach| reach.facts);
@@ -542,15 +553,19 @@ impl Coordinator {
 
     /// Every live member holds all data assigned to it up to the roster of `epoch`: data no longer
     /// assigned to this node may be dropped.
-    fn digested(&mut self, epoch: u64) {
+    fn rebalanced(&mut self, epoch: u64) {
         if self.view().is_some_and(|view| view.epoch() == epoch) {
-            self.filling.sweep_from_the_beginning();
+            self.transfers.sweep_from_the_beginning();
         }
     }
 
     /// This node begins a new life: its store is empty, its seat and all that was under way are
     /// gone.
-    fn reborn<S: Store, O: Outside>(&mut self, boot: Boot, turn: &mut Turn<'_, S, O>) {
+    fn restart_empty<S: ReplicaStore, O: Effects>(
+        &mut self,
+        boot: Boot,
+        turn: &mut Turn<'_, S, O>,
+    ) {
         turn.store.clear();
         for id in self.operations.ids(|_| true) {
             if let Some(operation) = self.operations.take(id) {
@@ -572,7 +587,11 @@ impl Coordinator {
     }
 
     /// Everything of a version up to `version` is gone.
-    pub fn flush<S: Store, O: Outside>(&mut self, version: Version, turn: &mut Turn<'_, S, O>) {
+    pub fn flush<S: ReplicaStore, O: Effects>(
+        &mut self,
+        version: Version,
+        turn: &mut Turn<'_, S, O>,
+    ) {
         let _ = self.clock.observe(version, turn.now);
         turn.store.flush(version);
         self.hot_keys.forget_all();
@@ -582,14 +601,14 @@ impl Coordinator {
     /// Tells every core that has a link with this one that everything of a version up to `version`
     /// is gone. What this core asks them from now on comes after it, so that whoever knows of the
     /// flush reads nothing older.
-    pub fn announce_flush<S: Store, O: Outside>(
+    pub fn announce_flush<S: ReplicaStore, O: Effects>(
         &mut self,
         version: Version,
         turn: &mut Turn<'_, S, O>,
     ) {
         for (node, reach) in &self.reach {
             for core in 0..reach.facts.core_count {
-                if let Some(out) = turn.outside.room(Peer { node: *node, core }) {
+                if let Some(out) = turn.effects.buffer_for(Peer { node: *node, core }) {
                     NodeMessage::Flush { version }.write(out);
                 }
             }
@@ -597,7 +616,7 @@ impl Coordinator {
     }
 
     /// Does what is due; to be called when the deadline has come, harmless at any time.
-    pub fn tick<S: Store, O: Outside>(&mut self, turn: &mut Turn<'_, S, O>) {
+    pub fn tick<S: ReplicaStore, O: Effects>(&mut self, turn: &mut Turn<'_, S, O>) {
         let mut left = self.checks.len();
         while left > 0 && self.checks.front().is_some_and(|(at, _)| *at <= turn.now) {
             left -= 1;
@@ -610,7 +629,7 @@ impl Coordinator {
         }
         self.begin_queued(turn);
         self.give_up_sources(turn);
-        self.fill(turn);
+        self.transfer(turn);
         self.sweep(turn);
         self.compare(turn);
         self.hand_over_hints(turn);
@@ -619,14 +638,14 @@ impl Coordinator {
     /// When the next [`Coordinator::tick`] is due.
     pub fn next_deadline(&self) -> Option<Instant> {
         let check = self.checks.front().map(|(at, _)| *at);
-        let comparing = self.comparing.next_deadline();
-        let comparing = comparing.filter(|_| self.settings.replication.replicas() > 1);
+        let anti_entropy = self.anti_entropy.next_deadline();
+        let anti_entropy = anti_entropy.filter(|_| self.settings.replication.replicas() > 1);
         let hints = self.hints.next_deadline(|node| self.peers.is_present(node));
-        [check, comparing, self.filling.next_deadline(), hints].into_iter().flatten().min()
+        [check, anti_entropy, self.transfers.next_deadline(), hints].into_iter().flatten().min()
     }
 
     /// Looks at all operations that `concerned` picks.
-    fn recheck<S: Store, O: Outside>(
+    fn recheck<S: ReplicaStore, O: Effects>(
         &mut self,
         concerned: impl Fn(&Operation) -> bool,
         turn: &mut Turn<'_, S, O>,
@@ -640,7 +659,7 @@ impl Coordinator {
     }
 
     /// What waits for `node` need not wait any longer.
-    fn node_went<S: Store, O: Outside>(&mut self, node: NodeKey, turn: &mut Turn<'_, S, O>) {
+    fn node_went<S: ReplicaStore, O: Effects>(&mut self, node: NodeKey, turn: &mut Turn<'_, S, O>) {
         let asks = |operation: &Operation| {
             matches!(operation.stage, Stage::Forwarded(to) | Stage::Congested(to) if to.node == node)
                 || operation
@@ -652,7 +671,7 @@ impl Coordinator {
     }
 
     /// Looks at an operation under way. `None` when that ended it.
-    fn check<S: Store, O: Outside>(
+    fn check<S: ReplicaStore, O: Effects>(
         &mut self,
         id: OperationId,
         mut operation: Box<Operation>,
@@ -691,7 +710,7 @@ impl Coordinator {
     }
 
     /// Sends a short `message` of the operation `id` to the core of `node` that owns `key`.
-    fn send<S: Store, O: Outside>(
+    fn send<S: ReplicaStore, O: Effects>(
         &mut self,
         id: OperationId,
         node: NodeKey,
@@ -700,16 +719,16 @@ impl Coordinator {
         turn: &mut Turn<'_, S, O>,
     ) -> Sent {
         let Some(to) = self.peer(node, key) else { return Sent::No };
-        match turn.outside.room_for(to, 0) {
-            Room::Open(out) => {
+        match turn.effects.request_buffer(to, 0) {
+            PeerBuffer::Open(out) => {
                 message.write(out);
                 Sent::Yes
             }
-            Room::Full => {
+            PeerBuffer::Full => {
                 self.wait_for_room(to, id);
                 Sent::Later
             }
-            Room::Unlinked => Sent::No,
+            PeerBuffer::Unlinked => Sent::No,
         }
     }
 

@@ -53,7 +53,7 @@ pub struct ClientEndpoint {
 
 /// Where a request for a peer is written, if it can be.
 #[derive(Debug)]
-pub enum Room<'r> {
+pub enum PeerBuffer<'r> {
     /// Here.
     Open(&'r mut Vec<u8>),
     /// Nowhere yet: too much waits for that peer. Whoever was told so is called when that is over.
@@ -62,12 +62,12 @@ pub enum Room<'r> {
     Unlinked,
 }
 
-impl<'r> Room<'r> {
+impl<'r> PeerBuffer<'r> {
     /// Where it is written, for whoever does without otherwise.
     pub fn open(self) -> Option<&'r mut Vec<u8>> {
         match self {
-            Room::Open(out) => Some(out),
-            Room::Full | Room::Unlinked => None,
+            PeerBuffer::Open(out) => Some(out),
+            PeerBuffer::Full | PeerBuffer::Unlinked => None,
         }
     }
 }

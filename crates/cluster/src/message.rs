@@ -100,7 +100,7 @@ pub struct Forward<'b> {
     pub consistency: Consistency,
     /// Where the request's key lies on the circle of that roster. The sender knows it already, and
     /// to compute it again by MD5 would be a tenth of what a forwarded get costs.
-    pub place: Point,
+    pub point: Point,
     /// What the write must be newer than: a version under which the sender has begun it, and
     /// which some replicas may hold.
     pub after: Version,
@@ -317,12 +317,12 @@ impl<'b> Message<'b> {
                 out.put_u64(ticket);
             }
             Message::Forward(forward) => {
-                let Forward { operation, stamp, consistency, place, after, request } = forward;
+                let Forward { operation, stamp, consistency, point, after, request } = forward;
                 out.put_u8(tag::FORWARD);
                 out.put_u64(operation.0);
                 out.put_u64(stamp);
                 out.put_u8(consistency as u8);
-                out.put_u32(place.0);
+                out.put_u32(point.0);
                 out.put_u64(after.0);
                 out.put(request);
             }
@@ -447,12 +447,12 @@ impl<'b> Message<'b> {
             tag::FORWARD => {
                 let (operation, stamp) = (OperationId(reader.u64()?), reader.u64()?);
                 let consistency = read_consistency(&mut reader)?;
-                let (place, after) = (Point(reader.u32()?), Version(reader.u64()?));
+                let (point, after) = (Point(reader.u32()?), Version(reader.u64()?));
                 Message::Forward(Forward {
                     operation,
                     stamp,
                     consistency,
-                    place,
+                    point,
                     after,
                     request: reader.rest(),
                 })

@@ -45,7 +45,7 @@ pub struct Scanned<'s> {
 ///
 /// A value whose deadline has passed is a tombstone of the same version from then on, whatever the
 /// store does with its memory: see [`Record::at`].
-pub trait Store {
+pub trait ReplicaStore {
     /// The record of `key`, deletions included. Does not count as a use.
     fn read(&mut self, key: &[u8], now: Instant) -> Option<Record<'_>>;
 
@@ -55,7 +55,7 @@ pub trait Store {
     /// Puts `record` in the place of the one with version `attempt`, although it may be older;
     /// with any other version there, nothing happens. `None` removes. This takes back a write
     /// that its own coordinator gives up, and is of no use to anybody else.
-    fn take_back(
+    fn roll_back(
         &mut self,
         key: &[u8],
         attempt: Version,

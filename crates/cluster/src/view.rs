@@ -2,7 +2,7 @@
 //!
 //! When a roster assigns a node ranges that others held before, it is a replica of them at once, but
 //! an incomplete one. Its answers would break the guarantee that every read quorum meets every
-//! acknowledged write. So until a [`Fill`] of the range is done, each key is first requested from its
+//! acknowledged write. So until a [`RangeTransfer`] of the range is done, each key is first requested from its
 //! holders under the previous roster: from enough of them that every write acknowledged there is
 //! seen, and that no quorum of the old set can act independently of the new one (a holder that
 //! answers has left the old roster for good). Then the node counts as a full replica for that key.
@@ -82,7 +82,7 @@ pub enum Source {
 
 /// The ranges assigned to this node by one roster, and how much of them has arrived.
 #[derive(Clone, Debug)]
-pub struct Fill {
+pub struct RangeTransfer {
     /// The previous view.
     pub before: Arc<View>,
     /// The view that assigned the ranges.
@@ -102,7 +102,7 @@ pub struct Holders {
     pub copied: usize,
 }
 
-impl Fill {
+impl RangeTransfer {
     /// The epoch of the roster that assigned the ranges.
     pub fn epoch(&self) -> u64 {
         self.after.epoch()
@@ -169,29 +169,29 @@ pub struct Placement {
     /// The view in effect.
     pub view: Arc<View>,
     /// Incomplete transfers, oldest first.
-    pub fills: Vec<Arc<Fill>>,
+    pub transfers: Vec<Arc<RangeTransfer>>,
 }
 
 impl Placement {
     /// The oldest transfer after `epoch` that `point` waits for; `None` if this node is a full
     /// replica of it, or not a replica.
     #[inline]
-    pub fn unfilled(
+    pub fn pending_transfer(
         &self,
         me: NodeKey,
         boot: Boot,
         point: Point,
         after_epoch: u64,
         replication: Replication,
-    ) -> Option<&Arc<Fill>> {
-        if self.fills.is_empty() {
+    ) -> Option<&Arc<RangeTransfer>> {
+        if self.transfers.is_empty() {
             return None;
         }
-        self.fills.iter().find(|fill| {
-            let holders = fill.holders(point, replication);
-            fill.epoch() > after_epoch
+        self.transfers.iter().find(|transfer| {
+            let holders = transfer.holders(point, replication);
+            transfer.epoch() > after_epoch
                 && holders.copied < holders.needed
-                && fill.concerns(me, boot, point)
+                && transfer.concerns(me, boot, point)
         })
     }
 }
@@ -225,44 +225,50 @@ mod tests {
     fn a_newcomer_lacks_what_it_gained_until_enough_holders_were_copied() {
         let (before, after) = views(&["a", "b", "c", "e"], "d", 1);
         let (me, boot) = (NodeKey::of("d"), Boot(1));
-        let mut fill = Fill { before, after, sources: vec![Source::Missing; 4] };
-        let gained: Vec<Point> = fill.points().filter(|p| fill.concerns(me, boot, *p)).collect();
+        let mut transfer = RangeTransfer { before, after, sources: vec![Source::Missing; 4] };
+        let gained: Vec<Point> =
+            transfer.points().filter(|p| transfer.concerns(me, boot, *p)).collect();
         assert!(!gained.is_empty());
-        let share = fill.share(me, boot);
+        let share = transfer.share(me, boot);
         assert!((0.45..0.75).contains(&share), "three fifths of the circle, not {share}");
-        assert!(!fill.is_complete(me, boot, quorums(2, 2)));
+        assert!(!transfer.is_complete(me, boot, quorums(2, 2)));
         let point = gained[0];
-        let holders = fill.holders(point, quorums(2, 2));
+        let holders = transfer.holders(point, quorums(2, 2));
         assert_eq!((holders.needed, holders.copied), (2, 0));
-        fill.sources[holders.nodes[0].0 as usize] = Source::Copied;
-        fill.sources[holders.nodes[2].0 as usize] = Source::Copied;
-        let placement = Placement { view: fill.after.clone(), fills: vec![Arc::new(fill)] };
-        assert!(placement.unfilled(me, boot, point, 0, quorums(2, 2)).is_none());
-        assert!(placement.unfilled(me, boot, point, 0, quorums(1, 3)).is_some());
+        transfer.sources[holders.nodes[0].0 as usize] = Source::Copied;
+        transfer.sources[holders.nodes[2].0 as usize] = Source::Copied;
+        let placement =
+            Placement { view: transfer.after.clone(), transfers: vec![Arc::new(transfer)] };
+        assert!(placement.pending_transfer(me, boot, point, 0, quorums(2, 2)).is_none());
+        assert!(placement.pending_transfer(me, boot, point, 0, quorums(1, 3)).is_some());
     }
 
     #[test]
     fn a_restarted_node_lacks_everything_it_held() {
         let (before, after) = views(&["a", "b", "c"], "b", 2);
-        let fill = Fill { before, after, sources: vec![Source::Missing; 3] };
-        assert!(fill.points().all(|point| fill.concerns(NodeKey::of("b"), Boot(2), point)));
-        assert!(fill.points().all(|point| !fill.concerns(NodeKey::of("a"), Boot(1), point)));
+        let transfer = RangeTransfer { before, after, sources: vec![Source::Missing; 3] };
+        assert!(transfer.points().all(|point| transfer.concerns(NodeKey::of("b"), Boot(2), point)));
+        assert!(transfer.points().all(|point| !transfer.concerns(
+            NodeKey::of("a"),
+            Boot(1),
+            point
+        )));
     }
 
     #[test]
     fn holders_that_are_gone_for_good_are_not_waited_for() {
         let (before, after) = views(&["a", "b", "c"], "b", 2);
-        let mut fill = Fill { before, after, sources: vec![Source::Missing; 3] };
+        let mut transfer = RangeTransfer { before, after, sources: vec![Source::Missing; 3] };
         let (me, boot) = (NodeKey::of("b"), Boot(2));
         // Our own earlier life is gone; both others are still needed for two of three.
-        fill.sources[1] = Source::Gone;
-        assert_eq!(fill.holders(Point(0), quorums(2, 2)).needed, 2);
-        fill.sources[2] = Source::Gone;
-        assert_eq!(fill.holders(Point(0), quorums(2, 2)).needed, 1);
-        assert!(!fill.is_complete(me, boot, quorums(2, 2)));
-        fill.sources[0] = Source::Copied;
-        assert!(fill.is_complete(me, boot, quorums(2, 2)));
-        fill.sources[0] = Source::Gone;
-        assert!(fill.is_complete(me, boot, quorums(2, 2)), "nobody is left to wait for");
+        transfer.sources[1] = Source::Gone;
+        assert_eq!(transfer.holders(Point(0), quorums(2, 2)).needed, 2);
+        transfer.sources[2] = Source::Gone;
+        assert_eq!(transfer.holders(Point(0), quorums(2, 2)).needed, 1);
+        assert!(!transfer.is_complete(me, boot, quorums(2, 2)));
+        transfer.sources[0] = Source::Copied;
+        assert!(transfer.is_complete(me, boot, quorums(2, 2)));
+        transfer.sources[0] = Source::Gone;
+        assert!(transfer.is_complete(me, boot, quorums(2, 2)), "nobody is left to wait for");
     }
 }

@@ -12,8 +12,8 @@ use super::perform::Demand;
 use super::store::{ShardStore, enable_tombstones};
 use super::{BATCH, Engine, Finishing, count_prefix};
 use crate::prefixes::PrefixCounters;
-use ringlane_cluster::coordinator::{Asker, Coordinator, Outside, Turn};
-use ringlane_cluster::link::{Peer, Room};
+use ringlane_cluster::coordinator::{ClientRef, Coordinator, Effects, Turn};
+use ringlane_cluster::link::{Peer, PeerBuffer};
 use ringlane_cluster::message::Messages;
 use ringlane_cluster::record::RetentionTimes;
 use ringlane_cluster::version::Version;
@@ -26,19 +26,19 @@ use ringlane_types::time::Instant;
 /// Capacity that the collected answers may retain between uses.
 const ANSWER_BYTES_KEPT: usize = 256 << 10;
 
-/// Collects messages for other nodes. [`Outside`] documents each method.
-pub trait Links {
+/// Collects messages for other nodes. [`Effects`] documents each method.
+pub trait PeerOutbox {
     /// The buffer for messages to `to`; `None` without a link.
-    fn room(&mut self, to: Peer) -> Option<&mut Vec<u8>>;
+    fn buffer_for(&mut self, to: Peer) -> Option<&mut Vec<u8>>;
 
     /// The buffer for a request of about `bytes` to `to`, if it fits.
-    fn room_for(&mut self, to: Peer, _bytes: usize) -> Room<'_> {
-        self.room(to).map_or(Room::Unlinked, Room::Open)
+    fn request_buffer(&mut self, to: Peer, _bytes: usize) -> PeerBuffer<'_> {
+        self.buffer_for(to).map_or(PeerBuffer::Unlinked, PeerBuffer::Open)
     }
 
-    /// Like `room_for`, for a request that `to` is to coordinate.
-    fn room_to_forward(&mut self, to: Peer, bytes: usize) -> Room<'_> {
-        self.room_for(to, bytes)
+    /// Like `request_buffer`, for a request that `to` is to coordinate.
+    fn forward_buffer(&mut self, to: Peer, bytes: usize) -> PeerBuffer<'_> {
+        self.request_buffer(to, bytes)
     }
 
     /// Whether a long answer to `to` can be built now.
@@ -48,16 +48,16 @@ pub trait Links {
 }
 
 /// No links at all.
-pub struct NoLinks;
+pub struct NoPeers;
 
-impl Links for NoLinks {
-    fn room(&mut self, _to: Peer) -> Option<&mut Vec<u8>> {
+impl PeerOutbox for NoPeers {
+    fn buffer_for(&mut self, _to: Peer) -> Option<&mut Vec<u8>> {
         None
     }
 }
 
 /// The additional state of an engine in cluster mode.
-pub(super) struct Membership {
+pub(super) struct ClusterPart {
     coordinator: Coordinator,
     answers: Answers,
     /// When a cluster-wide flush is due.
@@ -73,30 +73,30 @@ pub(super) struct Membership {
 #[derive(Default)]
 struct Answers {
     bytes: Vec<u8>,
-    list: Vec<(Asker, usize)>,
+    list: Vec<(ClientRef, usize)>,
     settled: Option<u64>,
 }
 
 /// The environment of one core's coordinator during one call.
-pub struct Hands<'h, L: ?Sized> {
+pub struct TurnEffects<'h, L: ?Sized> {
     links: &'h mut L,
     answers: &'h mut Answers,
 }
 
-impl<L: Links + ?Sized> Outside for Hands<'_, L> {
+impl<L: PeerOutbox + ?Sized> Effects for TurnEffects<'_, L> {
     #[inline]
-    fn room(&mut self, to: Peer) -> Option<&mut Vec<u8>> {
-        self.links.room(to)
+    fn buffer_for(&mut self, to: Peer) -> Option<&mut Vec<u8>> {
+        self.links.buffer_for(to)
     }
 
     #[inline]
-    fn room_for(&mut self, to: Peer, bytes: usize) -> Room<'_> {
-        self.links.room_for(to, bytes)
+    fn request_buffer(&mut self, to: Peer, bytes: usize) -> PeerBuffer<'_> {
+        self.links.request_buffer(to, bytes)
     }
 
     #[inline]
-    fn room_to_forward(&mut self, to: Peer, bytes: usize) -> Room<'_> {
-        self.links.room_to_forward(to, bytes)
+    fn forward_buffer(&mut self, to: Peer, bytes: usize) -> PeerBuffer<'_> {
+        self.links.forward_buffer(to, bytes)
     }
 
     #[inline]
@@ -104,7 +104,7 @@ impl<L: Links + ?Sized> Outside for Hands<'_, L> {
         self.links.takes_long_answer(to)
     }
 
-    fn answer(&mut self, asker: Asker, response: &Response<'_>) {
+    fn answer(&mut self, asker: ClientRef, response: &Response<'_>) {
         let start = self.answers.bytes.len();
         let bytes = codec::encoded_response_bytes(response);
         self.answers.bytes.resize(start + bytes, 0);
@@ -113,21 +113,21 @@ impl<L: Links + ?Sized> Outside for Hands<'_, L> {
     }
 
     #[inline]
-    fn pass_on(&mut self, asker: Asker, response: &[u8]) {
+    fn pass_on(&mut self, asker: ClientRef, response: &[u8]) {
         self.answers.bytes.extend_from_slice(response);
         self.answers.list.push((asker, response.len()));
     }
 
-    fn settled(&mut self, epoch: u64) {
+    fn ranges_complete(&mut self, epoch: u64) {
         self.answers.settled = Some(epoch);
     }
 }
 
-impl Membership {
+impl ClusterPart {
     /// Whether this node is the sole replica of `point`.
     #[inline]
     pub(super) fn is_sole_replica(&self, point: Point) -> bool {
-        self.coordinator.keeps_alone(point)
+        self.coordinator.is_sole_replica(point)
     }
 
     /// Executes a request for a key with this node as the sole replica, under a version assigned by
@@ -151,7 +151,7 @@ impl Engine {
     /// Puts this engine into cluster mode. Its shard must be empty.
     pub fn join_cluster(&mut self, coordinator: Coordinator, retention: &RetentionTimes) {
         enable_tombstones(&mut self.shard, retention);
-        self.membership = Some(Box::new(Membership {
+        self.cluster_part = Some(Box::new(ClusterPart {
             coordinator,
             answers: Answers::default(),
             flush_at: None,
@@ -162,19 +162,19 @@ impl Engine {
 
     /// The coordinator, for views.
     pub fn coordinator(&self) -> Option<&Coordinator> {
-        self.membership.as_ref().map(|membership| &membership.coordinator)
+        self.cluster_part.as_ref().map(|cluster_part| &cluster_part.coordinator)
     }
 
     /// The ring position of `key`, if there is a ring.
     #[inline]
     pub fn point(&self, key: &[u8]) -> Option<Point> {
-        Some(self.coordinator()?.place(key))
+        Some(self.coordinator()?.point_of(key))
     }
 
     /// The ring positions of `keys`, like [`Engine::point`] but cheaper. `None` on a standalone node.
     #[inline]
     pub fn points<const N: usize>(&self, keys: &[&[u8]]) -> ArrayVec<Point, N> {
-        self.coordinator().map_or_else(ArrayVec::new, |coordinator| coordinator.places(keys))
+        self.coordinator().map_or_else(ArrayVec::new, |coordinator| coordinator.points_of(keys))
     }
 
     /// Starts a request to the replicas of a key, possibly including this node. The answer will be
@@ -183,20 +183,20 @@ impl Engine {
     #[inline(never)]
     pub(super) fn ask_replicas(
         &mut self,
-        asker: Asker,
+        asker: ClientRef,
         Demand { request, consistency, point }: Demand<'_, '_>,
         now: Instant,
-        links: &mut (impl Links + ?Sized),
+        links: &mut (impl PeerOutbox + ?Sized),
     ) {
-        let membership = self.membership.as_mut().expect("there is a ring");
-        let Membership { coordinator, answers, unannounced, .. } = &mut **membership;
+        let cluster_part = self.cluster_part.as_mut().expect("there is a ring");
+        let ClusterPart { coordinator, answers, unannounced, .. } = &mut **cluster_part;
         if let Some(prefixes) = &mut self.finishing.prefixes {
             // A hit is counted once it is known to be one.
             count_prefix(prefixes, request, &Response::Miss);
         }
         let mut store = ShardStore::new(&mut self.shard);
-        let mut hands = Hands { links, answers };
-        let mut turn = Turn { now, store: &mut store, outside: &mut hands };
+        let mut effects = TurnEffects { links, answers };
+        let mut turn = Turn { now, store: &mut store, effects: &mut effects };
         if let Some(version) = unannounced.take() {
             coordinator.announce_flush(version, &mut turn);
         }
@@ -206,7 +206,7 @@ impl Engine {
     /// Whether no further requests should be started, because too many are in flight.
     #[inline]
     pub fn is_saturated(&self) -> bool {
-        self.membership.as_ref().is_some_and(|membership| membership.coordinator.is_full())
+        self.cluster_part.as_ref().is_some_and(|cluster_part| cluster_part.coordinator.is_full())
     }
 
     /// Bytes of requests that other nodes may forward now, for this core to coordinate.
@@ -222,13 +222,13 @@ impl Engine {
     }
 
     fn flush_if_due(&mut self, now: Instant) {
-        let Some(membership) = &mut self.membership else { return };
-        if membership.flush_at.take_if(|at| *at <= now).is_none() {
+        let Some(cluster_part) = &mut self.cluster_part else { return };
+        if cluster_part.flush_at.take_if(|at| *at <= now).is_none() {
             return;
         }
-        let version = membership.coordinator.next_version(now);
-        (membership.unannounced, membership.unreported) = (Some(version), Some(version));
-        self.coordinate(now, &mut NoLinks, |coordinator, turn| coordinator.flush(version, turn));
+        let version = cluster_part.coordinator.next_version(now);
+        (cluster_part.unannounced, cluster_part.unreported) = (Some(version), Some(version));
+        self.coordinate(now, &mut NoPeers, |coordinator, turn| coordinator.flush(version, turn));
     }
 
     /// The version of a cluster-wide flush, if one is due. Flushes it here, and notifies the cores
@@ -236,12 +236,12 @@ impl Engine {
     pub fn due_flush(
         &mut self,
         now: Instant,
-        links: &mut (impl Links + ?Sized),
+        links: &mut (impl PeerOutbox + ?Sized),
     ) -> Option<Version> {
         self.flush_if_due(now);
-        let membership = self.membership.as_mut()?;
-        let unreported = membership.unreported.take();
-        if let Some(version) = membership.unannounced.take() {
+        let cluster_part = self.cluster_part.as_mut()?;
+        let unreported = cluster_part.unreported.take();
+        if let Some(version) = cluster_part.unannounced.take() {
             self.coordinate(now, links, |coordinator, turn| {
                 coordinator.announce_flush(version, turn);
             });
@@ -251,9 +251,9 @@ impl Engine {
 
     /// When the coordinator next has work.
     pub fn next_deadline(&self) -> Option<Instant> {
-        let membership = self.membership.as_ref()?;
-        let unreported = membership.unreported.map(|_| Instant::default());
-        let due = [membership.coordinator.next_deadline(), membership.flush_at, unreported];
+        let cluster_part = self.cluster_part.as_ref()?;
+        let unreported = cluster_part.unreported.map(|_| Instant::default());
+        let due = [cluster_part.coordinator.next_deadline(), cluster_part.flush_at, unreported];
         due.into_iter().flatten().min()
     }
 
@@ -265,10 +265,10 @@ impl Engine {
         from: Peer,
         body: &[u8],
         now: Instant,
-        links: &mut (impl Links + ?Sized),
+        links: &mut (impl PeerOutbox + ?Sized),
     ) {
-        if let Some(membership) = &mut self.membership {
-            membership.coordinator.heard(from, body.is_empty(), now);
+        if let Some(cluster_part) = &mut self.cluster_part {
+            cluster_part.coordinator.heard(from, body.is_empty(), now);
         }
         let mut messages = Messages::new(body).flatten();
         loop {
@@ -291,24 +291,24 @@ impl Engine {
     }
 
     /// Passes a notice to the coordinator.
-    pub fn coordinate<L: Links + ?Sized>(
+    pub fn coordinate<L: PeerOutbox + ?Sized>(
         &mut self,
         now: Instant,
         links: &mut L,
-        call: impl FnOnce(&mut Coordinator, &mut Turn<'_, ShardStore<'_>, Hands<'_, L>>),
+        call: impl FnOnce(&mut Coordinator, &mut Turn<'_, ShardStore<'_>, TurnEffects<'_, L>>),
     ) {
-        let Some(membership) = &mut self.membership else { return };
-        let Membership { coordinator, answers, .. } = &mut **membership;
+        let Some(cluster_part) = &mut self.cluster_part else { return };
+        let ClusterPart { coordinator, answers, .. } = &mut **cluster_part;
         let mut store = ShardStore::new(&mut self.shard);
-        let mut hands = Hands { links, answers };
-        call(coordinator, &mut Turn { now, store: &mut store, outside: &mut hands });
+        let mut effects = TurnEffects { links, answers };
+        call(coordinator, &mut Turn { now, store: &mut store, effects: &mut effects });
     }
 
     /// Takes the collected answers, and the epoch up to which all data has arrived, if that has
     /// changed.
-    pub fn take_answers(&mut self, mut give: impl FnMut(Asker, &Response<'_>)) -> Option<u64> {
+    pub fn take_answers(&mut self, mut give: impl FnMut(ClientRef, &Response<'_>)) -> Option<u64> {
         let Finishing { hides_cas, prefixes } = &mut self.finishing;
-        let answers = &mut self.membership.as_mut()?.answers;
+        let answers = &mut self.cluster_part.as_mut()?.answers;
         let mut rest = &answers.bytes[..];
         for (asker, bytes) in answers.list.drain(..) {
             let (response, after) = rest.split_at(bytes);
@@ -337,8 +337,8 @@ impl Engine {
     /// Whether there are collected answers.
     #[inline]
     pub fn has_answers(&self) -> bool {
-        self.membership.as_ref().is_some_and(|membership| {
-            !membership.answers.list.is_empty() || membership.answers.settled.is_some()
+        self.cluster_part.as_ref().is_some_and(|cluster_part| {
+            !cluster_part.answers.list.is_empty() || cluster_part.answers.settled.is_some()
         })
     }
 }

@@ -101,7 +101,7 @@ impl Engine {
             }
             let owner = self.owner(&request);
             let mut point = None;
-            if owner == self.config.core && self.membership.is_some() {
+            if owner == self.config.core && self.cluster_part.is_some() {
                 if left == 0 {
                     break;
                 }

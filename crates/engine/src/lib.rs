@@ -13,9 +13,9 @@ use std::time::Duration;
 
 use arrayvec::ArrayVec;
 
-use cluster::Links;
+use cluster::PeerOutbox;
 
-use ringlane_cluster::coordinator::Asker;
+use ringlane_cluster::coordinator::ClientRef;
 use ringlane_protocol::pipeline::{Claim, Pipeline};
 use ringlane_protocol::{AdminCommand, Answer, Context, Decoder, Output, Reply, Step, encode};
 use ringlane_shard::ShardConfig;
@@ -44,15 +44,15 @@ use perform::{CLUSTERED, Demand, STANDALONE};
 pub use prefixes::{PREFIX_DELIMITER, PREFIXES_MAX, PrefixCounters};
 
 /// Accepts requests for other cores.
-pub trait Outbox: Links {
+pub trait Outbox: PeerOutbox {
     /// Sends `request` with a consistency to core `core`; its answer comes back under `sequence` to
     /// the connection being fed. Always accepted: one batch may exceed the limit of
     /// [`Outbox::is_full`].
     fn send(&mut self, core: u32, sequence: u32, consistency: Consistency, request: &Request<'_>);
 
     /// Identifies the client of the request with `sequence`, for answers from other nodes.
-    fn asker(&self, sequence: u32) -> Asker {
-        Asker { sequence, ..Asker::default() }
+    fn asker(&self, sequence: u32) -> ClientRef {
+        ClientRef { sequence, ..ClientRef::default() }
     }
 
     /// Whether connections should hold their input until other cores have taken some requests.
@@ -132,7 +132,7 @@ pub enum Stop<'b> {
 
 /// The result of [`Engine::feed`].
 #[derive(Debug)]
-pub struct Fed<'b> {
+pub struct Progress<'b> {
     /// Consumed bytes of the input.
     pub consumed: usize,
     /// Why it stopped.
@@ -205,7 +205,7 @@ pub struct Engine {
     pub finishing: Finishing,
     config: EngineConfig,
     /// The additional state in cluster mode.
-    membership: Option<Box<cluster::Membership>>,
+    membership: Option<Box<cluster::ClusterPart>>,
 }
 
 impl Engine {
@@ -218,7 +218,7 @@ impl Engine {
             traffic: Traffic::default(),
             finishing: Finishing::default(),
             config,
-            membership: None,
+            cluster_part: None,
         }
     }
 
@@ -243,24 +243,24 @@ impl Engine {
         context: &Context<'b>,
         out: &mut impl BoundedOutput,
         outbox: &mut impl Outbox,
-    ) -> Fed<'b> {
+    ) -> Progress<'b> {
         let mut at = session.skip.min(input.len() as u64) as usize;
         session.skip -= at as u64;
         loop {
             if at == input.len() {
-                return Fed { consumed: at, stop: Stop::NeedInput };
+                return Progress { consumed: at, stop: Stop::NeedInput };
             }
             let room = self.pipeline_room(&session.pipeline, outbox).min(session.quantum as usize);
             if room == 0 || out.is_full() || outbox.is_full() {
                 let stop = if session.quantum == 0 { Stop::QuantumUsed } else { Stop::HeldBack };
-                return Fed { consumed: at, stop };
+                return Progress { consumed: at, stop };
             }
             let mut batch = Batch::new();
             let beyond = self.parse(session, input, &mut at, room, context, &mut batch);
             let before = self.shard.work();
             // A step other than a request counts as one, whether there is one or not.
             let mut taken = batch.len() as u32 + 1;
-            if self.membership.is_none() {
+            if self.cluster_part.is_none() {
                 let pipeline = &mut session.pipeline;
                 self.execute::<STANDALONE>(&mut batch, pipeline, context.now, out, outbox);
             } else {
@@ -271,8 +271,8 @@ impl Engine {
             match beyond {
                 None => {}
                 Some(Step::Request { .. }) => unreachable!("requests go into the batch"),
-                Some(Step::Incomplete) => return Fed { consumed: at, stop: Stop::NeedInput },
-                Some(Step::Close) => return Fed { consumed: at, stop: Stop::Close },
+                Some(Step::Incomplete) => return Progress { consumed: at, stop: Stop::NeedInput },
+                Some(Step::Close) => return Progress { consumed: at, stop: Stop::Close },
                 Some(Step::Answer { consumed, answer, skip }) => {
                     at += consumed;
                     if let Answer::Bytes(bytes) = answer {
@@ -284,10 +284,10 @@ impl Engine {
                 }
                 Some(Step::Admin { consumed, command, reply }) => {
                     if !session.pipeline.is_empty() {
-                        return Fed { consumed: at, stop: Stop::HeldBack };
+                        return Progress { consumed: at, stop: Stop::HeldBack };
                     }
                     at += consumed;
-                    return Fed { consumed: at, stop: Stop::Node { command, reply } };
+                    return Progress { consumed: at, stop: Stop::Node { command, reply } };
                 }
                 Some(Step::StoreHeader {
                     consumed,
@@ -297,14 +297,14 @@ impl Engine {
                     trailer_bytes,
                 }) => {
                     if session.pipeline.conflicts(request.hash, true) {
-                        return Fed { consumed: at, stop: Stop::HeldBack };
+                        return Progress { consumed: at, stop: Stop::HeldBack };
                     }
                     at += consumed;
                     if let Some(ttl) = self.config.default_ttl {
                         apply_default_ttl(&mut request, context.now, ttl);
                     }
                     let stop = Stop::Body { request, reply, value_bytes, trailer_bytes };
-                    return Fed { consumed: at, stop };
+                    return Progress { consumed: at, stop };
                 }
             }
         }

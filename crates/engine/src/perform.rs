@@ -8,9 +8,9 @@
 
 use arrayvec::ArrayVec;
 
-use crate::cluster::Links;
+use crate::cluster::PeerOutbox;
 use crate::{BATCH, Batch, Engine};
-use ringlane_cluster::coordinator::Asker;
+use ringlane_cluster::coordinator::ClientRef;
 use ringlane_ring::Point;
 use ringlane_types::request::{Consistency, Request, Response};
 use ringlane_types::time::Instant;
@@ -46,11 +46,11 @@ impl Engine {
     #[inline]
     pub fn perform(
         &mut self,
-        asker: impl FnOnce() -> Asker,
+        asker: impl FnOnce() -> ClientRef,
         consistency: Consistency,
         (point, request): (Option<Point>, &Request<'_>),
         now: Instant,
-        links: &mut (impl Links + ?Sized),
+        links: &mut (impl PeerOutbox + ?Sized),
         answer: impl FnOnce(&Response<'_>),
     ) -> Outcome {
         match point {
@@ -78,9 +78,11 @@ impl Engine {
         now: Instant,
         answer: impl FnOnce(&Response<'_>) -> T,
     ) -> T {
-        debug_assert_eq!(IS_CLUSTERED, self.membership.is_some());
-        let mut response = match &mut self.membership {
-            Some(membership) if IS_CLUSTERED => membership.execute(&mut self.shard, request, now),
+        debug_assert_eq!(IS_CLUSTERED, self.cluster_part.is_some());
+        let mut response = match &mut self.cluster_part {
+            Some(cluster_part) if IS_CLUSTERED => {
+                cluster_part.execute(&mut self.shard, request, now)
+            }
             _ => self.shard.execute(request, now),
         };
         self.finishing.finish(request, &mut response);
@@ -95,7 +97,7 @@ impl Engine {
         now: Instant,
         answer: impl FnOnce(&Response<'_>),
     ) {
-        if self.membership.is_none() {
+        if self.cluster_part.is_none() {
             self.perform_here::<STANDALONE, _>(request, now, answer);
         } else {
             self.perform_here::<CLUSTERED, _>(request, now, answer);
@@ -106,7 +108,7 @@ impl Engine {
     /// otherwise other nodes participate, and answers are copies that come later.
     #[inline]
     pub(super) fn is_sole_replica(&self, point: &Point) -> bool {
-        self.membership.as_ref().is_none_or(|membership| membership.is_sole_replica(*point))
+        self.cluster_part.as_ref().is_none_or(|cluster_part| cluster_part.is_sole_replica(*point))
     }
 
     /// The ring positions of this core's keys in `batch`.

@@ -1,7 +1,7 @@
 //! The shard as the cluster's store: adapts one vocabulary to the other.
 
 use ringlane_cluster::record::{Content, Live, Record, RetentionTimes};
-use ringlane_cluster::store::{Merged, Scanned, Store};
+use ringlane_cluster::store::{Merged, ReplicaStore, Scanned};
 use ringlane_cluster::version::Version;
 use ringlane_shard::{LiveRecord, PutRecordError, Shard, StoredRecord, TombstonePolicy};
 use ringlane_types::codec;
@@ -73,7 +73,7 @@ impl<'s> ShardStore<'s> {
     }
 }
 
-impl Store for ShardStore<'_> {
+impl ReplicaStore for ShardStore<'_> {
     fn read(&mut self, key: &[u8], now: Instant) -> Option<Record<'_>> {
         self.shard.record(key, self.hash(key), now).map(|kept| record_of(&kept))
     }
@@ -98,7 +98,7 @@ impl Store for ShardStore<'_> {
         }
     }
 
-    fn take_back(
+    fn roll_back(
         &mut self,
         key: &[u8],
         attempt: Version,

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use ringlane_cluster::record::{Content, Live, Record, RecordBuf, RetentionTimes};
-use ringlane_cluster::store::{MapStore, Store};
+use ringlane_cluster::store::{MapStore, ReplicaStore};
 use ringlane_cluster::version::Version;
 use ringlane_engine::store::{ShardStore, enable_tombstones};
 use ringlane_shard::Shard;
@@ -101,7 +101,7 @@ impl Pair {
             10..=12 => self.delete(&key, input),
             13..=15 => self.arithmetic(&key, input),
             16..=20 => self.merge(&key, input),
-            21..=22 => self.take_back(&key, input),
+            21..=22 => self.roll_back(&key, input),
             23 => {
                 let version = self.version_near(&key, input);
                 self.both(&key, |store, _| store.forget(&key, version));
@@ -135,7 +135,7 @@ impl Pair {
     fn both<T: PartialEq + std::fmt::Debug>(
         &mut self,
         key: &[u8],
-        call: impl Fn(&mut dyn Store, Instant) -> T,
+        call: impl Fn(&mut dyn ReplicaStore, Instant) -> T,
     ) {
         self.settle(key);
         let now = self.now;
@@ -244,12 +244,12 @@ impl Pair {
         self.both(key, |store, now| store.merge(key, &record.get(), now));
     }
 
-    fn take_back(&mut self, key: &[u8], input: &mut Input<'_>) {
+    fn roll_back(&mut self, key: &[u8], input: &mut Input<'_>) {
         let attempt = self.version_near(key, input);
         let older = self.given[input.byte() as usize % self.given.len()];
         let record = (input.byte() & 3 != 0).then(|| self.record(older, input));
         let record = record.as_ref().map(RecordBuf::get);
-        self.both(key, |store, now| store.take_back(key, attempt, record.as_ref(), now));
+        self.both(key, |store, now| store.roll_back(key, attempt, record.as_ref(), now));
     }
 
     fn advance(&mut self, input: &mut Input<'_>) {
@@ -394,7 +394,7 @@ impl Pair {
     }
 }
 
-fn scanned(store: &mut dyn Store, now: Instant) -> Vec<(Vec<u8>, RecordBuf)> {
+fn scanned(store: &mut dyn ReplicaStore, now: Instant) -> Vec<(Vec<u8>, RecordBuf)> {
     let (mut found, mut cursor) = (Vec::new(), Some(0));
     while let Some(from) = cursor {
         cursor = store.scan(from, 3, now, &mut |scanned| {

@@ -2,7 +2,7 @@
 //!
 //! In each turn the worker takes the news first, passes link events to [`CoreCluster::handle`] as
 //! they arrive, and ends with [`CoreCluster::flush`]. The core's coordinator receives the news and
-//! the frames, and collects messages in [`LinkTable::room`].
+//! the frames, and collects messages in [`LinkTable::buffer_for`].
 
 use std::collections::VecDeque;
 use std::sync::Arc;

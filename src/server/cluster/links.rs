@@ -19,7 +19,7 @@ use crate::cluster::flow::{Arrivals, Body, Class, FRAME_BYTES_MAX, Gathering, Se
 use crate::cluster::frame::{HEAD_BYTES, Opened, Opener, TAG_BYTES};
 use crate::cluster::handshake::LinkSession;
 use crate::cluster::identity::{Boot, NodeKey};
-use crate::cluster::link::{LinkEvent, Peer, Room};
+use crate::cluster::link::{LinkEvent, Peer, PeerBuffer};
 use crate::server::net_ring::{Event, NetRing, Output, SendOutcome, Token, loans};
 use crate::stats::LinkCounters;
 
@@ -122,20 +122,20 @@ struct Link {
 /// The peer violated the framing.
 struct BadFrame;
 
-impl crate::engine::cluster::Links for LinkTable {
+impl crate::engine::cluster::PeerOutbox for LinkTable {
     #[inline]
-    fn room(&mut self, to: Peer) -> Option<&mut Vec<u8>> {
-        LinkTable::room(self, to)
+    fn buffer_for(&mut self, to: Peer) -> Option<&mut Vec<u8>> {
+        LinkTable::buffer_for(self, to)
     }
 
     #[inline]
-    fn room_for(&mut self, to: Peer, bytes: usize) -> Room<'_> {
-        LinkTable::room_for(self, to, Class::Request, bytes)
+    fn request_buffer(&mut self, to: Peer, bytes: usize) -> PeerBuffer<'_> {
+        LinkTable::request_buffer(self, to, Class::Request, bytes)
     }
 
     #[inline]
-    fn room_to_forward(&mut self, to: Peer, bytes: usize) -> Room<'_> {
-        LinkTable::room_for(self, to, Class::Forward, bytes)
+    fn forward_buffer(&mut self, to: Peer, bytes: usize) -> PeerBuffer<'_> {
+        LinkTable::request_buffer(self, to, Class::Forward, bytes)
     }
 
     #[inline]
@@ -265,7 +265,7 @@ impl LinkTable {
     /// The buffer that collects messages for `peer`; they leave at the end of the turn. `None`
     /// without a link.
     #[inline]
-    pub fn room(&mut self, peer: Peer) -> Option<&mut Vec<u8>> {
+    pub fn buffer_for(&mut self, peer: Peer) -> Option<&mut Vec<u8>> {
         let index = self.find(peer)?;
         let link = self.slots[index as usize].link.as_deref_mut().expect("listed links exist");
         if !link.due {
@@ -275,11 +275,11 @@ impl LinkTable {
         Some(link.sending.room())
     }
 
-    /// Like [`LinkTable::room`], for a request of about `bytes`, which must wait if too much is queued
+    /// Like [`LinkTable::buffer_for`], for a request of about `bytes`, which must wait if too much is queued
     /// before it.
     #[inline]
-    pub fn room_for(&mut self, peer: Peer, class: Class, bytes: usize) -> Room<'_> {
-        let Some(index) = self.find(peer) else { return Room::Unlinked };
+    pub fn request_buffer(&mut self, peer: Peer, class: Class, bytes: usize) -> PeerBuffer<'_> {
+        let Some(index) = self.find(peer) else { return PeerBuffer::Unlinked };
         let left = self.bytes_left();
         let link = self.slots[index as usize].link.as_deref_mut().expect("listed links exist");
         if link.sending.is_full(class, bytes, left) {
@@ -287,13 +287,13 @@ impl LinkTable {
                 self.refused.push(index);
             }
             self.counters.waited += 1;
-            return Room::Full;
+            return PeerBuffer::Full;
         }
         if !link.due {
             link.due = true;
             self.due.push(index);
         }
-        Room::Open(link.sending.room())
+        PeerBuffer::Open(link.sending.room())
     }
 
     /// Whether a long answer to `peer` can be built now. If not, [`LinkTable::next_roomy`] will name the

@@ -147,7 +147,7 @@ impl Sender {
         self.staged.len()
     }
 
-    /// Hands over what is left, if there is room. True when anything was handed over since the last
+    /// TurnEffects over what is left, if there is room. True when anything was handed over since the last
     /// time: then the receiver has to be awake.
     pub fn publish(&mut self) -> bool {
         if !self.staged.is_empty() {
@@ -156,7 +156,7 @@ impl Sender {
         std::mem::take(&mut self.handed_over)
     }
 
-    /// Hands over what was collected, if there is room.
+    /// TurnEffects over what was collected, if there is room.
     #[inline(never)]
     fn hand_over(&mut self) {
         while let Ok(mut buffer) = self.returned.pop() {

@@ -1,7 +1,7 @@
 //! How the world stands: whether it is whole, what is still wrong, and what has been counted.
 
 use ringlane::cluster::membership::Health;
-use ringlane::cluster::store::Store;
+use ringlane::cluster::store::ReplicaStore;
 
 use super::World;
 use crate::node::Node;

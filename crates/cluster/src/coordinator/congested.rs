@@ -44,7 +44,11 @@ impl Coordinator {
     }
 
     /// There is room on the link with `peer` again.
-    pub fn room_again<S: Store, O: Outside>(&mut self, peer: Peer, turn: &mut Turn<'_, S, O>) {
+    pub fn on_buffer_available<S: ReplicaStore, O: Effects>(
+        &mut self,
+        peer: Peer,
+        turn: &mut Turn<'_, S, O>,
+    ) {
         let Some(mut waiting) = self.congested.waiting.remove(&peer) else { return };
         while let Some(id) = waiting.pop_front() {
             let Some(operation) = self.operations.take(id) else { continue };
@@ -62,7 +66,7 @@ impl Coordinator {
         self.begin_queued(turn);
     }
 
-    fn try_again<S: Store, O: Outside>(
+    fn try_again<S: ReplicaStore, O: Effects>(
         &mut self,
         id: OperationId,
         mut operation: Box<Operation>,
@@ -71,7 +75,7 @@ impl Coordinator {
     ) -> Option<Box<Operation>> {
         if operation.stage == Stage::Congested(peer) {
             let answers = matches!(operation.origin, Origin::Node(..) | Origin::Message(_));
-            if answers && !turn.outside.takes_long_answer(peer) {
+            if answers && !turn.effects.takes_long_answer(peer) {
                 self.wait_for_room(peer, id);
                 return Some(operation);
             }
@@ -132,7 +136,7 @@ impl Coordinator {
     }
 
     /// Refuses an operation that has not been performed, since it would hold too much.
-    pub(super) fn refuse_busy<S: Store, O: Outside>(
+    pub(super) fn refuse_busy<S: ReplicaStore, O: Effects>(
         &mut self,
         id: OperationId,
         mut operation: Box<Operation>,
@@ -151,7 +155,7 @@ impl Coordinator {
 
     /// Whether `request` has to wait for room for its answer on the link with `peer`. Requests that
     /// are answered shortly wait, too, where they would overtake those that are not.
-    pub(super) fn answer_must_wait<S: Store, O: Outside>(
+    pub(super) fn answer_must_wait<S: ReplicaStore, O: Effects>(
         &self,
         peer: Peer,
         request: &Request<'_>,
@@ -162,7 +166,7 @@ impl Coordinator {
             _ => Allowance::FULL,
         };
         allowance.0 as usize > self.settings.long_bytes
-            && !turn.outside.takes_long_answer(peer)
+            && !turn.effects.takes_long_answer(peer)
             && self.length_here(request.key, turn).is_some_and(|bytes| {
                 bytes > self.settings.long_bytes && bytes <= allowance.0 as usize
             })
@@ -182,14 +186,14 @@ impl Coordinator {
 
     /// Lets a message that asks for what is held of `key` wait until the answer has room. True if
     /// it waits, or was answered otherwise.
-    pub(super) fn waits_for_room<S: Store, O: Outside>(
+    pub(super) fn waits_for_room<S: ReplicaStore, O: Effects>(
         &mut self,
         from: Peer,
         key: &[u8],
         bytes: &[u8],
         turn: &mut Turn<'_, S, O>,
     ) -> bool {
-        if turn.outside.takes_long_answer(from) || !self.is_long_here(key, turn) {
+        if turn.effects.takes_long_answer(from) || !self.is_long_here(key, turn) {
             return false;
         }
         let Some((id, mut operation)) = self.operations.begin(self.until(turn.now)) else {
@@ -197,7 +201,7 @@ impl Coordinator {
             return true;
         };
         operation.origin = Origin::Message(from);
-        operation.place = self.place(key);
+        operation.point = self.point_of(key);
         operation.stamp = self.view().map_or(0, |view| view.stamp());
         operation.key.extend_from_slice(key);
         operation.request.extend_from_slice(bytes);
@@ -208,11 +212,15 @@ impl Coordinator {
         true
     }
 
-    fn is_long_here<S: Store, O: Outside>(&self, key: &[u8], turn: &mut Turn<'_, S, O>) -> bool {
+    fn is_long_here<S: ReplicaStore, O: Effects>(
+        &self,
+        key: &[u8],
+        turn: &mut Turn<'_, S, O>,
+    ) -> bool {
         self.length_here(key, turn).is_some_and(|bytes| bytes > self.settings.long_bytes)
     }
 
-    pub(super) fn length_here<S: Store, O: Outside>(
+    pub(super) fn length_here<S: ReplicaStore, O: Effects>(
         &self,
         key: &[u8],
         turn: &mut Turn<'_, S, O>,
@@ -228,7 +236,7 @@ impl Coordinator {
     /// Looks at the replicas that an operation waits for. Who is away is done without. Who is slow
     /// is waited for until the operation timeout; it is asked again in case the message was lost,
     /// but not for what is long, which would make it slower.
-    pub(super) fn look_at_replicas<S: Store, O: Outside>(
+    pub(super) fn look_at_replicas<S: ReplicaStore, O: Effects>(
         &mut self,
         operation: &mut Operation,
         turn: &mut Turn<'_, S, O>,

@@ -11,7 +11,7 @@ use super::super::link::Peer;
 use super::super::message::OperationId;
 use super::super::record::RecordBuf;
 use super::super::version::Version;
-use super::Asker;
+use super::ClientRef;
 use ringlane_ring::{Point, REPLICAS_MAX};
 use ringlane_types::codec;
 use ringlane_types::request::Consistency;
@@ -25,7 +25,7 @@ pub(super) const BYTES_KEPT: usize = 4 << 10;
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Origin {
     /// A client of this node.
-    Client(Asker),
+    Client(ClientRef),
     /// Another node, which forwarded the request and waits for the answer to its own operation.
     Node(Peer, OperationId),
     /// Another node, whose message waits until this core holds what it asks about.
@@ -121,7 +121,7 @@ pub(super) struct Operation {
     /// Whether its key was hot when it was forwarded.
     pub hot: bool,
     /// Where its key lies on the ring.
-    pub place: Point,
+    pub point: Point,
     /// When it is given up: the operation timeout after it came, not after its turn came.
     pub until: Instant,
     /// When it was forwarded.
@@ -167,7 +167,7 @@ impl Operation {
             consistency: Consistency::Configured,
             kind: Kind::Change,
             hot: false,
-            place: Point(0),
+            point: Point(0),
             until: Instant::default(),
             sent_at: Instant::default(),
             stamp: 0,
@@ -239,7 +239,7 @@ impl Operation {
 /// All operations of one core.
 #[derive(Debug, Default)]
 pub(super) struct Operations {
-    places: Vec<OperationPlace>,
+    slots: Vec<OperationSlot>,
     free: Vec<u32>,
     #[expect(clippy::vec_box, reason = "boxes move between here and the places as they are")]
     spare: Vec<Box<Operation>>,
@@ -251,7 +251,7 @@ pub(super) struct Operations {
 }
 
 #[derive(Debug, Default)]
-struct OperationPlace {
+struct OperationSlot {
     times: u32,
     operation: Option<Box<Operation>>,
 }
@@ -264,12 +264,12 @@ impl Operations {
 
     /// Whether there is no room for another.
     pub fn is_full(&self) -> bool {
-        self.free.is_empty() && self.places.len() >= self.limit
+        self.free.is_empty() && self.slots.len() >= self.limit
     }
 
     /// How many are under way.
     pub fn len(&self) -> usize {
-        self.places.len() - self.free.len()
+        self.slots.len() - self.free.len()
     }
 
     /// Bytes of requests, responses and former values that they hold.
@@ -289,12 +289,12 @@ impl Operations {
             return None;
         }
         let index = self.free.pop().unwrap_or_else(|| {
-            self.places.push(OperationPlace::default());
-            self.places.len() as u32 - 1
+            self.slots.push(OperationSlot::default());
+            self.slots.len() as u32 - 1
         });
-        let place = &mut self.places[index as usize];
-        place.times = place.times.wrapping_add(1);
-        let id = OperationId(u64::from(place.times) << 32 | u64::from(index));
+        let slot = &mut self.slots[index as usize];
+        slot.times = slot.times.wrapping_add(1);
+        let id = OperationId(u64::from(slot.times) << 32 | u64::from(index));
         let mut operation = self.spare.pop().unwrap_or_else(|| Box::new(Operation::new()));
         operation.until = until;
         Some((id, operation))
@@ -302,17 +302,17 @@ impl Operations {
 
     /// Takes out the operation `id`, if it is still under way; it must be kept or ended again.
     pub fn take(&mut self, id: OperationId) -> Option<Box<Operation>> {
-        let place = self.places.get_mut(id.0 as u32 as usize)?;
-        if place.times != (id.0 >> 32) as u32 {
+        let slot = self.slots.get_mut(id.0 as u32 as usize)?;
+        if slot.times != (id.0 >> 32) as u32 {
             return None;
         }
-        place.operation.take()
+        slot.operation.take()
     }
 
     /// Looks at the operation `id`, if it is still under way.
     pub fn get(&self, id: OperationId) -> Option<&Operation> {
-        let place = self.places.get(id.0 as u32 as usize)?;
-        place.operation.as_deref().filter(|_| place.times == (id.0 >> 32) as u32)
+        let slot = self.slots.get(id.0 as u32 as usize)?;
+        slot.operation.as_deref().filter(|_| slot.times == (id.0 >> 32) as u32)
     }
 
     /// Puts it back.
@@ -320,7 +320,7 @@ impl Operations {
         let bytes =
             operation.request.len() + operation.response.len() + operation.prior.value_bytes();
         self.holds(&mut operation, bytes);
-        self.places[id.0 as u32 as usize].operation = Some(operation);
+        self.slots[id.0 as u32 as usize].operation = Some(operation);
     }
 
     /// It is over.
@@ -341,18 +341,18 @@ impl Operations {
 
     /// What those under way read may be gone: no copy is kept of it.
     pub fn keep_no_copies(&mut self) {
-        let operations = self.places.iter_mut().filter_map(|place| place.operation.as_deref_mut());
+        let operations = self.slots.iter_mut().filter_map(|slot| slot.operation.as_deref_mut());
         operations.for_each(|operation| operation.hot = false);
     }
 
     /// The ids of those that `wanted` picks.
     pub fn ids(&self, wanted: impl Fn(&Operation) -> bool) -> Vec<OperationId> {
         let picked = self
-            .places
+            .slots
             .iter()
             .zip(0u64..)
-            .filter(|(place, _)| place.operation.as_deref().is_some_and(&wanted));
-        picked.map(|(place, index)| OperationId(u64::from(place.times) << 32 | index)).collect()
+            .filter(|(slot, _)| slot.operation.as_deref().is_some_and(&wanted));
+        picked.map(|(slot, index)| OperationId(u64::from(slot.times) << 32 | index)).collect()
     }
 }
 

@@ -14,7 +14,7 @@ use crate::store::Merged;
 
 impl Coordinator {
     /// Begins to read; `operation.needed` replicas must take part.
-    pub(super) fn begin_read<S: Store, O: Outside>(
+    pub(super) fn begin_read<S: ReplicaStore, O: Effects>(
         &mut self,
         id: OperationId,
         mut operation: Box<Operation>,
@@ -42,7 +42,7 @@ impl Coordinator {
 
     /// Asks as many replicas as are still needed, or `all`, and ends the stage when enough have
     /// answered.
-    pub(super) fn read<S: Store, O: Outside>(
+    pub(super) fn read<S: ReplicaStore, O: Effects>(
         &mut self,
         id: OperationId,
         mut operation: Box<Operation>,
@@ -82,7 +82,7 @@ impl Coordinator {
     }
 
     /// A replica has said what it knows.
-    pub(super) fn read_replied<S: Store, O: Outside>(
+    pub(super) fn read_replied<S: ReplicaStore, O: Effects>(
         &mut self,
         from: Peer,
         id: OperationId,
@@ -106,7 +106,7 @@ impl Coordinator {
         } else if stage == Stage::Reading {
             self.read(id, operation, false, turn)
         } else {
-            self.go_on_fetching(id, operation, turn)
+            self.continue_fetch(id, operation, turn)
         };
         if let Some(operation) = going_on {
             self.operations.keep(id, operation);
@@ -114,7 +114,7 @@ impl Coordinator {
     }
 
     /// Merges what a replica knows into the own store, and says what that makes of the replica.
-    fn take_over<S: Store, O: Outside>(
+    fn take_over<S: ReplicaStore, O: Effects>(
         &mut self,
         operation: &Operation,
         outcome: &ReadOutcome<'_>,
@@ -142,7 +142,7 @@ impl Coordinator {
     }
 
     /// Enough have answered.
-    fn end_read<S: Store, O: Outside>(
+    fn end_read<S: ReplicaStore, O: Effects>(
         &mut self,
         id: OperationId,
         operation: Box<Operation>,
@@ -164,7 +164,7 @@ impl Coordinator {
     }
 
     /// Sends the newest record, which is held here, to replicas that answered with an older one.
-    fn repair<S: Store, O: Outside>(
+    fn repair<S: ReplicaStore, O: Effects>(
         &mut self,
         operation: &Operation,
         newest: Version,
@@ -183,17 +183,17 @@ impl Coordinator {
     }
 
     /// Sends the record that is held here for the receiver to merge.
-    pub(super) fn send_record<S: Store, O: Outside>(
+    pub(super) fn send_record<S: ReplicaStore, O: Effects>(
         &mut self,
         node: NodeKey,
         key: &[u8],
         ticket: u64,
         turn: &mut Turn<'_, S, O>,
     ) -> bool {
-        self.show(key);
+        self.mark_exposed(key);
         let Some(to) = self.peer(node, key) else { return false };
         let Some(record) = turn.store.read(key, turn.now) else { return false };
-        let Some(out) = turn.outside.room_for(to, record.value_bytes()).open() else {
+        let Some(out) = turn.effects.request_buffer(to, record.value_bytes()).open() else {
             return false;
         };
         Message::Merge { ticket, key, record }.write(out);
@@ -206,7 +206,7 @@ impl Coordinator {
     }
 
     /// The version of the record held here.
-    pub(super) fn held_version<S: Store, O: Outside>(
+    pub(super) fn held_version<S: ReplicaStore, O: Effects>(
         &self,
         key: &[u8],
         turn: &mut Turn<'_, S, O>,

@@ -7,7 +7,7 @@ use crate::store::Merged;
 
 impl Coordinator {
     /// Takes a message about a key.
-    pub(super) fn data_message<S: Store, O: Outside>(
+    pub(super) fn data_message<S: ReplicaStore, O: Effects>(
         &mut self,
         from: Peer,
         bytes: &[u8],
@@ -27,7 +27,7 @@ impl Coordinator {
             Message::Fetch { operation, epoch, key } => {
                 if self.view().is_none_or(|view| view.epoch() < epoch) {
                     let outcome = ReadOutcome::NotReady;
-                    if let Some(out) = turn.outside.room(from) {
+                    if let Some(out) = turn.effects.buffer_for(from) {
                         Message::ReadReply { operation, outcome }.write(out);
                     }
                 } else if !self.waits_for_fetch(from, key, bytes, turn)
@@ -39,7 +39,7 @@ impl Coordinator {
             Message::Merge { ticket, key, record } => {
                 self.take_merge(key, &record, turn);
                 if ticket != 0
-                    && let Some(out) = turn.outside.room(from)
+                    && let Some(out) = turn.effects.buffer_for(from)
                 {
                     Message::Merged { ticket }.write(out);
                 }
@@ -59,7 +59,7 @@ impl Coordinator {
     }
 
     /// Does what a message asks that had to wait until its key was complete here.
-    pub(super) fn resume<S: Store, O: Outside>(
+    pub(super) fn resume<S: ReplicaStore, O: Effects>(
         &mut self,
         from: Peer,
         bytes: &[u8],
@@ -76,7 +76,7 @@ impl Coordinator {
     }
 
     /// Acts on a message; views agree and the key is complete.
-    fn act<S: Store, O: Outside>(
+    fn act<S: ReplicaStore, O: Effects>(
         &mut self,
         from: Peer,
         message: &Message<'_>,
@@ -101,7 +101,7 @@ impl Coordinator {
     }
 
     /// Whether this core is in the view that a message is stamped with; else it is answered so.
-    fn is_in_view<S: Store, O: Outside>(
+    fn is_in_view<S: ReplicaStore, O: Effects>(
         &mut self,
         from: Peer,
         stamp: u64,
@@ -116,7 +116,7 @@ impl Coordinator {
     }
 
     /// Lets the message wait if its key has to be fetched first.
-    fn waits_for_fetch<S: Store, O: Outside>(
+    fn waits_for_fetch<S: ReplicaStore, O: Effects>(
         &mut self,
         from: Peer,
         key: &[u8],
@@ -124,11 +124,11 @@ impl Coordinator {
         turn: &mut Turn<'_, S, O>,
     ) -> bool {
         let Some(placement) = &self.placement else { return false };
-        if placement.fills.is_empty() {
+        if placement.transfers.is_empty() {
             return false;
         }
-        let place = self.place(key);
-        if self.unfilled(place, 0).is_none() {
+        let point = self.point_of(key);
+        if self.pending_transfer(point, 0).is_none() {
             return false;
         }
         let Some((id, mut operation)) = self.operations.begin(self.until(turn.now)) else {
@@ -136,7 +136,7 @@ impl Coordinator {
             return true;
         };
         operation.origin = Origin::Message(from);
-        operation.place = place;
+        operation.point = point;
         operation.stamp = placement.view.stamp();
         operation.key.extend_from_slice(key);
         operation.request.extend_from_slice(bytes);
@@ -152,7 +152,7 @@ impl Coordinator {
     }
 
     /// Promises another node that nobody's older write than its own is taken here, if it asks that.
-    fn promise<S: Store, O: Outside>(
+    fn promise<S: ReplicaStore, O: Effects>(
         &mut self,
         key: &[u8],
         version: Version,
@@ -168,7 +168,7 @@ impl Coordinator {
         self.promises.make(hash, version).map_err(ReadOutcome::Promised)
     }
 
-    fn take_write<S: Store, O: Outside>(
+    fn take_write<S: ReplicaStore, O: Effects>(
         &mut self,
         key: &[u8],
         guard: Option<Version>,
@@ -199,7 +199,7 @@ impl Coordinator {
     }
 
     /// Takes a record that was not asked for.
-    pub(super) fn take_merge<S: Store, O: Outside>(
+    pub(super) fn take_merge<S: ReplicaStore, O: Effects>(
         &mut self,
         key: &[u8],
         record: &Record<'_>,
@@ -211,7 +211,7 @@ impl Coordinator {
     }
 
     /// Says that this core is in another view than the sender of `message`.
-    pub(super) fn reply_other_view<S: Store, O: Outside>(
+    pub(super) fn reply_other_view<S: ReplicaStore, O: Effects>(
         &self,
         to: Peer,
         message: &[u8],
@@ -223,7 +223,7 @@ impl Coordinator {
     }
 
     /// Says that this core cannot act on `message` yet.
-    pub(super) fn reply_not_ready<S: Store, O: Outside>(
+    pub(super) fn reply_not_ready<S: ReplicaStore, O: Effects>(
         &self,
         to: Peer,
         message: &[u8],
@@ -233,30 +233,30 @@ impl Coordinator {
     }
 }
 
-fn reply_read<S: Store, O: Outside>(
+fn reply_read<S: ReplicaStore, O: Effects>(
     to: Peer,
     operation: OperationId,
     outcome: ReadOutcome<'_>,
     turn: &mut Turn<'_, S, O>,
 ) {
-    if let Some(out) = turn.outside.room(to) {
+    if let Some(out) = turn.effects.buffer_for(to) {
         Message::ReadReply { operation, outcome }.write(out);
     }
 }
 
-fn reply_write<S: Store, O: Outside>(
+fn reply_write<S: ReplicaStore, O: Effects>(
     to: Peer,
     operation: OperationId,
     outcome: WriteOutcome,
     turn: &mut Turn<'_, S, O>,
 ) {
-    if let Some(out) = turn.outside.room(to) {
+    if let Some(out) = turn.effects.buffer_for(to) {
         Message::WriteReply { operation, outcome }.write(out);
     }
 }
 
 /// Answers a read or a write that is not acted upon.
-fn refuse<S: Store, O: Outside>(
+fn refuse<S: ReplicaStore, O: Effects>(
     to: Peer,
     message: &[u8],
     read: ReadOutcome<'_>,

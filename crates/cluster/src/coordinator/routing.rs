@@ -5,7 +5,7 @@ use ringlane_types::request::Operation as Command;
 
 impl Coordinator {
     /// Begins an operation, or begins it again under the view in effect.
-    pub(super) fn route<S: Store, O: Outside>(
+    pub(super) fn route<S: ReplicaStore, O: Effects>(
         &mut self,
         id: OperationId,
         mut operation: Box<Operation>,
@@ -18,7 +18,7 @@ impl Coordinator {
         };
         let view = &placement.view;
         operation.stamp = view.stamp();
-        let members = self.members(operation.place);
+        let members = self.members(operation.point);
         if !members.contains(&(self.me, self.boot)) {
             return self.forward(id, operation, &members, turn);
         }
@@ -30,14 +30,14 @@ impl Coordinator {
 
     /// The nodes that keep what lies at `place`. With availability before strictness, those that
     /// are away are stood in for by the next ones on the circle.
-    pub(super) fn members(&self, place: Point) -> Members {
+    pub(super) fn members(&self, point: Point) -> Members {
         let Some(placement) = &self.placement else { return Members::new() };
         let view = &placement.view;
         let named = |node| {
-            let seat = view.member(node);
-            (seat.key, seat.boot)
+            let member = view.member(node);
+            (member.key, member.boot)
         };
-        let replicas = view.ring().replicas(place);
+        let replicas = view.ring().replicas(point);
         let listed: Members = replicas.iter().map(|node| named(*node)).collect();
         let here = |(node, boot): &(NodeKey, Boot)| {
             (*node, *boot) == (self.me, self.boot) || self.peers.is_alive(*node, *boot)
@@ -46,12 +46,12 @@ impl Coordinator {
             return listed;
         }
         let standing: Members =
-            view.ring().walk(place).map(named).filter(here).take(replicas.len()).collect();
+            view.ring().walk(point).map(named).filter(here).take(replicas.len()).collect();
         if standing.is_empty() { listed } else { standing }
     }
 
     /// Performs what this core may perform: it holds all that the former holders had.
-    pub(super) fn coordinate<S: Store, O: Outside>(
+    pub(super) fn coordinate<S: ReplicaStore, O: Effects>(
         &mut self,
         id: OperationId,
         mut operation: Box<Operation>,
@@ -117,8 +117,8 @@ impl Coordinator {
         operation.replicas.iter().filter(here).count()
     }
 
-    /// Hands the request to the first of `members` that takes it.
-    fn forward<S: Store, O: Outside>(
+    /// TurnEffects the request to the first of `members` that takes it.
+    fn forward<S: ReplicaStore, O: Effects>(
         &mut self,
         id: OperationId,
         mut operation: Box<Operation>,
@@ -152,13 +152,13 @@ impl Coordinator {
                 continue;
             }
             let Some(to) = self.peer(*node, &operation.key) else { continue };
-            let out = match turn.outside.room_to_forward(to, operation.request.len()) {
-                Room::Open(out) => out,
-                Room::Full => {
+            let out = match turn.effects.forward_buffer(to, operation.request.len()) {
+                PeerBuffer::Open(out) => out,
+                PeerBuffer::Full => {
                     self.peers.not_sent(*node, turn.now);
                     return self.congest(id, operation, to);
                 }
-                Room::Unlinked => {
+                PeerBuffer::Unlinked => {
                     self.peers.failed(*node, turn.now);
                     continue;
                 }
@@ -167,7 +167,7 @@ impl Coordinator {
                 operation: id,
                 stamp: operation.stamp,
                 consistency: operation.consistency,
-                place: operation.place,
+                point: operation.point,
                 after: operation.version,
                 request: &operation.request,
             });
@@ -181,7 +181,7 @@ impl Coordinator {
     }
 
     /// Answers a plain read of a hot key from a copy; drops the copy when the key is changed.
-    fn is_answered_by_copy<S: Store, O: Outside>(
+    fn is_answered_by_copy<S: ReplicaStore, O: Effects>(
         &mut self,
         operation: &mut Operation,
         turn: &mut Turn<'_, S, O>,
@@ -205,13 +205,13 @@ impl Coordinator {
             self.put_off(asker, operation, value_bytes, turn);
             return true;
         }
-        turn.outside.pass_on(asker, copy);
-        self.leave_line(asker, &operation.key);
+        turn.effects.pass_on(asker, copy);
+        self.leave_queue(asker, &operation.key);
         true
     }
 
     /// A forwarded request whose node may have gone away.
-    pub(super) fn check_forwarded<S: Store, O: Outside>(
+    pub(super) fn check_forwarded<S: ReplicaStore, O: Effects>(
         &mut self,
         id: OperationId,
         operation: Box<Operation>,
@@ -229,7 +229,7 @@ impl Coordinator {
     }
 
     /// The node that a request was forwarded to has answered.
-    pub(super) fn forward_replied<S: Store, O: Outside>(
+    pub(super) fn forward_replied<S: ReplicaStore, O: Effects>(
         &mut self,
         from: Peer,
         id: OperationId,
@@ -306,7 +306,7 @@ impl Coordinator {
     }
 
     /// Another node wants a request coordinated.
-    pub(super) fn forwarded_here<S: Store, O: Outside>(
+    pub(super) fn forwarded_here<S: ReplicaStore, O: Effects>(
         &mut self,
         from: Peer,
         forward: &Forward<'_>,
@@ -317,7 +317,7 @@ impl Coordinator {
         if self.clock.observe(forward.after, turn.now).is_err() || !known {
             return self.reply_not_begun(from, asked, turn);
         }
-        let alone = self.keeps_alone(forward.place);
+        let alone = self.is_sole_replica(forward.point);
         match &mut codec::decode_request(forward.request) {
             Ok(request) if !is_sendable(&request.operation) => {
                 self.reply_not_begun(from, asked, turn);
@@ -328,7 +328,7 @@ impl Coordinator {
                 if self.answer_must_wait(from, request, turn) {
                     return self.begin_forwarded(from, forward, request, true, turn);
                 }
-                self.answer_alone(from, asked, request, turn);
+                self.answer_as_sole_replica(from, asked, request, turn);
             }
             Ok(request) => self.begin_forwarded(from, forward, request, false, turn),
             Err(_) => self.reply_not_begun(from, asked, turn),
@@ -336,7 +336,7 @@ impl Coordinator {
     }
 
     /// Begins the operation for another node's request, or lets it wait for room for its answer.
-    fn begin_forwarded<S: Store, O: Outside>(
+    fn begin_forwarded<S: ReplicaStore, O: Effects>(
         &mut self,
         from: Peer,
         forward: &Forward<'_>,
@@ -350,7 +350,7 @@ impl Coordinator {
         operation.origin = Origin::Node(from, forward.operation);
         operation.consistency = forward.consistency;
         operation.kind = Kind::of(&request.operation);
-        operation.place = forward.place;
+        operation.point = forward.point;
         operation.key.extend_from_slice(request.key);
         operation.request.extend_from_slice(forward.request);
         if !waits {
@@ -364,7 +364,7 @@ impl Coordinator {
     }
 
     /// Answers another node's request for a key that nobody else keeps: no operation is needed.
-    fn answer_alone<S: Store, O: Outside>(
+    fn answer_as_sole_replica<S: ReplicaStore, O: Effects>(
         &mut self,
         from: Peer,
         asked: OperationId,
@@ -377,7 +377,7 @@ impl Coordinator {
             false => Version::NONE,
         };
         // Without a link for the answer the asker will not know, and nothing need happen here.
-        if let Some(out) = turn.outside.room(from) {
+        if let Some(out) = turn.effects.buffer_for(from) {
             Message::write_answer(asked, version, out, |out| {
                 turn.store.execute(request, version, turn.now, out);
             });
@@ -386,7 +386,7 @@ impl Coordinator {
 
     /// Tells another node how the request that it forwarded has ended, with the response if it was
     /// answered.
-    pub(super) fn reply_forward<S: Store, O: Outside>(
+    pub(super) fn reply_forward<S: ReplicaStore, O: Effects>(
         &self,
         peer: Peer,
         asked: OperationId,
@@ -395,12 +395,12 @@ impl Coordinator {
         response: &[u8],
         turn: &mut Turn<'_, S, O>,
     ) {
-        if let Some(out) = turn.outside.room(peer) {
+        if let Some(out) = turn.effects.buffer_for(peer) {
             Message::ForwardReply { operation: asked, outcome, version, response }.write(out);
         }
     }
 
-    pub(super) fn reply_not_begun<S: Store, O: Outside>(
+    pub(super) fn reply_not_begun<S: ReplicaStore, O: Effects>(
         &self,
         peer: Peer,
         asked: OperationId,
@@ -411,7 +411,7 @@ impl Coordinator {
 
     /// Without a view nothing can be placed: what came from another node is sent back, a client's
     /// request waits a little, since a node that starts gets its first view within a second.
-    fn refuse_or_wait<S: Store, O: Outside>(
+    fn refuse_or_wait<S: ReplicaStore, O: Effects>(
         &mut self,
         id: OperationId,
         mut operation: Box<Operation>,

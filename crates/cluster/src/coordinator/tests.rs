@@ -25,32 +25,32 @@ const NOW: Instant = Instant::from_millis(1_700_000_000_000);
 #[derive(Default)]
 struct Said {
     messages: Vec<u8>,
-    answers: Vec<(Asker, String)>,
+    answers: Vec<(ClientRef, String)>,
     /// Reads that came back: how long the value is, and the request.
     put_off: Vec<(u32, Vec<u8>)>,
     /// Whether there is no room on any link; else for so many requests.
     full: bool,
-    room_for: Option<u32>,
+    request_buffer: Option<u32>,
 }
 
-impl Outside for Said {
-    fn room(&mut self, _to: Peer) -> Option<&mut Vec<u8>> {
+impl Effects for Said {
+    fn buffer_for(&mut self, _to: Peer) -> Option<&mut Vec<u8>> {
         Some(&mut self.messages)
     }
 
-    fn room_for(&mut self, to: Peer, _bytes: usize) -> Room<'_> {
-        if self.full || self.room_for == Some(0) {
-            return Room::Full;
+    fn request_buffer(&mut self, to: Peer, _bytes: usize) -> PeerBuffer<'_> {
+        if self.full || self.request_buffer == Some(0) {
+            return PeerBuffer::Full;
         }
-        self.room_for = self.room_for.map(|left| left - 1);
-        self.room(to).map_or(Room::Unlinked, Room::Open)
+        self.request_buffer = self.request_buffer.map(|left| left - 1);
+        self.buffer_for(to).map_or(PeerBuffer::Unlinked, PeerBuffer::Open)
     }
 
     fn takes_long_answer(&mut self, _to: Peer) -> bool {
         !self.full
     }
 
-    fn answer(&mut self, asker: Asker, response: &Response<'_>) {
+    fn answer(&mut self, asker: ClientRef, response: &Response<'_>) {
         if let Response::OverAllowance { value_bytes, request } = response {
             return self.put_off.push((*value_bytes, request.to_vec()));
         }
@@ -61,7 +61,7 @@ impl Outside for Said {
         self.answers.push((asker, shown));
     }
 
-    fn settled(&mut self, _epoch: u64) {}
+    fn ranges_complete(&mut self, _epoch: u64) {}
 }
 
 /// A core of the first of `count` nodes, all of which keep every key.
@@ -76,7 +76,7 @@ struct Bench {
     now: Instant,
     /// As in [`Said`].
     full: bool,
-    room_for: Option<u32>,
+    request_buffer: Option<u32>,
 }
 
 impl Bench {
@@ -118,10 +118,10 @@ impl Bench {
             after: Version::NONE,
             now: NOW,
             full: false,
-            room_for: None,
+            request_buffer: None,
         };
         bench.with(|coordinator, turn| {
-            coordinator.placed(view, turn);
+            coordinator.view_changed(view, turn);
             for number in 2..=count {
                 let node = identity(number).key;
                 let facts = PeerFacts { boot: Boot(1), core_count: 1, hash_seed: 0 };
@@ -133,19 +133,20 @@ impl Bench {
     }
 
     fn with(&mut self, call: impl FnOnce(&mut Coordinator, &mut Turn<'_, MapStore, Said>)) -> Said {
-        let mut said = Said { full: self.full, room_for: self.room_for, ..Said::default() };
-        let mut turn = Turn { now: self.now, store: &mut self.store, outside: &mut said };
+        let mut said =
+            Said { full: self.full, request_buffer: self.request_buffer, ..Said::default() };
+        let mut turn = Turn { now: self.now, store: &mut self.store, effects: &mut said };
         call(&mut self.coordinator, &mut turn);
         said
     }
 
     fn ask(&mut self, connection: u32, sequence: u32, key: &str, operation: Command<'_>) -> Said {
         let key = key.as_bytes();
-        let asker = Asker { connection, sequence, ..Asker::default() };
+        let asker = ClientRef { connection, sequence, ..ClientRef::default() };
         let request = Request { key, hash: KeyHash::of(key, &HashSecret::of_seed(0)), operation };
         self.with(|coordinator, turn| {
-            let place = coordinator.place(key);
-            coordinator.request(asker, Consistency::Configured, place, &request, turn);
+            let point = coordinator.point_of(key);
+            coordinator.request(asker, Consistency::Configured, point, &request, turn);
         })
     }
 
@@ -175,7 +176,7 @@ impl Bench {
             operation: OperationId(9),
             stamp,
             consistency: Consistency::Configured,
-            place: RingHash::Md5.point_of(b"k"),
+            point: RingHash::Md5.point_of(b"k"),
             after: self.after,
             request: &bytes,
         }))
@@ -237,15 +238,15 @@ fn waits_for_the_removed(replication: Replication) -> [bool; 2] {
     let view = Arc::new(View::new(Arc::new(roster), ring).expect("a ring"));
     bench.with(|coordinator, turn| {
         coordinator.liveness(dead, Boot(1), false, turn);
-        coordinator.placed(view.clone(), turn);
+        coordinator.view_changed(view.clone(), turn);
         for node in others {
             coordinator.copied_from(node, Boot(1), view.epoch(), turn);
         }
     });
-    let waits = bench.coordinator.filling().0 > 0.0;
+    let waits = bench.coordinator.transfer_progress().0 > 0.0;
     bench.now = NOW.after(Duration::from_secs(600));
     bench.with(|coordinator, turn| coordinator.tick(turn));
-    [waits, bench.coordinator.filling().0 > 0.0]
+    [waits, bench.coordinator.transfer_progress().0 > 0.0]
 }
 
 #[test]
@@ -368,7 +369,7 @@ fn requests_of_one_connection_for_one_key_take_place_one_after_the_other() {
     let sequences: Vec<u32> = said.answers.iter().map(|(asker, _)| asker.sequence).collect();
     assert_eq!(sequences, [2, 3]);
     assert_eq!(bench.coordinator.operations(), 0);
-    assert!(bench.coordinator.in_order.is_empty());
+    assert!(bench.coordinator.key_queues.is_empty());
 }
 
 #[test]
@@ -389,7 +390,7 @@ fn requests_that_wait_for_each_other_all_end_with_the_timeout_of_the_first() {
     let sequences: Vec<u32> = said.answers.iter().map(|(asker, _)| asker.sequence).collect();
     assert_eq!(sequences, (0..13).collect::<Vec<_>>());
     assert_eq!(bench.coordinator.operations(), 0);
-    assert!(bench.coordinator.in_order.is_empty());
+    assert!(bench.coordinator.key_queues.is_empty());
 }
 
 /// Three nodes, any two of which decide, that hold the counter `key` at 24.

@@ -17,7 +17,7 @@ use ringlane_types::request::Operation as Command;
 
 impl Coordinator {
     /// Performs the request on the own store; goes on to the replicas if that changed something.
-    pub(super) fn apply<S: Store, O: Outside>(
+    pub(super) fn apply<S: ReplicaStore, O: Effects>(
         &mut self,
         id: OperationId,
         mut operation: Box<Operation>,
@@ -41,7 +41,7 @@ impl Coordinator {
         let mut decoded = codec::decode_request(&operation.request);
         let request = decoded.as_mut().expect("checked at first");
         request.hash = self.hash(request.key);
-        self.show(request.key);
+        self.mark_exposed(request.key);
         operation.response.clear();
         if !operation.kind.may_change() {
             turn.store.execute(request, Version::NONE, turn.now, &mut operation.response);
@@ -79,14 +79,14 @@ impl Coordinator {
     }
 
     /// Sends the write to replicas that have not been sent it, and ends what can be ended.
-    pub(super) fn write<S: Store, O: Outside>(
+    pub(super) fn write<S: ReplicaStore, O: Effects>(
         &mut self,
         id: OperationId,
         mut operation: Box<Operation>,
         turn: &mut Turn<'_, S, O>,
     ) -> Option<Box<Operation>> {
         let mut unreached = ArrayVec::<NodeKey, REPLICAS_MAX>::new();
-        let Turn { now, store, outside } = turn;
+        let Turn { now, store, effects } = turn;
         let record = store.read(&operation.key, *now);
         let held = record.as_ref().map_or(Version::NONE, |record| record.version);
         let follows = self.follows(held, &operation);
@@ -97,7 +97,7 @@ impl Coordinator {
             }
             operation.replicas[at].state = match &record {
                 Some(record) if follows => {
-                    match self.send_write(id, &operation, (node, boot), record, *now, *outside) {
+                    match self.send_write(id, &operation, (node, boot), record, *now, *effects) {
                         Sent::Yes => State::Asked(*now),
                         Sent::Later => State::Congested,
                         Sent::No => {
@@ -114,7 +114,7 @@ impl Coordinator {
         for node in unreached {
             self.keep_hint(node, &operation.key, turn);
         }
-        self.judge(id, operation, turn)
+        self.evaluate_acks(id, operation, turn)
     }
 
     /// Sends a replica the record that is held here. It may be newer than a guarded write, but then
@@ -126,7 +126,7 @@ impl Coordinator {
         (node, boot): (NodeKey, Boot),
         record: &Record<'_>,
         now: Instant,
-        outside: &mut impl Outside,
+        effects: &mut impl Effects,
     ) -> Sent {
         if !self.is_present(node, boot) || !self.peers.admits(node, now) {
             return Sent::No;
@@ -134,14 +134,14 @@ impl Coordinator {
         let key = &operation.key[..];
         let Some(to) = self.peer(node, key) else { return Sent::No };
         let record = *record;
-        let out = match outside.room_for(to, record.value_bytes()) {
-            Room::Open(out) => out,
-            Room::Full => {
+        let out = match effects.request_buffer(to, record.value_bytes()) {
+            PeerBuffer::Open(out) => out,
+            PeerBuffer::Full => {
                 self.peers.not_sent(node, now);
                 self.wait_for_room(to, id);
                 return Sent::Later;
             }
-            Room::Unlinked => {
+            PeerBuffer::Unlinked => {
                 self.peers.failed(node, now);
                 return Sent::No;
             }
@@ -149,14 +149,14 @@ impl Coordinator {
         let own = record.version == operation.version;
         let guard = operation.guarded.then_some(operation.base).filter(|_| own);
         if !own {
-            self.show(key);
+            self.mark_exposed(key);
         }
         Message::Write { operation: id, stamp: operation.stamp, guard, key, record }.write(out);
         Sent::Yes
     }
 
     /// Answers when enough replicas hold the write; begins again, or gives up, when they cannot.
-    fn judge<S: Store, O: Outside>(
+    fn evaluate_acks<S: ReplicaStore, O: Effects>(
         &mut self,
         id: OperationId,
         mut operation: Box<Operation>,
@@ -193,7 +193,7 @@ impl Coordinator {
                 self.hint_refusers(&operation, turn);
                 return self.finish_uncertain(id, operation, turn);
             }
-            self.take_back(&operation, turn);
+            self.roll_back(&operation, turn);
             operation.stage = Stage::Waiting;
             return Some(operation);
         }
@@ -207,7 +207,7 @@ impl Coordinator {
 
     /// Replicas that refused a guarded write still hold what is older than it; they are told
     /// without the condition.
-    fn hint_refusers<S: Store, O: Outside>(
+    fn hint_refusers<S: ReplicaStore, O: Effects>(
         &mut self,
         operation: &Operation,
         turn: &mut Turn<'_, S, O>,
@@ -224,7 +224,7 @@ impl Coordinator {
         let hash = self.hash(key).to_bits();
         let before = self.attempts.get(&hash).filter(|before| before.version == base);
         let since = before.map_or(version, |before| before.since);
-        self.attempts.insert(hash, Attempt { version, since, seen: false });
+        self.attempts.insert(hash, Attempt { version, since, exposed: false });
     }
 
     /// Whether who holds `held` knows of the operation's write: it is that one, or was computed
@@ -237,19 +237,19 @@ impl Coordinator {
     }
 
     /// Notes that somebody sees what is held of `key`.
-    pub(super) fn show(&mut self, key: &[u8]) {
+    pub(super) fn mark_exposed(&mut self, key: &[u8]) {
         if self.attempts.is_empty() {
             return;
         }
         let hash = self.hash(key).to_bits();
         if let Some(attempt) = self.attempts.get_mut(&hash) {
-            attempt.seen = true;
+            attempt.exposed = true;
         }
     }
 
     /// Notes that somebody sees everything that is held.
-    pub(super) fn show_all(&mut self) {
-        self.attempts.values_mut().for_each(|attempt| attempt.seen = true);
+    pub(super) fn mark_all_exposed(&mut self) {
+        self.attempts.values_mut().for_each(|attempt| attempt.exposed = true);
     }
 
     /// A guarded write is decided; whether it was an attempt that nobody had seen.
@@ -261,21 +261,21 @@ impl Coordinator {
         let own = |attempt: &&Attempt| attempt.version == operation.version;
         let Some(attempt) = self.attempts.get(&hash).filter(own).copied() else { return false };
         self.attempts.remove(&hash);
-        !attempt.seen
+        !attempt.exposed
     }
 
-    fn take_back<S: Store, O: Outside>(
+    fn roll_back<S: ReplicaStore, O: Effects>(
         &mut self,
         operation: &Operation,
         turn: &mut Turn<'_, S, O>,
     ) {
         let prior = operation.prior.get();
         let prior = (prior.version != Version::NONE).then_some(&prior);
-        turn.store.take_back(&operation.key, operation.version, prior, turn.now);
+        turn.store.roll_back(&operation.key, operation.version, prior, turn.now);
     }
 
     /// A replica has said what became of a write.
-    pub(super) fn write_replied<S: Store, O: Outside>(
+    pub(super) fn write_replied<S: ReplicaStore, O: Effects>(
         &mut self,
         from: Peer,
         id: OperationId,
@@ -311,13 +311,13 @@ impl Coordinator {
             }
         };
         operation.replica(from.node).expect("just found").state = state;
-        if let Some(operation) = self.judge(id, operation, turn) {
+        if let Some(operation) = self.evaluate_acks(id, operation, turn) {
             self.operations.keep(id, operation);
         }
     }
 
     /// The view has changed while replicas were being told: those of the new one count.
-    pub(super) fn write_under_new_view<S: Store, O: Outside>(
+    pub(super) fn write_under_new_view<S: ReplicaStore, O: Effects>(
         &mut self,
         id: OperationId,
         mut operation: Box<Operation>,
@@ -325,7 +325,7 @@ impl Coordinator {
     ) -> Option<Box<Operation>> {
         let Some(placement) = &self.placement else { return Some(operation) };
         operation.stamp = placement.view.stamp();
-        let members = self.members(operation.place);
+        let members = self.members(operation.point);
         let here = members.contains(&(self.me, self.boot));
         if !here || self.must_fetch(&operation, turn) {
             // Another must say now whether it holds; only a blind write can be begun again there.
@@ -347,21 +347,24 @@ impl Coordinator {
     }
 
     /// Keeps the record held here for a replica that could not be told.
-    pub(super) fn keep_hint<S: Store, O: Outside>(
+    pub(super) fn keep_hint<S: ReplicaStore, O: Effects>(
         &mut self,
         node: NodeKey,
         key: &[u8],
         turn: &mut Turn<'_, S, O>,
     ) {
         // A hint goes out whatever becomes of the write meanwhile.
-        self.show(key);
+        self.mark_exposed(key);
         if let Some(record) = turn.store.read(key, turn.now) {
             self.hints.keep(node, key, &record, turn.now);
         }
     }
 
-    /// Hands over hints for those that are back, and drops what is too old.
-    pub(super) fn hand_over_hints<S: Store, O: Outside>(&mut self, turn: &mut Turn<'_, S, O>) {
+    /// TurnEffects over hints for those that are back, and drops what is too old.
+    pub(super) fn hand_over_hints<S: ReplicaStore, O: Effects>(
+        &mut self,
+        turn: &mut Turn<'_, S, O>,
+    ) {
         if self.hints.is_empty() {
             return;
         }
@@ -375,22 +378,22 @@ impl Coordinator {
         }
     }
 
-    fn hand_over<S: Store, O: Outside>(&mut self, node: NodeKey, turn: &mut Turn<'_, S, O>) {
+    fn hand_over<S: ReplicaStore, O: Effects>(&mut self, node: NodeKey, turn: &mut Turn<'_, S, O>) {
         if !self.peers.is_present(node) {
             return;
         }
         let Some(reach) = self.reach.get(&node).copied() else { return };
-        let outside = &mut *turn.outside;
+        let effects = &mut *turn.effects;
         self.hints.hand_over(node, turn.now, |ticket, key, record| {
             let to = Peer { node, core: reach.facts.core_of(key) };
-            if let Some(out) = outside.room_for(to, record.value_bytes()).open() {
+            if let Some(out) = effects.request_buffer(to, record.value_bytes()).open() {
                 Message::Merge { ticket, key, record: *record }.write(out);
             }
         });
     }
 
     /// A replica holds what it was sent under `ticket`, or something newer.
-    pub(super) fn merged<S: Store, O: Outside>(
+    pub(super) fn merged<S: ReplicaStore, O: Effects>(
         &mut self,
         from: Peer,
         ticket: u64,

@@ -98,7 +98,7 @@ fn message(class: Class, bytes: usize, number: u8) -> Vec<u8> {
             operation,
             stamp: 0,
             consistency: Consistency::Configured,
-            place: Point(0),
+            point: Point(0),
             after: Version::NONE,
             request: b"",
         })

@@ -28,7 +28,7 @@ fn all() -> Vec<Message<'static>> {
             operation,
             stamp: 3,
             consistency: Consistency::All,
-            place: Point(10),
+            point: Point(10),
             after: Version(6),
             request: b"ask",
         }),
@@ -140,7 +140,7 @@ fn the_key_to_fetch_from_memory_is_that_of_the_message() {
             operation: OperationId(1),
             stamp: 3,
             consistency: Consistency::All,
-            place: Point(10),
+            point: Point(10),
             after: Version(6),
             request: &bytes,
         })

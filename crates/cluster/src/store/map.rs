@@ -7,7 +7,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::super::record::{Record, RecordBuf};
 use super::super::version::Version;
-use super::{Merged, Scanned, Store};
+use super::{Merged, ReplicaStore, Scanned};
 use ringlane_types::request::Request;
 use ringlane_types::time::Instant;
 
@@ -78,7 +78,7 @@ fn hash(key: &[u8]) -> u64 {
     xxh3_64(key) >> 1
 }
 
-impl Store for MapStore {
+impl ReplicaStore for MapStore {
     fn read(&mut self, key: &[u8], now: Instant) -> Option<Record<'_>> {
         let flushed = self.flushed;
         let record = self.find(key)?.record.get().at(now);
@@ -101,7 +101,7 @@ impl Store for MapStore {
         Merged::Taken
     }
 
-    fn take_back(
+    fn roll_back(
         &mut self,
         key: &[u8],
         attempt: Version,
@@ -224,9 +224,9 @@ mod tests {
         let mut store = MapStore::default();
         store.merge(b"k", &live(5, b"base"), NOW);
         store.merge(b"k", &live(9, b"attempt"), NOW);
-        store.take_back(b"k", Version(8), Some(&live(5, b"base")), NOW);
+        store.roll_back(b"k", Version(8), Some(&live(5, b"base")), NOW);
         assert_eq!(value(&mut store).unwrap(), b"attempt");
-        store.take_back(b"k", Version(9), Some(&live(5, b"base")), NOW);
+        store.roll_back(b"k", Version(9), Some(&live(5, b"base")), NOW);
         assert_eq!(value(&mut store).unwrap(), b"base");
     }
 

@@ -58,8 +58,8 @@ impl BoundedOutput for Out {
 #[derive(Default)]
 struct Wire(Vec<u8>);
 
-impl Links for Wire {
-    fn room(&mut self, _to: Peer) -> Option<&mut Vec<u8>> {
+impl PeerOutbox for Wire {
+    fn buffer_for(&mut self, _to: Peer) -> Option<&mut Vec<u8>> {
         Some(&mut self.0)
     }
 }
@@ -169,7 +169,7 @@ impl Pair {
         }
     }
 
-    /// Hands the client what has come for it.
+    /// TurnEffects the client what has come for it.
     fn complete(&mut self) {
         let (session, out) = (&mut self.session, &mut self.out);
         self.nodes[0].engine.take_answers(|asker, response| {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{ShardStore, enable_tombstones};
 use ringlane_cluster::record::{Content, Live, Record, RecordBuf, RetentionTimes};
-use ringlane_cluster::store::{Merged, Store};
+use ringlane_cluster::store::{Merged, ReplicaStore};
 use ringlane_cluster::version::Version;
 use ringlane_shard::Shard;
 use ringlane_shard::{Eviction, ShardConfig};
@@ -357,11 +357,11 @@ fn only_the_attempt_itself_can_be_taken_back() {
     bench.merge("k", &live(5, b"base"));
     bench.merge("k", &live(9, b"attempt"));
     let now = bench.now;
-    bench.store().take_back(b"k", v(8), Some(&live(5, b"base")), now);
+    bench.store().roll_back(b"k", v(8), Some(&live(5, b"base")), now);
     assert_eq!(bench.value("k").unwrap(), b"attempt");
-    bench.store().take_back(b"k", v(9), Some(&live(5, b"base")), now);
+    bench.store().roll_back(b"k", v(9), Some(&live(5, b"base")), now);
     assert_eq!((bench.value("k").unwrap(), bench.version("k")), (b"base".to_vec(), Some(v(5))));
-    bench.store().take_back(b"k", v(5), None, now);
+    bench.store().roll_back(b"k", v(5), None, now);
     assert_eq!(bench.version("k"), None);
     assert_eq!(bench.shard.gauges().chunk_bytes, 0);
 }

@@ -88,7 +88,7 @@ impl Side {
     }
 
     fn say(&mut self, peer: Peer, message: &[u8]) -> bool {
-        let Some(room) = self.links.room(peer) else { return false };
+        let Some(room) = self.links.buffer_for(peer) else { return false };
         room.extend_from_slice(&(message.len() as u32).to_le_bytes());
         room.extend_from_slice(message);
         true
@@ -169,7 +169,7 @@ fn long_and_many_frames_arrive_in_order_through_small_buffers() {
 /// the kernel's buffers fill up.
 fn say_until_full(side: &mut Side, peer: Peer, bytes: usize) -> usize {
     let mut said = 0;
-    while let Room::Open(room) = side.links.room_for(peer, Class::Request, bytes) {
+    while let PeerBuffer::Open(room) = side.links.request_buffer(peer, Class::Request, bytes) {
         room.extend_from_slice(&(bytes as u32).to_le_bytes());
         room.resize(room.len() + bytes, 7);
         said += 1;
@@ -272,8 +272,8 @@ fn a_link_whose_peer_is_gone_is_reported_and_forgotten() {
     assert_eq!(ours.events(), [LinkEvent::Down { peer: peers[0], boot: Boot(1) }]);
     let lost: Vec<LostLink> = ours.links.take_lost().collect();
     assert_eq!(lost, [LostLink { peer: peers[0], serial: 5 }]);
-    assert!(ours.links.room(peers[0]).is_none());
-    assert!(matches!(ours.links.room_for(peers[0], Class::Request, 1), Room::Unlinked));
+    assert!(ours.links.buffer_for(peers[0]).is_none());
+    assert!(matches!(ours.links.request_buffer(peers[0], Class::Request, 1), PeerBuffer::Unlinked));
     ours.turn();
     assert!(ours.links.slots[0].link.is_none(), "its descriptor is closed");
 }

@@ -24,12 +24,12 @@ fn requests_wait_for_room_in_their_order_and_nobody_failed() {
     }
     bench.now = NOW.after(Duration::from_secs(1));
     assert!(bench.with(|coordinator, turn| coordinator.tick(turn)).messages.is_empty());
-    bench.room_for = Some(3);
+    bench.request_buffer = Some(3);
     bench.full = false;
-    let said = bench.with(|coordinator, turn| coordinator.room_again(peer, turn));
+    let said = bench.with(|coordinator, turn| coordinator.on_buffer_available(peer, turn));
     assert_eq!(Messages::new(&said.messages).count(), 3, "as many as have room");
-    bench.room_for = None;
-    let said = bench.with(|coordinator, turn| coordinator.room_again(peer, turn));
+    bench.request_buffer = None;
+    let said = bench.with(|coordinator, turn| coordinator.on_buffer_available(peer, turn));
     let operations: Vec<u64> = Messages::new(&said.messages)
         .map(|message| match Message::read(message.expect("whole")) {
             Ok(Message::Forward(forward)) => forward.operation.0 & 0xffff_ffff,
@@ -56,7 +56,7 @@ fn a_request_that_never_finds_room_is_refused_as_busy_in_its_time() {
     assert_eq!(said.answers(), ["Busy"; 20]);
     assert_eq!(bench.coordinator.breakers(bench.now)[0].1, BreakerState::Closed);
     bench.full = false;
-    let said = bench.with(|coordinator, turn| coordinator.room_again(peer, turn));
+    let said = bench.with(|coordinator, turn| coordinator.on_buffer_available(peer, turn));
     assert!(said.messages.is_empty(), "what was refused is not performed");
     assert_eq!(bench.coordinator.operations(), 0);
 }
@@ -174,7 +174,7 @@ fn a_long_answer_waits_for_room_and_a_short_one_does_not() {
             operation: OperationId(9),
             stamp,
             consistency: Consistency::Configured,
-            place: RingHash::Md5.point_of(key),
+            point: RingHash::Md5.point_of(key),
             after: Version::NONE,
             request: &bytes,
         }))
@@ -185,7 +185,7 @@ fn a_long_answer_waits_for_room_and_a_short_one_does_not() {
     assert!(matches!(said.first(), Message::ForwardReply { .. }), "it does not");
     assert!(bench.coordinator.operation_bytes() < 1000, "the value is not kept meanwhile");
     bench.full = false;
-    let said = bench.with(|coordinator, turn| coordinator.room_again(peer, turn));
+    let said = bench.with(|coordinator, turn| coordinator.on_buffer_available(peer, turn));
     let Message::ForwardReply { outcome, response, .. } = said.first() else { panic!("no reply") };
     assert_eq!(outcome, ForwardOutcome::Answered);
     assert!(response.len() > 100_000);

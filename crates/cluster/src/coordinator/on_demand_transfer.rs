@@ -15,18 +15,18 @@ use crate::message::ReadOutcome;
 
 impl Coordinator {
     /// Whether the operation's key has to be fetched before this core may act on it.
-    pub(super) fn must_fetch<S: Store, O: Outside>(
+    pub(super) fn must_fetch<S: ReplicaStore, O: Effects>(
         &mut self,
         operation: &Operation,
         turn: &mut Turn<'_, S, O>,
     ) -> bool {
-        let Some(fill) = self.unfilled(operation.place, operation.fetched_epoch) else {
+        let Some(transfer) = self.pending_transfer(operation.point, operation.fetched_epoch) else {
             return false;
         };
         // Another node that fetches from us asks about what was before its own time.
         if let Origin::Message(_) = operation.origin
             && let Ok(Message::Fetch { epoch, .. }) = Message::read(&operation.request)
-            && fill.epoch() >= epoch
+            && transfer.epoch() >= epoch
         {
             return false;
         }
@@ -37,46 +37,46 @@ impl Coordinator {
     }
 
     /// The oldest filling after `epoch` that `place` waits for.
-    pub(super) fn unfilled(&self, place: Point, epoch: u64) -> Option<&Arc<Fill>> {
+    pub(super) fn pending_transfer(&self, point: Point, epoch: u64) -> Option<&Arc<RangeTransfer>> {
         let replication = self.settings.replication;
-        self.placement.as_ref()?.unfilled(self.me, self.boot, place, epoch, replication)
+        self.placement.as_ref()?.pending_transfer(self.me, self.boot, point, epoch, replication)
     }
 
     /// Asks the former holders, of the oldest view that has not been dealt with.
-    pub(super) fn begin_fetch<S: Store, O: Outside>(
+    pub(super) fn begin_fetch<S: ReplicaStore, O: Effects>(
         &mut self,
         id: OperationId,
         mut operation: Box<Operation>,
         turn: &mut Turn<'_, S, O>,
     ) -> Option<Box<Operation>> {
-        let place = operation.place;
-        let Some(fill) = self.unfilled(place, operation.fetched_epoch) else {
+        let point = operation.point;
+        let Some(transfer) = self.pending_transfer(point, operation.fetched_epoch) else {
             return self.end_fetch(id, operation, turn);
         };
-        let holders = fill.holders(place, self.settings.replication);
+        let holders = transfer.holders(point, self.settings.replication);
         operation.stage = Stage::Fetching;
         operation.needed = holders.needed as u8;
         operation.replicas.clear();
         for node in holders.nodes.iter() {
-            let seat = fill.before.member(*node);
-            let copied = fill.sources[node.0 as usize] == Source::Copied;
+            let member = transfer.before.member(*node);
+            let copied = transfer.sources[node.0 as usize] == Source::Copied;
             let state = if copied { State::Holds(Version::NONE) } else { State::Unasked };
-            operation.replicas.push(Replica { node: seat.key, boot: seat.boot, state });
+            operation.replicas.push(Replica { node: member.key, boot: member.boot, state });
         }
         self.fetch(id, operation, turn)
     }
 
     /// Asks those that have not been asked.
-    pub(super) fn fetch<S: Store, O: Outside>(
+    pub(super) fn fetch<S: ReplicaStore, O: Effects>(
         &mut self,
         id: OperationId,
         mut operation: Box<Operation>,
         turn: &mut Turn<'_, S, O>,
     ) -> Option<Box<Operation>> {
-        let Some(fill) = self.unfilled(operation.place, operation.fetched_epoch) else {
+        let Some(transfer) = self.pending_transfer(operation.point, operation.fetched_epoch) else {
             return self.end_fetch(id, operation, turn);
         };
-        let epoch = fill.epoch();
+        let epoch = transfer.epoch();
         for at in 0..operation.replicas.len() {
             let Replica { node, boot, state } = operation.replicas[at];
             if state != State::Unasked || !self.is_present(node, boot) {
@@ -89,11 +89,11 @@ impl Coordinator {
                 Sent::No => {}
             }
         }
-        self.go_on_fetching(id, operation, turn)
+        self.continue_fetch(id, operation, turn)
     }
 
     /// Goes on when enough have answered.
-    pub(super) fn go_on_fetching<S: Store, O: Outside>(
+    pub(super) fn continue_fetch<S: ReplicaStore, O: Effects>(
         &mut self,
         id: OperationId,
         mut operation: Box<Operation>,
@@ -106,29 +106,30 @@ impl Coordinator {
         if !enough && !all {
             return Some(operation);
         }
-        let epoch = self.unfilled(operation.place, operation.fetched_epoch).map(|f| f.epoch());
+        let epoch =
+            self.pending_transfer(operation.point, operation.fetched_epoch).map(|f| f.epoch());
         let Some(epoch) = epoch else { return self.end_fetch(id, operation, turn) };
         operation.fetched_epoch = epoch;
         self.begin_fetch(id, operation, turn)
     }
 
-    fn end_fetch<S: Store, O: Outside>(
+    fn end_fetch<S: ReplicaStore, O: Effects>(
         &mut self,
         id: OperationId,
         mut operation: Box<Operation>,
         turn: &mut Turn<'_, S, O>,
     ) -> Option<Box<Operation>> {
-        let still_arriving = self.unfilled(operation.place, 0).is_some();
+        let still_arriving = self.pending_transfer(operation.point, 0).is_some();
         if still_arriving && self.fetched.len() < FETCHED_MAX {
             self.fetched.insert(self.hash(&operation.key).to_bits());
         }
         operation.replicas.clear();
-        let members = self.members(operation.place);
+        let members = self.members(operation.point);
         self.coordinate(id, operation, &members, turn)
     }
 
     /// Replies with this node's record of a key; `known` is the version known to the requester.
-    pub(super) fn reply_read<S: Store, O: Outside>(
+    pub(super) fn reply_read<S: ReplicaStore, O: Effects>(
         &mut self,
         to: Peer,
         asked: OperationId,
@@ -136,7 +137,7 @@ impl Coordinator {
         known: Version,
         turn: &mut Turn<'_, S, O>,
     ) {
-        self.show(key);
+        self.mark_exposed(key);
         let outcome = match turn.store.read(key, turn.now) {
             None if known == Version::NONE => ReadOutcome::Nothing,
             None => ReadOutcome::Older(Version::NONE),
@@ -144,7 +145,7 @@ impl Coordinator {
             Some(record) if record.version < known => ReadOutcome::Older(record.version),
             Some(record) => ReadOutcome::Record(record),
         };
-        if let Some(out) = turn.outside.room(to) {
+        if let Some(out) = turn.effects.buffer_for(to) {
             Message::ReadReply { operation: asked, outcome }.write(out);
         }
     }

@@ -8,50 +8,50 @@
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 
-use super::Asker;
+use super::ClientRef;
 use crate::message::OperationId;
 use ringlane_types::hash::KeyHash;
 
 /// One connection and one key. Keys of equal hash share a line, which costs them a wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Line {
+pub(super) struct QueueKey {
     core: u32,
     connection: u32,
     generation: u32,
     key: u64,
 }
 
-impl Line {
-    pub fn of(asker: Asker, key: KeyHash) -> Self {
-        let Asker { core, connection, generation, sequence: _ } = asker;
+impl QueueKey {
+    pub fn of(asker: ClientRef, key: KeyHash) -> Self {
+        let ClientRef { core, connection, generation, sequence: _ } = asker;
         Self { core, connection, generation, key: key.to_bits() }
     }
 }
 
 /// All lines in which somebody is. As many as there are operations at most.
 #[derive(Debug)]
-pub(super) struct InOrder {
+pub(super) struct KeyQueues {
     /// Those behind the one that has been begun.
-    lines: HashMap<Line, VecDeque<OperationId>, ahash::RandomState>,
+    queues: HashMap<QueueKey, VecDeque<OperationId>, ahash::RandomState>,
     /// Those whose turn has come.
     ready: VecDeque<OperationId>,
 }
 
-impl InOrder {
+impl KeyQueues {
     /// Nobody is in any line.
     pub fn new(hasher: ahash::RandomState) -> Self {
-        Self { lines: HashMap::with_hasher(hasher), ready: VecDeque::new() }
+        Self { queues: HashMap::with_hasher(hasher), ready: VecDeque::new() }
     }
 
     /// Whether nobody is in any line.
     #[inline]
     pub fn is_empty(&self) -> bool {
-        self.lines.is_empty()
+        self.queues.is_empty()
     }
 
-    /// Joins a line. True if it is this one's turn at once; else [`InOrder::take_ready`] names it later.
-    pub fn enter(&mut self, line: Line, id: OperationId) -> bool {
-        match self.lines.entry(line) {
+    /// Joins the queue of a key. True if it is this one's turn at once; else [`KeyQueues::take_ready`] names it later.
+    pub fn enter(&mut self, key: QueueKey, id: OperationId) -> bool {
+        match self.queues.entry(key) {
             Entry::Vacant(empty) => {
                 empty.insert(VecDeque::new());
                 true
@@ -64,8 +64,8 @@ impl InOrder {
     }
 
     /// Whoever's turn it was in a line has been answered.
-    pub fn leave(&mut self, line: Line) {
-        let Entry::Occupied(mut waiting) = self.lines.entry(line) else { return };
+    pub fn leave(&mut self, key: QueueKey) {
+        let Entry::Occupied(mut waiting) = self.queues.entry(key) else { return };
         match waiting.get_mut().pop_front() {
             Some(id) => self.ready.push_back(id),
             None => drop(waiting.remove()),

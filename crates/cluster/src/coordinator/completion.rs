@@ -4,7 +4,7 @@ use super::*;
 
 impl Coordinator {
     /// The time of an operation is over.
-    pub(super) fn give_up<S: Store, O: Outside>(
+    pub(super) fn give_up<S: ReplicaStore, O: Effects>(
         &mut self,
         id: OperationId,
         mut operation: Box<Operation>,
@@ -46,7 +46,7 @@ impl Coordinator {
     }
 
     /// Ends an operation that was answered, or answers it by its response.
-    pub(super) fn finish<S: Store, O: Outside>(
+    pub(super) fn finish<S: ReplicaStore, O: Effects>(
         &mut self,
         id: OperationId,
         mut operation: Box<Operation>,
@@ -58,7 +58,7 @@ impl Coordinator {
     }
 
     /// Answers by the operation's response, once.
-    pub(super) fn answer<S: Store, O: Outside>(
+    pub(super) fn answer<S: ReplicaStore, O: Effects>(
         &mut self,
         operation: &mut Operation,
         turn: &mut Turn<'_, S, O>,
@@ -80,7 +80,7 @@ impl Coordinator {
     }
 
     /// There was no room for the request on its link in all its time: it has not been performed.
-    fn finish_busy<S: Store, O: Outside>(
+    fn finish_busy<S: ReplicaStore, O: Effects>(
         &mut self,
         id: OperationId,
         mut operation: Box<Operation>,
@@ -101,7 +101,7 @@ impl Coordinator {
     }
 
     /// Too few replicas took part.
-    pub(super) fn finish_short<S: Store, O: Outside>(
+    pub(super) fn finish_short<S: ReplicaStore, O: Effects>(
         &mut self,
         id: OperationId,
         mut operation: Box<Operation>,
@@ -129,7 +129,7 @@ impl Coordinator {
     }
 
     /// Nobody can tell whether the request was performed.
-    pub(super) fn finish_uncertain<S: Store, O: Outside>(
+    pub(super) fn finish_uncertain<S: ReplicaStore, O: Effects>(
         &mut self,
         id: OperationId,
         mut operation: Box<Operation>,
@@ -154,34 +154,34 @@ impl Coordinator {
     }
 
     /// Answers a client, whose next request for the same key may begin.
-    pub(super) fn tell<S: Store, O: Outside>(
+    pub(super) fn tell<S: ReplicaStore, O: Effects>(
         &mut self,
-        asker: Asker,
+        asker: ClientRef,
         key: &[u8],
         response: &Response<'_>,
         turn: &mut Turn<'_, S, O>,
     ) {
-        turn.outside.answer(asker, response);
-        self.leave_line(asker, key);
+        turn.effects.answer(asker, response);
+        self.leave_queue(asker, key);
     }
 
     /// As [`Coordinator::tell`], with a response as the codec writes it.
-    pub(super) fn pass_on<S: Store, O: Outside>(
+    pub(super) fn pass_on<S: ReplicaStore, O: Effects>(
         &mut self,
-        asker: Asker,
+        asker: ClientRef,
         key: &[u8],
         response: &[u8],
         turn: &mut Turn<'_, S, O>,
     ) {
-        turn.outside.pass_on(asker, response);
-        self.leave_line(asker, key);
+        turn.effects.pass_on(asker, response);
+        self.leave_queue(asker, key);
     }
 
     /// Gives a client's read back to whoever has the connection: its value is longer than what it was
     /// allowed, so it has not been performed, and comes again when there is room for so much.
-    pub(super) fn put_off<S: Store, O: Outside>(
+    pub(super) fn put_off<S: ReplicaStore, O: Effects>(
         &mut self,
-        asker: Asker,
+        asker: ClientRef,
         operation: &Operation,
         value_bytes: u32,
         turn: &mut Turn<'_, S, O>,
@@ -194,9 +194,9 @@ impl Coordinator {
         self.tell(asker, &operation.key, &response, turn);
     }
 
-    pub(super) fn leave_line(&mut self, asker: Asker, key: &[u8]) {
-        if !self.in_order.is_empty() {
-            self.in_order.leave(Line::of(asker, self.hash(key)));
+    pub(super) fn leave_queue(&mut self, asker: ClientRef, key: &[u8]) {
+        if !self.key_queues.is_empty() {
+            self.key_queues.leave(QueueKey::of(asker, self.hash(key)));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Filling: the ranges that a new view made this core's own are copied in the background.
+//! Range transfers: the ranges that a new view made this core's own are copied in the background.
 //!
 //! Each former holder is asked for them a part at a time, core by core, at a bounded rate, what it
 //! used last before the rest (`newest`). A holder answers only once it is in the new view itself and
@@ -33,9 +33,9 @@ const SAMPLE: usize = 256;
 
 /// What is being copied.
 #[derive(Debug, Default)]
-pub(super) struct Filling {
+pub(super) struct RangeTransfers {
     pulls: Vec<Pull>,
-    allowance: Allowance,
+    bucket: TokenBucket,
     /// The epoch that was last reported as settled.
     settled: u64,
     /// Where to go on looking for records that are not this node's own any more.
@@ -61,14 +61,14 @@ struct Pull {
 
 /// How much of the rate is used up, by all holders together.
 #[derive(Debug, Default)]
-struct Allowance {
+struct TokenBucket {
     /// When the rate would have brought what has arrived.
     earned: Instant,
     /// What of it is less than the clock's unit, in bytes.
     rest: u64,
 }
 
-impl Allowance {
+impl TokenBucket {
     /// Notes that so many bytes have arrived; when more may be asked for.
     fn arrived(&mut self, bytes: usize, bytes_per_second: u64, now: Instant) -> Instant {
         let bytes = self.rest + bytes as u64;
@@ -79,7 +79,7 @@ impl Allowance {
     }
 }
 
-impl Filling {
+impl RangeTransfers {
     pub fn next_deadline(&self) -> Option<Instant> {
         // A sweep goes on in every call; there is always one soon.
         let sweep = self.sweep.map(|_| Instant::default());
@@ -97,9 +97,10 @@ impl Filling {
 
 impl Coordinator {
     /// How much of the circle is still arriving, from 0 to 1, and records and bytes so far.
-    pub fn filling(&self) -> (f64, u64, u64) {
-        let fills = self.placement.iter().flat_map(|placement| &placement.fills);
-        let share = fills.map(|fill| fill.share(self.me, self.boot)).fold(0.0, f64::max);
+    pub fn transfer_progress(&self) -> (f64, u64, u64) {
+        let transfers = self.placement.iter().flat_map(|placement| &placement.transfers);
+        let share =
+            transfers.map(|transfer| transfer.share(self.me, self.boot)).fold(0.0, f64::max);
         (share, self.counters.filled_records, self.counters.filled_bytes)
     }
 
@@ -110,60 +111,64 @@ impl Coordinator {
     /// for until it would be forgotten: it may have been cut off, and have left at the moment of its
     /// return, with the only copy of writes it acknowledged meanwhile.
     pub(super) fn note_gone_sources(&mut self, now: Instant) {
-        self.filling.look_at = None;
+        self.transfers.look_at = None;
         let Some(placement) = &mut self.placement else { return };
         let roster = placement.view.roster().clone();
         let patience = match self.settings.replication.is_strict() {
             true => self.settings.forget_after,
             false => Duration::ZERO,
         };
-        for fill in &mut placement.fills {
-            let before = fill.before.clone();
-            for (seat, at) in before.roster().members().iter().zip(0..) {
-                if fill.sources[at] != Source::Missing || roster.has(seat.key, seat.boot) {
+        for transfer in &mut placement.transfers {
+            let before = transfer.before.clone();
+            for (member, at) in before.roster().members().iter().zip(0..) {
+                if transfer.sources[at] != Source::Missing || roster.has(member.key, member.boot) {
                     continue;
                 }
-                let replaced = roster.member(seat.key).is_some();
-                let dead_since = self.peers.dead_since(seat.key, seat.boot);
+                let replaced = roster.member(member.key).is_some();
+                let dead_since = self.peers.dead_since(member.key, member.boot);
                 let gone_at = dead_since.map(|since| since.after(patience));
                 if replaced || gone_at.is_some_and(|at| at <= now) {
-                    Arc::make_mut(fill).sources[at] = Source::Gone;
+                    Arc::make_mut(transfer).sources[at] = Source::Gone;
                 } else if let Some(at) = gone_at {
-                    let earliest = self.filling.look_at.unwrap_or(at).min(at);
-                    self.filling.look_at = Some(earliest);
+                    let earliest = self.transfers.look_at.unwrap_or(at).min(at);
+                    self.transfers.look_at = Some(earliest);
                 }
             }
         }
     }
 
     /// Drops fillings that are complete, and reports what that settles.
-    pub(super) fn finish_fills<S: Store, O: Outside>(&mut self, turn: &mut Turn<'_, S, O>) {
+    pub(super) fn finish_transfers<S: ReplicaStore, O: Effects>(
+        &mut self,
+        turn: &mut Turn<'_, S, O>,
+    ) {
         let Some(placement) = &mut self.placement else { return };
         let (me, boot, replication) = (self.me, self.boot, self.settings.replication);
-        placement.fills.retain(|fill| !fill.is_complete(me, boot, replication));
-        let settled = match placement.fills.first() {
-            Some(fill) => fill.epoch() - 1,
+        placement.transfers.retain(|transfer| !transfer.is_complete(me, boot, replication));
+        let settled = match placement.transfers.first() {
+            Some(transfer) => transfer.epoch() - 1,
             None => placement.view.epoch(),
         };
         let wanted = |pull: &Pull| {
-            placement.fills.iter().any(|fill| {
-                fill.epoch() == pull.epoch && {
-                    let seats = fill.before.roster().members().iter().zip(&fill.sources);
-                    let mut missing = seats.filter(|(_, source)| **source == Source::Missing);
-                    missing.any(|(seat, _)| seat.key == pull.node && seat.boot == pull.boot)
+            placement.transfers.iter().any(|transfer| {
+                transfer.epoch() == pull.epoch && {
+                    let members = transfer.before.roster().members().iter().zip(&transfer.sources);
+                    let mut missing = members.filter(|(_, source)| **source == Source::Missing);
+                    missing.any(|(member, _)| member.key == pull.node && member.boot == pull.boot)
                 }
             })
         };
-        self.filling.pulls.retain(wanted);
-        for fill in &placement.fills {
-            for (seat, source) in fill.before.roster().members().iter().zip(&fill.sources) {
-                let (epoch, node) = (fill.epoch(), seat.key);
-                let known = self.filling.pulls.iter().any(|p| p.epoch == epoch && p.node == node);
+        self.transfers.pulls.retain(wanted);
+        for transfer in &placement.transfers {
+            for (member, source) in transfer.before.roster().members().iter().zip(&transfer.sources)
+            {
+                let (epoch, node) = (transfer.epoch(), member.key);
+                let known = self.transfers.pulls.iter().any(|p| p.epoch == epoch && p.node == node);
                 if *source == Source::Missing && !known && node != me {
-                    self.filling.pulls.push(Pull {
+                    self.transfers.pulls.push(Pull {
                         epoch,
                         node,
-                        boot: seat.boot,
+                        boot: member.boot,
                         core: 0,
                         cursor: 0,
                         due: turn.now,
@@ -172,27 +177,30 @@ impl Coordinator {
                 }
             }
         }
-        if placement.fills.is_empty() {
+        if placement.transfers.is_empty() {
             self.fetched.clear();
         }
-        if settled != self.filling.settled {
-            self.filling.settled = settled;
-            turn.outside.settled(settled);
+        if settled != self.transfers.settled {
+            self.transfers.settled = settled;
+            turn.effects.ranges_complete(settled);
         }
     }
 
     /// Gives up holders whose time is over.
-    pub(super) fn give_up_sources<S: Store, O: Outside>(&mut self, turn: &mut Turn<'_, S, O>) {
-        if self.filling.look_at.is_some_and(|at| at <= turn.now) {
+    pub(super) fn give_up_sources<S: ReplicaStore, O: Effects>(
+        &mut self,
+        turn: &mut Turn<'_, S, O>,
+    ) {
+        if self.transfers.look_at.is_some_and(|at| at <= turn.now) {
             self.note_gone_sources(turn.now);
-            self.finish_fills(turn);
+            self.finish_transfers(turn);
         }
     }
 
     /// Asks for what is due.
-    pub(super) fn fill<S: Store, O: Outside>(&mut self, turn: &mut Turn<'_, S, O>) {
+    pub(super) fn transfer<S: ReplicaStore, O: Effects>(&mut self, turn: &mut Turn<'_, S, O>) {
         let now = turn.now;
-        for pull in &mut self.filling.pulls {
+        for pull in &mut self.transfers.pulls {
             if pull.due > now {
                 continue;
             }
@@ -202,7 +210,7 @@ impl Coordinator {
                 continue;
             }
             let to = Peer { node: pull.node, core: pull.core };
-            let Some(out) = turn.outside.room_for(to, 0).open() else { continue };
+            let Some(out) = turn.effects.request_buffer(to, 0).open() else { continue };
             let (epoch, cursor) = (pull.epoch, pull.cursor);
             NodeMessage::Pull { epoch, cursor, bytes_max: PULL_BYTES }.write(out);
             pull.under_way = true;
@@ -210,17 +218,19 @@ impl Coordinator {
     }
 
     /// Forgets some of what is not this node's own any more.
-    pub(super) fn sweep<S: Store, O: Outside>(&mut self, turn: &mut Turn<'_, S, O>) {
-        let (Some(cursor), Some(placement)) = (self.filling.sweep, &self.placement) else { return };
+    pub(super) fn sweep<S: ReplicaStore, O: Effects>(&mut self, turn: &mut Turn<'_, S, O>) {
+        let (Some(cursor), Some(placement)) = (self.transfers.sweep, &self.placement) else {
+            return;
+        };
         let view = &placement.view;
         let mut others = Vec::new();
         let next = turn.store.scan(cursor, SWEEP_STEP, turn.now, &mut |scanned: Scanned<'_>| {
-            let place = view.ring().point_of(scanned.key);
+            let point = view.ring().point_of(scanned.key);
             // A key that this node stands in for is kept while its own nodes are away.
-            let theirs = !view.holds(self.me, self.boot, place)
-                && view.ring().replicas(place).iter().all(|node| {
-                    let seat = view.member(*node);
-                    self.peers.is_alive(seat.key, seat.boot)
+            let theirs = !view.holds(self.me, self.boot, point)
+                && view.ring().replicas(point).iter().all(|node| {
+                    let member = view.member(*node);
+                    self.peers.is_alive(member.key, member.boot)
                 });
             if theirs {
                 others.push((scanned.key.to_vec(), scanned.record.version));
@@ -229,11 +239,11 @@ impl Coordinator {
         for (key, version) in others {
             turn.store.forget(&key, version);
         }
-        self.filling.sweep = next;
+        self.transfers.sweep = next;
     }
 
     /// Takes a message that is not about a single key.
-    pub(super) fn node_message<S: Store, O: Outside>(
+    pub(super) fn node_message<S: ReplicaStore, O: Effects>(
         &mut self,
         from: Peer,
         message: &NodeMessage<'_>,
@@ -256,7 +266,7 @@ impl Coordinator {
     }
 
     /// A part has arrived.
-    fn pulled<S: Store, O: Outside>(
+    fn pulled<S: ReplicaStore, O: Effects>(
         &mut self,
         from: Peer,
         epoch: u64,
@@ -269,7 +279,7 @@ impl Coordinator {
             let part = (pull.epoch, pull.node, pull.core, pull.cursor);
             pull.under_way && part == (epoch, from.node, from.core, cursor)
         };
-        let Some(at) = self.filling.pulls.iter().position(expected) else { return };
+        let Some(at) = self.transfers.pulls.iter().position(expected) else { return };
         for message in Messages::new(merges) {
             let Ok(Ok(Message::Merge { key, record, .. })) = message.map(Message::read) else {
                 self.counters.malformed += 1;
@@ -280,8 +290,8 @@ impl Coordinator {
         }
         self.counters.filled_bytes += merges.len() as u64;
         let rate = self.settings.fill_bytes_per_second;
-        let due = self.filling.allowance.arrived(merges.len(), rate, turn.now);
-        let pull = &mut self.filling.pulls[at];
+        let due = self.transfers.bucket.arrived(merges.len(), rate, turn.now);
+        let pull = &mut self.transfers.pulls[at];
         pull.under_way = false;
         pull.due = due;
         match next {
@@ -296,11 +306,11 @@ impl Coordinator {
                 }
             }
         }
-        self.fill(turn);
+        self.transfer(turn);
     }
 
     /// Everything that one holder had has arrived.
-    pub(super) fn copied_from<S: Store, O: Outside>(
+    pub(super) fn copied_from<S: ReplicaStore, O: Effects>(
         &mut self,
         node: NodeKey,
         boot: Boot,
@@ -308,16 +318,17 @@ impl Coordinator {
         turn: &mut Turn<'_, S, O>,
     ) {
         let Some(placement) = &mut self.placement else { return };
-        for fill in placement.fills.iter_mut().filter(|fill| fill.epoch() == epoch) {
-            if let Some(index) = fill.before.index_of(node, boot) {
-                Arc::make_mut(fill).sources[index.0 as usize] = Source::Copied;
+        for transfer in placement.transfers.iter_mut().filter(|transfer| transfer.epoch() == epoch)
+        {
+            if let Some(index) = transfer.before.index_of(node, boot) {
+                Arc::make_mut(transfer).sources[index.0 as usize] = Source::Copied;
             }
         }
-        self.finish_fills(turn);
+        self.finish_transfers(turn);
     }
 
     /// Another node copies from this core what became its own with the roster of `epoch`.
-    fn pulled_from<S: Store, O: Outside>(
+    fn pulled_from<S: ReplicaStore, O: Effects>(
         &mut self,
         from: Peer,
         epoch: u64,
@@ -325,9 +336,9 @@ impl Coordinator {
         bytes_max: u32,
         turn: &mut Turn<'_, S, O>,
     ) {
-        self.show_all();
+        self.mark_all_exposed();
         let Some(placement) = &self.placement else { return };
-        let incomplete = placement.fills.iter().any(|fill| fill.epoch() < epoch);
+        let incomplete = placement.transfers.iter().any(|transfer| transfer.epoch() < epoch);
         let Some(reach) = self.reach.get(&from.node).copied() else { return };
         if placement.view.epoch() < epoch || incomplete {
             return;
@@ -339,17 +350,17 @@ impl Coordinator {
             if reach.facts.core_of(key) != from.core {
                 return false;
             }
-            let place = placement.view.ring().point_of(key);
+            let point = placement.view.ring().point_of(key);
             match pair {
                 Some((before, after)) => {
-                    after.holds(from.node, boot, place) && !before.holds(from.node, boot, place)
+                    after.holds(from.node, boot, point) && !before.holds(from.node, boot, point)
                 }
-                None => placement.view.holds(from.node, boot, place),
+                None => placement.view.holds(from.node, boot, point),
             }
         };
-        let Some(out) = turn.outside.room(from) else { return };
+        let Some(out) = turn.effects.buffer_for(from) else { return };
         let (store, now) = (&mut *turn.store, turn.now);
-        let position = self.filling.divisions.position(epoch, cursor, now, || {
+        let position = self.transfers.divisions.position(epoch, cursor, now, || {
             let mut used = Vec::with_capacity(SAMPLE);
             store.scan(0, SAMPLE, now, &mut |scanned: Scanned<'_>| used.push(scanned.used));
             used
@@ -382,12 +393,12 @@ mod tests {
     #[test]
     fn holders_share_the_rate_and_little_comes_ahead_of_it() {
         let begin = Instant::from_millis(1_700_000_000_000);
-        let (mut allowance, mut due) = (Allowance::default(), [begin; 3]);
+        let (mut bucket, mut due) = (TokenBucket::default(), [begin; 3]);
         let (mut arrived, rate, part) = (0, 32 << 20, 60_000);
         for millis in 0..2000 {
             let now = begin.after(Duration::from_millis(millis));
             for due in due.iter_mut().filter(|due| **due <= now) {
-                *due = allowance.arrived(part, rate, now);
+                *due = bucket.arrived(part, rate, now);
                 arrived += part as u64;
             }
             // What may come ahead, the clock's unit, and a part of each.

@@ -1,4 +1,4 @@
-//! Comparing: two replicas look for what one of them lacks, in the background.
+//! Anti-entropy: two replicas look for what one of them lacks, in the background.
 //!
 //! Hints and repairs are only kept in memory and within bounds, so some writes reach a replica by
 //! neither. In turn with each other node, and at rest in between, a core compares what both should
@@ -64,7 +64,7 @@ enum Phase {
     /// The other side has the digests.
     Waiting,
     /// Compares with what the other side listed.
-    Comparing { cursor: u64, listed: Listed },
+    AntiEntropy { cursor: u64, listed: Listed },
 }
 
 /// What the other side holds in some segments.
@@ -90,7 +90,7 @@ struct AnswerRound {
 
 /// What is being compared.
 #[derive(Debug, Default)]
-pub(super) struct Comparing {
+pub(super) struct AntiEntropy {
     round: Option<Round>,
     answers: Vec<AnswerRound>,
     rounds: u64,
@@ -100,7 +100,7 @@ pub(super) struct Comparing {
     step_at: Instant,
 }
 
-impl Comparing {
+impl AntiEntropy {
     pub fn next_deadline(&self) -> Option<Instant> {
         let adds = |round: &Round| !matches!(round.phase, Phase::Waiting);
         let busy = !self.answers.is_empty() || self.round.as_ref().is_some_and(adds);
@@ -114,46 +114,47 @@ impl Comparing {
     }
 }
 
-fn segment(place: Point) -> usize {
-    (place.0 >> SEGMENT_SHIFT) as usize
+fn segment(point: Point) -> usize {
+    (point.0 >> SEGMENT_SHIFT) as usize
 }
 
 impl Coordinator {
     /// Goes on with what is being compared.
-    pub(super) fn compare<S: Store, O: Outside>(&mut self, turn: &mut Turn<'_, S, O>) {
-        if self.settings.replication.replicas() == 1 || turn.now < self.comparing.step_at {
+    pub(super) fn compare<S: ReplicaStore, O: Effects>(&mut self, turn: &mut Turn<'_, S, O>) {
+        if self.settings.replication.replicas() == 1 || turn.now < self.anti_entropy.step_at {
             return;
         }
-        self.comparing.step_at = turn.now.after(STEP_EVERY);
-        match self.comparing.round.take() {
-            Some(round) if round.until > turn.now => self.go_on_with_round(round, turn),
-            Some(_) => self.comparing.next_at = turn.now.after(self.settings.compare_every),
-            None if self.comparing.next_at <= turn.now => self.begin_round(turn),
+        self.anti_entropy.step_at = turn.now.after(STEP_EVERY);
+        match self.anti_entropy.round.take() {
+            Some(round) if round.until > turn.now => self.continue_round(round, turn),
+            Some(_) => self.anti_entropy.next_at = turn.now.after(self.settings.compare_every),
+            None if self.anti_entropy.next_at <= turn.now => self.begin_round(turn),
             None => {}
         }
-        for mut answer in std::mem::take(&mut self.comparing.answers) {
-            if answer.until > turn.now && !self.go_on_answering(&mut answer, turn) {
-                self.comparing.answers.push(answer);
+        for mut answer in std::mem::take(&mut self.anti_entropy.answers) {
+            if answer.until > turn.now && !self.continue_answering(&mut answer, turn) {
+                self.anti_entropy.answers.push(answer);
             }
         }
     }
 
     /// Chooses the next core of another node, in turn.
-    fn begin_round<S: Store, O: Outside>(&mut self, turn: &mut Turn<'_, S, O>) {
-        self.comparing.next_at = turn.now.after(self.settings.compare_every);
+    fn begin_round<S: ReplicaStore, O: Effects>(&mut self, turn: &mut Turn<'_, S, O>) {
+        self.anti_entropy.next_at = turn.now.after(self.settings.compare_every);
         let Some(placement) = &self.placement else { return };
-        if !placement.fills.is_empty() {
+        if !placement.transfers.is_empty() {
             return;
         }
         let mut peers: Vec<Peer> = Vec::new();
-        for seat in placement.view.roster().members() {
-            if seat.key > self.me && self.is_present(seat.key, seat.boot) {
-                let cores = self.reach[&seat.key].facts.core_count;
-                peers.extend((0..cores).map(|core| Peer { node: seat.key, core }));
+        for member in placement.view.roster().members() {
+            if member.key > self.me && self.is_present(member.key, member.boot) {
+                let cores = self.reach[&member.key].facts.core_count;
+                peers.extend((0..cores).map(|core| Peer { node: member.key, core }));
             }
         }
         peers.sort_unstable();
-        let next = peers.iter().find(|peer| self.comparing.last.is_none_or(|last| **peer > last));
+        let next =
+            peers.iter().find(|peer| self.anti_entropy.last.is_none_or(|last| **peer > last));
         let Some(with) = next.or(peers.first()).copied() else { return };
         let tombstone = self.settings.retention.tombstone;
         let version = |back: Duration| {
@@ -167,17 +168,17 @@ impl Coordinator {
             cutoff: version(SETTLE_FOR),
             horizon: version(tombstone),
         };
-        self.comparing.last = Some(with);
-        self.comparing.rounds += 1;
-        self.comparing.round = Some(Round {
-            number: self.comparing.rounds,
+        self.anti_entropy.last = Some(with);
+        self.anti_entropy.rounds += 1;
+        self.anti_entropy.round = Some(Round {
+            number: self.anti_entropy.rounds,
             scope,
             phase: Phase::Adding { cursor: 0, segments: Box::new([0; SEGMENTS]) },
             until: turn.now.after(ROUND_FOR),
         });
     }
 
-    fn go_on_with_round<S: Store, O: Outside>(
+    fn continue_round<S: ReplicaStore, O: Effects>(
         &mut self,
         mut round: Round,
         turn: &mut Turn<'_, S, O>,
@@ -190,31 +191,31 @@ impl Coordinator {
                 match self.add_up(&scope, *cursor, segments, turn) {
                     Some(next) => *cursor = next,
                     None => {
-                        let Some(out) = turn.outside.room(scope.with) else { return };
+                        let Some(out) = turn.effects.buffer_for(scope.with) else { return };
                         let mut bytes = Vec::with_capacity(SEGMENTS * 8);
                         segments.iter().for_each(|digest| bytes.put_u64(*digest));
                         let Scope { stamp, cutoff, horizon, .. } = scope;
                         let round = round.number;
                         NodeMessage::Compare { round, stamp, cutoff, horizon, segments: &bytes }
                             .write(out);
-                        round_waits(&mut self.comparing, round, scope, turn.now);
+                        round_waits(&mut self.anti_entropy, round, scope, turn.now);
                         return;
                     }
                 }
             }
-            Phase::Comparing { cursor, listed } => {
+            Phase::AntiEntropy { cursor, listed } => {
                 round.until = turn.now.after(ROUND_FOR);
-                match self.settle_differences(&scope, *cursor, listed, round.number, turn) {
+                match self.reconcile(&scope, *cursor, listed, round.number, turn) {
                     Some(next) => *cursor = next,
                     None => return,
                 }
             }
         }
-        self.comparing.round = Some(round);
+        self.anti_entropy.round = Some(round);
     }
 
     /// Adds the records of one step to the digests.
-    fn add_up<S: Store, O: Outside>(
+    fn add_up<S: ReplicaStore, O: Effects>(
         &self,
         scope: &Scope,
         cursor: u64,
@@ -223,11 +224,11 @@ impl Coordinator {
     ) -> Option<u64> {
         let now = turn.now;
         turn.store.scan(cursor, STEP_RECORDS, now, &mut |scanned| {
-            if let Some(place) = self.shared(scope, scanned.key)
+            if let Some(point) = self.shared(scope, scanned.key)
                 && is_compared(scope, &scanned, now)
             {
                 let digest = xxh3_64_with_seed(scanned.key, scanned.record.version.0);
-                let sum = &mut segments[segment(place)];
+                let sum = &mut segments[segment(point)];
                 *sum = sum.wrapping_add(digest);
             }
         })
@@ -240,14 +241,14 @@ impl Coordinator {
             return None;
         }
         let view = &self.placement.as_ref()?.view;
-        let place = view.ring().point_of(key);
+        let point = view.ring().point_of(key);
         let both =
-            view.holds(self.me, self.boot, place) && view.holds(scope.with.node, scope.boot, place);
-        both.then_some(place)
+            view.holds(self.me, self.boot, point) && view.holds(scope.with.node, scope.boot, point);
+        both.then_some(point)
     }
 
     /// Another core wants to compare.
-    pub(super) fn compare_asked<S: Store, O: Outside>(
+    pub(super) fn compare_asked<S: ReplicaStore, O: Effects>(
         &mut self,
         from: Peer,
         message: &NodeMessage<'_>,
@@ -256,14 +257,13 @@ impl Coordinator {
         let NodeMessage::Compare { round, stamp, cutoff, horizon, segments } = *message else {
             return;
         };
-        let agrees = self
-            .placement
-            .as_ref()
-            .is_some_and(|placement| placement.view.stamp() == stamp && placement.fills.is_empty());
+        let agrees = self.placement.as_ref().is_some_and(|placement| {
+            placement.view.stamp() == stamp && placement.transfers.is_empty()
+        });
         let Some(reach) = self.reach.get(&from.node) else { return };
         let (mut theirs, mut reader) = ([0; SEGMENTS], Reader::new(segments));
         let whole = theirs.iter_mut().all(|digest| reader.u64().map(|n| *digest = n).is_ok());
-        let answers = &mut self.comparing.answers;
+        let answers = &mut self.anti_entropy.answers;
         answers.retain(|answer| answer.scope.with != from);
         if !agrees || !whole || answers.len() >= ANSWERS_MAX {
             return;
@@ -281,7 +281,7 @@ impl Coordinator {
     }
 
     /// Goes on answering; true when that is done.
-    fn go_on_answering<S: Store, O: Outside>(
+    fn continue_answering<S: ReplicaStore, O: Effects>(
         &mut self,
         answer: &mut AnswerRound,
         turn: &mut Turn<'_, S, O>,
@@ -300,7 +300,7 @@ impl Coordinator {
             let differing =
                 pairs.filter(|((a, b), _)| a != b).fold(0u64, |all, (_, at)| all | 1 << at);
             if differing == 0 {
-                if let Some(out) = turn.outside.room(scope.with) {
+                if let Some(out) = turn.effects.buffer_for(scope.with) {
                     NodeMessage::Compared { round: answer.number }.write(out);
                 }
                 return true;
@@ -310,8 +310,8 @@ impl Coordinator {
         };
         let (now, entries) = (turn.now, &mut answer.entries);
         let next = turn.store.scan(answer.cursor, STEP_RECORDS, now, &mut |scanned| {
-            if let Some(place) = self.shared(&scope, scanned.key)
-                && differing >> segment(place) & 1 == 1
+            if let Some(point) = self.shared(&scope, scanned.key)
+                && differing >> segment(point) & 1 == 1
                 && is_compared(&scope, &scanned, now)
             {
                 entries.put_short(scanned.key);
@@ -329,7 +329,7 @@ impl Coordinator {
             answer.cursor = next;
             return false;
         }
-        if let Some(out) = turn.outside.room(scope.with) {
+        if let Some(out) = turn.effects.buffer_for(scope.with) {
             let segments = differing.to_le_bytes();
             let (round, complete) = (answer.number, next.is_none());
             let entries = &answer.entries[..];
@@ -342,7 +342,7 @@ impl Coordinator {
     pub(super) fn listing_came(&mut self, from: Peer, message: &NodeMessage<'_>) {
         let NodeMessage::Listing { round, segments, complete, entries } = *message else { return };
         let expected = |ours: &&mut Round| ours.number == round && ours.scope.with == from;
-        let Some(ours) = self.comparing.round.as_mut().filter(expected) else { return };
+        let Some(ours) = self.anti_entropy.round.as_mut().filter(expected) else { return };
         let Ok(segments) = <[u8; 8]>::try_from(segments) else { return };
         let hasher = self.settings.hash_secret.table_hasher();
         let mut versions = HashMap::with_hasher(hasher);
@@ -354,19 +354,23 @@ impl Coordinator {
         // What a listing cut short does not name may be there all the same.
         let segments = if complete { u64::from_le_bytes(segments) } else { 0 };
         let listed = Listed { segments, versions };
-        ours.phase = Phase::Comparing { cursor: 0, listed };
+        ours.phase = Phase::AntiEntropy { cursor: 0, listed };
     }
 
     /// Both sides hold the same.
     pub(super) fn compared(&mut self, from: Peer, round: u64) {
-        if self.comparing.round.as_ref().is_some_and(|r| r.number == round && r.scope.with == from)
+        if self
+            .anti_entropy
+            .round
+            .as_ref()
+            .is_some_and(|r| r.number == round && r.scope.with == from)
         {
-            self.comparing.round = None;
+            self.anti_entropy.round = None;
         }
     }
 
     /// Sends what is newer here, a step at a time, and asks for the rest at the end.
-    fn settle_differences<S: Store, O: Outside>(
+    fn reconcile<S: ReplicaStore, O: Effects>(
         &mut self,
         scope: &Scope,
         cursor: u64,
@@ -387,8 +391,8 @@ impl Coordinator {
                     listed.versions.remove(scanned.key);
                 }
                 None => {
-                    if let Some(place) = self.shared(scope, scanned.key)
-                        && listed.segments >> segment(place) & 1 == 1
+                    if let Some(point) = self.shared(scope, scanned.key)
+                        && listed.segments >> segment(point) & 1 == 1
                         && is_compared(scope, &scanned, now)
                     {
                         newer_here.push(scanned.key.into());
@@ -409,7 +413,7 @@ impl Coordinator {
                     keys.put_short(key);
                 }
             }
-            if let Some(out) = turn.outside.room(scope.with) {
+            if let Some(out) = turn.effects.buffer_for(scope.with) {
                 NodeMessage::Want { round, keys: &keys }.write(out);
             }
         }
@@ -417,7 +421,7 @@ impl Coordinator {
     }
 
     /// The other side lacks these, or has them older.
-    pub(super) fn wanted<S: Store, O: Outside>(
+    pub(super) fn wanted<S: ReplicaStore, O: Effects>(
         &mut self,
         from: Peer,
         keys: &[u8],
@@ -435,9 +439,9 @@ impl Coordinator {
     }
 }
 
-fn round_waits(comparing: &mut Comparing, number: u64, scope: Scope, now: Instant) {
+fn round_waits(anti_entropy: &mut AntiEntropy, number: u64, scope: Scope, now: Instant) {
     let until = now.after(ROUND_FOR);
-    comparing.round = Some(Round { number, scope, phase: Phase::Waiting, until });
+    anti_entropy.round = Some(Round { number, scope, phase: Phase::Waiting, until });
 }
 
 /// Whether a record takes part: settled, and no deletion that is about to be forgotten.
