@@ -217,7 +217,7 @@ impl Engine {
     /// A client flushes everything at `at`, on all nodes: here at once if that is not in the future.
     /// A later flush replaces a pending one.
     pub fn flush_everywhere_at(&mut self, at: Instant, now: Instant) {
-        self.membership.as_mut().expect("the engine is in cluster mode").flush_at = Some(at);
+        self.cluster_part.as_mut().expect("the engine is in cluster mode").flush_at = Some(at);
         self.flush_if_due(now);
     }
 

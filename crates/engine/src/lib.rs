@@ -205,7 +205,7 @@ pub struct Engine {
     pub finishing: Finishing,
     config: EngineConfig,
     /// The additional state in cluster mode.
-    membership: Option<Box<cluster::ClusterPart>>,
+    cluster_part: Option<Box<cluster::ClusterPart>>,
 }
 
 impl Engine {
