@@ -5,7 +5,7 @@ use std::fs::File;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ringlane::request::{Request, Response};
-use ringlane::server::mesh::{self, Doorbell, Mesh, Return};
+use ringlane::server::mesh::{self, Doorbell, Mesh, ReplyTo};
 use ringlane::server::net_ring::Token;
 
 mod support;
@@ -30,7 +30,7 @@ fn round_trip<'b>(
 ) -> usize {
     let token = Token { index: 1, generation: 1 };
     for (sequence, request) in requests.enumerate() {
-        asking.request(1, Return { token, sequence: sequence as u32 }, &request);
+        asking.request(1, ReplyTo { token, sequence: sequence as u32 }, &request);
     }
     asking.publish();
     owning.serve(&mut node.engine, NOW);

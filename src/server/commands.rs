@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::connection::Connection;
 use super::core_message::{CoreMessage, CoreQuery, CoreReply, ItemsQuery};
-use super::core_state::Core;
+use super::core_state::CoreState;
 use super::listener::Listener;
 use super::mesh::Mesh;
 use super::net_ring::Token;
@@ -84,7 +84,7 @@ enum CommandPlan {
     Stop,
 }
 
-impl Core {
+impl CoreState {
     /// Starts a node command of a connection whose pipeline is empty.
     pub(super) fn begin_command(
         &mut self,
@@ -102,7 +102,7 @@ impl Core {
         };
         let connection = self.connection_at(index);
         let token = connection.token;
-        let sequence = connection.session.pipeline.wait(reply);
+        let sequence = connection.session.pipeline.reserve(reply);
         match plan {
             CommandPlan::Answer(answer) => self.finish(token, sequence, &|reply, mut out| {
                 encode_admin(reply, answer, &mut out);
@@ -423,7 +423,7 @@ impl Core {
         let now = self.now;
         let Some(connection) = self.connection(token) else { return };
         let Connection { session, out, .. } = connection;
-        session.pipeline.complete(sequence, Completion::Written(write), now, out);
+        session.pipeline.complete(sequence, Completion::Custom(write), now, out);
         if connection.awaiting_node {
             connection.awaiting_node = false;
             // Its later input is processed in this turn, like that of other stalled connections.
@@ -571,7 +571,7 @@ impl Core {
                 )),
                 state: if connection.awaiting_node {
                     ConnectionState::Parsing
-                } else if connection.arriving.is_some() || waits_behind_a_line(connection) {
+                } else if connection.streaming.is_some() || waits_behind_a_line(connection) {
                     // Input after a whole line waits for the rest of its data.
                     ConnectionState::ReceivingValue
                 } else if connection.sending {

@@ -30,7 +30,7 @@ pub struct Connection {
     /// Answers to be sent.
     pub out: Outgoing,
     /// A long value that is arriving.
-    pub arriving: Option<Box<Arriving>>,
+    pub streaming: Option<Box<StreamingBody>>,
     /// A multishot receive is armed.
     pub receiving: bool,
     /// A cancellation of the receive is on its way.
@@ -81,7 +81,7 @@ impl Connection {
             session: Session::default(),
             pending: Pending::default(),
             out: Outgoing::new(memory),
-            arriving: None,
+            streaming: None,
             receiving: false,
             cancelling: false,
             filling: false,
@@ -116,9 +116,9 @@ impl Connection {
 
     /// Whether more answers of the same batch are expected from other cores any moment, so that
     /// one send is likely to do for all of them.
-    pub fn is_soon_fuller(&mut self) -> bool {
+    pub fn should_defer_send(&mut self) -> bool {
         let waits = !self.session.pipeline.is_empty()
-            && self.arriving.is_none()
+            && self.streaming.is_none()
             && !self.awaiting_node
             && !self.broken
             && self.deferrals < DEFERRALS_MAX
@@ -132,7 +132,7 @@ impl Connection {
         !self.out.output.is_empty()
             || self.ended
             || self.is_stalled()
-            || self.arriving.is_some()
+            || self.streaming.is_some()
             || self.session.pipeline.has_deferred()
     }
 
@@ -153,8 +153,8 @@ impl Connection {
 
     /// Room for its arriving value is still being made.
     pub fn is_awaiting_item(&self) -> bool {
-        let place = self.arriving.as_ref().map(|arriving| &arriving.place);
-        matches!(place, Some(Place::Awaited(_)))
+        let target = self.streaming.as_ref().map(|streaming| &streaming.target);
+        matches!(target, Some(BodyTarget::Awaited(_)))
     }
 
     /// Something waits that may be able to go on once something has come or was sent.
@@ -164,8 +164,8 @@ impl Connection {
 
     /// Bytes that it holds outside of any shard.
     pub fn bytes_held(&self) -> usize {
-        let arriving = self.arriving.as_ref().map_or(0, |arriving| arriving.buffered_bytes());
-        self.out.bytes_held() + self.session.pipeline.bytes_held() + self.pending.len() + arriving
+        let streaming = self.streaming.as_ref().map_or(0, |streaming| streaming.buffered_bytes());
+        self.out.bytes_held() + self.session.pipeline.bytes_held() + self.pending.len() + streaming
     }
 
     /// Everything due has been sent and nothing more will be.
@@ -179,7 +179,7 @@ impl Connection {
     /// Whether a request that arrived as a whole is still being worked on. A store whose value has
     /// stopped arriving is the last in the pipeline and not one.
     pub fn owes_answers(&self) -> bool {
-        self.session.pipeline.len() > usize::from(self.arriving.is_some()) || self.awaiting_node
+        self.session.pipeline.len() > usize::from(self.streaming.is_some()) || self.awaiting_node
     }
 
     /// Whether it has been silent for longer than `timeout`. One that the node works for is not, and
@@ -214,7 +214,7 @@ const DEFERRED_BYTES_MAX: usize = 32 << 10;
 #[derive(Debug)]
 pub struct Outgoing {
     /// The bytes, in order.
-    pub output: net_ring::Output,
+    pub output: net_ring::SendBuffer,
     /// Bytes of pinned values among them.
     pinned_bytes: usize,
     /// Values among them whose items are not pinned yet, from this one on.
@@ -234,7 +234,7 @@ impl Outgoing {
     /// Room for answers, full when the memory for connections says so.
     pub fn new(memory: Rc<ConnectionMemory>) -> Self {
         Self {
-            output: net_ring::Output::default(),
+            output: net_ring::SendBuffer::default(),
             pinned_bytes: 0,
             unpinned_from: 0,
             sending_bytes: 0,
@@ -245,7 +245,7 @@ impl Outgoing {
 
     /// Makes sure that it has room to begin with, of those that are `spare`.
     #[inline]
-    pub fn borrow_room(&mut self, spare: &mut Vec<Vec<u8>>) {
+    pub fn ensure_buffer(&mut self, spare: &mut Vec<Vec<u8>>) {
         if self.output.buffer.capacity() == 0
             && let Some(room) = spare.pop()
         {
@@ -259,7 +259,7 @@ impl Outgoing {
     }
 
     /// Takes everything, to be sent. Only one is sent at a time: see [`Outgoing::sent`].
-    pub fn take_to_send(&mut self) -> net_ring::Output {
+    pub fn take_to_send(&mut self) -> net_ring::SendBuffer {
         self.sending_bytes = self.output.buffer.len() as u32;
         self.sending_pinned_bytes = self.pinned_bytes;
         self.take()
@@ -282,7 +282,7 @@ impl Outgoing {
     }
 
     /// Takes everything.
-    pub fn take(&mut self) -> net_ring::Output {
+    pub fn take(&mut self) -> net_ring::SendBuffer {
         self.pinned_bytes = 0;
         self.unpinned_from = 0;
         mem::take(&mut self.output)
@@ -352,13 +352,13 @@ const BUFFER_STEP_BYTES: usize = 32 << 10;
 
 /// A store whose long value is arriving piece by piece.
 #[derive(Debug)]
-pub struct Arriving {
+pub struct StreamingBody {
     /// The request in the codec's form, with an empty value.
     pub request: Vec<u8>,
     /// Its place in the pipeline.
     pub sequence: u32,
     /// Where the value goes.
-    pub place: Place,
+    pub target: BodyTarget,
     /// Bytes of the value that have arrived.
     pub arrived: usize,
     /// Bytes of the whole value.
@@ -373,7 +373,7 @@ pub struct Arriving {
 
 /// Where an arriving value goes.
 #[derive(Debug)]
-pub enum Place {
+pub enum BodyTarget {
     /// Into an item of this core's shard, for which room is being made.
     Awaited(Staging),
     /// Into an item of this core's shard.
@@ -382,13 +382,13 @@ pub enum Place {
     Buffer(Vec<u8>),
 }
 
-impl Arriving {
+impl StreamingBody {
     /// Takes what belongs to the value and its trailer from `input`; returns how many bytes.
     pub fn take(&mut self, input: &[u8], memory: &mut [u8]) -> usize {
         let of_value = input.len().min(self.value_bytes - self.arrived);
-        match &mut self.place {
-            Place::Awaited(_) => unreachable!("nothing arrives before there is room for it"),
-            Place::Buffer(buffer) => {
+        match &mut self.target {
+            BodyTarget::Awaited(_) => unreachable!("nothing arrives before there is room for it"),
+            BodyTarget::Buffer(buffer) => {
                 if buffer.capacity() - buffer.len() < of_value {
                     // By a quarter, and not beyond the whole.
                     let more = (buffer.len() / 4).max(of_value).max(BUFFER_STEP_BYTES);
@@ -396,7 +396,7 @@ impl Arriving {
                 }
                 buffer.extend_from_slice(&input[..of_value]);
             }
-            Place::Item(_, spans) => {
+            BodyTarget::Item(_, spans) => {
                 let mut rest = &input[..of_value];
                 let mut skip = self.arrived;
                 for span in spans.iter() {
@@ -424,8 +424,8 @@ impl Arriving {
 
     /// The next place of the value in its item, if so much of it is missing that receiving
     /// straight into it pays.
-    pub fn place<'m>(&self, memory: &'m mut [u8]) -> Option<&'m mut [u8]> {
-        let Place::Item(_, spans) = &self.place else { return None };
+    pub fn receive_target<'m>(&self, memory: &'m mut [u8]) -> Option<&'m mut [u8]> {
+        let BodyTarget::Item(_, spans) = &self.target else { return None };
         let mut skip = self.arrived;
         let span = spans.iter().find(|span| {
             let inside = skip < span.bytes as usize;
@@ -439,9 +439,9 @@ impl Arriving {
 
     /// Bytes of it that are in no shard.
     pub fn buffered_bytes(&self) -> usize {
-        match &self.place {
-            Place::Buffer(buffer) => buffer.len(),
-            Place::Awaited(_) | Place::Item(..) => 0,
+        match &self.target {
+            BodyTarget::Buffer(buffer) => buffer.len(),
+            BodyTarget::Awaited(_) | BodyTarget::Item(..) => 0,
         }
     }
 

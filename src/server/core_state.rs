@@ -16,11 +16,11 @@ use slab::Slab;
 
 use super::cluster::links::LinkTable;
 use super::commands::{self, PendingCommand};
-use super::connection::{Connection, DEFERRALS_MAX, Place};
+use super::connection::{BodyTarget, Connection, DEFERRALS_MAX};
 use super::connection_memory::{Charge, ConnectionMemory};
 use super::listener::Listener;
-use super::mesh::{self, Mesh, Return};
-use super::net_ring::{Output, Token, loans};
+use super::mesh::{self, Mesh, ReplyTo};
+use super::net_ring::{SendBuffer, Token, loans};
 use super::node::Node;
 use super::poll_policy::PollPolicy;
 use super::stalled::Watches;
@@ -63,7 +63,7 @@ const OUTPUT_BYTES_KEPT: usize = 64 << 10;
 const OUTPUT_BUFFERS_KEPT: usize = 256;
 
 /// All of a worker but its rings, so that bytes borrowed from the net ring can be worked on.
-pub(super) struct Core {
+pub(super) struct CoreState {
     pub(super) engine: Engine,
     pub(super) node: Arc<Node>,
     pub(super) limits: Rc<Limits>,
@@ -121,7 +121,7 @@ pub(super) struct Slot {
     pub(super) connection: Option<Box<Connection>>,
 }
 
-impl Core {
+impl CoreState {
     /// A core without connections.
     pub(super) fn new(engine: Engine, node: Arc<Node>, listeners: &[Listener]) -> Self {
         let now = node.clock.now();
@@ -187,8 +187,8 @@ impl Core {
     }
 
     /// Unpins the values of an output that was sent or given up, and keeps its buffer.
-    pub(super) fn release_output(&mut self, output: Output) {
-        let Output { mut buffer, pinned } = output;
+    pub(super) fn release_output(&mut self, output: SendBuffer) {
+        let SendBuffer { mut buffer, pinned } = output;
         if !pinned.is_empty() {
             self.memory.note_freed();
         }
@@ -224,7 +224,7 @@ impl Core {
     }
 
     /// Takes bytes that arrived for a connection.
-    pub(super) fn input(&mut self, index: u32, bytes: &[u8], ways: &mut Ways<'_>) {
+    pub(super) fn input(&mut self, index: u32, bytes: &[u8], outbound: &mut Outbound<'_>) {
         let connection = self.connections[index as usize].connection.as_deref_mut();
         let connection = connection.expect("input comes for open connections");
         if connection.closing || connection.broken {
@@ -233,7 +233,7 @@ impl Core {
         let is_first = connection.pending.is_empty();
         let can_wait = !is_first || bytes.len() > SHORT_INPUT_BYTES;
         if is_first && !connection.is_stalled() && !(can_wait && self.turn_left == 0) {
-            let consumed = self.process(index, bytes, ways);
+            let consumed = self.process(index, bytes, outbound);
             let connection = self.connections[index as usize].connection.as_deref_mut();
             connection.expect("still open").pending.extend(&bytes[consumed..]);
             self.charge_input(index, bytes.len());
@@ -249,7 +249,7 @@ impl Core {
             connection.pending.extend(bytes);
             if !connection.is_stalled() {
                 if self.turn_left > 0 {
-                    self.process_pending(index, ways);
+                    self.process_pending(index, outbound);
                     self.charge_input(index, bytes.len());
                 } else {
                     connection.held_back = true;
@@ -264,7 +264,7 @@ impl Core {
     /// Counts input of a connection that is not counted as requests against the turn.
     fn charge_input(&mut self, index: u32, bytes: usize) {
         let connection = self.connection_at(index);
-        let requests = if connection.arriving.is_some() {
+        let requests = if connection.streaming.is_some() {
             bytes / VALUE_BYTES_PER_REQUEST
         } else if connection.pending.is_empty() || connection.is_stalled() {
             // It was requests.
@@ -276,11 +276,11 @@ impl Core {
     }
 
     /// Goes on with input that was kept.
-    fn process_pending(&mut self, index: u32, ways: &mut Ways<'_>) {
+    fn process_pending(&mut self, index: u32, outbound: &mut Outbound<'_>) {
         let slot = &mut self.connections[index as usize];
         let Some(connection) = slot.connection.as_deref_mut() else { return };
         let mut pending = mem::take(&mut connection.pending);
-        let consumed = self.process(index, pending.bytes(), ways);
+        let consumed = self.process(index, pending.bytes(), outbound);
         pending.consume(consumed);
         let connection = self.connections[index as usize].connection.as_deref_mut();
         connection.expect("still open").pending = pending;
@@ -297,26 +297,26 @@ impl Core {
 
     /// Lets those go on that can, as many as a turn can bear; the others have precedence in the
     /// next one.
-    pub(super) fn go_on(&mut self, ways: &mut Ways<'_>) {
+    pub(super) fn resume_stalled(&mut self, outbound: &mut Outbound<'_>) {
         // These have their part even when others came first.
         self.turn_left = self.turn_left.max(TURN_REQUESTS / 4);
         if self.memory.is_wanted() {
-            self.refuse_standing(None, self.memory.excess(), ways);
+            self.refuse_standing(None, self.memory.excess(), outbound);
         }
         if self.memory.take_freed() {
-            self.admit_waiting(ways);
+            self.admit_waiting(outbound);
         }
-        self.make_room(ways);
+        self.make_room(outbound);
         let mut ready = mem::take(&mut self.ready);
         let mut count = 0;
         while let Some(&index) = ready.get(count)
             && self.turn_left > 0
-            && !ways.mesh.is_full()
+            && !outbound.mesh.is_full()
         {
-            self.release(index, ways);
+            self.release(index, outbound);
             count += 1;
         }
-        self.has_backlog |= count < ready.len() && !ways.mesh.is_full();
+        self.has_backlog |= count < ready.len() && !outbound.mesh.is_full();
         // Behind them come those that are held back again.
         ready.drain(..count);
         ready.append(&mut self.ready);
@@ -325,7 +325,7 @@ impl Core {
 
     /// Lets those go on for whose long values room is made in the shard, as far as the turn's share
     /// of that goes.
-    fn make_room(&mut self, ways: &mut Ways<'_>) {
+    fn make_room(&mut self, outbound: &mut Outbound<'_>) {
         while let Some(&index) = self.awaiting_items.front()
             && self.room_left > 0
         {
@@ -334,7 +334,7 @@ impl Core {
             {
                 connection.held_back = false;
                 if !connection.is_stalled() {
-                    self.process_pending(index, ways);
+                    self.process_pending(index, outbound);
                 }
                 let connection = self.connection_at(index);
                 if connection.is_awaiting_item() && !connection.broken {
@@ -361,7 +361,7 @@ impl Core {
     }
 
     /// Lets those go on that wait for room in the memory for connections, while there is some.
-    fn admit_waiting(&mut self, ways: &mut Ways<'_>) {
+    fn admit_waiting(&mut self, outbound: &mut Outbound<'_>) {
         while let Some(at) = self.waiting.iter().position(|queue| !queue.is_empty()) {
             let index = self.waiting[at][0];
             let slot = &mut self.connections[index as usize];
@@ -369,7 +369,7 @@ impl Core {
                 && connection.waits_for_room
                 && !connection.broken
             {
-                if self.resume(index, ways) == Awaited::Room {
+                if self.resume(index, outbound) == Awaited::Room {
                     return;
                 }
                 self.connection_at(index).waits_for_room = false;
@@ -381,19 +381,19 @@ impl Core {
     }
 
     /// Makes those requests of a connection that had to wait and need not any more.
-    fn resume(&mut self, index: u32, ways: &mut Ways<'_>) -> Awaited {
+    fn resume(&mut self, index: u32, outbound: &mut Outbound<'_>) -> Awaited {
         let slot = &mut self.connections[index as usize];
         let connection = slot.connection.as_deref_mut().expect("an open connection goes on");
-        connection.out.borrow_room(&mut self.spare_outputs);
+        connection.out.ensure_buffer(&mut self.spare_outputs);
         let (token, core, memory) = (connection.token, self.engine.config().core, &self.memory);
         let Connection { session, out, charge, .. } = connection;
-        let mut outbox = Sender { ways, token, core, memory, charge };
+        let mut outbox = ConnectionOutbox { outbound, token, core, memory, charge };
         self.engine.resume(session, self.now, out, &mut outbox)
     }
 
     /// The same, and lists it for what they wait for then.
-    fn resume_or_wait(&mut self, index: u32, ways: &mut Ways<'_>) {
-        let awaited = self.resume(index, ways);
+    fn resume_or_wait(&mut self, index: u32, outbound: &mut Outbound<'_>) {
+        let awaited = self.resume(index, outbound);
         let connection = self.connection_at(index);
         match awaited {
             Awaited::Connection => {}
@@ -409,7 +409,7 @@ impl Core {
     }
 
     /// Lets a connection go on.
-    fn release(&mut self, index: u32, ways: &mut Ways<'_>) {
+    fn release(&mut self, index: u32, outbound: &mut Outbound<'_>) {
         let Some(connection) = self.connections[index as usize].connection.as_deref_mut() else {
             return;
         };
@@ -418,7 +418,7 @@ impl Core {
             return;
         }
         if connection.session.pipeline.has_deferred() && !connection.waits_for_room {
-            self.resume_or_wait(index, ways);
+            self.resume_or_wait(index, outbound);
         }
         let connection = self.connection_at(index);
         if !connection.held_back || (connection.sending && connection.out.is_full()) {
@@ -427,18 +427,18 @@ impl Core {
         connection.held_back = false;
         if !connection.is_stalled() {
             let bytes = connection.pending.len().min(LONG_LINE_BYTES);
-            self.process_pending(index, ways);
+            self.process_pending(index, outbound);
             self.charge_input(index, bytes);
         }
     }
 
     /// Answers or hands on what `input` asks for. Returns how much of it is used up.
-    fn process(&mut self, index: u32, input: &[u8], ways: &mut Ways<'_>) -> usize {
+    fn process(&mut self, index: u32, input: &[u8], outbound: &mut Outbound<'_>) -> usize {
         let (limits, scratch) = (self.limits.clone(), self.scratch.clone());
         let secret = self.engine.config().hash_secret.clone();
         let slot = &mut self.connections[index as usize];
         let mut connection = slot.connection.as_deref_mut().expect("input is for open connections");
-        connection.out.borrow_room(&mut self.spare_outputs);
+        connection.out.ensure_buffer(&mut self.spare_outputs);
         let mut at = 0;
         connection.session.quantum = self.turn_left.clamp(QUANTUM_MIN, QUANTUM);
         loop {
@@ -450,30 +450,30 @@ impl Core {
                 }
                 return at;
             }
-            if connection.arriving.is_some() {
-                self.admit_upload(index, input.len() - at, ways);
+            if connection.streaming.is_some() {
+                self.admit_upload(index, input.len() - at, outbound);
                 let slot = &mut self.connections[index as usize];
                 connection = slot.connection.as_deref_mut().expect("still open");
             }
-            if let Some(arriving) = &mut connection.arriving {
-                at += arriving.take(&input[at..], self.engine.shard.memory_mut());
-                if !arriving.is_complete() {
+            if let Some(streaming) = &mut connection.streaming {
+                at += streaming.take(&input[at..], self.engine.shard.memory_mut());
+                if !streaming.is_complete() {
                     return at;
                 }
-                let arrived = connection.arriving.take().expect("it is there");
-                uploads::finish(&mut self.engine, connection, *arrived, self.now, ways);
+                let arrived = connection.streaming.take().expect("it is there");
+                uploads::finish(&mut self.engine, connection, *arrived, self.now, outbound);
             }
             let context =
                 Context { limits: &limits, now: self.now, hash_secret: &secret, scratch: &scratch };
             let (token, core, memory) = (connection.token, self.engine.config().core, &self.memory);
             let Connection { session, out, charge, .. } = connection;
             let quantum = session.quantum;
-            let mut outbox = Sender { ways, token, core, memory, charge };
+            let mut outbox = ConnectionOutbox { outbound, token, core, memory, charge };
             let fed = self.engine.feed(session, &input[at..], &context, out, &mut outbox);
             at += fed.consumed;
             let taken = quantum - session.quantum;
             self.turn_left = self.turn_left.saturating_sub(taken);
-            let awaits_others = ways.mesh.is_full() || self.engine.is_saturated();
+            let awaits_others = outbound.mesh.is_full() || self.engine.is_saturated();
             match fed.stop {
                 Stop::QuantumUsed => {
                     connection.held_back = true;
@@ -505,7 +505,7 @@ impl Core {
                 }
                 Stop::Node { command, reply } => {
                     self.turn_left = self.turn_left.saturating_sub(COMMAND_REQUESTS);
-                    self.begin_command(index, command, &reply, ways.mesh);
+                    self.begin_command(index, command, &reply, outbound.mesh);
                     let slot = &mut self.connections[index as usize];
                     connection = slot.connection.as_deref_mut().expect("still open");
                     if connection.is_stalled() {
@@ -530,7 +530,7 @@ impl Core {
     }
 
     /// Takes an answer of another core.
-    pub(super) fn complete(&mut self, to: Return, response: &Response<'_>) {
+    pub(super) fn complete(&mut self, to: ReplyTo, response: &Response<'_>) {
         let Self { connections, spare_outputs, dirty, ready, now, .. } = self;
         complete(connections, spare_outputs, (dirty, ready), to, response, *now);
     }
@@ -570,14 +570,14 @@ impl Core {
             !connection.receiving && !connection.sending && !connection.filling,
             "the kernel has let go of a connection that is removed"
         );
-        if let Some(arriving) = connection.arriving {
-            match arriving.place {
-                Place::Item(staged, spans) => {
+        if let Some(streaming) = connection.streaming {
+            match streaming.target {
+                BodyTarget::Item(staged, spans) => {
                     assert_spans_free(&self.engine, &spans);
                     self.engine.shard.discard(staged);
                 }
-                Place::Awaited(mut staging) => self.engine.shard.abandon(&mut staging),
-                Place::Buffer(_) => {}
+                BodyTarget::Awaited(mut staging) => self.engine.shard.abandon(&mut staging),
+                BodyTarget::Buffer(_) => {}
             }
         }
         let mut charge = connection.charge;
@@ -591,12 +591,12 @@ impl Core {
 }
 
 /// The ways from this core to others: of this node, and of other nodes.
-pub(super) struct Ways<'w> {
+pub(super) struct Outbound<'w> {
     pub(super) mesh: &'w mut Mesh,
     pub(super) links: Option<&'w mut LinkTable>,
 }
 
-impl engine::PeerOutbox for Ways<'_> {
+impl engine::PeerOutbox for Outbound<'_> {
     #[inline]
     fn buffer_for(&mut self, to: Peer) -> Option<&mut Vec<u8>> {
         self.links.as_mut()?.buffer_for(to)
@@ -625,54 +625,54 @@ impl engine::PeerOutbox for Ways<'_> {
 }
 
 /// Sends a connection's requests to other cores.
-struct Sender<'s, 'w> {
-    ways: &'s mut Ways<'w>,
+struct ConnectionOutbox<'s, 'w> {
+    outbound: &'s mut Outbound<'w>,
     token: Token,
     core: u32,
     memory: &'s ConnectionMemory,
     charge: &'s mut Charge,
 }
 
-impl engine::PeerOutbox for Sender<'_, '_> {
+impl engine::PeerOutbox for ConnectionOutbox<'_, '_> {
     #[inline]
     fn buffer_for(&mut self, to: Peer) -> Option<&mut Vec<u8>> {
-        self.ways.buffer_for(to)
+        self.outbound.buffer_for(to)
     }
 
     #[inline]
     fn request_buffer(&mut self, to: Peer, bytes: usize) -> PeerBuffer<'_> {
-        self.ways.request_buffer(to, bytes)
+        self.outbound.request_buffer(to, bytes)
     }
 
     #[inline]
     fn forward_buffer(&mut self, to: Peer, bytes: usize) -> PeerBuffer<'_> {
-        self.ways.forward_buffer(to, bytes)
+        self.outbound.forward_buffer(to, bytes)
     }
 
     #[inline]
     fn takes_long_answer(&mut self, to: Peer) -> bool {
-        self.ways.takes_long_answer(to)
+        self.outbound.takes_long_answer(to)
     }
 }
 
-impl Outbox for Sender<'_, '_> {
+impl Outbox for ConnectionOutbox<'_, '_> {
     #[inline]
     fn send(&mut self, core: u32, sequence: u32, consistency: Consistency, request: &Request<'_>) {
-        let mut to = Return { token: self.token, sequence };
+        let mut to = ReplyTo { token: self.token, sequence };
         // A standalone node does not take it off again.
-        if self.ways.links.is_some() {
+        if self.outbound.links.is_some() {
             to = mesh::with_consistency(to, consistency);
         }
-        self.ways.mesh.request(core, to, request);
+        self.outbound.mesh.request(core, to, request);
     }
 
     fn asker(&self, sequence: u32) -> ClientRef {
-        asker(self.core, Return { token: self.token, sequence })
+        asker(self.core, ReplyTo { token: self.token, sequence })
     }
 
     #[inline]
     fn is_full(&self) -> bool {
-        self.ways.mesh.is_full()
+        self.outbound.mesh.is_full()
     }
 
     #[inline]
@@ -687,7 +687,7 @@ impl Outbox for Sender<'_, '_> {
 }
 
 /// How a request of core `core` is known to the coordinator.
-pub(super) fn asker(core: u32, to: Return) -> ClientRef {
+pub(super) fn asker(core: u32, to: ReplyTo) -> ClientRef {
     let Token { index, generation } = to.token;
     ClientRef { core, connection: index, generation, sequence: to.sequence }
 }
@@ -722,7 +722,7 @@ pub(super) fn complete(
     connections: &mut [Slot],
     spare_outputs: &mut Vec<Vec<u8>>,
     (dirty, ready): (&mut Vec<u32>, &mut Vec<u32>),
-    to: Return,
+    to: ReplyTo,
     response: &Response<'_>,
     now: Instant,
 ) {
@@ -731,7 +731,7 @@ pub(super) fn complete(
         return;
     }
     let Some(connection) = slot.connection.as_deref_mut() else { return };
-    connection.out.borrow_room(spare_outputs);
+    connection.out.ensure_buffer(spare_outputs);
     let completion = Completion::Response(response);
     connection.session.pipeline.complete(to.sequence, completion, now, &mut connection.out);
     list(connection, ready);

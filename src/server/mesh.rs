@@ -33,8 +33,8 @@ mod doorbell;
 mod lane;
 
 pub use doorbell::Doorbell;
-pub use lane::Return;
-use lane::{Receiver, Sender, direction, message};
+pub use lane::ReplyTo;
+use lane::{Receiver, Sender, lane, message};
 
 /// Control messages on their way between two cores; a further one waits at the sender.
 const CONTROLS: usize = 64;
@@ -45,7 +45,7 @@ pub struct Mesh {
     staged_bytes_max: usize,
     peers: Vec<Option<Peer>>,
     doorbells: Arc<[Doorbell]>,
-    to_wake: Vec<RawFd>,
+    sleepers: Vec<RawFd>,
     full: bool,
     /// Bytes that this turn, which ends with [`Mesh::publish`], may still serve for other cores, and
     /// take of their answers.
@@ -73,7 +73,7 @@ pub fn build(core_count: usize, ring_bytes: usize, doorbells: Arc<[Doorbell]>) -
             staged_bytes_max: ring_bytes,
             peers: (0..core_count).map(|_| None).collect(),
             doorbells: doorbells.clone(),
-            to_wake: Vec::with_capacity(core_count),
+            sleepers: Vec::with_capacity(core_count),
             full: false,
             serve_bytes_left: TURN_BYTES,
             take_bytes_left: TURN_BYTES,
@@ -83,10 +83,10 @@ pub fn build(core_count: usize, ring_bytes: usize, doorbells: Arc<[Doorbell]>) -
         .collect();
     for one in 0..core_count {
         for other in one + 1..core_count {
-            let (requests_there, requests_there_in) = direction(ring_bytes);
-            let (requests_back, requests_back_in) = direction(ring_bytes);
-            let (answers_there, answers_there_in) = direction(ring_bytes);
-            let (answers_back, answers_back_in) = direction(ring_bytes);
+            let (requests_there, requests_there_in) = lane(ring_bytes);
+            let (requests_back, requests_back_in) = lane(ring_bytes);
+            let (answers_there, answers_there_in) = lane(ring_bytes);
+            let (answers_back, answers_back_in) = lane(ring_bytes);
             let (controls_there, controls_there_in) = RingBuffer::new(CONTROLS);
             let (controls_back, controls_back_in) = RingBuffer::new(CONTROLS);
             meshes[one].peers[other] = Some(Peer {
@@ -137,7 +137,7 @@ impl Mesh {
 
     /// Collects a request for the core that owns its key.
     #[inline]
-    pub fn request(&mut self, core: u32, to: Return, request: &Request<'_>) {
+    pub fn request(&mut self, core: u32, to: ReplyTo, request: &Request<'_>) {
         let bytes = codec::encoded_request_bytes(request);
         let limit = self.staged_bytes_max;
         let sender = &mut self.peer(core).requests_out;
@@ -161,7 +161,7 @@ impl Mesh {
         self.full
     }
 
-    /// Publishes what was collected since the last time; [`Mesh::next_to_wake`] names those who have
+    /// Publishes what was collected since the last time; [`Mesh::next_sleeper`] names those who have
     /// to be woken. Returns whether anything had to stay behind for lack of room.
     pub fn publish(&mut self) -> bool {
         let mut behind = false;
@@ -179,8 +179,8 @@ impl Mesh {
                 }
                 published = true;
             }
-            if published && let Some(ring) = self.doorbells[core].to_wake() {
-                self.to_wake.push(ring);
+            if published && let Some(ring) = self.doorbells[core].take_sleeper() {
+                self.sleepers.push(ring);
             }
             behind |= peer.requests_out.staged_bytes() > 0
                 || peer.answers_out.staged_bytes() > 0
@@ -191,8 +191,8 @@ impl Mesh {
     }
 
     /// The net ring of a core that slept when something was published for it, to be sent a message.
-    pub fn next_to_wake(&mut self) -> Option<RawFd> {
-        self.to_wake.pop()
+    pub fn next_sleeper(&mut self) -> Option<RawFd> {
+        self.sleepers.pop()
     }
 
     /// Whether other cores have sent anything that waits here.
@@ -225,7 +225,7 @@ impl Mesh {
 
     /// As [`Mesh::serve`], on a node among others: answers that other nodes have to give come later,
     /// through [`Mesh::answer`].
-    pub fn serve_among_others(
+    pub fn serve_clustered(
         &mut self,
         engine: &mut Engine,
         now: Instant,
@@ -242,7 +242,7 @@ impl Mesh {
                 && !engine.is_saturated()
                 && requests_in.take()
             {
-                let (bytes, start) = requests_in.in_hand();
+                let (bytes, start) = requests_in.current();
                 let mut hashes = ArrayVec::<_, BATCH>::new();
                 let mut keys = ArrayVec::<_, BATCH>::new();
                 let mut at = start;
@@ -278,26 +278,26 @@ impl Mesh {
                         break;
                     }
                 }
-                requests_in.handled(at);
+                requests_in.advance_to(at);
             }
         }
         served
     }
 
     /// Collects an answer for a core whose request was not answered at once.
-    pub fn answer(&mut self, core: u32, to: Return, response: &Response<'_>) {
+    pub fn answer(&mut self, core: u32, to: ReplyTo, response: &Response<'_>) {
         let sender = &mut self.peer(core).answers_out;
         let bytes = codec::encoded_response_bytes(response);
         sender.stage(to, bytes, |place| codec::encode_response(response, place));
     }
 
     /// TurnEffects out the answers of other cores, no more than a turn can bear. Returns how many.
-    pub fn answers(&mut self, mut take: impl FnMut(Return, &Response<'_>)) -> usize {
+    pub fn answers(&mut self, mut take: impl FnMut(ReplyTo, &Response<'_>)) -> usize {
         let mut taken = 0;
         let left = &mut self.take_bytes_left;
         for peer in self.peers.iter_mut().flatten() {
             while *left > 0 && peer.answers_in.take() {
-                let (bytes, mut at) = peer.answers_in.in_hand();
+                let (bytes, mut at) = peer.answers_in.current();
                 while *left > 0
                     && let Some((to, body, end)) = message(bytes, at)
                 {
@@ -309,7 +309,7 @@ impl Mesh {
                     }
                     at = end;
                 }
-                peer.answers_in.handled(at);
+                peer.answers_in.advance_to(at);
             }
         }
         taken
@@ -333,12 +333,12 @@ const CONSISTENCY_SHIFT: u32 = 30;
 const _: () = assert!(crate::config::CONNECTION_SLOTS <= 1 << CONSISTENCY_SHIFT);
 
 /// Whom an answer is for, with how many replicas the request wants to agree.
-pub fn with_consistency(mut to: Return, consistency: Consistency) -> Return {
+pub fn with_consistency(mut to: ReplyTo, consistency: Consistency) -> ReplyTo {
     to.token.index |= (consistency as u32) << CONSISTENCY_SHIFT;
     to
 }
 
-fn without_consistency(mut to: Return) -> (Return, Consistency) {
+fn without_consistency(mut to: ReplyTo) -> (ReplyTo, Consistency) {
     use Consistency::*;
     let asked = [Configured, One, Quorum, All][(to.token.index >> CONSISTENCY_SHIFT) as usize];
     to.token.index &= (1 << CONSISTENCY_SHIFT) - 1;
@@ -359,8 +359,8 @@ fn is_turn_short(served: usize, engine: &Engine, work: u32) -> bool {
 fn serve_batch(peer: &mut Peer, engine: &mut Engine, now: Instant, left: &mut usize) -> usize {
     let Peer { requests_in, answers_out, .. } = peer;
     // With where each message ends.
-    let mut batch = ArrayVec::<((Return, usize), Request<'_>), BATCH>::new();
-    let (bytes, start) = requests_in.in_hand();
+    let mut batch = ArrayVec::<((ReplyTo, usize), Request<'_>), BATCH>::new();
+    let (bytes, start) = requests_in.current();
     let mut at = start;
     while !batch.is_full()
         && at - start < *left
@@ -375,7 +375,7 @@ fn serve_batch(peer: &mut Peer, engine: &mut Engine, now: Instant, left: &mut us
         at = end;
     }
     let mut answered = 0;
-    engine.serve(&batch, now, |(to, end): (Return, usize), response: &Response<'_>| {
+    engine.serve(&batch, now, |(to, end): (ReplyTo, usize), response: &Response<'_>| {
         let request = || nth_message(bytes, start, answered);
         *left = left.saturating_sub(stage_answer(answers_out, to, response, request));
         answered += 1;
@@ -384,7 +384,7 @@ fn serve_batch(peer: &mut Peer, engine: &mut Engine, now: Instant, left: &mut us
     });
     *left = left.saturating_sub(at - start);
     drop(batch);
-    requests_in.handled(at);
+    requests_in.advance_to(at);
     answered
 }
 
@@ -393,7 +393,7 @@ fn serve_batch(peer: &mut Peer, engine: &mut Engine, now: Instant, left: &mut us
 #[inline]
 fn stage_answer<'b>(
     answers_out: &mut Sender,
-    to: Return,
+    to: ReplyTo,
     response: &Response<'_>,
     request: impl FnOnce() -> &'b [u8],
 ) -> usize {
@@ -431,7 +431,7 @@ mod tests {
     #[test]
     fn what_consistency_a_request_wants_travels_with_whom_its_answer_is_for() {
         use Consistency::*;
-        let to = Return { token: Token { index: 7, generation: 9 }, sequence: 3 };
+        let to = ReplyTo { token: Token { index: 7, generation: 9 }, sequence: 3 };
         for consistency in [Configured, One, Quorum, All] {
             let there = with_consistency(to, consistency);
             assert_eq!(without_consistency(there), (to, consistency));

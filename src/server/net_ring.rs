@@ -61,7 +61,7 @@ pub struct Token {
 
 /// Something the kernel has finished.
 #[derive(Debug)]
-pub enum Event {
+pub enum NetEvent {
     /// A listener accepted a connection.
     Accepted {
         /// The listener's number.
@@ -94,7 +94,7 @@ pub enum Event {
     },
     /// A receive into an item is done, with the number of bytes that arrived, 0 at the end of the
     /// stream.
-    Filled {
+    ReceivedInto {
         /// Whose.
         token: Token,
         /// Bytes received, or the error number.
@@ -105,7 +105,7 @@ pub enum Event {
         /// Whose.
         token: Token,
         /// The bytes.
-        output: Output,
+        output: SendBuffer,
         /// How far it came.
         outcome: SendOutcome,
     },
@@ -124,7 +124,7 @@ pub struct Received {
 
 /// How long [`NetRing::wait`] sleeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Patience {
+pub enum WaitLimit {
     /// Until something completes.
     Endless,
     /// Until something completes, but no longer than this.
@@ -157,7 +157,7 @@ pub struct NetRing {
     armed: u32,
     wakeup: OwnedFd,
     /// Where the eventfd's counter is read to.
-    rung: Box<u64>,
+    eventfd_value: Box<u64>,
     heartbeat: Box<Timespec>,
     /// Taken out of the kernel's queue and not looked at yet.
     completions: Vec<cqueue::Entry>,
@@ -167,12 +167,12 @@ pub struct NetRing {
     /// Completions that named no operation under way.
     stale: u64,
     /// The flag for task work was up although the last call had done it all.
-    flag_is_stale: bool,
+    taskrun_flag_is_stale: bool,
 }
 
 /// Bytes to be sent: a buffer, with values between its bytes that are sent from where they lie.
 #[derive(Debug, Default)]
-pub struct Output {
+pub struct SendBuffer {
     /// Bytes that were copied.
     pub buffer: Vec<u8>,
     /// Values to be sent before the buffer's byte at their `at`, in order.
@@ -208,7 +208,7 @@ impl Pinned {
     }
 }
 
-impl Output {
+impl SendBuffer {
     /// Length of everything in bytes.
     pub fn len(&self) -> usize {
         self.buffer.len() + self.pinned.iter().map(|pinned| pinned.bytes).sum::<usize>()
@@ -275,15 +275,15 @@ impl NetRing {
             fills: 0,
             armed: 0,
             wakeup,
-            rung: Box::new(0),
+            eventfd_value: Box::new(0),
             heartbeat: Box::new(Timespec::new()),
             completions: Vec::with_capacity(256),
             sent_at_once: Vec::with_capacity(64),
             enters: 0,
             stale: 0,
-            flag_is_stale: false,
+            taskrun_flag_is_stale: false,
         };
-        net_ring.listen_to_bell();
+        net_ring.arm_eventfd();
         Ok(net_ring)
     }
 
@@ -309,11 +309,15 @@ impl NetRing {
         self.armed -= 1;
     }
 
-    fn listen_to_bell(&mut self) {
+    fn arm_eventfd(&mut self) {
         let name = UserData::new(Kind::Bell, 0, self.bell.arm());
-        let entry = opcode::Read::new(Fd(self.wakeup.as_raw_fd()), (&raw mut *self.rung).cast(), 8)
-            .build()
-            .user_data(name.encode());
+        let entry = opcode::Read::new(
+            Fd(self.wakeup.as_raw_fd()),
+            (&raw mut *self.eventfd_value).cast(),
+            8,
+        )
+        .build()
+        .user_data(name.encode());
         // SAFETY: the counter is boxed, used by nobody else and read into once at a time, as `Lone`
         // asserts; `drop` reaps its completion before it is freed.
         unsafe { self.push(&entry) }
@@ -382,8 +386,8 @@ impl NetRing {
     /// Receives from `socket` until `place` is full, the stream ends or an error.
     ///
     /// # Safety
-    /// Nobody reads, writes or frees the place until [`Event::Filled`] arrives.
-    pub unsafe fn fill(&mut self, socket: RawFd, token: Token, place: &mut [u8]) {
+    /// Nobody reads, writes or frees the place until [`NetEvent::ReceivedInto`] arrives.
+    pub unsafe fn recv_into(&mut self, socket: RawFd, token: Token, place: &mut [u8]) {
         let entry = opcode::Recv::new(Fd(socket), place.as_mut_ptr(), place.len() as u32)
             .flags(libc::MSG_WAITALL)
             .build()
@@ -406,8 +410,8 @@ impl NetRing {
     }
 
     /// Sends what there is room for of `output`, whose pinned values stay behind. It comes back with
-    /// [`Event::Sent`], but unless it fails that alone ends no sleep.
-    pub fn send_at_once(&mut self, socket: RawFd, token: Token, output: Output) {
+    /// [`NetEvent::Sent`], but unless it fails that alone ends no sleep.
+    pub fn send_at_once(&mut self, socket: RawFd, token: Token, output: SendBuffer) {
         // With the last flag a part that was sent counts as a failure, so that it is heard of.
         const FLAGS: i32 = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT | libc::MSG_WAITALL;
         debug_assert!(output.pinned.is_empty());
@@ -426,8 +430,8 @@ impl NetRing {
     }
 
     /// Sends `output` from byte `offset` on, but no more than [`SEND_BYTES_MAX`]. It comes back with
-    /// [`Event::Sent`], which says how far the send came.
-    pub fn send(&mut self, socket: RawFd, token: Token, output: Output, offset: usize) {
+    /// [`NetEvent::Sent`], which says how far the send came.
+    pub fn send(&mut self, socket: RawFd, token: Token, output: SendBuffer, offset: usize) {
         const FLAGS: i32 = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
         let (entry, message) = if output.pinned.is_empty() {
             let rest = &output.buffer[offset..];
@@ -454,7 +458,7 @@ impl NetRing {
         unsafe { self.push(&entry) }
     }
 
-    /// One [`Event::Heartbeat`] after `millis` milliseconds.
+    /// One [`NetEvent::Heartbeat`] after `millis` milliseconds.
     ///
     /// # Panics
     /// When one is to come already.
@@ -501,7 +505,7 @@ impl NetRing {
         // SAFETY: no argument structure is passed; queued entries were vouched for when pushed.
         let outcome =
             unsafe { self.ring.submitter().enter::<libc::sigset_t>(queued, 0, GETEVENTS, None) };
-        self.look_at_flag();
+        self.check_taskrun_flag();
         match outcome {
             Ok(_) => Ok(()),
             Err(error) if is_transient(&error) => Ok(()),
@@ -513,19 +517,19 @@ impl NetRing {
     ///
     /// # Errors
     /// Whatever `io_uring_enter` refuses for good.
-    pub fn wait(&mut self, patience: Patience) -> io::Result<()> {
+    pub fn wait(&mut self, limit: WaitLimit) -> io::Result<()> {
         if !self.completions.is_empty() {
             return self.submit();
         }
         self.enters += 1;
         let timeout;
         let mut arguments = SubmitArgs::new();
-        if let Patience::Until(limit) = patience {
+        if let WaitLimit::Until(limit) = limit {
             timeout = Timespec::from(limit);
             arguments = arguments.timespec(&timeout);
         }
         let outcome = self.ring.submitter().submit_with_args(1, &arguments);
-        self.look_at_flag();
+        self.check_taskrun_flag();
         match outcome {
             Ok(_) => Ok(()),
             Err(error) if is_transient(&error) => Ok(()),
@@ -542,7 +546,7 @@ impl NetRing {
     /// Whether completions wait, here or in the kernel's task work. Costs no system call. False
     /// also while the kernel's flag for task work tells nothing; [`NetRing::wait`] finds out then.
     pub fn has_work(&mut self) -> bool {
-        let flagged = self.is_flagged() && !self.flag_is_stale;
+        let flagged = self.is_flagged() && !self.taskrun_flag_is_stale;
         flagged || !self.ring.completion().is_empty() || !self.completions.is_empty()
     }
 
@@ -553,19 +557,19 @@ impl NetRing {
     }
 
     /// Whether [`NetRing::has_work`] cannot tell of everything that comes.
-    pub fn must_be_asked(&self) -> bool {
-        self.flag_is_stale
+    pub fn taskrun_flag_unreliable(&self) -> bool {
+        self.taskrun_flag_is_stale
     }
 
     /// The kernel lowers its flag before it takes the work, so what is added in between raises it
     /// for work that is taken along. It then stays up until work is done the next time; who trusted
     /// it would call in vain until then, for milliseconds where little happens.
-    fn look_at_flag(&mut self) {
-        self.flag_is_stale = self.is_flagged() && self.ring.completion().is_empty();
+    fn check_taskrun_flag(&mut self) {
+        self.taskrun_flag_is_stale = self.is_flagged() && self.ring.completion().is_empty();
     }
 
     /// Appends what has completed to `events`.
-    pub fn reap(&mut self, events: &mut Vec<Event>) {
+    pub fn reap(&mut self, events: &mut Vec<NetEvent>) {
         const AT_ONCE: u64 = Kind::SendAtOnce as u64;
         let kind = |completion: &cqueue::Entry| completion.user_data() >> 56;
         let mut completions = std::mem::take(&mut self.completions);
@@ -613,16 +617,16 @@ impl NetRing {
     }
 
     /// Ends the sends that do not wait and of which no completion has told otherwise.
-    fn end_sent_at_once(&mut self, events: &mut Vec<Event>) {
+    fn end_sent_at_once(&mut self, events: &mut Vec<NetEvent>) {
         for key in self.sent_at_once.drain(..) {
             // Those that failed are not there any more, and who uses their slots has another key.
             if let Some(InFlight { token, output, .. }) = self.sends.remove(key) {
-                events.push(Event::Sent { token, output, outcome: SendOutcome::Whole });
+                events.push(NetEvent::Sent { token, output, outcome: SendOutcome::Whole });
             }
         }
     }
 
-    fn event(&mut self, completion: &cqueue::Entry, events: &mut Vec<Event>) {
+    fn event(&mut self, completion: &cqueue::Entry, events: &mut Vec<NetEvent>) {
         let (result, flags) = (completion.result(), completion.flags());
         let Some(name) = UserData::decode(completion.user_data()) else {
             return self.note_stale();
@@ -647,24 +651,24 @@ impl NetRing {
                 loans::end(self.fd(), name.encode());
                 self.fills -= u32::from(own);
                 let outcome = if result >= 0 { Ok(result as usize) } else { Err(-result) };
-                events.extend(own.then_some(Event::Filled { token, outcome }));
+                events.extend(own.then_some(NetEvent::ReceivedInto { token, outcome }));
                 own
             }
             Kind::Heartbeat => {
                 let own = self.heartbeats.completes(generation, more);
-                events.extend(own.then_some(Event::Heartbeat));
+                events.extend(own.then_some(NetEvent::Heartbeat));
                 own
             }
             Kind::Bell => {
                 let own = self.bell.completes(generation, more);
-                events.push(Event::Woken);
+                events.push(NetEvent::Woken);
                 if own && result >= 0 {
-                    self.listen_to_bell();
+                    self.arm_eventfd();
                 }
                 own
             }
             Kind::Woken => {
-                events.push(Event::Woken);
+                events.push(NetEvent::Woken);
                 true
             }
             Kind::Cancel | Kind::Wake => true,
@@ -677,30 +681,30 @@ impl NetRing {
         self.armed = self.armed.saturating_sub(u32::from(armed && !more));
     }
 
-    fn received(&mut self, token: Token, result: i32, flags: u32, events: &mut Vec<Event>) {
+    fn received(&mut self, token: Token, result: i32, flags: u32, events: &mut Vec<NetEvent>) {
         let more = cqueue::more(flags);
         if let Some(id) = cqueue::buffer_select(flags) {
             let buffer = Received { id, bytes: result.max(0) as u32 };
             self.buffers.filled(id);
             if result > 0 {
-                events.push(Event::Received { token, buffer, ended: !more });
+                events.push(NetEvent::Received { token, buffer, ended: !more });
                 return;
             }
             self.recycle(buffer);
         }
         if !more {
             let outcome = if result >= 0 { Ok(()) } else { Err(-result) };
-            events.push(Event::ReceiveEnded { token, outcome });
+            events.push(NetEvent::ReceiveEnded { token, outcome });
         }
     }
 
     /// Ends a send; false when that one has ended before.
-    fn sent(&mut self, key: Key, result: i32, events: &mut Vec<Event>) -> bool {
+    fn sent(&mut self, key: Key, result: i32, events: &mut Vec<NetEvent>) -> bool {
         let Some(InFlight { token, output, offset, .. }) = self.sends.remove(key) else {
             return false;
         };
         let outcome = SendOutcome::of(result, offset, output.len());
-        events.push(Event::Sent { token, output, outcome });
+        events.push(NetEvent::Sent { token, output, outcome });
         true
     }
 
@@ -716,16 +720,16 @@ impl NetRing {
 }
 
 /// A listener's completion; the socket of one that is not expected is closed.
-fn accepted(listener: u32, result: i32, expected: bool, more: bool, events: &mut Vec<Event>) {
+fn accepted(listener: u32, result: i32, expected: bool, more: bool, events: &mut Vec<NetEvent>) {
     // SAFETY: the kernel just made this descriptor for us and told nobody else.
     let socket = (result >= 0).then(|| unsafe { OwnedFd::from_raw_fd(result) });
     if !expected {
         return;
     }
-    events.extend(socket.map(|socket| Event::Accepted { listener, socket }));
+    events.extend(socket.map(|socket| NetEvent::Accepted { listener, socket }));
     if !more {
         let error = (result < 0).then(|| io::Error::from_raw_os_error(-result));
-        events.push(Event::AcceptEnded { listener, error });
+        events.push(NetEvent::AcceptEnded { listener, error });
     }
 }
 
@@ -754,7 +758,7 @@ impl Drop for NetRing {
             if self.armed == 0 {
                 break;
             }
-            let _ = self.wait(Patience::Until(CANCEL_ROUND));
+            let _ = self.wait(WaitLimit::Until(CANCEL_ROUND));
         }
         loans::end_all(self.fd());
         let pinned = self.sends.iter().any(|send| !send.output.pinned.is_empty());
@@ -767,7 +771,7 @@ impl Drop for NetRing {
         if self.armed > 0 {
             // What the kernel may still touch is leaked.
             std::mem::forget(std::mem::replace(&mut self.sends, Sends::of(-1)));
-            std::mem::forget(std::mem::take(&mut self.rung));
+            std::mem::forget(std::mem::take(&mut self.eventfd_value));
             return;
         }
         fence(Ordering::SeqCst);

@@ -10,7 +10,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use super::connection::Connection;
-use super::core_state::Core;
+use super::core_state::CoreState;
 use super::process;
 use crate::time::Instant;
 
@@ -45,7 +45,7 @@ struct Seen {
 /// What changes when something moves: sends that ended, and bytes by the kernel's count.
 type Progress = (u8, Option<u64>);
 
-impl Core {
+impl CoreState {
     /// Closes those that hold memory and have stalled, if others want some.
     pub(super) fn close_stalled(&mut self) {
         if !self.memory.take_wanted() && !self.has_waiting() {
@@ -114,7 +114,7 @@ impl Core {
 /// How far the client is with what it has to do next, if it is the client that has to do something
 /// and the connection holds memory meanwhile.
 fn progress(connection: &Connection) -> Option<Progress> {
-    let receives = connection.arriving.is_some()
+    let receives = connection.streaming.is_some()
         || (!connection.pending.is_empty() && !connection.is_stalled());
     let holds = connection.charge.held() > 0 || connection.out.refers();
     if connection.broken || !holds || !(connection.sending || receives) {

@@ -11,10 +11,10 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::connection::{Arriving, Connection, Place};
+use super::connection::{BodyTarget, Connection, StreamingBody};
 use super::connection_memory::UNCOUNTED_BYTES;
-use super::core_state::{Core, Slot, Ways, assert_spans_free};
-use super::mesh::{self, Return};
+use super::core_state::{CoreState, Outbound, Slot, assert_spans_free};
+use super::mesh::{self, ReplyTo};
 use super::net_ring::Token;
 use crate::codec;
 use crate::engine::Engine;
@@ -37,20 +37,21 @@ pub fn begin(
     let Operation::Store(store) = &request.operation else {
         unreachable!("only stores have a body");
     };
-    let sequence = connection.session.pipeline.wait(reply);
+    let sequence = connection.session.pipeline.reserve(reply);
     // In a cluster a value may have to go elsewhere, so it is not received into the shard.
-    let place = if engine.owner(request) == engine.config().core && engine.coordinator().is_none() {
+    let target = if engine.owner(request) == engine.config().core && engine.coordinator().is_none()
+    {
         let key_bytes = request.key.len();
-        Place::Awaited(Staging::new(key_bytes, store.flags, store.deadline, value_bytes))
+        BodyTarget::Awaited(Staging::new(key_bytes, store.flags, store.deadline, value_bytes))
     } else {
-        Place::Buffer(Vec::new())
+        BodyTarget::Buffer(Vec::new())
     };
     let mut head = vec![0; codec::encoded_request_bytes(request)];
     codec::encode_request(request, &mut head);
-    connection.arriving = Some(Box::new(Arriving {
+    connection.streaming = Some(Box::new(StreamingBody {
         request: head,
         sequence,
-        place,
+        target,
         arrived: 0,
         value_bytes: value_bytes as usize,
         trailer: Vec::new(),
@@ -67,8 +68,8 @@ pub fn make_room(
     budget: &mut u32,
     now: Instant,
 ) -> bool {
-    let Some(arriving) = &mut connection.arriving else { return true };
-    let Place::Awaited(staging) = &mut arriving.place else { return true };
+    let Some(streaming) = &mut connection.streaming else { return true };
+    let BodyTarget::Awaited(staging) = &mut streaming.target else { return true };
     if *budget == 0 {
         return false;
     }
@@ -78,11 +79,12 @@ pub fn make_room(
     match made {
         Ok(None) => return false,
         Ok(Some(staged)) => {
-            arriving.place = Place::Item(staged, engine.shard.staged_spans(&staged).collect());
+            streaming.target =
+                BodyTarget::Item(staged, engine.shard.staged_spans(&staged).collect());
         }
         Err(refusal) => {
-            let Connection { session, out, arriving, .. } = connection;
-            let refused = arriving.take().expect("looked at above");
+            let Connection { session, out, streaming, .. } = connection;
+            let refused = streaming.take().expect("looked at above");
             let request = codec::decode_request(&refused.request).expect(OWN);
             let response = engine.refuse_stage(&request, refusal, now);
             session.skip = (refused.value_bytes + refused.trailer_bytes) as u64;
@@ -97,22 +99,22 @@ pub fn make_room(
 pub fn finish(
     engine: &mut Engine,
     connection: &mut Connection,
-    arrived: Arriving,
+    arrived: StreamingBody,
     now: Instant,
-    ways: &mut Ways<'_>,
+    outbound: &mut Outbound<'_>,
 ) {
     let Connection { session, out, .. } = connection;
-    let Arriving { sequence, trailer, place, .. } = &arrived;
+    let StreamingBody { sequence, trailer, target, .. } = &arrived;
     if !session.decoder.trailer_is_valid(trailer) {
-        if let Place::Item(staged, spans) = place {
+        if let BodyTarget::Item(staged, spans) = target {
             assert_spans_free(engine, spans);
             engine.shard.discard(*staged);
         }
         session.pipeline.complete(*sequence, Completion::BadDataChunk, now, out);
         return;
     }
-    match &arrived.place {
-        Place::Item(staged, spans) => {
+    match &arrived.target {
+        BodyTarget::Item(staged, spans) => {
             assert_spans_free(engine, spans);
             let mut request = codec::decode_request(&arrived.request).expect(OWN);
             let Operation::Store(store) = &mut request.operation else { unreachable!("{OWN}") };
@@ -121,9 +123,9 @@ pub fn finish(
                 session.pipeline.complete(*sequence, Completion::Response(response), now, out);
             });
         }
-        Place::Awaited(_) => unreachable!("nothing arrives before there is room for it"),
-        Place::Buffer(value) => {
-            hand_over(engine, connection, &arrived, Body::Bytes(value), now, ways);
+        BodyTarget::Awaited(_) => unreachable!("nothing arrives before there is room for it"),
+        BodyTarget::Buffer(value) => {
+            hand_over(engine, connection, &arrived, Body::Bytes(value), now, outbound);
         }
     }
 }
@@ -150,8 +152,8 @@ impl Uploads {
     /// Lists the value that begins to arrive, if it is collected in a buffer.
     pub fn note(&mut self, index: u32, connections: &[Slot]) {
         let connection = connections[index as usize].connection.as_deref().expect("it is open");
-        let Some(arriving) = &connection.arriving else { return };
-        if let Place::Buffer(_) = arriving.place {
+        let Some(streaming) = &connection.streaming else { return };
+        if let BodyTarget::Buffer(_) = streaming.target {
             // More are taken off than come, so that no more are listed than arrive.
             for _ in 0..2 {
                 let Some(upload) = self.0.pop_front() else { break };
@@ -159,7 +161,7 @@ impl Uploads {
                     self.0.push_back(upload);
                 }
             }
-            let (token, sequence) = (connection.token, arriving.sequence);
+            let (token, sequence) = (connection.token, streaming.sequence);
             self.0.push_back(Upload { token, sequence });
         }
     }
@@ -170,27 +172,27 @@ impl Upload {
     fn find<'c>(&self, connections: &'c [Slot]) -> Option<&'c Connection> {
         let slot = &connections[self.token.index as usize];
         let connection = slot.connection.as_deref()?;
-        let arriving = connection.arriving.as_deref()?;
-        let same = (connection.token, arriving.sequence) == (self.token, self.sequence);
+        let streaming = connection.streaming.as_deref()?;
+        let same = (connection.token, streaming.sequence) == (self.token, self.sequence);
         (same && !connection.broken).then_some(connection)
     }
 }
 
-impl Core {
+impl CoreState {
     /// Makes sure that a connection may hold `more` bytes, most of which are of the value that is
     /// arriving, or that it need not.
-    pub(super) fn admit_upload(&mut self, index: u32, more: usize, ways: &mut Ways<'_>) {
+    pub(super) fn admit_upload(&mut self, index: u32, more: usize, outbound: &mut Outbound<'_>) {
         let connection = self.connection_at(index);
-        let Some(arriving) = &connection.arriving else { return };
-        let whole = arriving.value_bytes;
-        if !is_counted(arriving, more)
+        let Some(streaming) = &connection.streaming else { return };
+        let whole = streaming.value_bytes;
+        if !is_counted(streaming, more)
             || self.memory.admits_upload(index, more, whole)
-            || (self.refuse_standing(Some(index), more, ways) >= more
+            || (self.refuse_standing(Some(index), more, outbound) >= more
                 && self.memory.admits_upload(index, more, whole))
         {
             return;
         }
-        self.refuse_upload(index, ways);
+        self.refuse_upload(index, outbound);
     }
 
     /// Refuses values that have stood still until they have given back `bytes` bytes, as far as one
@@ -199,7 +201,7 @@ impl Core {
         &mut self,
         but: Option<u32>,
         bytes: usize,
-        ways: &mut Ways<'_>,
+        outbound: &mut Outbound<'_>,
     ) -> usize {
         let mut freed = 0;
         for _ in 0..self.uploads.0.len().min(LOOKS_MAX) {
@@ -212,7 +214,7 @@ impl Core {
             let stands = self.now.since(connection.last_active) >= STANDING_AFTER;
             if stands && but != Some(index) {
                 let held = connection.charge.held();
-                self.refuse_upload(index, ways);
+                self.refuse_upload(index, outbound);
                 freed += held - self.connection_at(index).charge.held();
                 continue;
             }
@@ -223,15 +225,15 @@ impl Core {
 
     /// There is no room for the rest of a value: what has come of it is dropped, and so will be what
     /// comes, and the store is performed as refused.
-    fn refuse_upload(&mut self, index: u32, ways: &mut Ways<'_>) {
+    fn refuse_upload(&mut self, index: u32, outbound: &mut Outbound<'_>) {
         let Self { engine, connections, counters, memory, now, .. } = self;
         let connection = connections[index as usize].connection.as_deref_mut();
         let connection = connection.expect("values arrive at open connections");
-        let arriving = connection.arriving.take().expect("a value is arriving");
+        let streaming = connection.streaming.take().expect("a value is arriving");
         counters.uploads_refused += 1;
-        connection.out.borrow_room(&mut self.spare_outputs);
-        refuse(engine, connection, &arriving, *now, ways);
-        drop(arriving);
+        connection.out.ensure_buffer(&mut self.spare_outputs);
+        refuse(engine, connection, &streaming, *now, outbound);
+        drop(streaming);
         let (held, reserved) =
             (connection.bytes_held(), connection.session.pipeline.bytes_reserved());
         memory.settle(index, &mut connection.charge, held, reserved);
@@ -241,54 +243,56 @@ impl Core {
 
 /// Whether `more` bytes, most of which are of the value, are more than the uncounted room of a
 /// connection whose value is collected in a buffer.
-fn is_counted(arriving: &Arriving, more: usize) -> bool {
-    match &arriving.place {
-        Place::Buffer(buffer) => buffer.len() + more > UNCOUNTED_BYTES && !arriving.is_complete(),
-        Place::Awaited(_) | Place::Item(..) => false,
+fn is_counted(streaming: &StreamingBody, more: usize) -> bool {
+    match &streaming.target {
+        BodyTarget::Buffer(buffer) => {
+            buffer.len() + more > UNCOUNTED_BYTES && !streaming.is_complete()
+        }
+        BodyTarget::Awaited(_) | BodyTarget::Item(..) => false,
     }
 }
 
 fn refuse(
     engine: &mut Engine,
     connection: &mut Connection,
-    arriving: &Arriving,
+    streaming: &StreamingBody,
     now: Instant,
-    ways: &mut Ways<'_>,
+    outbound: &mut Outbound<'_>,
 ) {
-    let Arriving { value_bytes, arrived, trailer, trailer_bytes, .. } = arriving;
+    let StreamingBody { value_bytes, arrived, trailer, trailer_bytes, .. } = streaming;
     let left = value_bytes - arrived + trailer_bytes - trailer.len();
     connection.session.skip = left as u64;
     let refused = Body::Refused(*value_bytes as u64);
-    hand_over(engine, connection, arriving, refused, now, ways);
+    hand_over(engine, connection, streaming, refused, now, outbound);
 }
 
 /// TurnEffects a store over to whoever performs it.
 fn hand_over(
     engine: &mut Engine,
     connection: &mut Connection,
-    arrived: &Arriving,
+    arrived: &StreamingBody,
     value: Body<'_>,
     now: Instant,
-    ways: &mut Ways<'_>,
+    outbound: &mut Outbound<'_>,
 ) {
     let Connection { session, out, token, .. } = connection;
-    let Arriving { request, sequence, consistency, .. } = arrived;
+    let StreamingBody { request, sequence, consistency, .. } = arrived;
     let mut request = codec::decode_request(request).expect(OWN);
     let Operation::Store(store) = &mut request.operation else { unreachable!("{OWN}") };
     store.value = value;
     let (owner, core) = (engine.owner(&request), engine.config().core);
-    let to = Return { token: *token, sequence: *sequence };
+    let to = ReplyTo { token: *token, sequence: *sequence };
     if owner != core {
         engine.traffic.forwarded += 1;
         // A node of its own neither needs it nor takes it off again.
         let wanted = engine.coordinator().map_or(Consistency::Configured, |_| *consistency);
         let to = mesh::with_consistency(to, wanted);
-        return ways.mesh.request(owner, to, &request);
+        return outbound.mesh.request(owner, to, &request);
     }
     engine.traffic.local += 1;
     let asker = || asker(core, to);
     let placed = (engine.point(request.key), &request);
-    engine.perform(asker, *consistency, placed, now, ways, |response| {
+    engine.perform(asker, *consistency, placed, now, outbound, |response| {
         session.pipeline.complete(*sequence, Completion::Response(response), now, out);
     });
 }

@@ -23,11 +23,11 @@ use super::cluster::links::LinkTable;
 use super::connection::Connection;
 use super::connection_memory::Charge;
 use super::core_message::CoreMessage;
-use super::core_state::{Core, Slot, Ways, complete, spare};
+use super::core_state::{CoreState, Outbound, Slot, complete, spare};
 use super::listener::{Listener, Reach};
-use super::mesh::{Mesh, Return};
+use super::mesh::{Mesh, ReplyTo};
 use super::net_ring::{
-    Event, NetRing, Output, Patience, Received, SEND_BYTES_MAX, SendOutcome, Token,
+    NetEvent, NetRing, Received, SEND_BYTES_MAX, SendBuffer, SendOutcome, Token, WaitLimit,
 };
 use super::node::Node;
 use super::prefault::Prefaulter;
@@ -73,7 +73,7 @@ const BULK_HEAD_BYTES: u32 = 512;
 pub struct Worker {
     net: NetRing,
     mesh: Mesh,
-    core: Core,
+    core: CoreState,
     /// Its part in the cluster, if the node has one.
     cluster: Option<Box<CoreCluster>>,
     listeners: Vec<Listener>,
@@ -81,21 +81,21 @@ pub struct Worker {
     paused: Vec<u32>,
     /// When the last of them failed.
     paused_at: Instant,
-    events: Vec<Event>,
+    events: Vec<NetEvent>,
     /// Sends to be gone on with, and from which byte: what is long leaves in several.
-    rests: VecDeque<(Token, Output, usize)>,
+    rests: VecDeque<(Token, SendBuffer, usize)>,
     /// Bytes that this turn may still send.
     send_bytes_left: usize,
     doorbell: usize,
     heartbeat_armed: bool,
     /// Since the executor had its turn.
-    heart_beat: bool,
+    executor_yield_due: bool,
     prefaulter: Prefaulter,
 }
 
 /// What a turn leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Outlook {
+enum TurnOutcome {
     /// There was nothing to do.
     Idle,
     /// All there was is done.
@@ -126,7 +126,7 @@ impl Worker {
         let WorkerParts { net, mesh, engine, node, listeners, prefaulter } = parts;
         let doorbell = engine.config().core as usize;
         let cluster = CoreCluster::new(doorbell as u16, &node).map(Box::new);
-        let core = Core::new(engine, node, &listeners);
+        let core = CoreState::new(engine, node, &listeners);
         Self {
             net,
             mesh,
@@ -140,7 +140,7 @@ impl Worker {
             send_bytes_left: 0,
             doorbell,
             heartbeat_armed: false,
-            heart_beat: false,
+            executor_yield_due: false,
             prefaulter,
         }
     }
@@ -156,19 +156,19 @@ impl Worker {
             let outlook = self.measured_turn();
             // Clients that never pause must not keep the node from ending.
             if self.core.node.is_stopping()
-                && (outlook == Outlook::Idle || self.core.node.stopping_for() > PAUSE_MAX)
+                && (outlook == TurnOutcome::Idle || self.core.node.stopping_for() > PAUSE_MAX)
                 && self.wind_down()
             {
                 break;
             }
-            if outlook == Outlook::Busy || self.mesh.has_arrivals() {
+            if outlook == TurnOutcome::Busy || self.mesh.has_arrivals() {
                 self.submit();
             } else {
-                self.rest();
+                self.wait_for_work();
             }
             // The executor has next to nothing to do besides: it gets its turn with the heartbeat.
             turns = turns.wrapping_add(1);
-            if turns.is_multiple_of(256) || mem::take(&mut self.heart_beat) {
+            if turns.is_multiple_of(256) || mem::take(&mut self.executor_yield_due) {
                 glommio::executor().yield_task_queue_now().await;
             }
         }
@@ -176,7 +176,7 @@ impl Worker {
     }
 
     /// One turn, whose CPU time is measured where that is worth a system call or two.
-    fn measured_turn(&mut self) -> Outlook {
+    fn measured_turn(&mut self) -> TurnOutcome {
         if log::max_level() < log::LevelFilter::Debug {
             return self.turn();
         }
@@ -188,14 +188,14 @@ impl Worker {
     }
 
     /// One turn. What it wants from the kernel is queued when it returns, not submitted yet.
-    fn turn(&mut self) -> Outlook {
+    fn turn(&mut self) -> TurnOutcome {
         let core = &mut self.core;
         core.begin_turn(core.node.clock.now());
         Rc::get_mut(&mut core.scratch).expect("borrowed within a turn only").reset();
         let mut events = mem::take(&mut self.events);
         self.net.reap(&mut events);
         let mut worked = !events.is_empty();
-        worked |= self.cluster_news();
+        worked |= self.handle_cluster_updates();
         for event in events.drain(..) {
             self.handle(event);
         }
@@ -207,7 +207,7 @@ impl Worker {
         let served = match &mut self.cluster {
             None => self.mesh.serve(&mut core.engine, now) > 0,
             Some(cluster) => {
-                self.mesh.serve_among_others(&mut core.engine, now, &mut cluster.links) > 0
+                self.mesh.serve_clustered(&mut core.engine, now, &mut cluster.links) > 0
             }
         };
         worked |= answered || served;
@@ -216,7 +216,7 @@ impl Worker {
             worked = true;
             self.control(from, message);
         }
-        self.go_on();
+        self.resume_stalled();
         worked |= self.coordinate();
         let mut more = self.core.engine.shard.maintain(now, MAINTENANCE_PER_TURN);
         self.prefaulter.note_used(self.core.engine.shard.touched_bytes(), now);
@@ -226,7 +226,7 @@ impl Worker {
         self.core.engine.shard.set_ready_bytes(self.prefaulter.ready_bytes());
         // Before the sends, which take a while: other cores can work on it meanwhile.
         more |= self.mesh.publish();
-        while let Some(ring) = self.mesh.next_to_wake() {
+        while let Some(ring) = self.mesh.next_sleeper() {
             self.net.wake(ring);
         }
         self.send();
@@ -243,9 +243,9 @@ impl Worker {
             self.heartbeat_armed = true;
         }
         match (more, worked) {
-            (true, _) => Outlook::Busy,
-            (false, true) => Outlook::Worked,
-            (false, false) => Outlook::Idle,
+            (true, _) => TurnOutcome::Busy,
+            (false, true) => TurnOutcome::Worked,
+            (false, false) => TurnOutcome::Idle,
         }
     }
 
@@ -266,7 +266,7 @@ impl Worker {
     }
 
     /// Takes what the control executor says about the cluster. True when there was anything.
-    fn cluster_news(&mut self) -> bool {
+    fn handle_cluster_updates(&mut self) -> bool {
         let Some(cluster) = &mut self.cluster else { return false };
         let (engine, now) = (&mut self.core.engine, self.core.now);
         let mut any = false;
@@ -303,11 +303,11 @@ impl Worker {
         if !core.engine.has_answers() {
             return false;
         }
-        let Core { engine, connections, spare_outputs, dirty, ready, .. } = core;
+        let CoreState { engine, connections, spare_outputs, dirty, ready, .. } = core;
         let (own, mesh) = (engine.config().core, &mut self.mesh);
         let settled = engine.take_answers(|asker, response| {
             let token = Token { index: asker.connection, generation: asker.generation };
-            let to = Return { token, sequence: asker.sequence };
+            let to = ReplyTo { token, sequence: asker.sequence };
             if asker.core == own {
                 complete(connections, spare_outputs, (dirty, ready), to, response, now);
             } else {
@@ -320,7 +320,7 @@ impl Worker {
         true
     }
 
-    fn handle(&mut self, event: Event) {
+    fn handle(&mut self, event: NetEvent) {
         if let Some(cluster) = &mut self.cluster
             && LinkTable::own(&event)
         {
@@ -330,9 +330,9 @@ impl Worker {
             });
         }
         match event {
-            Event::Received { token, buffer, ended } => self.received(token, buffer, ended),
-            Event::Sent { token, output, outcome } => self.sent(token, output, outcome),
-            Event::ReceiveEnded { token, outcome } => {
+            NetEvent::Received { token, buffer, ended } => self.received(token, buffer, ended),
+            NetEvent::Sent { token, output, outcome } => self.sent(token, output, outcome),
+            NetEvent::ReceiveEnded { token, outcome } => {
                 let Some(connection) = self.core.connection(token) else { return };
                 connection.receiving = false;
                 connection.cancelling = false;
@@ -347,9 +347,9 @@ impl Worker {
                 }
                 self.core.mark_dirty(token.index);
             }
-            Event::Filled { token, outcome } => self.filled(token, outcome),
-            Event::Accepted { listener, socket } => self.accepted(listener, socket),
-            Event::AcceptEnded { listener, error } => {
+            NetEvent::ReceivedInto { token, outcome } => self.filled(token, outcome),
+            NetEvent::Accepted { listener, socket } => self.accepted(listener, socket),
+            NetEvent::AcceptEnded { listener, error } => {
                 if self.core.node.is_stopping() {
                     return;
                 }
@@ -366,10 +366,10 @@ impl Worker {
                 let listener = &self.listeners[listener as usize];
                 self.net.accept(listener.fd(), listener.number);
             }
-            Event::Woken => {}
-            Event::Heartbeat => {
+            NetEvent::Woken => {}
+            NetEvent::Heartbeat => {
                 self.heartbeat_armed = false;
-                self.heart_beat = true;
+                self.executor_yield_due = true;
                 self.core.close_idle();
                 self.core.close_stalled();
                 if self.core.memory.has_ebbed(self.core.now) {
@@ -414,7 +414,7 @@ impl Worker {
             let connection = slot.connection.as_mut().expect("looked up above");
             core.poll_policy.note_arrival(connection, now);
             core.counters.bytes_read += bytes.len() as u64;
-            core.input(token.index, bytes, &mut ways(&mut self.mesh, &mut self.cluster));
+            core.input(token.index, bytes, &mut outbound(&mut self.mesh, &mut self.cluster));
             if ended {
                 core.starved.push(token.index);
             }
@@ -435,12 +435,12 @@ impl Worker {
         match outcome {
             Ok(0) => connection.ended = true,
             Ok(bytes) => {
-                let arriving = connection.arriving.as_mut().expect("its item was being filled");
-                arriving.arrived += bytes;
+                let streaming = connection.streaming.as_mut().expect("its item was being filled");
+                streaming.arrived += bytes;
                 let slot = &mut core.connections[token.index as usize];
                 core.poll_policy.note_arrival(slot.connection.as_mut().expect("seen above"), now);
                 core.counters.bytes_read += bytes as u64;
-                core.input(token.index, &[], &mut ways(&mut self.mesh, &mut self.cluster));
+                core.input(token.index, &[], &mut outbound(&mut self.mesh, &mut self.cluster));
             }
             Err(libc::EINTR | libc::EAGAIN | libc::ECANCELED) => {}
             Err(_) => connection.broken = true,
@@ -448,7 +448,7 @@ impl Worker {
         core.mark_dirty(token.index);
     }
 
-    fn sent(&mut self, token: Token, output: Output, outcome: SendOutcome) {
+    fn sent(&mut self, token: Token, output: SendBuffer, outcome: SendOutcome) {
         let core = &mut self.core;
         let now = core.now;
         let connection = core.connection(token).expect("a connection outlives its sends");
@@ -539,9 +539,9 @@ impl Worker {
     }
 
     /// Lets connections go on that were held back or starved of buffers.
-    fn go_on(&mut self) {
+    fn resume_stalled(&mut self) {
         let core = &mut self.core;
-        core.go_on(&mut ways(&mut self.mesh, &mut self.cluster));
+        core.resume_stalled(&mut outbound(&mut self.mesh, &mut self.cluster));
         if !core.dumps_waiting.is_empty() {
             core.resume_dumps(&mut self.mesh);
         }
@@ -569,7 +569,7 @@ impl Worker {
             if connection.out.output.is_empty() {
                 // Lent for this turn and not needed.
                 core.spare_outputs.extend(spare(&mut connection.out.output.buffer));
-            } else if connection.is_soon_fuller() {
+            } else if connection.should_defer_send() {
                 core.deferred.push(index);
             } else if !connection.sending {
                 let bytes = connection.out.bytes_to_send();
@@ -630,30 +630,33 @@ impl Worker {
     }
 
     /// Submits what the turn has queued and waits for work, in the way that is likely to pay.
-    fn rest(&mut self) {
+    fn wait_for_work(&mut self) {
         if self.net.has_work() {
             return self.submit();
         }
         if !self.core.deferred.is_empty() {
-            self.sleep(Patience::Until(DEFERRAL));
+            self.sleep(WaitLimit::Until(DEFERRAL));
             if !self.net.has_work() && !self.mesh.has_arrivals() {
                 self.core.end_deferrals();
             }
             return;
         }
         let limit = self.core.node.config.busy_poll;
-        if !limit.is_zero() && self.core.poll_policy.may_poll() && !self.net.must_be_asked() {
+        if !limit.is_zero()
+            && self.core.poll_policy.may_poll()
+            && !self.net.taskrun_flag_unreliable()
+        {
             if self.net.has_submissions() {
                 // What is left of them is done before the next request comes, not after it.
                 return self.submit();
             }
             if !self.poll(limit) {
-                self.sleep(Patience::Endless);
+                self.sleep(WaitLimit::Endless);
             }
             return;
         }
         let since = std::time::Instant::now();
-        self.sleep(Patience::Endless);
+        self.sleep(WaitLimit::Endless);
         self.core.poll_policy.note_slept(since.elapsed(), limit);
     }
 
@@ -679,13 +682,13 @@ impl Worker {
 
     /// Submits what is queued and sleeps until the net ring, another core or the heartbeat has
     /// something to do, or the patience is over.
-    fn sleep(&mut self, patience: Patience) {
+    fn sleep(&mut self, patience: WaitLimit) {
         let doorbell = &self.core.node.doorbells[self.doorbell];
-        doorbell.lie_down();
+        doorbell.begin_sleep();
         // What was published before the other core could see that this one sleeps.
         let outcome =
             if self.mesh.has_arrivals() { self.net.submit() } else { self.net.wait(patience) };
-        doorbell.get_up();
+        doorbell.end_sleep();
         if let Err(error) = outcome {
             panic!("io_uring_enter failed for good: {error}");
         }
@@ -707,23 +710,23 @@ impl NetRing {
             return;
         }
         let stalled = connection.is_stalled() && connection.pending.len() > pending_bytes_max;
-        let place = match &connection.arriving {
-            Some(arriving) if !stalled => arriving.place(engine.shard.memory_mut()),
+        let target = match &connection.streaming {
+            Some(streaming) if !stalled => streaming.receive_target(engine.shard.memory_mut()),
             _ => None,
         };
         if connection.receiving {
-            if (stalled || place.is_some()) && !connection.cancelling {
+            if (stalled || target.is_some()) && !connection.cancelling {
                 connection.cancelling = true;
                 self.cancel_receive(connection.token);
             }
-        } else if let Some(place) = place {
+        } else if let Some(target) = target {
             assert!(connection.pending.is_empty(), "what came before it is in its place");
             connection.filling = true;
             connection.bulk = BULK_TURNS;
-            // SAFETY: the place is inside an item that is staged, so the shard neither reads,
+            // SAFETY: the target is inside an item that is staged, so the shard neither reads,
             // moves nor reuses it; it is discarded only with the connection, which stays while
             // `filling`, and the net ring is dropped before the shard.
-            unsafe { self.fill(connection.fd(), connection.token, place) }
+            unsafe { self.recv_into(connection.fd(), connection.token, target) }
         } else if !stalled {
             connection.receiving = true;
             if connection.bulk > 0 {
@@ -743,6 +746,6 @@ fn lasts(error: &std::io::Error) -> bool {
 }
 
 /// The ways from a core to others.
-fn ways<'w>(mesh: &'w mut Mesh, cluster: &'w mut Option<Box<CoreCluster>>) -> Ways<'w> {
-    Ways { mesh, links: cluster.as_deref_mut().map(|cluster| &mut cluster.links) }
+fn outbound<'w>(mesh: &'w mut Mesh, cluster: &'w mut Option<Box<CoreCluster>>) -> Outbound<'w> {
+    Outbound { mesh, links: cluster.as_deref_mut().map(|cluster| &mut cluster.links) }
 }

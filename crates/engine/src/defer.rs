@@ -45,14 +45,14 @@ impl Engine {
         outbox: &mut impl Outbox,
     ) -> u32 {
         let changes = request.operation.may_change();
-        let Operation::Get(get) = &mut request.operation else { return pipeline.wait(reply) };
+        let Operation::Get(get) = &mut request.operation else { return pipeline.reserve(reply) };
         let bytes_max = self.pipeline_bytes_max(outbox);
         let allowed = pipeline.allowance(bytes_max, |bytes, claim| outbox.reserve(bytes, claim));
         if allowed.bytes >= self.config.shard.item_bytes_max {
-            return pipeline.wait_allowed(reply, allowed);
+            return pipeline.reserve_allowed(reply, allowed);
         }
         get.allowance = Allowance(allowed.bytes);
-        pipeline.wait_limited(reply, allowed, (request.hash, changes))
+        pipeline.reserve_limited(reply, allowed, (request.hash, changes))
     }
 
     /// Executes a request for a key with this node as the sole replica, whose answer cannot be written

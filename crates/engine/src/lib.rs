@@ -483,7 +483,7 @@ impl Engine {
         out: &mut O,
         write: impl FnOnce(&mut dyn Output),
     ) {
-        if pipeline.is_empty() { write(out) } else { pipeline.ready(|bytes| write(bytes)) }
+        if pipeline.is_empty() { write(out) } else { pipeline.push_ready(|bytes| write(bytes)) }
     }
 
     /// How many requests the pipeline can accept.
@@ -539,7 +539,7 @@ fn write_answer(
     if pipeline.is_empty() || reply.form.may_overtake() {
         encode(reply, response, now, out);
     } else {
-        pipeline.ready(|bytes| encode(reply, response, now, bytes));
+        pipeline.push_ready(|bytes| encode(reply, response, now, bytes));
     }
 }
 

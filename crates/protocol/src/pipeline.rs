@@ -88,7 +88,7 @@ pub enum Completion<'r> {
     /// Nobody: what followed its data block was not the end of a block.
     BadDataChunk,
     /// The node: this writes the answer.
-    Written(&'r dyn Fn(&Reply<'_>, &mut dyn Output)),
+    Custom(&'r dyn Fn(&Reply<'_>, &mut dyn Output)),
 }
 
 impl Completion<'_> {
@@ -108,7 +108,7 @@ impl Completion<'_> {
                     out.bytes(bytes);
                 }
             }
-            Completion::Written(write) => write(reply, out),
+            Completion::Custom(write) => write(reply, out),
         }
     }
 }
@@ -320,14 +320,14 @@ impl Pipeline {
 
     /// Adds a request that is answered later. The number names it to [`Pipeline::complete`].
     #[inline]
-    pub fn wait(&mut self, reply: &Reply<'_>) -> u32 {
+    pub fn reserve(&mut self, reply: &Reply<'_>) -> u32 {
         self.push(reply, Allowed::default(), Order::default())
     }
 
     /// The same for a request that may come back undone because its answer is longer than what it
     /// is `allowed`. It may change the key with this hash if it `changes`.
     #[inline]
-    pub fn wait_limited(
+    pub fn reserve_limited(
         &mut self,
         reply: &Reply<'_>,
         allowed: Allowed,
@@ -339,7 +339,7 @@ impl Pipeline {
     /// The same for a read whose answer may be as long as it likes, but not more than it is
     /// `allowed`.
     #[inline]
-    pub fn wait_allowed(&mut self, reply: &Reply<'_>, allowed: Allowed) -> u32 {
+    pub fn reserve_allowed(&mut self, reply: &Reply<'_>, allowed: Allowed) -> u32 {
         self.push(reply, allowed, Order::default())
     }
 
@@ -358,7 +358,7 @@ impl Pipeline {
     }
 
     /// Adds an answer that is known, to be sent after those before it. `write` appends it.
-    pub fn ready(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+    pub fn push_ready(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
         let before = self.bytes.len();
         write(&mut self.bytes);
         let bytes = self.bytes.len() - before;

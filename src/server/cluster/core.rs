@@ -19,7 +19,7 @@ use crate::cluster::peers::BreakerChange;
 use crate::cluster::version::Version;
 use crate::config::{ClusterConfig, Config};
 use crate::log_limiter::LogKind;
-use crate::server::net_ring::{Event, NetRing};
+use crate::server::net_ring::{NetEvent, NetRing};
 use crate::server::node::Node;
 
 /// Room in a frame for an item's framing and for small messages beside it.
@@ -86,7 +86,7 @@ impl CoreCluster {
     /// Handles an event of the net ring that belongs to a link, see [`LinkTable::own`].
     pub fn handle(
         &mut self,
-        event: Event,
+        event: NetEvent,
         net: &mut NetRing,
         deliver: impl FnMut(&mut LinkTable, Peer, &[u8]),
     ) {

@@ -20,7 +20,7 @@ use crate::cluster::frame::{HEAD_BYTES, Opened, Opener, TAG_BYTES};
 use crate::cluster::handshake::LinkSession;
 use crate::cluster::identity::{Boot, NodeKey};
 use crate::cluster::link::{LinkEvent, Peer, PeerBuffer};
-use crate::server::net_ring::{Event, NetRing, Output, SendOutcome, Token, loans};
+use crate::server::net_ring::{NetEvent, NetRing, SendBuffer, SendOutcome, Token, loans};
 use crate::stats::LinkCounters;
 
 #[cfg(test)]
@@ -167,11 +167,11 @@ impl LinkTable {
 
     /// Whether `event` belongs to a link rather than a client.
     #[inline]
-    pub fn own(event: &Event) -> bool {
+    pub fn own(event: &NetEvent) -> bool {
         match event {
-            Event::Received { token, .. }
-            | Event::ReceiveEnded { token, .. }
-            | Event::Sent { token, .. } => token.index >= LINKS_FROM,
+            NetEvent::Received { token, .. }
+            | NetEvent::ReceiveEnded { token, .. }
+            | NetEvent::Sent { token, .. } => token.index >= LINKS_FROM,
             _ => false,
         }
     }
@@ -358,12 +358,12 @@ impl LinkTable {
     /// collect messages for any peer meanwhile.
     pub fn handle(
         &mut self,
-        event: Event,
+        event: NetEvent,
         net: &mut NetRing,
         mut deliver: impl FnMut(&mut LinkTable, Peer, &[u8]),
     ) {
         match event {
-            Event::Received { token, buffer, ended } => {
+            NetEvent::Received { token, buffer, ended } => {
                 if let Some(index) = self.index(token) {
                     let bytes = net.bytes(&buffer);
                     self.counters.bytes_received += bytes.len() as u64;
@@ -380,7 +380,7 @@ impl LinkTable {
                 }
                 net.recycle(buffer);
             }
-            Event::ReceiveEnded { token, outcome } => {
+            NetEvent::ReceiveEnded { token, outcome } => {
                 let Some(index) = self.index(token) else { return };
                 self.link(index).receiving = false;
                 self.list(index);
@@ -389,7 +389,7 @@ impl LinkTable {
                     self.end(index);
                 }
             }
-            Event::Sent { token, output, outcome } => self.sent(token, output, outcome, net),
+            NetEvent::Sent { token, output, outcome } => self.sent(token, output, outcome, net),
             _ => {}
         }
     }
@@ -421,7 +421,7 @@ impl LinkTable {
                 let buffer = link.sending.take();
                 if !buffer.is_empty() {
                     link.in_flight = true;
-                    let output = Output { buffer, ..Output::default() };
+                    let output = SendBuffer { buffer, ..SendBuffer::default() };
                     net.send(link.socket.as_raw_fd(), token, output, 0);
                 }
             }
@@ -551,7 +551,7 @@ impl LinkTable {
         Ok(())
     }
 
-    fn sent(&mut self, token: Token, output: Output, outcome: SendOutcome, net: &mut NetRing) {
+    fn sent(&mut self, token: Token, output: SendBuffer, outcome: SendOutcome, net: &mut NetRing) {
         let index = self.index(token).expect("a link outlives its sends");
         let link = self.slots[index as usize].link.as_deref_mut().expect("looked up above");
         let fd = link.socket.as_raw_fd();

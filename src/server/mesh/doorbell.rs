@@ -29,19 +29,19 @@ impl Doorbell {
     }
 
     /// Marks the owner as about to sleep. It must check for work once more afterwards.
-    pub fn lie_down(&self) {
+    pub fn begin_sleep(&self) {
         self.sleeping.store(true, Ordering::SeqCst);
         fence(Ordering::SeqCst);
     }
 
     /// Marks the owner as awake.
-    pub fn get_up(&self) {
+    pub fn end_sleep(&self) {
         self.sleeping.store(false, Ordering::Relaxed);
     }
 
     /// The net ring to send a message to, if the owner sleeps and no one else is waking it. The owner
     /// sees everything published before once it wakes up.
-    pub fn to_wake(&self) -> Option<RawFd> {
+    pub fn take_sleeper(&self) -> Option<RawFd> {
         fence(Ordering::SeqCst);
         let asleep =
             self.sleeping.load(Ordering::Relaxed) && self.sleeping.swap(false, Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! One direction between two cores: messages are collected in a buffer, and whole buffers change
+//! One lane between two cores: messages are collected in a buffer, and whole buffers change
 //! hands.
 
 use rtrb::{Consumer, Producer, RingBuffer};
@@ -20,7 +20,7 @@ const FULL_BYTES: usize = 16 << 10;
 
 /// Whom an answer is for: a connection of the asking core and its request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Return {
+pub struct ReplyTo {
     /// The connection.
     pub token: Token,
     /// The request's place in its pipeline.
@@ -79,7 +79,7 @@ impl Buffer {
     }
 }
 
-/// One direction between two cores: the sender's end.
+/// One lane between two cores: the sender's end.
 pub struct Sender {
     buffers: Producer<Buffer>,
     /// Buffers that the receiver is done with.
@@ -95,7 +95,7 @@ pub struct Sender {
     bytes_max: usize,
 }
 
-/// One direction between two cores: the receiver's end.
+/// One lane between two cores: the receiver's end.
 pub struct Receiver {
     buffers: Consumer<Buffer>,
     returns: Producer<Buffer>,
@@ -105,7 +105,7 @@ pub struct Receiver {
     at: usize,
 }
 
-pub fn direction(bytes_max: usize) -> (Sender, Receiver) {
+pub fn lane(bytes_max: usize) -> (Sender, Receiver) {
     let (buffers_in, buffers_out) = RingBuffer::new(BUFFERS);
     // What is under way, the buffer in hand and what came back since the sender last looked.
     let (returns_in, returns_out) = RingBuffer::new(2 * BUFFERS);
@@ -127,7 +127,7 @@ pub fn direction(bytes_max: usize) -> (Sender, Receiver) {
 impl Sender {
     /// Collects one message whose body `encode` writes into exactly `bytes` bytes.
     #[inline]
-    pub fn stage(&mut self, to: Return, bytes: usize, encode: impl FnOnce(&mut [u8])) {
+    pub fn stage(&mut self, to: ReplyTo, bytes: usize, encode: impl FnOnce(&mut [u8])) {
         let head = [bytes as u32, to.token.index, to.token.generation, to.sequence];
         let start = self.staged.len();
         let (place, body) = self.staged.extend(HEAD_BYTES + bytes).split_at_mut(HEAD_BYTES);
@@ -198,7 +198,7 @@ impl Receiver {
     }
 
     /// Notes that all messages before `at` are handled.
-    pub fn handled(&mut self, at: usize) {
+    pub fn advance_to(&mut self, at: usize) {
         self.at = at;
         if at == self.current.len() {
             let done = std::mem::take(&mut self.current);
@@ -215,7 +215,7 @@ impl Receiver {
 
     /// The buffer in hand, and where its first message begins that is not handled yet.
     #[inline]
-    pub fn in_hand(&self) -> (&[u8], usize) {
+    pub fn current(&self) -> (&[u8], usize) {
         (self.current.bytes(), self.at)
     }
 
@@ -234,21 +234,21 @@ impl Receiver {
 
 /// The message that begins at `at` in `bytes`, and where it ends.
 #[inline]
-pub fn message(bytes: &[u8], at: usize) -> Option<(Return, &[u8], usize)> {
+pub fn message(bytes: &[u8], at: usize) -> Option<(ReplyTo, &[u8], usize)> {
     let head: &[u8; HEAD_BYTES] = bytes.get(at..)?.first_chunk()?;
     let word = |i: usize| u32::from_le_bytes(head[i * 4..][..4].try_into().expect("four bytes"));
     let token = Token { index: word(1), generation: word(2) };
     let start = at + HEAD_BYTES;
     let end = start + word(0) as usize;
-    Some((Return { token, sequence: word(3) }, &bytes[start..end], end))
+    Some((ReplyTo { token, sequence: word(3) }, &bytes[start..end], end))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn to(sequence: u32) -> Return {
-        Return { token: Token { index: 7, generation: 9 }, sequence }
+    fn to(sequence: u32) -> ReplyTo {
+        ReplyTo { token: Token { index: 7, generation: 9 }, sequence }
     }
 
     /// Takes all that has arrived; returns the bodies with their sequence numbers.
@@ -258,14 +258,14 @@ mod tests {
             let (to, body, end) =
                 message(receiver.current.bytes(), receiver.at).expect("whole messages");
             bodies.push((to.sequence, body.to_vec()));
-            receiver.handled(end);
+            receiver.advance_to(end);
         }
         bodies
     }
 
     #[test]
     fn messages_of_any_length_arrive_whole_and_in_order() {
-        let (mut sender, mut receiver) = direction(4096);
+        let (mut sender, mut receiver) = lane(4096);
         let (mut expected, mut arrived) = (Vec::new(), Vec::new());
         for sequence in 0..2000u32 {
             // Some larger than all that may be under way together.
@@ -283,7 +283,7 @@ mod tests {
 
     #[test]
     fn beyond_the_bytes_under_way_the_rest_stays_at_the_sender() {
-        let (mut sender, mut receiver) = direction(1024);
+        let (mut sender, mut receiver) = lane(1024);
         let stage = |sender: &mut Sender, sequence| {
             sender.stage(to(sequence), 500, |place| place.fill(sequence as u8));
         };
@@ -300,7 +300,7 @@ mod tests {
 
     #[test]
     fn a_full_buffer_does_not_wait_for_the_end_of_the_turn() {
-        let (mut sender, mut receiver) = direction(1 << 20);
+        let (mut sender, mut receiver) = lane(1 << 20);
         let mut arrived = 0;
         for sequence in 0..1000 {
             sender.stage(to(sequence), 100, |place| place.fill(1));
@@ -315,7 +315,7 @@ mod tests {
 
     #[test]
     fn buffers_come_back_and_only_so_many_are_under_way() {
-        let (mut sender, mut receiver) = direction(1 << 20);
+        let (mut sender, mut receiver) = lane(1 << 20);
         let mut published = 0;
         for sequence in 0..BUFFERS as u32 * 3 {
             sender.stage(to(sequence), 8, |place| place.fill(1));

@@ -4,12 +4,12 @@ use std::os::fd::RawFd;
 
 use super::loans::{self, Access};
 use super::user_data::{INDEX_MAX, Kind, UserData};
-use super::{Output, Token};
+use super::{SendBuffer, Token};
 
 /// A send that the kernel may be reading from.
 pub(super) struct InFlight {
     pub(super) token: Token,
-    pub(super) output: Output,
+    pub(super) output: SendBuffer,
     pub(super) offset: usize,
     /// For sends of several pieces; boxed, since the kernel holds its address.
     #[allow(dead_code)]
@@ -32,8 +32,8 @@ pub(super) struct Key {
 
 /// Records the memory of a send.
 #[inline(always)]
-fn lend(ring: RawFd, key: Key, output: &Output) {
-    let Output { buffer, pinned } = output;
+fn lend(ring: RawFd, key: Key, output: &SendBuffer) {
+    let SendBuffer { buffer, pinned } = output;
     loans::lend(ring, key.tag(), buffer.as_ptr(), buffer.len(), Access::Sole);
     for part in pinned {
         loans::lend(ring, key.tag(), part.memory.as_ptr(), part.bytes, Access::Read);
@@ -163,7 +163,7 @@ mod tests {
 
     fn send(number: u32) -> InFlight {
         let token = Token { index: number, generation: 1 };
-        InFlight { token, output: Output::default(), offset: 0, message: None }
+        InFlight { token, output: SendBuffer::default(), offset: 0, message: None }
     }
 
     #[test]

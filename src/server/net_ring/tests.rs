@@ -29,7 +29,7 @@ fn a_ring_that_was_rung_and_not_looked_at_goes_away() {
 }
 
 /// Turns the ring until `enough` says so of the events so far.
-fn events(net: &mut NetRing, mut enough: impl FnMut(&mut NetRing, &mut Vec<Event>) -> bool) {
+fn events(net: &mut NetRing, mut enough: impl FnMut(&mut NetRing, &mut Vec<NetEvent>) -> bool) {
     let started = Instant::now();
     let mut events = Vec::new();
     loop {
@@ -54,7 +54,7 @@ fn bytes_arrive_in_order_through_few_small_buffers() {
     events(&mut net, |net, events| {
         for event in events.drain(..) {
             match event {
-                Event::Received { token, buffer, ended } => {
+                NetEvent::Received { token, buffer, ended } => {
                     assert_eq!(token, TOKEN);
                     arrived.extend_from_slice(net.bytes(&buffer));
                     net.recycle(buffer);
@@ -62,7 +62,7 @@ fn bytes_arrive_in_order_through_few_small_buffers() {
                         net.receive(ours.as_raw_fd(), TOKEN);
                     }
                 }
-                Event::ReceiveEnded { outcome: Err(libc::ENOBUFS), .. } => {
+                NetEvent::ReceiveEnded { outcome: Err(libc::ENOBUFS), .. } => {
                     exhausted += 1;
                     net.receive(ours.as_raw_fd(), TOKEN);
                 }
@@ -84,9 +84,9 @@ fn the_end_of_the_stream_and_a_cancellation_end_the_receive() {
     net.submit().unwrap();
     net.cancel_receive(TOKEN);
     let ended = |outcome| {
-        move |_: &mut NetRing, events: &mut Vec<Event>| {
+        move |_: &mut NetRing, events: &mut Vec<NetEvent>| {
             events.drain(..).any(|event| match event {
-                Event::ReceiveEnded { outcome: found, .. } => {
+                NetEvent::ReceiveEnded { outcome: found, .. } => {
                     assert_eq!(found, outcome);
                     true
                 }
@@ -105,7 +105,7 @@ fn a_send_of_several_pieces_keeps_their_order_and_comes_back_whole() {
     let mut net = ring(4, 256);
     let (ours, mut theirs) = UnixStream::pair().unwrap();
     let value = vec![b'v'; 400_000];
-    let mut output = Output { buffer: b"headtail".to_vec(), pinned: Vec::new() };
+    let mut output = SendBuffer { buffer: b"headtail".to_vec(), pinned: Vec::new() };
     // SAFETY: `value` outlives the send, which completes below.
     output.pinned.push(unsafe { Pinned::new(4, ItemRef(1), &value) });
     let bytes = output.len();
@@ -116,7 +116,7 @@ fn a_send_of_several_pieces_keeps_their_order_and_comes_back_whole() {
         theirs.read_exact(&mut read).map(|()| read)
     });
     events(&mut net, |_, events| match events.pop() {
-        Some(Event::Sent { token, output, outcome }) => {
+        Some(NetEvent::Sent { token, output, outcome }) => {
             assert_eq!((token, outcome), (TOKEN, SendOutcome::Whole));
             assert_eq!(output.buffer, b"headtail");
             true
@@ -131,7 +131,7 @@ fn a_send_of_several_pieces_keeps_their_order_and_comes_back_whole() {
 #[test]
 fn a_send_can_go_on_from_any_byte() {
     let value = vec![b'v'; 10];
-    let mut output = Output { buffer: b"abcdef".to_vec(), pinned: Vec::new() };
+    let mut output = SendBuffer { buffer: b"abcdef".to_vec(), pinned: Vec::new() };
     // SAFETY: never sent.
     output.pinned.push(unsafe { Pinned::new(3, ItemRef(1), &value) });
     for offset in 0..output.len() {
@@ -148,7 +148,7 @@ fn a_receive_straight_into_memory_waits_for_all_of_it() {
     let (ours, mut theirs) = UnixStream::pair().unwrap();
     let mut place = vec![0; 100_000];
     // SAFETY: `place` is not touched until the event below.
-    unsafe { net.fill(ours.as_raw_fd(), TOKEN, &mut place) };
+    unsafe { net.recv_into(ours.as_raw_fd(), TOKEN, &mut place) };
     net.submit().unwrap();
     let writer = std::thread::spawn(move || {
         for part in [b'a', b'b'] {
@@ -157,7 +157,7 @@ fn a_receive_straight_into_memory_waits_for_all_of_it() {
         theirs
     });
     events(&mut net, |_, events| match events.pop() {
-        Some(Event::Filled { outcome, .. }) => {
+        Some(NetEvent::ReceivedInto { outcome, .. }) => {
             assert_eq!(outcome, Ok(100_000));
             true
         }
@@ -173,7 +173,7 @@ fn what_is_longer_than_a_send_leaves_in_several() {
     let (ours, mut theirs) = UnixStream::pair().unwrap();
     let value: Vec<u8> = (0..700_000u32).map(|i| (i / 7) as u8).collect();
     let expected = [b"head", &value[..], b"tail", &value].concat();
-    let mut output = Output { buffer: b"headtail".to_vec(), pinned: Vec::new() };
+    let mut output = SendBuffer { buffer: b"headtail".to_vec(), pinned: Vec::new() };
     for at in [4, 8] {
         // SAFETY: `value` outlives the sends, which complete below.
         output.pinned.push(unsafe { Pinned::new(at, ItemRef(1), &value) });
@@ -185,12 +185,12 @@ fn what_is_longer_than_a_send_leaves_in_several() {
     net.send(ours.as_raw_fd(), TOKEN, output, 0);
     let mut rests = Vec::new();
     events(&mut net, |net, events| match events.pop() {
-        Some(Event::Sent { output, outcome: SendOutcome::Rest(from), .. }) => {
+        Some(NetEvent::Sent { output, outcome: SendOutcome::Rest(from), .. }) => {
             rests.push(from);
             net.send(ours.as_raw_fd(), TOKEN, output, from);
             false
         }
-        Some(Event::Sent { outcome, .. }) => {
+        Some(NetEvent::Sent { outcome, .. }) => {
             assert_eq!(outcome, SendOutcome::Whole);
             true
         }
@@ -204,7 +204,7 @@ fn what_is_longer_than_a_send_leaves_in_several() {
 fn dropping_the_ring_with_a_send_in_flight_frees_nothing_too_early() {
     let mut net = ring(4, 256);
     let (ours, theirs) = UnixStream::pair().unwrap();
-    let output = Output { buffer: vec![1; 8 << 20], pinned: Vec::new() };
+    let output = SendBuffer { buffer: vec![1; 8 << 20], pinned: Vec::new() };
     net.send(ours.as_raw_fd(), TOKEN, output, 0);
     net.receive(ours.as_raw_fd(), TOKEN);
     net.submit().unwrap();
@@ -217,17 +217,17 @@ fn a_send_at_once_comes_back_without_ending_a_sleep() {
     let mut net = ring(4, 256);
     let (ours, mut theirs) = UnixStream::pair().unwrap();
     for (round, bytes) in [(0u8, 1), (1, 30_000)] {
-        let output = Output { buffer: vec![round; bytes], pinned: Vec::new() };
+        let output = SendBuffer { buffer: vec![round; bytes], pinned: Vec::new() };
         net.send_at_once(ours.as_raw_fd(), TOKEN, output);
         let mut events = Vec::new();
         net.reap(&mut events);
         assert!(events.is_empty(), "not submitted yet: {events:?}");
         let (started, limit) = (Instant::now(), Duration::from_millis(20));
-        net.wait(Patience::Until(limit)).unwrap();
+        net.wait(WaitLimit::Until(limit)).unwrap();
         assert!(started.elapsed() >= limit);
         net.reap(&mut events);
         match &events[..] {
-            [Event::Sent { token: TOKEN, output, outcome }] => {
+            [NetEvent::Sent { token: TOKEN, output, outcome }] => {
                 assert_eq!((output.len(), *outcome), (bytes, SendOutcome::Whole));
             }
             events => panic!("unexpected {events:?}"),
@@ -246,18 +246,22 @@ fn a_send_at_once_to_a_full_socket_tells_what_is_missing() {
     let (ours, mut theirs) = UnixStream::pair().unwrap();
     let bytes: Vec<u8> = (0..400_000u32).map(|i| (i / 7) as u8).collect();
     let expected = bytes.clone();
-    net.send_at_once(ours.as_raw_fd(), TOKEN, Output { buffer: bytes, pinned: Vec::new() });
+    net.send_at_once(ours.as_raw_fd(), TOKEN, SendBuffer { buffer: bytes, pinned: Vec::new() });
     let mut events = Vec::new();
-    net.wait(Patience::Endless).unwrap();
+    net.wait(WaitLimit::Endless).unwrap();
     net.reap(&mut events);
-    let Some(Event::Sent { output, outcome: SendOutcome::Rest(sent), .. }) = events.pop() else {
+    let Some(NetEvent::Sent { output, outcome: SendOutcome::Rest(sent), .. }) = events.pop() else {
         panic!("unexpected {events:?}");
     };
     assert!(events.is_empty() && sent > 0 && sent < output.len(), "{sent} bytes found room");
-    net.send_at_once(ours.as_raw_fd(), TOKEN, Output { buffer: vec![0; 9], pinned: Vec::new() });
+    net.send_at_once(
+        ours.as_raw_fd(),
+        TOKEN,
+        SendBuffer { buffer: vec![0; 9], pinned: Vec::new() },
+    );
     net.submit().unwrap();
     net.reap(&mut events);
-    let Some(Event::Sent { outcome: SendOutcome::Rest(0), .. }) = events.pop() else {
+    let Some(NetEvent::Sent { outcome: SendOutcome::Rest(0), .. }) = events.pop() else {
         panic!("unexpected {events:?}");
     };
     net.send(ours.as_raw_fd(), TOKEN, output, sent);
@@ -265,7 +269,7 @@ fn a_send_at_once_to_a_full_socket_tells_what_is_missing() {
         let mut read = vec![0; expected.len()];
         theirs.read_exact(&mut read).map(|()| read == expected)
     });
-    self::events(&mut net, |_, events| matches!(events.pop(), Some(Event::Sent { .. })));
+    self::events(&mut net, |_, events| matches!(events.pop(), Some(NetEvent::Sent { .. })));
     assert!(reader.join().unwrap().unwrap(), "all of it, in order");
 }
 
@@ -274,7 +278,7 @@ fn sends_at_once_beyond_the_submission_queue_are_all_told() {
     let mut net = ring(4, 256);
     let pairs: Vec<_> = (0..20u32).map(|_| UnixStream::pair().unwrap()).collect();
     for (index, (ours, _)) in (0..).zip(&pairs) {
-        let output = Output { buffer: vec![7; 100], pinned: Vec::new() };
+        let output = SendBuffer { buffer: vec![7; 100], pinned: Vec::new() };
         net.send_at_once(ours.as_raw_fd(), Token { index, generation: 1 }, output);
     }
     let mut events = Vec::new();
@@ -283,7 +287,7 @@ fn sends_at_once_beyond_the_submission_queue_are_all_told() {
     let mut told: Vec<u32> = events
         .iter()
         .map(|event| match event {
-            Event::Sent { token, .. } => token.index,
+            NetEvent::Sent { token, .. } => token.index,
             event => panic!("unexpected {event:?}"),
         })
         .collect();
@@ -297,9 +301,9 @@ fn woken(net: &mut NetRing) {
     net.submit().unwrap();
     net.reap(&mut events);
     assert!(events.is_empty(), "nothing has happened yet: {events:?}");
-    net.wait(Patience::Endless).unwrap();
+    net.wait(WaitLimit::Endless).unwrap();
     net.reap(&mut events);
-    assert!(matches!(events[..], [Event::Woken]), "{events:?}");
+    assert!(matches!(events[..], [NetEvent::Woken]), "{events:?}");
 }
 
 #[test]
@@ -364,13 +368,13 @@ fn a_flag_that_stays_up_for_nothing_is_not_followed_for_long() {
             if called {
                 net.submit().unwrap();
             } else {
-                net.wait(Patience::Until(Duration::from_millis(5))).unwrap();
+                net.wait(WaitLimit::Until(Duration::from_millis(5))).unwrap();
             }
             net.reap(&mut events);
             in_vain = if called && events.is_empty() { in_vain + 1 } else { 0 };
             most = most.max(in_vain);
             for event in events.drain(..) {
-                if let Event::Received { token, buffer, ended } = event {
+                if let NetEvent::Received { token, buffer, ended } = event {
                     net.recycle(buffer);
                     if ended {
                         net.receive(pairs[token.index as usize].as_raw_fd(), token);

@@ -25,7 +25,7 @@ fn wait(pipeline: &mut Pipeline, line: &str) -> u32 {
     let context = Context { limits: &limits, now: NOW, hash_secret: &secret, scratch: &scratch };
     let line = format!("{line}\r\n");
     match Decoder::default().next(line.as_bytes(), &context) {
-        Step::Request { reply, .. } => pipeline.wait(&reply),
+        Step::Request { reply, .. } => pipeline.reserve(&reply),
         step => panic!("no request: {step:?}"),
     }
 }
@@ -37,7 +37,7 @@ fn complete(pipeline: &mut Pipeline, number: u32, out: &mut Vec<u8>) {
 #[test]
 fn early_answers_wait_for_those_before_them() {
     let (mut pipeline, numbers) = waiting(&["a", "b", "c"]);
-    pipeline.ready(|bytes| bytes.extend_from_slice(b"known\r\n"));
+    pipeline.push_ready(|bytes| bytes.extend_from_slice(b"known\r\n"));
     let mut out = Vec::new();
     complete(&mut pipeline, numbers[2], &mut out);
     complete(&mut pipeline, numbers[1], &mut out);
@@ -53,7 +53,7 @@ fn answers_in_order_are_written_at_once() {
     let mut out = Vec::new();
     complete(&mut pipeline, numbers[0], &mut out);
     assert_eq!(out, b"END\r\n");
-    pipeline.ready(|bytes| bytes.extend_from_slice(b"x\r\n"));
+    pipeline.push_ready(|bytes| bytes.extend_from_slice(b"x\r\n"));
     assert_eq!(out, b"END\r\n");
     complete(&mut pipeline, numbers[1], &mut out);
     assert_eq!(out, b"END\r\nEND\r\nx\r\n");
@@ -66,7 +66,7 @@ fn a_full_turn_of_the_queue_keeps_order_and_room() {
     let mut oldest = std::collections::VecDeque::new();
     for i in 0..5000u32 {
         oldest.push_back(wait(&mut pipeline, &format!("get key-number-{i}")));
-        pipeline.ready(|bytes| bytes.extend_from_slice(format!("{i}\r\n").as_bytes()));
+        pipeline.push_ready(|bytes| bytes.extend_from_slice(format!("{i}\r\n").as_bytes()));
         if oldest.len() > 7 {
             complete(&mut pipeline, oldest.pop_front().unwrap(), &mut out);
         }
@@ -107,7 +107,7 @@ fn read(pipeline: &mut Pipeline, key: &str) -> (u32, Allowed) {
     let line = format!("get {key}\r\n");
     match Decoder::default().next(line.as_bytes(), &context) {
         Step::Request { reply, request, .. } => {
-            (pipeline.wait_limited(&reply, allowed, (request.hash, false)), allowed)
+            (pipeline.reserve_limited(&reply, allowed, (request.hash, false)), allowed)
         }
         step => panic!("no request: {step:?}"),
     }

@@ -44,7 +44,7 @@ impl Overflowed {
 
     /// Turns the ring until all receives and whatever `other` waits for have been told. `other` says
     /// of each other event whether it was the last one it waits for.
-    fn tell(mut self, mut other: impl FnMut(&mut NetRing, Event) -> bool) {
+    fn tell(mut self, mut other: impl FnMut(&mut NetRing, NetEvent) -> bool) {
         let (mut done, mut events) = (false, Vec::new());
         let started = Instant::now();
         while self.received.len() < RECEIVES as usize || !done {
@@ -52,7 +52,7 @@ impl Overflowed {
             self.net.reap(&mut events);
             for event in events.drain(..) {
                 match event {
-                    Event::Received { token, buffer, .. } if token.generation == 3 => {
+                    NetEvent::Received { token, buffer, .. } if token.generation == 3 => {
                         self.received.push(token.index);
                         self.net.recycle(buffer);
                     }
@@ -67,12 +67,12 @@ impl Overflowed {
     }
 }
 
-fn output(bytes: usize) -> Output {
-    Output { buffer: vec![1; bytes], pinned: Vec::new() }
+fn output(bytes: usize) -> SendBuffer {
+    SendBuffer { buffer: vec![1; bytes], pinned: Vec::new() }
 }
 
 /// Waits for `count` events.
-fn count_to(count: u32) -> impl FnMut(&mut NetRing, Event) -> bool {
+fn count_to(count: u32) -> impl FnMut(&mut NetRing, NetEvent) -> bool {
     let mut found = 0;
     move |_, _| {
         found += 1;
@@ -92,9 +92,11 @@ fn accepts_are_told_beyond_the_room_for_completions() {
     let mut accepted = 0;
     full.tell(|net, event| {
         match event {
-            Event::Accepted { listener: 2, socket: _ } => accepted += 1,
+            NetEvent::Accepted { listener: 2, socket: _ } => accepted += 1,
             // Without room for more completions the kernel ends it.
-            Event::AcceptEnded { listener: 2, error: None } => net.accept(listener.as_raw_fd(), 2),
+            NetEvent::AcceptEnded { listener: 2, error: None } => {
+                net.accept(listener.as_raw_fd(), 2)
+            }
             event => panic!("unexpected {event:?}"),
         }
         accepted == clients.len()
@@ -112,7 +114,7 @@ fn single_receives_and_fills_are_told_beyond_the_room_for_completions() {
         let token = Token { index: number, generation: 4 };
         match places.get_mut(number as usize) {
             // SAFETY: the places are looked at when all have been told.
-            Some(place) => unsafe { full.net.fill(ours.as_raw_fd(), token, place) },
+            Some(place) => unsafe { full.net.recv_into(ours.as_raw_fd(), token, place) },
             None => full.net.receive_once(ours.as_raw_fd(), token, 8),
         }
     }
@@ -120,8 +122,10 @@ fn single_receives_and_fills_are_told_beyond_the_room_for_completions() {
     let mut told = 0;
     full.tell(|net, event| {
         match event {
-            Event::Filled { token, outcome } => assert!(token.index < 3 && outcome == Ok(8)),
-            Event::Received { token, buffer, ended: true } if token.index >= 3 => {
+            NetEvent::ReceivedInto { token, outcome } => {
+                assert!(token.index < 3 && outcome == Ok(8))
+            }
+            NetEvent::Received { token, buffer, ended: true } if token.index >= 3 => {
                 assert_eq!(net.bytes(&buffer), b"12345678");
                 net.recycle(buffer);
             }
@@ -159,7 +163,7 @@ fn sends_at_once_are_told_beyond_the_room_for_completions_and_not_before() {
     full.net.reap(&mut events);
     for event in events.drain(..) {
         match event {
-            Event::Received { token, buffer, .. } => {
+            NetEvent::Received { token, buffer, .. } => {
                 full.received.push(token.index);
                 full.net.recycle(buffer);
             }
@@ -169,7 +173,7 @@ fn sends_at_once_are_told_beyond_the_room_for_completions_and_not_before() {
     full.net.submit().unwrap();
     let mut told = 0;
     full.tell(|_, event| {
-        let Event::Sent { token, outcome, .. } = event else { panic!("unexpected {event:?}") };
+        let NetEvent::Sent { token, outcome, .. } = event else { panic!("unexpected {event:?}") };
         let failed = outcome == SendOutcome::Failed(libc::EPIPE);
         assert_eq!(failed, token.index % 2 == 1, "{token:?}: {outcome:?}");
         told += 1;
@@ -198,7 +202,8 @@ fn failures_of_sends_at_once_beyond_the_room_end_no_other_send() {
         full.net.submit().unwrap();
         full.net.reap(&mut events);
     }
-    let of_victim = |event: &Event| matches!(event, Event::Sent { token, .. } if *token == victim);
+    let of_victim =
+        |event: &NetEvent| matches!(event, NetEvent::Sent { token, .. } if *token == victim);
     assert!(!events.iter().any(of_victim), "nobody has read it");
     let reader = std::thread::spawn(move || theirs.read_exact(&mut vec![0; SEND_BYTES_MAX]));
     super::events(&mut full.net, |_, events| events.iter().any(of_victim));
@@ -223,8 +228,8 @@ fn cancellations_heartbeats_bells_and_wakes_are_told_beyond_the_room_for_complet
     let (mut woken, mut beaten) = (0, 0);
     full.tell(|_, event| {
         match event {
-            Event::Woken => woken += 1,
-            Event::Heartbeat => beaten += 1,
+            NetEvent::Woken => woken += 1,
+            NetEvent::Heartbeat => beaten += 1,
             event => panic!("unexpected {event:?}"),
         }
         assert!(woken <= 2 && beaten <= 1);
@@ -280,5 +285,5 @@ fn completions_that_name_nothing_under_way_are_ignored_and_counted() {
     assert!(events.is_empty(), "{events:?}");
     assert_eq!((net.stale_completions(), net.armed), (count, armed));
     drop(theirs);
-    self::events(&mut net, |_, events| matches!(events.pop(), Some(Event::Sent { .. })));
+    self::events(&mut net, |_, events| matches!(events.pop(), Some(NetEvent::Sent { .. })));
 }
