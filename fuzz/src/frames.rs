@@ -4,18 +4,20 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use ringlane::cluster::frame::{LinkFrameError, AuthKey, Opened};
+use ringlane::cluster::frame::{AuthKey, LinkFrameError, Opened};
 use ringlane::cluster::handshake::{
-    HandshakeError, HEAD_BYTES, Handshake, MESSAGE_BYTES_MAX, Party, LinkSession, HandshakeStep,
+    HEAD_BYTES, Handshake, HandshakeError, HandshakeStep, LinkSession, MESSAGE_BYTES_MAX, Party,
 };
 use ringlane::cluster::identity::{Boot, Identity, NodeKey};
 use ringlane::cluster::link::{ClientEndpoint, NODE_CORE, Peer};
-use ringlane::cluster::membership::{MembershipEffect, MembershipEvent, Membership, MembershipSettings, Terms};
+use ringlane::cluster::membership::{
+    Membership, MembershipEffect, MembershipEvent, MembershipSettings, Terms,
+};
 use ringlane::cluster::message::{Forward, Message, Messages, NodeMessage};
 use ringlane::cluster::quorum::Replication;
-use ringlane::ring::RingParameters;
 use ringlane::cluster::wire::{Reader, Writer};
 use ringlane::codec::decode_request;
+use ringlane::ring::RingParameters;
 
 use crate::NOW;
 use crate::choices::Choices;

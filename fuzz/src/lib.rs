@@ -11,7 +11,7 @@ pub mod peers;
 use bumpalo::Bump;
 use ringlane::hash::HashSecret;
 use ringlane::protocol::{
-    Answer, Context, Decoder, Limits, AdminAnswer, Output, Reply, ReplyForm, Step, encode,
+    AdminAnswer, Answer, Context, Decoder, Limits, Output, Reply, ReplyForm, Step, encode,
     encode_admin, encode_stat, encode_stats_end, text,
 };
 use ringlane::request::{

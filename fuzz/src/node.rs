@@ -2,16 +2,16 @@
 //! its bytes are split, although batches, hops to the other core and waiting answers do.
 
 use bumpalo::Bump;
-use ringlane::shard::{Eviction, ShardConfig};
-use ringlane::engine::{BoundedOutput, Engine, EngineConfig, Outbox, Session, Stop};
-use ringlane::hash::HashSecret;
-use ringlane::protocol::pipeline::Completion;
 use ringlane::codec::{
     decode_request, decode_response, encode_request, encode_response, encoded_request_bytes,
     encoded_response_bytes,
 };
-use ringlane::protocol::{Context, Decoder, Limits, AdminAnswer, Output, encode_admin};
+use ringlane::engine::{BoundedOutput, Engine, EngineConfig, Outbox, Session, Stop};
+use ringlane::hash::HashSecret;
+use ringlane::protocol::pipeline::Completion;
+use ringlane::protocol::{AdminAnswer, Context, Decoder, Limits, Output, encode_admin};
 use ringlane::request::{Consistency, ItemRef, Request, Response, Value};
+use ringlane::shard::{Eviction, ShardConfig};
 use std::rc::Rc;
 
 use crate::NOW;
@@ -147,11 +147,11 @@ impl Node {
                     self.deliver();
                     break;
                 }
-                Stop::Node { reply, .. } => {
+                Stop::Admin { reply, .. } => {
                     encode_admin(&reply, AdminAnswer::Done, &mut self.out);
                     true
                 }
-                Stop::Body { .. } => unreachable!("nothing is that long"),
+                Stop::StoreHeader { .. } => unreachable!("nothing is that long"),
             };
             self.deliver();
             if !held_back {

@@ -7,30 +7,30 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ringlane::cluster::coordinator::{ClientRef, Coordinator, CoordinatorSettings};
+use ringlane::cluster::governor_notice::GovernorNotice;
 use ringlane::cluster::identity::{Boot, NodeKey};
-use ringlane::cluster::link::{LinkEvent, Peer, PeerFacts, PeerBuffer};
+use ringlane::cluster::link::{LinkEvent, Peer, PeerBuffer, PeerFacts};
 use ringlane::cluster::message::{
     Forward, ForwardOutcome, Message, Messages, NodeMessage, OperationId, ReadOutcome, WriteOutcome,
 };
-use ringlane::cluster::governor_notice::GovernorNotice;
 use ringlane::cluster::quorum::Replication;
-use ringlane::request::Consistency;
-use ringlane::cluster::record::{Content, RetentionTimes, Live, Record};
-use ringlane::ring::{Point, RingHash, RingParameters};
+use ringlane::cluster::record::{Content, Live, Record, RetentionTimes};
 use ringlane::cluster::roster::{Change, Roster, RosterMember};
 use ringlane::cluster::version::Version;
 use ringlane::cluster::view::View;
-use ringlane::shard::ShardConfig;
+use ringlane::codec::{
+    encode_request, encode_response, encoded_request_bytes, encoded_response_bytes,
+};
 use ringlane::engine::Outcome;
 use ringlane::engine::cluster::PeerOutbox;
 use ringlane::engine::{Engine, EngineConfig};
 use ringlane::hash::{HashSecret, KeyHash};
-use ringlane::codec::{
-    encode_request, encode_response, encoded_request_bytes, encoded_response_bytes,
-};
+use ringlane::request::Consistency;
 use ringlane::request::{
     Arithmetic, Delete, Get, Operation, Request, Response, Store, StoreMode, Value, Vivify,
 };
+use ringlane::ring::{Point, RingHash, RingParameters};
+use ringlane::shard::ShardConfig;
 use ringlane::time::Instant;
 
 use crate::NOW;
@@ -93,7 +93,15 @@ fn views(replicas: u8) -> Vec<Arc<View>> {
         let address = ([127, 0, 0, number], 7000).into();
         let id: Arc<str> = format!("n{number}").into();
         let key = NodeKey::of(&id);
-        RosterMember { id, key, boot: Boot(boot), weight: 1, slot: 0, gossip: address, link: address }
+        RosterMember {
+            id,
+            key,
+            boot: Boot(boot),
+            weight: 1,
+            slot: 0,
+            gossip: address,
+            link: address,
+        }
     };
     let mut roster = Roster::initial(member(1, 1), 5);
     let mut rosters = Vec::new();
@@ -256,7 +264,8 @@ impl Core {
         let connection = choices.byte() as u32 % 3;
         let asker = ClientRef { connection, sequence: self.asked, ..ClientRef::default() };
         let placed = (self.engine.point(key), &request);
-        let taken = self.engine.perform(|| asker, consistency, placed, self.now, &mut self.links, |_| {});
+        let taken =
+            self.engine.perform(|| asker, consistency, placed, self.now, &mut self.links, |_| {});
         if let Outcome::Pending = taken {
             self.waiting.insert(self.asked);
         }
@@ -410,7 +419,7 @@ impl Core {
                 let (consistency, after) = (consistency(choices), self.version(choices));
                 let operation = OperationId(choices.number());
                 // Mostly the right one: a wrong one must do no harm either.
-                let place = match choices.byte() {
+                let point = match choices.byte() {
                     0 => Point(choices.number() as u32),
                     _ => RingHash::Md5.point_of(key),
                 };
@@ -418,7 +427,7 @@ impl Core {
                     operation,
                     stamp,
                     consistency,
-                    place,
+                    point,
                     after,
                     request: &inner,
                 })

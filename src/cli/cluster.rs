@@ -19,7 +19,7 @@ pub fn resolve(settings: &Settings) -> Result<Option<ClusterConfig>, CliError> {
     let advertise = settings.cluster_advertise.unwrap_or(*listen).0;
     let mut cluster = ClusterConfig::new(advertise);
     cluster.listen = listen.0;
-    let count = |number: Option<super::values::Number>| number.map_or(1, |number| number.0);
+    let count = |number: Option<super::values::PositiveNumber>| number.map_or(1, |number| number.0);
     let copies = count(settings.replicas);
     let (write, read) = (count(settings.write_quorum), count(settings.read_quorum));
     cluster.replication = ClusterConfig::replication(copies, write, read)

@@ -11,7 +11,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::settings::Settings;
-use super::values::{Number, Seconds, UdpOff};
+use super::values::{PositiveNumber, Seconds, UdpOff};
 
 /// Flags accepted for compatibility with memcached.
 #[derive(Args, Debug)]
@@ -24,7 +24,7 @@ pub struct MemcachedFlags {
     user: Option<String>,
     /// Ignored: a connection's turn serves what one receive buffer holds.
     #[arg(short = 'R', long = "max-reqs-per-event", value_name = "COUNT", hide = true)]
-    requests_per_event: Option<Number>,
+    requests_per_event: Option<PositiveNumber>,
     /// Ignored: watch is always refused.
     #[arg(short = 'W', long = "disable-watch", hide = true)]
     watch_disabled: bool,
@@ -33,7 +33,7 @@ pub struct MemcachedFlags {
     growth_factor: Option<GrowthFactor>,
     /// Ignored: slab class sizes are fixed.
     #[arg(short = 'n', long = "slab-min-size", value_name = "BYTES", hide = true)]
-    least_chunk: Option<Number>,
+    least_chunk: Option<PositiveNumber>,
     /// Accepted if it is auto: all protocols are served.
     #[arg(short = 'B', long = "protocol", value_name = "auto", hide = true)]
     protocol: Option<EveryProtocol>,

@@ -8,7 +8,8 @@ use serde::Deserialize;
 use super::key_file::KeyFile;
 use super::values::{
     CpuList, Delimiter, EvictionName, ItemSize, ListenAddress, LogName, Member, MemorySize, Micros,
-    NodeId, Number, Port, RingHashName, Seconds, SocketAddress, Span, UnixMode, list, text,
+    NodeId, Port, PositiveNumber, RingHashName, Seconds, SocketAddress, UnitDuration, UnixMode,
+    list, text,
 };
 
 /// The settings from one source; `None` where it is silent.
@@ -37,11 +38,11 @@ pub struct Settings {
     /// Connections waiting to be accepted on each listener [default: 1024]
     #[arg(short = 'b', long, alias = "listen-backlog", value_name = "COUNT", help_heading = NETWORK)]
     #[serde(deserialize_with = "text")]
-    pub backlog: Option<Number>,
+    pub backlog: Option<PositiveNumber>,
     /// Maximum concurrent connections [default: 10000, or what the open file limit allows]
     #[arg(short = 'c', long, alias = "conn-limit", value_name = "COUNT", help_heading = NETWORK)]
     #[serde(deserialize_with = "text")]
-    pub max_connections: Option<Number>,
+    pub max_connections: Option<PositiveNumber>,
     /// Memory for connection buffers [default: 64MiB]
     #[arg(long, value_name = "SIZE", help_heading = NETWORK)]
     #[serde(deserialize_with = "text")]
@@ -58,7 +59,7 @@ pub struct Settings {
     /// Number of cores, each owning one shard of the items [default: every allowed CPU]
     #[arg(short = 't', long, alias = "threads", value_name = "COUNT", help_heading = CORES)]
     #[serde(deserialize_with = "text")]
-    pub cores: Option<Number>,
+    pub cores: Option<PositiveNumber>,
     /// CPUs to pin the cores to, such as 2-5,8 [default: the allowed ones, in order]
     #[arg(long, value_name = "LIST", help_heading = CORES)]
     #[serde(deserialize_with = "text")]
@@ -145,19 +146,19 @@ pub struct Settings {
     /// Replicas of each key, 1 to 8 [default: 1]
     #[arg(long, value_name = "COUNT", help_heading = CLUSTER)]
     #[serde(deserialize_with = "text")]
-    pub replicas: Option<Number>,
+    pub replicas: Option<PositiveNumber>,
     /// Replicas that must acknowledge a write [default: 1]
     #[arg(long, value_name = "COUNT", help_heading = CLUSTER)]
     #[serde(deserialize_with = "text")]
-    pub write_quorum: Option<Number>,
+    pub write_quorum: Option<PositiveNumber>,
     /// Replicas that must answer a read [default: 1]
     #[arg(long, value_name = "COUNT", help_heading = CLUSTER)]
     #[serde(deserialize_with = "text")]
-    pub read_quorum: Option<Number>,
+    pub read_quorum: Option<PositiveNumber>,
     /// Points on the ring per unit of weight [default: 150]
     #[arg(long, value_name = "COUNT", help_heading = CLUSTER)]
     #[serde(deserialize_with = "text")]
-    pub vnodes: Option<Number>,
+    pub vnodes: Option<PositiveNumber>,
     /// Hash function of the ring: md5 or xxh3 [default: md5]
     #[arg(long, value_name = "HASH", help_heading = CLUSTER)]
     #[serde(deserialize_with = "text")]
@@ -165,23 +166,23 @@ pub struct Settings {
     /// This node's share of the keys relative to other nodes, 1 to 100 [default: 1]
     #[arg(long, value_name = "COUNT", help_heading = CLUSTER)]
     #[serde(deserialize_with = "text")]
-    pub weight: Option<Number>,
+    pub weight: Option<PositiveNumber>,
     /// Interval between probes of a member [default: 1s]
     #[arg(long, value_name = "DURATION", help_heading = CLUSTER)]
     #[serde(deserialize_with = "text")]
-    pub probe_period: Option<Span>,
+    pub probe_period: Option<UnitDuration>,
     /// Declare an unresponsive member dead after this long [default: 3s]
     #[arg(long, value_name = "DURATION", help_heading = CLUSTER)]
     #[serde(deserialize_with = "text")]
-    pub dead_after: Option<Span>,
+    pub dead_after: Option<UnitDuration>,
     /// Forget a dead member after this long [default: 10m]
     #[arg(long, value_name = "DURATION", help_heading = CLUSTER)]
     #[serde(deserialize_with = "text")]
-    pub forget_after: Option<Span>,
+    pub forget_after: Option<UnitDuration>,
     /// Longest wait of a request for other nodes [default: 5s]
     #[arg(long, value_name = "DURATION", help_heading = CLUSTER)]
     #[serde(deserialize_with = "text")]
-    pub operation_timeout: Option<Span>,
+    pub operation_timeout: Option<UnitDuration>,
     /// Memory for hints, the writes kept for absent nodes [default: 64MiB]
     #[arg(long, value_name = "SIZE", help_heading = CLUSTER)]
     #[serde(deserialize_with = "text")]
@@ -189,7 +190,7 @@ pub struct Settings {
     /// Drop hints older than this [default: 10m]
     #[arg(long, value_name = "DURATION", help_heading = CLUSTER)]
     #[serde(deserialize_with = "text")]
-    pub hint_age: Option<Span>,
+    pub hint_age: Option<UnitDuration>,
     /// Bytes queued for one core of another node [default: 8MiB]
     #[arg(long, value_name = "SIZE", help_heading = CLUSTER)]
     #[serde(deserialize_with = "text")]
@@ -209,15 +210,15 @@ pub struct Settings {
     /// Longest wait at shutdown for other nodes to copy this node's items [default: 3s]
     #[arg(long, value_name = "DURATION", help_heading = CLUSTER)]
     #[serde(deserialize_with = "text")]
-    pub leave_timeout: Option<Span>,
+    pub leave_timeout: Option<UnitDuration>,
     /// Time window for counting requests per key [default: 60s]
     #[arg(long, value_name = "DURATION", help_heading = CLUSTER)]
     #[serde(deserialize_with = "text")]
-    pub hot_key_window: Option<Span>,
+    pub hot_key_window: Option<UnitDuration>,
     /// Requests to one core within the window that make a key hot [default: 1000]
     #[arg(long, value_name = "COUNT", help_heading = CLUSTER)]
     #[serde(deserialize_with = "text")]
-    pub hot_key_threshold: Option<Number>,
+    pub hot_key_threshold: Option<PositiveNumber>,
     /// Memory for cached copies of other nodes' hot keys [default: 4MiB]
     #[arg(long, value_name = "SIZE", help_heading = CLUSTER)]
     #[serde(deserialize_with = "text")]
@@ -225,7 +226,7 @@ pub struct Settings {
     /// Longest use of a cached copy, at most 1s; 0 disables them [default: 1s]
     #[arg(long, value_name = "DURATION", help_heading = CLUSTER)]
     #[serde(deserialize_with = "text")]
-    pub hot_key_age: Option<Span>,
+    pub hot_key_age: Option<UnitDuration>,
 
     /// Log level: off, error, warn, info, debug or trace [default: info]
     #[arg(long, value_name = "LEVEL", help_heading = LOG)]

@@ -58,9 +58,9 @@ impl FromStr for ItemSize {
 
 /// A positive number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Number(pub u32);
+pub struct PositiveNumber(pub u32);
 
-impl FromStr for Number {
+impl FromStr for PositiveNumber {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
         match text.parse() {
@@ -193,9 +193,9 @@ impl FromStr for Micros {
 
 /// A duration with its unit; a plain number counts seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Span(pub Duration);
+pub struct UnitDuration(pub Duration);
 
-impl FromStr for Span {
+impl FromStr for UnitDuration {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
         let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
@@ -406,7 +406,7 @@ mod tests {
 
     #[test]
     fn spans_carry_their_unit_and_count_seconds_without_one() {
-        let span = |text: &str| text.parse::<Span>().map(|span| span.0.as_millis());
+        let span = |text: &str| text.parse::<UnitDuration>().map(|span| span.0.as_millis());
         assert_eq!((span("500ms"), span("3s"), span("3")), (Ok(500), Ok(3000), Ok(3000)));
         assert_eq!((span("10m"), span("1h"), span("0")), (Ok(600_000), Ok(3_600_000), Ok(0)));
         for text in ["", "s", "-1s", "1 s", "1d", "99999999999s"] {

@@ -494,7 +494,7 @@ impl CoreState {
                     self.list_if_deferred(index);
                     return at;
                 }
-                Stop::Body { request, reply, value_bytes, trailer_bytes } => {
+                Stop::StoreHeader { request, reply, value_bytes, trailer_bytes } => {
                     let body = (value_bytes, trailer_bytes);
                     uploads::begin(&self.engine, connection, &request, &reply, body);
                     self.uploads.note(index, &self.connections);
@@ -503,7 +503,7 @@ impl CoreState {
                         .as_deref_mut()
                         .expect("still open");
                 }
-                Stop::Node { command, reply } => {
+                Stop::Admin { command, reply } => {
                     self.turn_left = self.turn_left.saturating_sub(COMMAND_REQUESTS);
                     self.begin_command(index, command, &reply, outbound.mesh);
                     let slot = &mut self.connections[index as usize];

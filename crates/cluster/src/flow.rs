@@ -94,7 +94,7 @@ impl Class {
 
 /// What the body of a frame is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Body<'b> {
+pub enum FrameBody<'b> {
     /// Messages.
     Messages(&'b [u8]),
     /// A piece of a long message.
@@ -117,36 +117,40 @@ pub enum Body<'b> {
 
 /// The peer broke the rules of links.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Unruly;
+pub struct MalformedFrame;
 
-impl<'b> Body<'b> {
+impl<'b> FrameBody<'b> {
     /// What `body` is. Any bytes may come.
     ///
     /// # Errors
     /// When it begins like a piece or a credit and is none.
     #[inline]
-    pub fn read(body: &'b [u8]) -> Result<Self, Unruly> {
+    pub fn read(body: &'b [u8]) -> Result<Self, MalformedFrame> {
         match body.first_chunk() {
             Some(first) if u32::from_le_bytes(*first) >= MARK => Self::read_marked(body),
-            _ => Ok(Body::Messages(body)),
+            _ => Ok(FrameBody::Messages(body)),
         }
     }
 
-    fn read_marked(body: &'b [u8]) -> Result<Self, Unruly> {
+    fn read_marked(body: &'b [u8]) -> Result<Self, MalformedFrame> {
         let (first, rest) = body.split_first_chunk().expect("looked at");
         let mark = u32::from_le_bytes(*first) - MARK;
         let class = Class::ALL[mark as usize % CLASSES];
         match mark {
             0..3 => {
-                let (total, bytes) = rest.split_first_chunk().ok_or(Unruly)?;
+                let (total, bytes) = rest.split_first_chunk().ok_or(MalformedFrame)?;
                 let total = u32::from_le_bytes(*total) as usize;
-                if bytes.is_empty() { Err(Unruly) } else { Ok(Body::Piece { class, total, bytes }) }
+                if bytes.is_empty() {
+                    Err(MalformedFrame)
+                } else {
+                    Ok(FrameBody::Piece { class, total, bytes })
+                }
             }
             3..6 => {
-                let up_to = u64::from_le_bytes(rest.try_into().map_err(|_| Unruly)?);
-                Ok(Body::Credit { class, up_to })
+                let up_to = u64::from_le_bytes(rest.try_into().map_err(|_| MalformedFrame)?);
+                Ok(FrameBody::Credit { class, up_to })
             }
-            _ => Err(Unruly),
+            _ => Err(MalformedFrame),
         }
     }
 }

@@ -109,7 +109,7 @@ pub enum Stop<'b> {
     /// [`Session::quantum`] is used up. Feed the rest again after others had their turn.
     QuantumUsed,
     /// A long data block follows; see [`Step::StoreHeader`]. The consumed input ends before it.
-    Body {
+    StoreHeader {
         /// The store, its value still empty.
         request: Request<'b>,
         /// How to write its answer.
@@ -120,7 +120,7 @@ pub enum Stop<'b> {
         trailer_bytes: u8,
     },
     /// A command for the node. All earlier requests of the connection have been answered.
-    Node {
+    Admin {
         /// The command.
         command: AdminCommand<'b>,
         /// How to write its answer.
@@ -287,7 +287,7 @@ impl Engine {
                         return Progress { consumed: at, stop: Stop::HeldBack };
                     }
                     at += consumed;
-                    return Progress { consumed: at, stop: Stop::Node { command, reply } };
+                    return Progress { consumed: at, stop: Stop::Admin { command, reply } };
                 }
                 Some(Step::StoreHeader {
                     consumed,
@@ -303,7 +303,7 @@ impl Engine {
                     if let Some(ttl) = self.config.default_ttl {
                         apply_default_ttl(&mut request, context.now, ttl);
                     }
-                    let stop = Stop::Body { request, reply, value_bytes, trailer_bytes };
+                    let stop = Stop::StoreHeader { request, reply, value_bytes, trailer_bytes };
                     return Progress { consumed: at, stop };
                 }
             }

@@ -15,7 +15,7 @@ use std::mem;
 use std::net::Shutdown;
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use crate::cluster::flow::{Arrivals, Body, Class, FRAME_BYTES_MAX, Gathering, Sending};
+use crate::cluster::flow::{Arrivals, Class, FRAME_BYTES_MAX, FrameBody, Gathering, Sending};
 use crate::cluster::frame::{HEAD_BYTES, Opened, Opener, TAG_BYTES};
 use crate::cluster::handshake::LinkSession;
 use crate::cluster::identity::{Boot, NodeKey};
@@ -525,14 +525,14 @@ impl LinkTable {
         self.counters.frames_received += 1;
         let link = self.link(index);
         let peer = link.peer;
-        match Body::read(body).map_err(|_| BadFrame)? {
-            Body::Messages(messages) => deliver(self, peer, messages),
-            Body::Credit { class, up_to } => {
+        match FrameBody::read(body).map_err(|_| BadFrame)? {
+            FrameBody::Messages(messages) => deliver(self, peer, messages),
+            FrameBody::Credit { class, up_to } => {
                 link.sending.allow(class, up_to);
                 self.list(index);
                 deliver(self, peer, b"");
             }
-            Body::Piece { class, total, bytes } => {
+            FrameBody::Piece { class, total, bytes } => {
                 let whole = link.gathering.piece(class, total, bytes).map_err(|_| BadFrame)?;
                 if let Some(total) = link.gathering.wants_in(class) {
                     let admitted = self.arrivals.begins(index, class, total);

@@ -9,7 +9,8 @@ use std::collections::VecDeque;
 use std::mem;
 
 use super::{
-    BYTES_KEPT, CLASSES, CREDIT_STEP, Class, UNASKED_BYTES, UNASKED_STEP, Unruly, WINDOW_BYTES,
+    BYTES_KEPT, CLASSES, CREDIT_STEP, Class, MalformedFrame, UNASKED_BYTES, UNASKED_STEP,
+    WINDOW_BYTES,
 };
 
 /// What arrives on one link.
@@ -48,19 +49,19 @@ impl Gathering {
         class: Class,
         total: usize,
         piece: &[u8],
-    ) -> Result<Option<Vec<u8>>, Unruly> {
+    ) -> Result<Option<Vec<u8>>, MalformedFrame> {
         let Self { message_bytes_max, long } = self;
         let Gathered { bytes, total: begun, taken, told, .. } = &mut long[class as usize];
         if bytes.is_empty() {
             if total > *message_bytes_max {
-                return Err(Unruly);
+                return Err(MalformedFrame);
             }
             *begun = total;
         }
         *taken += piece.len() as u64;
         let without_credit = *taken > (*told).max(UNASKED_BYTES);
         if without_credit || *begun != total || bytes.len() + piece.len() > total {
-            return Err(Unruly);
+            return Err(MalformedFrame);
         }
         bytes.extend_from_slice(piece);
         Ok((bytes.len() == total).then(|| mem::take(bytes)))

@@ -55,11 +55,11 @@ impl Way {
             };
             assert!(body.len() <= FRAME_BYTES_MAX);
             rest = &rest[consumed..];
-            match Body::read(body).expect("well formed") {
-                Body::Messages(messages) => {
+            match FrameBody::read(body).expect("well formed") {
+                FrameBody::Messages(messages) => {
                     self.arrived.extend(split(messages).map(<[u8]>::to_vec));
                 }
-                Body::Piece { class, total, bytes } => {
+                FrameBody::Piece { class, total, bytes } => {
                     let whole = self.gathering.piece(class, total, bytes).expect("within rules");
                     if let Some(total) = self.gathering.wants_in(class) {
                         let admitted = self.arrivals.begins(0, class, total);
@@ -76,7 +76,7 @@ impl Way {
                         self.sending.allow(class, up_to);
                     }
                 }
-                Body::Credit { .. } => {}
+                FrameBody::Credit { .. } => {}
             }
         }
         self.sending.sent(sent);
@@ -214,19 +214,31 @@ fn what_the_peer_does_not_take_is_dropped_and_counted() {
 fn a_receiver_holds_no_more_than_it_has_allowed() {
     let piece = vec![0; PIECE_BYTES];
     let mut gathering = Gathering::new(MESSAGE_MAX);
-    assert_eq!(gathering.piece(Class::Request, MESSAGE_MAX + 1, &piece), Err(Unruly), "too long");
+    assert_eq!(
+        gathering.piece(Class::Request, MESSAGE_MAX + 1, &piece),
+        Err(MalformedFrame),
+        "too long"
+    );
     let mut gathering = Gathering::new(MESSAGE_MAX);
-    assert_eq!(gathering.piece(Class::Answer, 10, &piece), Err(Unruly), "more than the whole");
+    assert_eq!(
+        gathering.piece(Class::Answer, 10, &piece),
+        Err(MalformedFrame),
+        "more than the whole"
+    );
     let mut gathering = Gathering::new(MESSAGE_MAX);
     assert_eq!(gathering.piece(Class::Answer, PIECE_BYTES * 2, &piece), Ok(None));
-    assert_eq!(gathering.piece(Class::Answer, PIECE_BYTES * 3, &piece), Err(Unruly), "another");
+    assert_eq!(
+        gathering.piece(Class::Answer, PIECE_BYTES * 3, &piece),
+        Err(MalformedFrame),
+        "another"
+    );
     let mut gathering = Gathering::new(MESSAGE_MAX);
     let total = 2 * WINDOW_BYTES as usize;
     for _ in 0..UNASKED_BYTES as usize / PIECE_BYTES {
         assert_eq!(gathering.piece(Class::Request, total, &piece), Ok(None));
     }
     assert_eq!(gathering.due_credit(Class::Request, false), None, "it was not admitted");
-    assert_eq!(gathering.piece(Class::Request, total, &piece), Err(Unruly), "no credit");
+    assert_eq!(gathering.piece(Class::Request, total, &piece), Err(MalformedFrame), "no credit");
 }
 
 #[test]
@@ -272,15 +284,15 @@ fn requests_to_be_coordinated_wait_for_memory_and_are_passed_by_what_makes_it() 
 fn marks_that_mean_nothing_are_refused() {
     for mark in [MARK + 6, u32::MAX] {
         let mut body = mark.to_le_bytes().to_vec();
-        assert_eq!(Body::read(&body), Err(Unruly));
+        assert_eq!(FrameBody::read(&body), Err(MalformedFrame));
         body.resize(40, 0);
-        assert_eq!(Body::read(&body), Err(Unruly));
+        assert_eq!(FrameBody::read(&body), Err(MalformedFrame));
     }
     let empty_piece = [&MARK.to_le_bytes()[..], &[9, 0, 0, 0]].concat();
-    assert_eq!(Body::read(&empty_piece), Err(Unruly));
+    assert_eq!(FrameBody::read(&empty_piece), Err(MalformedFrame));
     let short_credit = [&(MARK + 3).to_le_bytes()[..], &[9, 0, 0, 0]].concat();
-    assert_eq!(Body::read(&short_credit), Err(Unruly));
-    assert_eq!(Body::read(b"xy"), Ok(Body::Messages(b"xy")));
+    assert_eq!(FrameBody::read(&short_credit), Err(MalformedFrame));
+    assert_eq!(FrameBody::read(b"xy"), Ok(FrameBody::Messages(b"xy")));
 }
 
 proptest! {
@@ -320,7 +332,7 @@ proptest! {
 
     #[test]
     fn any_body_is_read_without_panic(body: Vec<u8>) {
-        let _ = Body::read(&body);
-        let _ = Body::read(&[&MARK.to_le_bytes()[..], &body].concat());
+        let _ = FrameBody::read(&body);
+        let _ = FrameBody::read(&[&MARK.to_le_bytes()[..], &body].concat());
     }
 }
