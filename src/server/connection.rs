@@ -1,4 +1,4 @@
-//! One client connection: what has arrived, what is on its way out, and whether it may go on.
+//! One client connection: its input, its output, and whether it can continue.
 
 use std::mem;
 use std::net::Shutdown;
@@ -21,24 +21,24 @@ use crate::time::Instant;
 #[derive(Debug)]
 pub struct Connection {
     socket: OwnedFd,
-    /// Its name in the net ring and the mesh.
+    /// Its id in the net ring and the mesh.
     pub token: Token,
     /// Decoder and pipeline.
     pub session: Session,
-    /// Input that could not be used yet: the beginning of a request, or whole ones held back.
+    /// Unprocessed input: an incomplete request, or whole ones held back.
     pub pending: Pending,
     /// Answers to be sent.
     pub out: Outgoing,
-    /// A long value that is arriving.
+    /// A long value being received.
     pub streaming: Option<Box<StreamingBody>>,
     /// A multishot receive is armed.
     pub receiving: bool,
-    /// A cancellation of the receive is on its way.
+    /// A cancellation of the receive is in flight.
     pub cancelling: bool,
-    /// A receive into the item of the arriving value is in flight.
+    /// A receive into the item of the value being received is in flight.
     pub filling: bool,
-    /// Turns for which the connection still counts as one that sends long values: it is received
-    /// from once at a time, so that the next value can go straight into its item.
+    /// Turns for which the connection still counts as a sender of long values: it uses single
+    /// receives, so that the next value can be received directly into its item.
     pub bulk: u8,
     /// Turns for which its answers have waited for others of the same batch.
     pub deferrals: u8,
@@ -46,34 +46,34 @@ pub struct Connection {
     pub sending: bool,
     /// Input waits in `pending` until answers are sent or other cores have room.
     pub held_back: bool,
-    /// Listed among those that may go on.
+    /// Listed among those that may continue.
     pub listed: bool,
-    /// Listed among those that wait for room in the memory for connections.
+    /// Listed among those waiting for connection memory.
     pub waits_for_room: bool,
-    /// Listed among those that wait for room in the shard for a long value.
+    /// Listed among those waiting for shard memory for a long value.
     pub awaits_item: bool,
-    /// Sends that have ended; wraps.
+    /// Number of completed sends; wraps.
     pub sends: u8,
-    /// Its part in the memory for connections.
+    /// Its share of connection memory.
     pub charge: Charge,
-    /// A node command is being carried out; input waits behind it.
+    /// A node command is in progress; further input waits.
     pub awaiting_node: bool,
     /// The peer will send no more.
     pub ended: bool,
-    /// Close once everything due is sent.
+    /// Close once all due answers are sent.
     pub closing: bool,
     /// Close at once; nothing can be sent any more.
     pub broken: bool,
     /// Listed for the end of the turn.
     pub dirty: bool,
-    /// When something last arrived; of a client that reads slowly, when it last took something.
+    /// When something last arrived; for a client that reads slowly, when it last received something.
     pub last_active: Instant,
-    /// How many bytes had moved when it was last found silent in the middle of a receive or send.
+    /// Bytes transferred when it was last found idle in the middle of a receive or send.
     moved: u64,
 }
 
 impl Connection {
-    /// A fresh connection over `socket`.
+    /// A new connection over `socket`.
     pub fn new(socket: OwnedFd, token: Token, memory: Rc<ConnectionMemory>, now: Instant) -> Self {
         Self {
             socket,
@@ -114,8 +114,8 @@ impl Connection {
         &self.socket
     }
 
-    /// Whether more answers of the same batch are expected from other cores any moment, so that
-    /// one send is likely to do for all of them.
+    /// Whether more answers of the same batch are expected from other cores at any moment, so that
+    /// one send can probably carry all of them.
     pub fn should_defer_send(&mut self) -> bool {
         let waits = !self.session.pipeline.is_empty()
             && self.streaming.is_none()
@@ -127,7 +127,7 @@ impl Connection {
         waits
     }
 
-    /// The end of a send is waited for: something is to be done then.
+    /// Whether work waits for the end of a send.
     pub fn waits_for_send(&self) -> bool {
         !self.out.output.is_empty()
             || self.ended
@@ -136,39 +136,39 @@ impl Connection {
             || self.session.pipeline.has_deferred()
     }
 
-    /// Answers to requests that came together with the current one are still to be sent.
+    /// Whether answers to requests that arrived with the current one are still to be sent.
     pub fn has_answers(&self) -> bool {
         !self.out.output.is_empty()
     }
 
-    /// The client has to read before it is sent more.
+    /// Whether the client must read before it is sent more.
     pub fn is_output_full(&self) -> bool {
         self.out.is_full()
     }
 
-    /// Input must wait.
+    /// Whether input must wait.
     pub fn is_stalled(&self) -> bool {
         self.held_back || self.awaiting_node || self.closing || self.broken
     }
 
-    /// Room for its arriving value is still being made.
+    /// Whether memory for its incoming value is still being allocated.
     pub fn is_awaiting_item(&self) -> bool {
         let target = self.streaming.as_ref().map(|streaming| &streaming.target);
         matches!(target, Some(BodyTarget::Awaited(_)))
     }
 
-    /// Something waits that may be able to go on once something has come or was sent.
+    /// Whether waiting work may be able to continue after a receive or send.
     pub fn wants_to_go_on(&self) -> bool {
         (self.held_back || self.session.pipeline.has_deferred()) && !self.listed && !self.broken
     }
 
-    /// Bytes that it holds outside of any shard.
+    /// Bytes that it holds outside any shard.
     pub fn bytes_held(&self) -> usize {
         let streaming = self.streaming.as_ref().map_or(0, |streaming| streaming.buffered_bytes());
         self.out.bytes_held() + self.session.pipeline.bytes_held() + self.pending.len() + streaming
     }
 
-    /// Everything due has been sent and nothing more will be.
+    /// Whether everything due has been sent and nothing more will be.
     pub fn is_finished(&self) -> bool {
         let silent = !self.sending && self.out.output.is_empty();
         let done = self.closing || (self.ended && !self.held_back);
@@ -176,14 +176,14 @@ impl Connection {
         !self.filling && ((self.broken && !self.sending) || (done && silent && answered))
     }
 
-    /// Whether a request that arrived as a whole is still being worked on. A store whose value has
-    /// stopped arriving is the last in the pipeline and not one.
+    /// Whether a completely received request is still in progress. A store whose value has stopped
+    /// arriving is the last in the pipeline and does not count.
     pub fn owes_answers(&self) -> bool {
         self.session.pipeline.len() > usize::from(self.streaming.is_some()) || self.awaiting_node
     }
 
-    /// Whether it has been silent for longer than `timeout`. One that the node works for is not, and
-    /// one in the middle of a long value is once nothing of it has moved for that long.
+    /// Whether it has been idle for longer than `timeout`. One with a request in progress is not; one
+    /// in the middle of a long value is if none of it was transferred for that long.
     pub fn is_silent(&mut self, timeout: Duration, now: Instant) -> bool {
         if now.since(self.last_active) <= timeout || self.owes_answers() {
             return false;
@@ -199,7 +199,7 @@ impl Connection {
         true
     }
 
-    /// Ends both directions, so that the kernel gives back an armed receive.
+    /// Shuts down both directions, so that the kernel completes an armed receive.
     pub fn shut_down(&self) {
         let _ = socket2::SockRef::from(&self.socket).shutdown(Shutdown::Both);
     }
@@ -210,28 +210,28 @@ pub const DEFERRALS_MAX: u8 = 8;
 /// Answers of this many bytes are sent without waiting.
 const DEFERRED_BYTES_MAX: usize = 32 << 10;
 
-/// Answers of one connection that are to be sent.
+/// The output of one connection.
 #[derive(Debug)]
 pub struct Outgoing {
     /// The bytes, in order.
     pub output: net_ring::SendBuffer,
-    /// Bytes of pinned values among them.
+    /// Bytes of pinned values in it.
     pinned_bytes: usize,
-    /// Values among them whose items are not pinned yet, from this one on.
+    /// Index of the first value in it whose item is not pinned yet.
     unpinned_from: u32,
-    /// Bytes that are being sent, without pinned values.
+    /// Bytes being sent, excluding pinned values.
     sending_bytes: u32,
-    /// Bytes of pinned values that are being sent.
+    /// Bytes of pinned values being sent.
     sending_pinned_bytes: usize,
     memory: Rc<ConnectionMemory>,
 }
 
-/// Values of at least this many bytes are sent from their item. Below it, copying is cheaper than
-/// keeping the item in place.
+/// Values of at least this many bytes are sent directly from their item. Below, copying is cheaper
+/// than pinning the item.
 const PINNED_BYTES_MIN: usize = 8 << 10;
 
 impl Outgoing {
-    /// Room for answers, full when the memory for connections says so.
+    /// An encoder output with the limit given by connection memory.
     pub fn new(memory: Rc<ConnectionMemory>) -> Self {
         Self {
             output: net_ring::SendBuffer::default(),
@@ -243,7 +243,7 @@ impl Outgoing {
         }
     }
 
-    /// Makes sure that it has room to begin with, of those that are `spare`.
+    /// Ensures that it has a buffer, taken from `spare` if possible.
     #[inline]
     pub fn ensure_buffer(&mut self, spare: &mut Vec<Vec<u8>>) {
         if self.output.buffer.capacity() == 0
@@ -253,30 +253,30 @@ impl Outgoing {
         }
     }
 
-    /// Bytes to be sent, without those that are being sent.
+    /// Bytes to be sent, excluding those being sent.
     pub fn bytes_to_send(&self) -> usize {
         self.output.buffer.len() + self.pinned_bytes
     }
 
-    /// Takes everything, to be sent. Only one is sent at a time: see [`Outgoing::sent`].
+    /// Takes everything, to be sent. Only one send is in flight at a time: see [`Outgoing::sent`].
     pub fn take_to_send(&mut self) -> net_ring::SendBuffer {
         self.sending_bytes = self.output.buffer.len() as u32;
         self.sending_pinned_bytes = self.pinned_bytes;
         self.take()
     }
 
-    /// Notes that what was taken to be sent is done with.
+    /// Records that the output taken for sending is done.
     pub fn sent(&mut self) {
         self.sending_bytes = 0;
         self.sending_pinned_bytes = 0;
     }
 
-    /// Bytes it holds, those that are being sent included, without values that lie in their items.
+    /// Bytes it holds, including those being sent, excluding pinned values.
     pub fn bytes_held(&self) -> usize {
         self.output.buffer.len() + self.sending_bytes as usize
     }
 
-    /// Whether values are sent from their items.
+    /// Whether it contains values sent from their items.
     pub fn refers(&self) -> bool {
         self.pinned_bytes + self.sending_pinned_bytes > 0
     }
@@ -315,9 +315,9 @@ impl Outgoing {
         let at = self.output.buffer.len();
         for part in value.parts() {
             self.pinned_bytes += part.len();
-            // SAFETY: the engine pins the item, once for each part, right after the answer is
-            // encoded and before the shard can change; the worker unpins it when the send is done
-            // or given up, and keeps the shard longer than its net ring.
+            // SAFETY: the engine pins the item, once per part, right after the answer is encoded and
+            // before the shard can change; the worker unpins it when the send is done or abandoned,
+            // and keeps the shard longer than its net ring.
             self.output.pinned.push(unsafe { net_ring::Pinned::new(at, item, part) });
         }
     }
@@ -340,57 +340,57 @@ impl BoundedOutput for Outgoing {
     }
 }
 
-/// What is missing of a value is received straight into its item from this many bytes on; less is
+/// The rest of a value is received directly into its item from this many missing bytes on; less is
 /// copied from the receive buffers, which saves a change of mode.
 const FILLED_BYTES_MIN: usize = 32 << 10;
 
-/// Most that is received so at a time: the kernel copies all that has come in one go.
+/// Maximum received this way at a time: the kernel copies everything that has arrived in one go.
 const FILLED_BYTES_MAX: usize = 256 << 10;
 
-/// Least room added at a time to the buffer of a value that arrives for another core.
+/// Minimum growth of the buffer of a value received for another core.
 const BUFFER_STEP_BYTES: usize = 32 << 10;
 
-/// A store whose long value is arriving piece by piece.
+/// A store whose long value is being received in pieces.
 #[derive(Debug)]
 pub struct StreamingBody {
-    /// The request in the codec's form, with an empty value.
+    /// The request as encoded by the codec, with an empty value.
     pub request: Vec<u8>,
     /// Its place in the pipeline.
     pub sequence: u32,
     /// Where the value goes.
     pub target: BodyTarget,
-    /// Bytes of the value that have arrived.
+    /// Received bytes of the value.
     pub arrived: usize,
     /// Bytes of the whole value.
     pub value_bytes: usize,
-    /// What has arrived of the bytes behind the value.
+    /// Received bytes of the trailer.
     pub trailer: Vec<u8>,
-    /// How many there will be.
+    /// Length of the trailer.
     pub trailer_bytes: usize,
-    /// How many replicas the client wants to agree.
+    /// The requested consistency.
     pub consistency: Consistency,
 }
 
-/// Where an arriving value goes.
+/// Destination of an incoming value.
 #[derive(Debug)]
 pub enum BodyTarget {
-    /// Into an item of this core's shard, for which room is being made.
+    /// An item of this core's shard whose memory is being allocated.
     Awaited(Staging),
-    /// Into an item of this core's shard.
+    /// An item of this core's shard.
     Item(Staged, Vec<Span>),
-    /// Into a buffer, to be handed to the core that owns the key.
+    /// A buffer, to be passed to the core that owns the key.
     Buffer(Vec<u8>),
 }
 
 impl StreamingBody {
-    /// Takes what belongs to the value and its trailer from `input`; returns how many bytes.
+    /// Consumes the part of `input` that belongs to the value and its trailer; returns its length.
     pub fn take(&mut self, input: &[u8], memory: &mut [u8]) -> usize {
         let of_value = input.len().min(self.value_bytes - self.arrived);
         match &mut self.target {
             BodyTarget::Awaited(_) => unreachable!("nothing arrives before there is room for it"),
             BodyTarget::Buffer(buffer) => {
                 if buffer.capacity() - buffer.len() < of_value {
-                    // By a quarter, and not beyond the whole.
+                    // Grow by a quarter, at most to the full length.
                     let more = (buffer.len() / 4).max(of_value).max(BUFFER_STEP_BYTES);
                     buffer.reserve_exact(more.min(self.value_bytes - self.arrived));
                 }
@@ -422,8 +422,8 @@ impl StreamingBody {
         of_value + of_trailer
     }
 
-    /// The next place of the value in its item, if so much of it is missing that receiving
-    /// straight into it pays.
+    /// The next destination within its item, if enough of the value is missing for a direct receive
+    /// to pay off.
     pub fn receive_target<'m>(&self, memory: &'m mut [u8]) -> Option<&'m mut [u8]> {
         let BodyTarget::Item(_, spans) = &self.target else { return None };
         let mut skip = self.arrived;
@@ -437,7 +437,7 @@ impl StreamingBody {
         (bytes >= FILLED_BYTES_MIN).then(|| &mut memory[start..start + bytes])
     }
 
-    /// Bytes of it that are in no shard.
+    /// Its bytes outside any shard.
     pub fn buffered_bytes(&self) -> usize {
         match &self.target {
             BodyTarget::Buffer(buffer) => buffer.len(),
@@ -445,7 +445,7 @@ impl StreamingBody {
         }
     }
 
-    /// Everything is here.
+    /// Whether everything has arrived.
     pub fn is_complete(&self) -> bool {
         self.arrived == self.value_bytes && self.trailer.len() == self.trailer_bytes
     }

@@ -1,18 +1,19 @@
-//! What the connections of one core hold outside of its shard, against its share of the node's limit.
+//! Accounts for the memory that the connections of one core hold outside its shard, against its share
+//! of the node's limit.
 //!
-//! Answers that were not taken yet, values that are on their way from other cores or arrive for
-//! them, and input that has to wait are not item memory, so `--memory` does not bound them; this
-//! does. The first few KiB of each connection are not counted: short answers never notice any of it.
+//! Unsent answers, values in transit from other cores or being received for them, and waiting input
+//! are not item memory, so `--memory` does not bound them; this does. The first few KiB of each
+//! connection are not counted: short answers are not affected.
 //!
-//! What is held and what is set aside for answers on their way stay below the share, but for one
-//! answer at a time that is let go although it does not fit, so that one longer than the whole share
-//! gets through, and clients that stall cannot stop the others altogether. The more is held, the
-//! less each connection may hold: see [`ConnectionMemory::restraint`]. Who has to be closed when
-//! nothing else helps is found by `stalled`.
+//! Held memory plus memory reserved for answers in transit stays below the share, except for one
+//! answer at a time that is admitted although it does not fit, so that one longer than the whole share
+//! gets through, and stalled clients cannot block the others completely. The more is held, the less
+//! each connection may hold: see [`ConnectionMemory::restraint`]. If nothing else helps, `stalled`
+//! selects the connections to close.
 //!
-//! Not everybody may have the last of it: uploads leave a quarter to answers, and long answers leave
-//! an eighth to those of a few KiB, so that neither of the greedy can stop what is modest. Of long
-//! answers few MiB are on their way at a time: more would only keep short ones waiting behind them.
+//! Not every use may exhaust it: uploads leave a quarter to answers, and long answers leave an eighth
+//! to those of a few KiB, so that large transfers cannot block small ones. Only a few MiB of long
+//! answers are in transit at a time: more would only delay the short ones behind them.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -21,13 +22,13 @@ use std::time::Duration;
 use crate::protocol::pipeline::Claim;
 use crate::time::Instant;
 
-/// Bytes of each connection that are not counted.
+/// Uncounted bytes per connection.
 pub const UNCOUNTED_BYTES: usize = 8 << 10;
-/// Up to this length an answer may have of the last eighth of the share.
+/// Longest answer that may use the last eighth of the share.
 const SHORT_BYTES: usize = 32 << 10;
-/// Bytes of long answers that may be on their way to one core at a time.
+/// Maximum bytes of long answers in transit to one core.
 const UNDER_WAY_BYTES: usize = 4 << 20;
-/// From here on it pays to give memory back, after so long with less.
+/// Minimum peak, and time below it, after which returning memory pays off.
 const MUCH_BYTES: usize = 1 << 20;
 const EBB: Duration = Duration::from_secs(2);
 /// How much one may be in arrears of reading input that waits, at most.
@@ -36,28 +37,28 @@ const PENDING_BYTES_MAX: usize = 64 << 10;
 /// One core's account. Its connections share it.
 #[derive(Debug)]
 pub struct ConnectionMemory {
-    /// Bytes that may be held and set aside.
+    /// Limit of held and reserved bytes.
     share: usize,
-    /// Unsent answer bytes of one connection, as configured.
+    /// Configured limit of unsent answer bytes per connection.
     output_bytes_max: usize,
     held: Cell<usize>,
     reserved: Cell<usize>,
     peak: Cell<usize>,
     restraint: Cell<u32>,
-    /// The connection whose answer was let go although it did not fit.
+    /// The connection whose answer was admitted although it did not fit.
     exempt: Cell<Option<u32>>,
-    /// The connection whose answer was let go although too many were under way.
+    /// The connection whose answer was admitted although too many were in transit.
     first: Cell<Option<u32>>,
-    /// Most that was held since [`ConnectionMemory::has_ebbed`] was asked, and when that was last much.
+    /// Peak since [`ConnectionMemory::has_ebbed`] was last called, and when usage was last high.
     recent_peak: Cell<usize>,
     much_at: Cell<Option<Instant>>,
-    /// Something was given back since somebody last waited in vain.
+    /// Memory was released since a connection last failed to get some.
     freed: Cell<bool>,
-    /// Somebody was refused something since the last look for who has stalled.
+    /// A request for memory was denied since the last search for stalled connections.
     wanted: Cell<bool>,
 }
 
-/// One connection's part in it.
+/// One connection's account.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Charge {
     held: u32,
@@ -65,14 +66,14 @@ pub struct Charge {
 }
 
 impl Charge {
-    /// Bytes counted as held.
+    /// Counted held bytes.
     pub fn held(&self) -> usize {
         self.held as usize
     }
 }
 
 impl ConnectionMemory {
-    /// An account of `share` bytes for connections that may have `output_bytes_max` unsent each.
+    /// An account of `share` bytes for connections with at most `output_bytes_max` unsent bytes each.
     pub fn new(share: usize, output_bytes_max: usize) -> Rc<Self> {
         Rc::new(Self {
             share,
@@ -90,35 +91,35 @@ impl ConnectionMemory {
         })
     }
 
-    /// Bytes held now, and the most that ever were.
+    /// Bytes held, and their peak.
     pub fn figures(&self) -> (usize, usize) {
         (self.held.get(), self.peak.get())
     }
 
-    /// How often what one connection may hold is halved, because all together hold much.
+    /// How often the share of each connection is halved because of total usage.
     #[inline]
     pub fn restraint(&self) -> u32 {
         self.restraint.get()
     }
 
-    /// Unsent answer bytes of one connection, beyond which it gets no more answers for now.
+    /// Unsent answer bytes of one connection beyond which it gets no more answers for now.
     #[inline]
     pub fn output_bytes_max(&self) -> usize {
         self.output_bytes_max >> self.restraint.get()
     }
 
-    /// Input bytes that may wait for a connection that may not go on.
+    /// Maximum input bytes buffered for a blocked connection.
     pub fn pending_bytes_max(&self) -> usize {
         PENDING_BYTES_MAX >> self.restraint.get()
     }
 
-    /// Whether connection `index` may hold `bytes` more of a line that is arriving.
+    /// Whether connection `index` may hold `bytes` more of an incomplete line.
     pub fn admits(&self, index: u32, bytes: usize) -> bool {
         self.held.get() + bytes <= self.share || self.exempts(index)
     }
 
-    /// Whether connection `index` may hold `bytes` more of a value that is arriving. One whose length
-    /// when it is `whole` is more than the share has for all of them gets through alone.
+    /// Whether connection `index` may hold `bytes` more of an incoming value. One whose `whole` length
+    /// exceeds the share for all uploads gets through alone.
     pub fn admits_upload(&self, index: u32, bytes: usize, whole: usize) -> bool {
         let limit = self.share - self.share / 4;
         let fits = self.held.get() + bytes <= limit;
@@ -129,7 +130,7 @@ impl ConnectionMemory {
         fits || self.exempts(index)
     }
 
-    /// Sets `bytes` aside for an answer on its way to connection `index`, if there is room.
+    /// Reserves `bytes` for an answer in transit to connection `index`, if there is room.
     #[inline]
     pub fn reserve(&self, index: u32, charge: &mut Charge, bytes: usize, claim: Claim) -> bool {
         if bytes <= UNCOUNTED_BYTES && *charge == Charge::default() && claim != Claim::Generous {
@@ -155,7 +156,7 @@ impl ConnectionMemory {
 
     #[cold]
     fn exempts(&self, index: u32) -> bool {
-        // It may have gone on to its next answer, with the one before sent.
+        // It may have advanced to its next answer, with the previous one sent.
         if self.exempt.get().is_some_and(|other| other != index) {
             self.wanted.set(true);
             return false;
@@ -164,14 +165,15 @@ impl ConnectionMemory {
         true
     }
 
-    /// Whether connection `index` is the one whose long answer is let go although many are under way.
+    /// Whether connection `index` is the one whose long answer is admitted although many are in
+    /// transit.
     fn goes_first(&self, index: u32) -> bool {
         let first = self.first.get().unwrap_or(index);
         self.first.set(Some(first));
         first == index
     }
 
-    /// Notes what connection `index` holds now in all, and what is still set aside for it.
+    /// Records the total held by connection `index`, and what is still reserved for it.
     #[inline]
     pub fn settle(&self, index: u32, charge: &mut Charge, bytes: usize, reserved: usize) {
         let counted = |bytes: usize| bytes.saturating_sub(UNCOUNTED_BYTES).min(u32::MAX as usize);
@@ -209,8 +211,8 @@ impl ConnectionMemory {
         }
     }
 
-    /// Whether no more than a little has been held for a while, after more was: the time to give memory
-    /// back to the operating system. To be asked now and then; true once for each time of plenty.
+    /// Whether usage has been low for a while after a peak: the time to return memory to the operating
+    /// system. Call it periodically; true once per peak.
     pub fn has_ebbed(&self, now: Instant) -> bool {
         if self.recent_peak.replace(self.held.get()) >= MUCH_BYTES {
             self.much_at.set(Some(now));
@@ -223,33 +225,33 @@ impl ConnectionMemory {
         ebbed
     }
 
-    /// Notes that something else was given back that may have been waited for.
+    /// Records that another resource was released that connections may wait for.
     pub fn note_freed(&self) {
         self.freed.set(true);
     }
 
-    /// Whether it is worth asking again for what could not be had.
+    /// Whether it is worth retrying denied requests.
     pub fn take_freed(&self) -> bool {
         self.freed.take()
     }
 
-    /// Whether somebody had to go without since [`ConnectionMemory::take_wanted`].
+    /// Whether a request was denied since [`ConnectionMemory::take_wanted`].
     pub fn is_wanted(&self) -> bool {
         self.wanted.get()
     }
 
-    /// Whether somebody has to go without because others hold so much. Once true, false again until
-    /// it happens anew.
+    /// Whether a request was denied because others hold too much. Once true, false until it happens
+    /// again.
     pub fn take_wanted(&self) -> bool {
         self.wanted.take() || self.held.get() > self.share
     }
 
-    /// Whether something was given back that nobody has asked for since.
+    /// Whether released memory has not been requested since.
     pub fn is_freed(&self) -> bool {
         self.freed.get()
     }
 
-    /// Bytes to be given back until there is some room again.
+    /// Bytes to release until there is some room again.
     pub fn excess(&self) -> usize {
         (self.held.get() + self.reserved.get() + self.share / 8).saturating_sub(self.share)
     }

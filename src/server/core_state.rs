@@ -1,9 +1,9 @@
-//! What a core holds besides its rings: engine, connections and the lists by which a turn finds
-//! those that need something.
+//! The state of a core besides its rings: engine, connections, and the lists by which a turn finds
+//! connections that need work.
 //!
-//! It is apart from the rings so that bytes borrowed from the net ring can be worked on in place.
-//! Input goes through the engine here, answers of other cores come back here, long values begin and
-//! end here; the worker performs what follows: sends, receives, sleep.
+//! It is separate from the rings so that bytes borrowed from the net ring can be processed in place.
+//! Input goes through the engine here, answers of other cores come back here, uploads start and end
+//! here; the worker performs the resulting sends, receives and sleep.
 
 use std::collections::VecDeque;
 use std::mem;
@@ -37,32 +37,31 @@ use crate::request::{Request, Response, Span};
 use crate::stats::{ConnectionCounters, ConnectionStats, LinkCounters};
 use crate::time::Instant;
 
-/// Requests that one connection may have taken before the others get their turn. What one costs is
-/// bounded by the limits of a buffer; most cost less than a tenth of a microsecond.
+/// Quantum of one connection: requests processed before the others get their turn. The cost of one is
+/// bounded by the buffer limits; most cost less than a tenth of a microsecond.
 const QUANTUM: u32 = 1024;
-/// The same while the turn has already taken [`TURN_REQUESTS`].
+/// The same once the turn has already processed [`TURN_REQUESTS`].
 const QUANTUM_MIN: u32 = 128;
-/// Requests after which a turn is long: what connections have beyond that waits for the next one.
+/// Requests after which a turn is long: further requests of connections wait for the next one.
 const TURN_REQUESTS: u32 = 4096;
-/// Items evicted or moved in one turn to make room for long values; each costs about half a
-/// microsecond.
+/// Items evicted or moved per turn to make room for long values; each costs about half a microsecond.
 const ROOM_PER_TURN: u32 = 512;
-/// How many requests a node command counts as: it has to be written by all cores.
+/// How many requests a node command counts as, since all cores have to answer it.
 const COMMAND_REQUESTS: u32 = 512;
-/// How many bytes of input count as a request: of a value, which is copied, and of a line that has
-/// not ended, which is looked at besides.
+/// How many bytes of input count as one request: of a value, which is copied, and of an incomplete
+/// line, which is also scanned.
 const VALUE_BYTES_PER_REQUEST: usize = 256;
 const LINE_BYTES_PER_REQUEST: usize = 32;
-/// Input up to this length is worked on although the turn is long already.
+/// Input up to this length is processed even if the turn is already long.
 const SHORT_INPUT_BYTES: usize = 12 << 10;
-/// A line that is longer counts as a long value while it arrives.
+/// A longer line counts as an upload while it arrives.
 const LONG_LINE_BYTES: usize = 64 << 10;
-/// Room that an output buffer may keep between uses.
+/// Capacity that an output buffer may retain between uses.
 const OUTPUT_BYTES_KEPT: usize = 64 << 10;
 /// Output buffers kept for reuse.
 const OUTPUT_BUFFERS_KEPT: usize = 256;
 
-/// All of a worker but its rings, so that bytes borrowed from the net ring can be worked on.
+/// A worker without its rings, so that bytes borrowed from the net ring can be processed.
 pub(super) struct CoreState {
     pub(super) engine: Engine,
     pub(super) node: Arc<Node>,
@@ -72,49 +71,49 @@ pub(super) struct CoreState {
     pub(super) free: Vec<u32>,
     pub(super) open: u32,
     pub(super) now: Instant,
-    /// What has happened to connections.
+    /// Counters of connection events.
     pub(super) counters: ConnectionCounters,
-    /// Node commands under way that came to this core.
+    /// Node commands in progress that arrived at this core.
     pub(super) pending_commands: Slab<PendingCommand>,
-    /// Dumps among them whose client has to read first.
+    /// Dumps among them whose client must read first.
     pub(super) dumps_waiting: Vec<u32>,
     /// This core's listeners, for `stats conns`.
     pub(super) listening: Vec<ConnectionStats>,
     pub(super) dirty: Vec<u32>,
-    /// Those among them whose answers have to wait for the next turn.
+    /// Those of them whose answers must wait for the next turn.
     pub(super) postponed: Vec<u32>,
     /// Connections whose answers wait for others of the same batch, still on other cores.
     pub(super) deferred: Vec<u32>,
-    /// Those that may be able to go on: what they waited for has come, or has to be looked for.
+    /// Those that may be able to continue, because what they waited for is or may be available.
     pub(super) ready: Vec<u32>,
-    /// Those that wait for room in the memory for connections, in order: first those that hold
-    /// nothing themselves, then the others.
+    /// Those waiting for connection memory, in order: first those that hold none themselves, then
+    /// the others.
     pub(super) waiting: [VecDeque<u32>; 2],
-    /// Those that wait for room in the shard for a long value, in order.
+    /// Those waiting for shard memory for a long value, in order.
     awaiting_items: VecDeque<u32>,
-    /// Items that may still be evicted or moved for them in this turn.
+    /// Remaining budget of items to evict or move for them in this turn.
     room_left: u32,
-    /// What the connections hold.
+    /// The memory account of the connections.
     pub(super) memory: Rc<ConnectionMemory>,
-    /// Who holds some of it and does not move, while others want some.
+    /// Tracks stalled holders of it while others need some.
     pub(super) watches: Watches,
-    /// Values that are collected in buffers.
+    /// Uploads collected in buffers.
     pub(super) uploads: Uploads,
-    /// Some of those could go on at once: they gave way to others.
+    /// Some of the waiting connections could continue at once, but yielded to others.
     pub(super) has_backlog: bool,
-    /// Requests that the turn may still take before it is long.
+    /// Requests that the turn may still process before it is long.
     turn_left: u32,
     pub(super) starved: Vec<u32>,
     pub(super) spare_outputs: Vec<Vec<u8>>,
     pub(super) poll_policy: PollPolicy,
-    /// Bytes that its links with other nodes held at the last heartbeat, and what had happened to them.
+    /// Bytes held by its links to other nodes at the last heartbeat, and their counters.
     pub(super) link_bytes: usize,
     pub(super) link_counters: LinkCounters,
-    /// Completions that its net ring had ignored at the last heartbeat.
+    /// Completions ignored by its net ring up to the last heartbeat.
     pub(super) stale_completions: u64,
 }
 
-/// Room for a connection.
+/// A slot for a connection.
 #[derive(Default)]
 pub(super) struct Slot {
     pub(super) generation: u32,
@@ -186,7 +185,7 @@ impl CoreState {
         }
     }
 
-    /// Unpins the values of an output that was sent or given up, and keeps its buffer.
+    /// Unpins the values of an output that was sent or abandoned, and keeps its buffer.
     pub(super) fn release_output(&mut self, output: SendBuffer) {
         let SendBuffer { mut buffer, pinned } = output;
         if !pinned.is_empty() {
@@ -206,7 +205,7 @@ impl CoreState {
         }
     }
 
-    /// Lets everything go that waits for more of its batch.
+    /// Releases all output that waits for more of its batch.
     pub(super) fn end_deferrals(&mut self) {
         for &index in &self.deferred {
             if let Some(connection) = self.connections[index as usize].connection.as_deref_mut() {
@@ -215,7 +214,7 @@ impl CoreState {
         }
     }
 
-    /// A turn begins.
+    /// Starts a turn.
     pub(super) fn begin_turn(&mut self, now: Instant) {
         self.now = now;
         self.turn_left = TURN_REQUESTS;
@@ -223,7 +222,7 @@ impl CoreState {
         self.has_backlog = false;
     }
 
-    /// Takes bytes that arrived for a connection.
+    /// Handles bytes received for a connection.
     pub(super) fn input(&mut self, index: u32, bytes: &[u8], outbound: &mut Outbound<'_>) {
         let connection = self.connections[index as usize].connection.as_deref_mut();
         let connection = connection.expect("input comes for open connections");
@@ -238,7 +237,7 @@ impl CoreState {
             connection.expect("still open").pending.extend(&bytes[consumed..]);
             self.charge_input(index, bytes.len());
         } else {
-            // What a line may be long, and many together may not.
+            // One line may be this long, but many together may not.
             let long = connection.pending.len() + bytes.len() > LONG_LINE_BYTES;
             if long && !connection.is_stalled() && !self.memory.admits(index, bytes.len()) {
                 connection.broken = true;
@@ -261,13 +260,13 @@ impl CoreState {
         self.mark_dirty(index);
     }
 
-    /// Counts input of a connection that is not counted as requests against the turn.
+    /// Charges input of a connection that does not count as requests to the turn.
     fn charge_input(&mut self, index: u32, bytes: usize) {
         let connection = self.connection_at(index);
         let requests = if connection.streaming.is_some() {
             bytes / VALUE_BYTES_PER_REQUEST
         } else if connection.pending.is_empty() || connection.is_stalled() {
-            // It was requests.
+            // It consisted of requests.
             return;
         } else {
             bytes.min(connection.pending.len()) / LINE_BYTES_PER_REQUEST
@@ -275,7 +274,7 @@ impl CoreState {
         self.turn_left = self.turn_left.saturating_sub(requests as u32);
     }
 
-    /// Goes on with input that was kept.
+    /// Resumes with buffered input.
     fn process_pending(&mut self, index: u32, outbound: &mut Outbound<'_>) {
         let slot = &mut self.connections[index as usize];
         let Some(connection) = slot.connection.as_deref_mut() else { return };
@@ -287,7 +286,7 @@ impl CoreState {
         self.mark_dirty(index);
     }
 
-    /// Lists a connection among those that go on when they can, if something of it waits.
+    /// Lists a connection among those to resume, if it has waiting work.
     pub(super) fn list(&mut self, index: u32) {
         let slot = &mut self.connections[index as usize];
         if let Some(connection) = slot.connection.as_deref_mut() {
@@ -295,10 +294,10 @@ impl CoreState {
         }
     }
 
-    /// Lets those go on that can, as many as a turn can bear; the others have precedence in the
+    /// Resumes connections that can continue, up to the turn's limit; the others come first in the
     /// next one.
     pub(super) fn resume_stalled(&mut self, outbound: &mut Outbound<'_>) {
-        // These have their part even when others came first.
+        // These get their share even if others came first.
         self.turn_left = self.turn_left.max(TURN_REQUESTS / 4);
         if self.memory.is_wanted() {
             self.refuse_standing(None, self.memory.excess(), outbound);
@@ -317,14 +316,14 @@ impl CoreState {
             count += 1;
         }
         self.has_backlog |= count < ready.len() && !outbound.mesh.is_full();
-        // Behind them come those that are held back again.
+        // They are followed by those held back again.
         ready.drain(..count);
         ready.append(&mut self.ready);
         self.ready = ready;
     }
 
-    /// Lets those go on for whose long values room is made in the shard, as far as the turn's share
-    /// of that goes.
+    /// Continues allocating shard memory for long values, up to the turn's budget, and resumes their
+    /// connections.
     fn make_room(&mut self, outbound: &mut Outbound<'_>) {
         while let Some(&index) = self.awaiting_items.front()
             && self.room_left > 0
@@ -347,12 +346,12 @@ impl CoreState {
         self.has_backlog |= !self.awaiting_items.is_empty();
     }
 
-    /// Whether somebody waits for room in the memory for connections.
+    /// Whether a connection waits for connection memory.
     pub(super) fn has_waiting(&self) -> bool {
         self.waiting.iter().any(|queue| !queue.is_empty())
     }
 
-    /// Whether some could go on at once.
+    /// Whether some could continue at once.
     pub(super) fn has_ready(&self) -> bool {
         self.has_backlog
             || !self.ready.is_empty()
@@ -360,7 +359,7 @@ impl CoreState {
             || (self.memory.is_freed() && self.has_waiting())
     }
 
-    /// Lets those go on that wait for room in the memory for connections, while there is some.
+    /// Resumes connections waiting for connection memory, while there is some.
     fn admit_waiting(&mut self, outbound: &mut Outbound<'_>) {
         while let Some(at) = self.waiting.iter().position(|queue| !queue.is_empty()) {
             let index = self.waiting[at][0];
@@ -380,7 +379,7 @@ impl CoreState {
         }
     }
 
-    /// Makes those requests of a connection that had to wait and need not any more.
+    /// Issues a connection's deferred requests that need not wait any longer.
     fn resume(&mut self, index: u32, outbound: &mut Outbound<'_>) -> Awaited {
         let slot = &mut self.connections[index as usize];
         let connection = slot.connection.as_deref_mut().expect("an open connection goes on");
@@ -391,7 +390,7 @@ impl CoreState {
         self.engine.resume(session, self.now, out, &mut outbox)
     }
 
-    /// The same, and lists it for what they wait for then.
+    /// The same, and lists the connection for what the rest waits for.
     fn resume_or_wait(&mut self, index: u32, outbound: &mut Outbound<'_>) {
         let awaited = self.resume(index, outbound);
         let connection = self.connection_at(index);
@@ -408,7 +407,7 @@ impl CoreState {
         self.mark_dirty(index);
     }
 
-    /// Lets a connection go on.
+    /// Resumes a connection.
     fn release(&mut self, index: u32, outbound: &mut Outbound<'_>) {
         let Some(connection) = self.connections[index as usize].connection.as_deref_mut() else {
             return;
@@ -432,7 +431,7 @@ impl CoreState {
         }
     }
 
-    /// Answers or hands on what `input` asks for. Returns how much of it is used up.
+    /// Answers or forwards the requests in `input`. Returns the number of consumed bytes.
     fn process(&mut self, index: u32, input: &[u8], outbound: &mut Outbound<'_>) -> usize {
         let (limits, scratch) = (self.limits.clone(), self.scratch.clone());
         let secret = self.engine.config().hash_secret.clone();
@@ -487,7 +486,7 @@ impl CoreState {
                 }
                 Stop::HeldBack => {
                     connection.held_back = true;
-                    // What is the connection's own ends with an answer or a send of it.
+                    // Its own limits end with an answer or send of this connection.
                     if awaits_others {
                         self.list(index);
                     }
@@ -520,7 +519,7 @@ impl CoreState {
         }
     }
 
-    /// Lists a connection whose oldest request was put off: nothing else may come for it.
+    /// Lists a connection whose oldest request was deferred: no other event may arrive for it.
     fn list_if_deferred(&mut self, index: u32) {
         let connection = self.connection_at(index);
         if connection.session.pipeline.next_deferred(0) == Some(0) && !connection.waits_for_room {
@@ -529,14 +528,13 @@ impl CoreState {
         }
     }
 
-    /// Takes an answer of another core.
+    /// Handles an answer of another core.
     pub(super) fn complete(&mut self, to: ReplyTo, response: &Response<'_>) {
         let Self { connections, spare_outputs, dirty, ready, now, .. } = self;
         complete(connections, spare_outputs, (dirty, ready), to, response, *now);
     }
 
-    /// Closes connections that have been silent for too long: those that send nothing, or read
-    /// nothing of what they have asked for.
+    /// Closes idle connections: those that send nothing, or read none of their answers.
     pub(super) fn close_idle(&mut self) {
         let Some(timeout) = self.node.config.idle_timeout else { return };
         for index in 0..self.connections.len() {
@@ -590,7 +588,7 @@ impl CoreState {
     }
 }
 
-/// The ways from this core to others: of this node, and of other nodes.
+/// The outgoing paths from this core to other cores and nodes.
 pub(super) struct Outbound<'w> {
     pub(super) mesh: &'w mut Mesh,
     pub(super) links: Option<&'w mut LinkTable>,
@@ -659,7 +657,7 @@ impl Outbox for ConnectionOutbox<'_, '_> {
     #[inline]
     fn send(&mut self, core: u32, sequence: u32, consistency: Consistency, request: &Request<'_>) {
         let mut to = ReplyTo { token: self.token, sequence };
-        // A standalone node does not take it off again.
+        // A standalone node does not strip it.
         if self.outbound.links.is_some() {
             to = mesh::with_consistency(to, consistency);
         }
@@ -686,13 +684,13 @@ impl Outbox for ConnectionOutbox<'_, '_> {
     }
 }
 
-/// How a request of core `core` is known to the coordinator.
+/// Identifies a request of core `core` to the coordinator.
 pub(super) fn asker(core: u32, to: ReplyTo) -> ClientRef {
     let Token { index, generation } = to.token;
     ClientRef { core, connection: index, generation, sequence: to.sequence }
 }
 
-/// Checks, in builds with debug assertions, that no receive into a staged value is under way.
+/// Checks, in builds with debug assertions, that no receive into a staged value is in flight.
 #[inline(always)]
 pub(super) fn assert_spans_free(engine: &Engine, spans: &[Span]) {
     if cfg!(debug_assertions) {
@@ -703,12 +701,12 @@ pub(super) fn assert_spans_free(engine: &Engine, spans: &[Span]) {
     }
 }
 
-/// An empty buffer's room, if it has any.
+/// A spare buffer, if there is one.
 pub(super) fn spare(buffer: &mut Vec<u8>) -> Option<Vec<u8>> {
     (buffer.capacity() > 0).then(|| mem::take(buffer))
 }
 
-/// Lists a connection that may be able to go on, if something of it waits.
+/// Lists a connection that may be able to continue, if it has waiting work.
 #[inline]
 fn list(connection: &mut Connection, ready: &mut Vec<u32>) {
     if connection.wants_to_go_on() {
@@ -717,7 +715,7 @@ fn list(connection: &mut Connection, ready: &mut Vec<u32>) {
     }
 }
 
-/// Takes an answer for one of `connections`, if it is still there.
+/// Handles an answer for one of `connections`, if it is still open.
 pub(super) fn complete(
     connections: &mut [Slot],
     spare_outputs: &mut Vec<Vec<u8>>,

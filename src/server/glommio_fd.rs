@@ -1,4 +1,4 @@
-//! TurnEffects descriptors to glommio, whose types can only be built from raw ones.
+//! Passes descriptors to glommio, whose types can only be built from raw ones.
 #![allow(unsafe_code)]
 
 use std::io;

@@ -1,17 +1,16 @@
-//! Core to core: requests travel to the owner of a key and answers back, in batches.
+//! The mesh between cores: carries requests to the owner of a key and answers back, in batches.
 //!
-//! A core collects messages for each other core in a buffer and once per turn hands over the whole
-//! buffer, so that what is paid per message is writing it once and reading it in place, and what is
-//! paid for atomics and cache lines in flight is paid per turn. Buffers come back and are used again.
-//! Refused: a ring of bytes, which copies each message twice more, and has to treat what is larger
-//! than the ring apart.
+//! A core collects messages for each other core in a buffer and passes the whole buffer once per turn,
+//! so that each message is written once and read in place, and the cost of atomics and cache line
+//! transfers is paid per turn. Buffers are returned and reused. Refused: a byte ring, which copies each
+//! message twice more, and needs a special case for messages larger than the ring.
 //!
-//! Requests and answers travel apart so that two cores full of requests for each other can still
-//! answer: answers are always taken, requests only when there is room for their answer.
+//! Requests and answers travel separately so that two cores full of requests for each other can still
+//! answer: answers are always accepted, requests only if there is room for their answer.
 //!
-//! Whoever publishes to a core that sleeps wakes it with a message from net ring to net ring, which
-//! travels with the sends of the turn and costs no system call of its own; a running core is never
-//! disturbed. Threads that have no net ring ring its doorbell, an eventfd that its ring watches.
+//! A core that publishes to a sleeping core wakes it with a message from net ring to net ring, which
+//! is submitted with the turn's sends and costs no extra system call; a running core is never
+//! disturbed. Threads without a net ring ring its doorbell, an eventfd that its ring watches.
 
 use std::collections::VecDeque;
 use std::os::fd::RawFd;
@@ -36,19 +35,19 @@ pub use doorbell::Doorbell;
 pub use lane::ReplyTo;
 use lane::{Receiver, Sender, lane, message};
 
-/// Control messages on their way between two cores; a further one waits at the sender.
+/// Maximum control messages in transit between two cores; a further one waits at the sender.
 const CONTROLS: usize = 64;
 
-/// All of one core's rings, and everybody's doorbells.
+/// One core's rings, and the doorbells of all cores.
 pub struct Mesh {
-    /// Bytes collected for one core beyond which connections hold back.
+    /// Bytes collected for one core beyond which connections are held back.
     staged_bytes_max: usize,
     peers: Vec<Option<Peer>>,
     doorbells: Arc<[Doorbell]>,
     sleepers: Vec<RawFd>,
     full: bool,
     /// Bytes that this turn, which ends with [`Mesh::publish`], may still serve for other cores, and
-    /// take of their answers.
+    /// accept of their answers.
     serve_bytes_left: usize,
     take_bytes_left: usize,
     core: u32,
@@ -112,12 +111,12 @@ pub fn build(core_count: usize, ring_bytes: usize, doorbells: Arc<[Doorbell]>) -
     meshes
 }
 
-/// Bytes of requests and answers that a turn serves for other cores, and of answers that it takes: to
-/// copy them takes a good part of a millisecond. What is beyond them has to wait for the next turn.
+/// Maximum bytes of requests and answers that a turn serves for other cores, and of answers that it
+/// accepts: copying them takes a good part of a millisecond. The rest waits for the next turn.
 const TURN_BYTES: usize = 1 << 20;
-/// Requests of other cores that are executed together.
+/// Number of requests of other cores executed together.
 const BATCH: usize = 24;
-/// Requests of other cores after which the turn is over for them, with what they evict and move.
+/// Maximum requests of other cores per turn, including the work of their evictions and moves.
 const REQUESTS_PER_TURN: usize = 2048;
 
 impl Mesh {
@@ -126,7 +125,7 @@ impl Mesh {
         self.peers.len()
     }
 
-    /// Everybody's doorbells, in core order.
+    /// The doorbells of all cores, in core order.
     pub fn doorbells(&self) -> &Arc<[Doorbell]> {
         &self.doorbells
     }
@@ -155,14 +154,14 @@ impl Mesh {
         if core == self.core { self.own.push_back(message) } else { self.control(core, message) }
     }
 
-    /// Whether connections should hold back until some core has taken requests.
+    /// Whether connections should be held back until some core has accepted requests.
     #[inline]
     pub fn is_full(&self) -> bool {
         self.full
     }
 
-    /// Publishes what was collected since the last time; [`Mesh::next_sleeper`] names those who have
-    /// to be woken. Returns whether anything had to stay behind for lack of room.
+    /// Publishes the messages collected since the last call; [`Mesh::next_sleeper`] lists the cores to
+    /// wake. Returns whether some had to stay for lack of room.
     pub fn publish(&mut self) -> bool {
         let mut behind = false;
         self.full = false;
@@ -190,12 +189,13 @@ impl Mesh {
         behind
     }
 
-    /// The net ring of a core that slept when something was published for it, to be sent a message.
+    /// The net ring of a core that was asleep when something was published for it, to wake it by a
+    /// message.
     pub fn next_sleeper(&mut self) -> Option<RawFd> {
         self.sleepers.pop()
     }
 
-    /// Whether other cores have sent anything that waits here.
+    /// Whether messages of other cores wait here.
     #[inline]
     pub fn has_arrivals(&self) -> bool {
         self.peers.iter().flatten().any(|peer| {
@@ -205,8 +205,8 @@ impl Mesh {
         }) || !self.own.is_empty()
     }
 
-    /// Executes requests of other cores, as far as there is room for the answers, and no more than a
-    /// turn can bear. Returns how many.
+    /// Executes requests of other cores, as far as there is room for the answers, up to the turn's
+    /// limit. Returns their number.
     pub fn serve(&mut self, engine: &mut Engine, now: Instant) -> usize {
         let mut served = 0;
         let work = engine.shard.work();
@@ -223,8 +223,8 @@ impl Mesh {
         served
     }
 
-    /// As [`Mesh::serve`], on a node among others: answers that other nodes have to give come later,
-    /// through [`Mesh::answer`].
+    /// Like [`Mesh::serve`] in cluster mode: answers of other nodes come later, through
+    /// [`Mesh::answer`].
     pub fn serve_clustered(
         &mut self,
         engine: &mut Engine,
@@ -264,7 +264,7 @@ impl Mesh {
                     let (to, consistency) = without_consistency(to);
                     let asker = || asker(core, to);
                     let asked = (Some(place), request);
-                    // Those that other nodes answer are counted with their answers.
+                    // Requests answered by other nodes are counted with their answers.
                     let mut performed = false;
                     engine.perform(asker, consistency, asked, now, links, |response| {
                         performed = response.is_performed();
@@ -291,7 +291,7 @@ impl Mesh {
         sender.stage(to, bytes, |place| codec::encode_response(response, place));
     }
 
-    /// TurnEffects out the answers of other cores, no more than a turn can bear. Returns how many.
+    /// Delivers the answers of other cores, up to the turn's limit. Returns their number.
     pub fn answers(&mut self, mut take: impl FnMut(ReplyTo, &Response<'_>)) -> usize {
         let mut taken = 0;
         let left = &mut self.take_bytes_left;
@@ -315,7 +315,7 @@ impl Mesh {
         taken
     }
 
-    /// TurnEffects out one control message, with the core it came from.
+    /// Delivers one control message, with the core it came from.
     pub fn next_control(&mut self) -> Option<(u32, CoreMessage)> {
         if let Some(message) = self.own.pop_front() {
             return Some((self.core, message));
@@ -327,12 +327,12 @@ impl Mesh {
     }
 }
 
-/// Connections of a core are numbered below this; the bits above say how many replicas a request
-/// wants to agree, which only nodes of a cluster look at.
+/// Connections of a core are numbered below this; the bits above hold a request's consistency, which
+/// only cluster nodes use.
 const CONSISTENCY_SHIFT: u32 = 30;
 const _: () = assert!(crate::config::CONNECTION_SLOTS <= 1 << CONSISTENCY_SHIFT);
 
-/// Whom an answer is for, with how many replicas the request wants to agree.
+/// The receiver of an answer, with the request's consistency.
 pub fn with_consistency(mut to: ReplyTo, consistency: Consistency) -> ReplyTo {
     to.token.index |= (consistency as u32) << CONSISTENCY_SHIFT;
     to
@@ -347,18 +347,18 @@ fn without_consistency(mut to: ReplyTo) -> (ReplyTo, Consistency) {
 
 const MALFORMED: &str = "cores of one process encode messages alike";
 
-/// Whether more requests of other cores may be executed in a turn in which so many were, since the
-/// shard had done so much `work`.
+/// Whether more requests of other cores may be executed in a turn that has executed this many, given
+/// the shard's `work` at its start.
 fn is_turn_short(served: usize, engine: &Engine, work: u32) -> bool {
     let work = engine.shard.work().wrapping_sub(work);
     served + (WORK_WEIGHT * work) as usize <= REQUESTS_PER_TURN
 }
 
-/// Executes the next of a peer's requests, as many as make a batch, until answers of as many bytes as
-/// are `left` are written. Returns how many.
+/// Executes the next batch of a peer's requests, until answers of `left` bytes are written. Returns
+/// the number of requests.
 fn serve_batch(peer: &mut Peer, engine: &mut Engine, now: Instant, left: &mut usize) -> usize {
     let Peer { requests_in, answers_out, .. } = peer;
-    // With where each message ends.
+    // Each with the end of its message.
     let mut batch = ArrayVec::<((ReplyTo, usize), Request<'_>), BATCH>::new();
     let (bytes, start) = requests_in.current();
     let mut at = start;
@@ -388,8 +388,8 @@ fn serve_batch(peer: &mut Peer, engine: &mut Engine, now: Instant, left: &mut us
     answered
 }
 
-/// Collects an answer; returns its length in bytes. With one that is over the allowance goes the
-/// request, as it came.
+/// Collects an answer; returns its length in bytes. An answer over the allowance includes the request
+/// as received.
 #[inline]
 fn stage_answer<'b>(
     answers_out: &mut Sender,
@@ -410,7 +410,7 @@ fn stage_answer<'b>(
     bytes
 }
 
-/// The body of the message that comes `count` messages behind the one at `start`.
+/// The body of the message `count` messages after the one at `start`.
 #[cold]
 fn nth_message(bytes: &[u8], start: usize, count: usize) -> &[u8] {
     let (mut at, mut left) = (start, count);

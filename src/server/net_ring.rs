@@ -1,24 +1,23 @@
 //! A core's own io_uring for client and peer sockets.
 //!
 //! glommio runs the core, but client bytes do not pass through its sockets: a plain receive, send
-//! and poll per request costs twice the CPU of memcached. This ring uses what the kernel offers to
-//! a server that knows its pattern: one multishot accept per listener, one multishot receive per
+//! and poll per request costs twice the CPU of memcached. This ring exploits the server's access
+//! pattern: one multishot accept per listener, one multishot receive per
 //! connection, received bytes in buffers the kernel picks from a shared ring, one send per
 //! connection and turn. DEFER_TASKRUN keeps all completion work inside our own `io_uring_enter`,
 //! so a busy core takes no interrupts and a turn costs one system call.
 //!
-//! Most sends find room in the socket and are done before that call goes to sleep. They are told not
-//! to wait for room and to complete only when they fail. So they neither end the sleep they were
-//! submitted with nor need a turn of their own. What has no completion has been sent, as soon as it
-//! is certain that there is none to come, see `NetRing::all_told`.
+//! Most sends find room in the socket and are done before that call sleeps. They use MSG_DONTWAIT
+//! with CQE_SKIP_SUCCESS, so they neither end the sleep they were submitted with nor need another
+//! turn: no completion means sent, once it is certain that none will come, see `NetRing::all_told`.
 //!
-//! A completion counts for the operation that it names, generation and all. One that names none
-//! under way is ignored and counted. When the kernel has no room for completions it keeps them and
-//! says so; they are taken out before more is submitted, so that nothing waits for itself.
+//! A completion applies to the operation that it names, including its generation. One that names none
+//! in flight is ignored and counted. If the kernel has no room for completions it keeps them and sets
+//! a flag; they are reaped before more is submitted, so that nothing waits for itself.
 //!
-//! The ring owns every byte the kernel may touch: a send takes its buffer and gives it back with
-//! the completion, so no caller can free or change memory that is in flight. That is why this file
-//! may use `unsafe` and its callers need not.
+//! The ring owns every byte the kernel may touch: a send takes its buffer and returns it with the
+//! completion, so no caller can free or change memory in flight. Therefore this file may use `unsafe`
+//! and its callers need not.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -46,11 +45,11 @@ use user_data::{Kind, UserData};
 /// Group number of the provided buffers; a ring has one group.
 const BUFFER_GROUP: u16 = 0;
 
-/// Slots that the net ring can name: an operation's user data has 24 bits for it.
+/// Maximum number of slots: an operation's user data has 24 bits for it.
 pub const SLOTS_MAX: u32 = 1 << 24;
 
-/// Names the connection or listener an operation belongs to. The upper bits tell apart the users
-/// of a reused slot.
+/// Identifies the connection or listener of an operation. The upper bits distinguish the users of a
+/// reused slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Token {
     /// Slot of the connection, below [`SLOTS_MAX`].
@@ -69,20 +68,20 @@ pub enum NetEvent {
         /// The new socket.
         socket: OwnedFd,
     },
-    /// A listener stopped accepting; arm it again unless the node is shutting down.
+    /// A listener stopped accepting; rearm it unless the node is shutting down.
     AcceptEnded {
         /// The listener's number.
         listener: u32,
         /// Why.
         error: Option<io::Error>,
     },
-    /// Bytes arrived. The buffer must be given back with [`NetRing::recycle`].
+    /// Bytes arrived. Return the buffer with [`NetRing::recycle`].
     Received {
         /// Whose.
         token: Token,
-        /// Where they are.
+        /// The buffer.
         buffer: Received,
-        /// No more will arrive until the receive is armed again.
+        /// No more will arrive until the receive is rearmed.
         ended: bool,
     },
     /// The receive ended: the peer closed (`Ok`), it was cancelled, buffers ran out or it failed.
@@ -100,13 +99,13 @@ pub enum NetEvent {
         /// Bytes received, or the error number.
         outcome: Result<usize, i32>,
     },
-    /// A send is done and its buffer comes back.
+    /// A send is done; returns its buffer.
     Sent {
         /// Whose.
         token: Token,
         /// The bytes.
         output: SendBuffer,
-        /// How far it came.
+        /// Its outcome.
         outcome: SendOutcome,
     },
     /// The heartbeat timer fired.
@@ -151,31 +150,31 @@ pub struct NetRing {
     accepts: Vec<Lone>,
     bell: Lone,
     heartbeats: Lone,
-    /// Receives into items under way.
+    /// Receives into items in flight.
     fills: u32,
-    /// Operations that have not completed for good: the kernel holds their sockets and memory.
+    /// Operations without their final completion: the kernel holds their sockets and memory.
     armed: u32,
     wakeup: OwnedFd,
-    /// Where the eventfd's counter is read to.
+    /// Buffer for reads of the eventfd's counter.
     eventfd_value: Box<u64>,
     heartbeat: Box<Timespec>,
-    /// Taken out of the kernel's queue and not looked at yet.
+    /// Reaped completions not processed yet.
     completions: Vec<cqueue::Entry>,
-    /// Sends that complete only if they fail, since the last [`NetRing::reap`] that knew of all.
+    /// Sends that complete only if they fail, since the last [`NetRing::reap`] that resolved all.
     sent_at_once: Vec<Key>,
     enters: u64,
-    /// Completions that named no operation under way.
+    /// Completions that named no operation in flight.
     stale: u64,
-    /// The flag for task work was up although the last call had done it all.
+    /// The task work flag was set although the last call had done all work.
     taskrun_flag_is_stale: bool,
 }
 
-/// Bytes to be sent: a buffer, with values between its bytes that are sent from where they lie.
+/// Bytes to send: a buffer, interleaved with values sent directly from their items.
 #[derive(Debug, Default)]
 pub struct SendBuffer {
-    /// Bytes that were copied.
+    /// Copied bytes.
     pub buffer: Vec<u8>,
-    /// Values to be sent before the buffer's byte at their `at`, in order.
+    /// Values to send before the buffer's byte at their `at`, in order.
     pub pinned: Vec<Pinned>,
 }
 
@@ -191,7 +190,7 @@ pub struct Pinned {
 }
 
 impl Pinned {
-    /// Notes that `part`, of `item`'s value, is to be sent before the buffer's byte `at`.
+    /// `part` of `item`'s value, to be sent before the buffer's byte `at`.
     ///
     /// # Safety
     /// Until the send's completion, or until this is dropped unsent, the item stays pinned in its
@@ -202,7 +201,7 @@ impl Pinned {
 }
 
 impl Pinned {
-    /// Checks, in builds with debug assertions, that no send has this memory any more.
+    /// Checks, in builds with debug assertions, that no send holds this memory any longer.
     pub(super) fn assert_free(&self) {
         loans::assert_free(self.memory.as_ptr(), self.bytes, "a pinned value goes");
     }
@@ -214,12 +213,12 @@ impl SendBuffer {
         self.buffer.len() + self.pinned.iter().map(|pinned| pinned.bytes).sum::<usize>()
     }
 
-    /// Nothing to be sent.
+    /// Whether there is nothing to send.
     pub fn is_empty(&self) -> bool {
         self.buffer.is_empty() && self.pinned.is_empty()
     }
 
-    /// The pieces in order, from byte `offset` on, as far as one send takes them.
+    /// The pieces in order, from byte `offset` on, up to the limit of one send.
     fn pieces(&self, offset: usize, pieces: &mut Vec<libc::iovec>) {
         let mut skip = offset;
         let mut left = SEND_BYTES_MAX;
@@ -244,17 +243,17 @@ impl SendBuffer {
     }
 }
 
-/// Most pieces of one send; what is beyond them goes with the next.
+/// Maximum pieces of one send; the rest goes with the next.
 const SEND_PIECES_MAX: usize = 64;
-/// Most bytes of one send. The kernel copies what the socket has room for, a few MB, in one go and with
-/// a core that does nothing else meanwhile.
+/// Maximum bytes of one send. The kernel copies up to the room in the socket, a few MB, in one go, and
+/// the core does nothing else meanwhile.
 pub const SEND_BYTES_MAX: usize = 512 << 10;
 
 impl NetRing {
-    /// A ring that is also woken by counting up `wakeup`, an eventfd.
+    /// A ring that is also woken by incrementing `wakeup`, an eventfd.
     ///
     /// # Errors
-    /// When the kernel refuses the ring, the buffers or the eventfd.
+    /// If the kernel refuses the ring, the buffers or the eventfd.
     pub fn new(config: NetRingConfig, wakeup: OwnedFd) -> io::Result<Self> {
         let ring = IoUring::builder()
             .setup_single_issuer()
@@ -292,11 +291,11 @@ impl NetRing {
         self.ring.as_raw_fd()
     }
 
-    /// Wakes the net ring behind `ring`, another core's, with the next submission.
+    /// Wakes another core's net ring, with descriptor `ring`, at the next submission.
     ///
-    /// Rings are closed only when the process ends. Should the number name nothing by then, or what
-    /// is no ring, the kernel says so and nothing else happens; the core that was meant has a
-    /// heartbeat all the same.
+    /// Rings are closed only when the process ends. If the descriptor is invalid by then, or not a
+    /// ring, the kernel returns an error and nothing else happens; the target core has a heartbeat
+    /// anyway.
     pub fn wake(&mut self, ring: RawFd) {
         let woken = UserData::new(Kind::Woken, 0, 0).encode();
         let entry = opcode::MsgRingData::new(Fd(ring), 0, woken, None)
@@ -305,7 +304,7 @@ impl NetRing {
             .user_data(UserData::new(Kind::Wake, 0, 0).encode());
         // SAFETY: the entry points to no memory.
         unsafe { self.push(&entry) }
-        // A message that arrives completes there, not here.
+        // A delivered message completes there, not here.
         self.armed -= 1;
     }
 
@@ -318,8 +317,8 @@ impl NetRing {
         )
         .build()
         .user_data(name.encode());
-        // SAFETY: the counter is boxed, used by nobody else and read into once at a time, as `Lone`
-        // asserts; `drop` reaps its completion before it is freed.
+        // SAFETY: the counter is boxed, used only here and by one read at a time, as `Lone` asserts;
+        // `drop` reaps its completion before it is freed.
         unsafe { self.push(&entry) }
     }
 
@@ -328,27 +327,27 @@ impl NetRing {
         self.enters
     }
 
-    /// Completions so far that named no operation under way, or one of a connection that is gone.
-    /// There are none unless the kernel or this program is wrong.
+    /// Completions so far that named no operation in flight, or one of a closed connection. There are
+    /// none unless the kernel or this program has a bug.
     pub fn stale_completions(&self) -> u64 {
         self.stale
     }
 
-    /// Counts a completion that names nothing that is there.
+    /// Counts a completion that names no existing operation.
     #[cold]
     pub fn note_stale(&mut self) {
         self.stale += 1;
-        // Few lines, however many there are.
+        // Few log lines, however many there are.
         if self.stale.is_power_of_two() {
             log::error!("{} completions named no operation under way", self.stale);
         }
     }
 
-    /// Accepts connections of `listener` until told otherwise; each becomes an event. `number` is
-    /// the listener's, of few.
+    /// Accepts connections of `listener` until cancelled; each becomes an event. `number` identifies
+    /// the listener.
     ///
     /// # Panics
-    /// When that is being done already.
+    /// If it is already accepting.
     pub fn accept(&mut self, listener: RawFd, number: u32) {
         if self.accepts.len() <= number as usize {
             self.accepts.resize(number as usize + 1, Lone::default());
@@ -394,7 +393,7 @@ impl NetRing {
             .user_data(UserData::new(Kind::Fill, token.index, token.generation).encode());
         loans::lend(self.fd(), entry.get_user_data(), place.as_ptr(), place.len(), Access::Sole);
         self.fills += 1;
-        // SAFETY: the caller vouches for the place.
+        // SAFETY: the caller guarantees the destination.
         unsafe { self.push(&entry) }
     }
 
@@ -409,10 +408,10 @@ impl NetRing {
         unsafe { self.push(&entry) }
     }
 
-    /// Sends what there is room for of `output`, whose pinned values stay behind. It comes back with
-    /// [`NetEvent::Sent`], but unless it fails that alone ends no sleep.
+    /// Sends as much of `output` as there is room for; its pinned values are not included. It comes
+    /// back with [`NetEvent::Sent`], but unless it fails that does not end a sleep.
     pub fn send_at_once(&mut self, socket: RawFd, token: Token, output: SendBuffer) {
-        // With the last flag a part that was sent counts as a failure, so that it is heard of.
+        // With the last flag a partial send counts as a failure, so that it completes.
         const FLAGS: i32 = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT | libc::MSG_WAITALL;
         debug_assert!(output.pinned.is_empty());
         let (start, bytes) = (output.buffer.as_ptr(), output.buffer.len() as u32);
@@ -422,15 +421,15 @@ impl NetRing {
             .build()
             .flags(squeue::Flags::SKIP_SUCCESS)
             .user_data(UserData::new(Kind::SendAtOnce, key.index, key.generation).encode());
-        // SAFETY: the buffer's heap block stays in `sends`, untouched, until its completion is
-        // reaped or `all_told` says that none will come.
+        // SAFETY: the buffer's heap block stays in `sends`, untouched, until its completion is reaped
+        // or `all_told` establishes that none will come.
         unsafe { self.push(&entry) }
         self.armed -= 1;
         self.sent_at_once.push(key);
     }
 
-    /// Sends `output` from byte `offset` on, but no more than [`SEND_BYTES_MAX`]. It comes back with
-    /// [`NetEvent::Sent`], which says how far the send came.
+    /// Sends `output` from byte `offset` on, at most [`SEND_BYTES_MAX`]. It comes back with
+    /// [`NetEvent::Sent`], which reports the progress.
     pub fn send(&mut self, socket: RawFd, token: Token, output: SendBuffer, offset: usize) {
         const FLAGS: i32 = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
         let (entry, message) = if output.pinned.is_empty() {
@@ -452,16 +451,16 @@ impl NetRing {
         let key = self.sends.insert(InFlight { token, output, offset, message });
         let name = UserData::new(Kind::Send, key.index, key.generation);
         let entry = entry.user_data(name.encode());
-        // SAFETY: what the entry points to, the buffer's heap block, the boxed header and the heap
-        // block of its pieces, stays in `sends`, untouched, until its own completion is reaped;
-        // pinned values stay by the promise of `Pinned::new`. `drop` reaps all completions first.
+        // SAFETY: everything the entry points to, the buffer's heap block, the boxed header and the
+        // heap block of its pieces, stays in `sends`, untouched, until its own completion is reaped;
+        // pinned values stay by the contract of `Pinned::new`. `drop` reaps all completions first.
         unsafe { self.push(&entry) }
     }
 
-    /// One [`NetEvent::Heartbeat`] after `millis` milliseconds.
+    /// Schedules one [`NetEvent::Heartbeat`] after `millis` milliseconds.
     ///
     /// # Panics
-    /// When one is to come already.
+    /// If one is already scheduled.
     pub fn heartbeat(&mut self, millis: u32) {
         *self.heartbeat =
             Timespec::new().sec(u64::from(millis / 1000)).nsec(millis % 1000 * 1_000_000);
@@ -472,20 +471,20 @@ impl NetRing {
         unsafe { self.push(&entry) }
     }
 
-    /// Queues an entry, submitting first when the queue is full.
+    /// Queues an entry, submitting first if the queue is full.
     ///
     /// # Safety
-    /// What the entry points to must live until its completion.
+    /// Everything the entry points to must live until its completion.
     unsafe fn push(&mut self, entry: &squeue::Entry) {
         self.armed += 1;
-        // SAFETY: the caller vouches for the entry.
+        // SAFETY: the caller guarantees the entry.
         while unsafe { self.ring.submission().push(entry) }.is_err() {
             self.make_room();
         }
     }
 
-    /// Submits what is queued although the turn has not ended, and takes out what has completed:
-    /// the kernel may have no room for it, and refuse to go on until it has.
+    /// Submits queued entries before the end of the turn, and reaps completions: the kernel may have
+    /// no room for them, and refuse to continue until it has.
     #[cold]
     fn make_room(&mut self) {
         if let Err(error) = self.submit() {
@@ -494,15 +493,15 @@ impl NetRing {
         self.completions.extend(self.ring.completion());
     }
 
-    /// Submits what is queued and lets the kernel finish what it can, without waiting.
+    /// Submits queued entries and lets the kernel finish work, without waiting.
     ///
     /// # Errors
-    /// Whatever `io_uring_enter` refuses for good.
+    /// Permanent errors of `io_uring_enter`.
     pub fn submit(&mut self) -> io::Result<()> {
         self.enters += 1;
         let queued = self.ring.submission().len() as u32;
         const GETEVENTS: u32 = 1;
-        // SAFETY: no argument structure is passed; queued entries were vouched for when pushed.
+        // SAFETY: no argument structure is passed; queued entries were guaranteed when pushed.
         let outcome =
             unsafe { self.ring.submitter().enter::<libc::sigset_t>(queued, 0, GETEVENTS, None) };
         self.check_taskrun_flag();
@@ -513,10 +512,10 @@ impl NetRing {
         }
     }
 
-    /// Submits what is queued and sleeps until something has completed or the patience is over.
+    /// Submits queued entries and sleeps until a completion arrives or the wait limit is reached.
     ///
     /// # Errors
-    /// Whatever `io_uring_enter` refuses for good.
+    /// Permanent errors of `io_uring_enter`.
     pub fn wait(&mut self, limit: WaitLimit) -> io::Result<()> {
         if !self.completions.is_empty() {
             return self.submit();
@@ -543,37 +542,37 @@ impl NetRing {
         !self.ring.submission().is_empty()
     }
 
-    /// Whether completions wait, here or in the kernel's task work. Costs no system call. False
-    /// also while the kernel's flag for task work tells nothing; [`NetRing::wait`] finds out then.
+    /// Whether completions wait, here or in the kernel's task work. Costs no system call. Also false
+    /// while the kernel's task work flag is unreliable; then [`NetRing::wait`] finds out.
     pub fn has_work(&mut self) -> bool {
         let flagged = self.is_flagged() && !self.taskrun_flag_is_stale;
         flagged || !self.ring.completion().is_empty() || !self.completions.is_empty()
     }
 
-    /// Whether the kernel says that a call has something to do beyond what is queued.
+    /// Whether the kernel signals work beyond the queued entries.
     pub fn is_flagged(&mut self) -> bool {
         let submission = self.ring.submission();
         submission.taskrun() || submission.cq_overflow()
     }
 
-    /// Whether [`NetRing::has_work`] cannot tell of everything that comes.
+    /// Whether [`NetRing::has_work`] is unreliable.
     pub fn taskrun_flag_unreliable(&self) -> bool {
         self.taskrun_flag_is_stale
     }
 
-    /// The kernel lowers its flag before it takes the work, so what is added in between raises it
-    /// for work that is taken along. It then stays up until work is done the next time; who trusted
-    /// it would call in vain until then, for milliseconds where little happens.
+    /// The kernel clears its flag before it takes the work, so work added in between sets it although
+    /// it is taken along. The flag then stays set until work is done the next time; a core that trusted
+    /// it would call in vain until then, for milliseconds when little happens.
     fn check_taskrun_flag(&mut self) {
         self.taskrun_flag_is_stale = self.is_flagged() && self.ring.completion().is_empty();
     }
 
-    /// Appends what has completed to `events`.
+    /// Appends completed operations to `events`.
     pub fn reap(&mut self, events: &mut Vec<NetEvent>) {
         const AT_ONCE: u64 = Kind::SendAtOnce as u64;
         let kind = |completion: &cqueue::Entry| completion.user_data() >> 56;
         let mut completions = std::mem::take(&mut self.completions);
-        // In this order: what is certain now is certain of what is taken out afterwards.
+        // In this order: a certainty established now covers everything reaped afterwards.
         let any_at_once = !self.sent_at_once.is_empty();
         let all_told = any_at_once && self.all_told();
         completions.extend(self.ring.completion());
@@ -590,23 +589,22 @@ impl NetRing {
             }
         }
         completions.clear();
-        // What was armed anew meanwhile may have taken out more.
+        // Operations rearmed meanwhile may have reaped more.
         let more = std::mem::replace(&mut self.completions, completions);
         self.completions.extend(more);
     }
 
-    /// Whether the completions of all sends that do not wait, as far as they have one, are where
-    /// [`NetRing::reap`] finds them.
+    /// Whether all existing completions of non-blocking sends are where [`NetRing::reap`] finds them.
     ///
-    /// The kernel takes an entry out of the submission queue only after it has carried it out as far
-    /// as it can without waiting. For a send with MSG_DONTWAIT that is all the way (`io_send` in
+    /// The kernel removes an entry from the submission queue only after it has executed it as far as
+    /// possible without waiting. For a send with MSG_DONTWAIT that is completely (`io_send` in
     /// io_uring/net.c): such a request is never left to a worker, nor until there is room, not even
-    /// with MSG_WAITALL (`REQ_F_NOWAIT` in `io_queue_async`), unless it is told to be asynchronous,
-    /// linked or drained, which none here is. Its bytes have been copied when it returns, since it
-    /// is no zero-copy send; and if it has not sent all of them, its completion is posted before the
-    /// head of the queue moves, success or not wanted. Where that completion is depends: if there
-    /// was no room the kernel keeps it, with a flag up; if there was no memory either it is lost,
-    /// which is counted.
+    /// with MSG_WAITALL (`REQ_F_NOWAIT` in `io_queue_async`), unless it is asynchronous, linked or
+    /// drained, which none here is. Its bytes have been copied when it returns, since it is not a
+    /// zero-copy send; and if it has not sent all of them, its completion is posted before the head of
+    /// the queue moves, even if success completions are skipped. The location of that completion
+    /// varies: if there was no room the kernel keeps it and sets a flag; if there was no memory either
+    /// it is lost, which is counted.
     fn all_told(&mut self) -> bool {
         let submission = self.ring.submission();
         let told = submission.is_empty() && !submission.cq_overflow();
@@ -616,10 +614,10 @@ impl NetRing {
         told
     }
 
-    /// Ends the sends that do not wait and of which no completion has told otherwise.
+    /// Ends the non-blocking sends without a completion, which have succeeded.
     fn end_sent_at_once(&mut self, events: &mut Vec<NetEvent>) {
         for key in self.sent_at_once.drain(..) {
-            // Those that failed are not there any more, and who uses their slots has another key.
+            // Failed ones are already removed, and the new users of their slots have other keys.
             if let Some(InFlight { token, output, .. }) = self.sends.remove(key) {
                 events.push(NetEvent::Sent { token, output, outcome: SendOutcome::Whole });
             }
@@ -676,7 +674,7 @@ impl NetRing {
         if !own {
             return self.note_stale();
         }
-        // Messages between rings and sends that do not wait are not among what is armed.
+        // Messages between rings and non-blocking sends do not count as armed.
         let armed = !matches!(kind, Kind::Wake | Kind::Woken | Kind::SendAtOnce);
         self.armed = self.armed.saturating_sub(u32::from(armed && !more));
     }
@@ -698,7 +696,7 @@ impl NetRing {
         }
     }
 
-    /// Ends a send; false when that one has ended before.
+    /// Ends a send; false if it has ended before.
     fn sent(&mut self, key: Key, result: i32, events: &mut Vec<NetEvent>) -> bool {
         let Some(InFlight { token, output, offset, .. }) = self.sends.remove(key) else {
             return false;
@@ -708,20 +706,20 @@ impl NetRing {
         true
     }
 
-    /// The bytes that arrived.
+    /// The received bytes.
     pub fn bytes(&self, received: &Received) -> &[u8] {
         self.buffers.bytes(received)
     }
 
-    /// Gives a buffer back to the kernel. It is seen there at the next submission at the latest.
+    /// Returns a buffer to the kernel, which sees it at the next submission at the latest.
     pub fn recycle(&mut self, received: Received) {
         self.buffers.recycle(received.id);
     }
 }
 
-/// A listener's completion; the socket of one that is not expected is closed.
+/// A listener's completion; closes the socket of an unexpected one.
 fn accepted(listener: u32, result: i32, expected: bool, more: bool, events: &mut Vec<NetEvent>) {
-    // SAFETY: the kernel just made this descriptor for us and told nobody else.
+    // SAFETY: the kernel just created this descriptor for us; no one else knows it.
     let socket = (result >= 0).then(|| unsafe { OwnedFd::from_raw_fd(result) });
     if !expected {
         return;
@@ -733,8 +731,8 @@ fn accepted(listener: u32, result: i32, expected: bool, more: bool, events: &mut
     }
 }
 
-/// How often everything is cancelled when a ring goes, and how long each time waits for the ends of
-/// what was cancelled.
+/// How often everything is cancelled when a ring is dropped, and how long each attempt waits for the
+/// final completions.
 const CANCEL_ROUNDS_MAX: u32 = 200;
 const CANCEL_ROUND: Duration = Duration::from_millis(5);
 
@@ -746,9 +744,9 @@ fn is_transient(error: &io::Error) -> bool {
 impl Drop for NetRing {
     fn drop(&mut self) {
         // The kernel may still be sending from buffers in flight, and it holds the listeners, whose
-        // addresses a next server may want at once. Cancel everything and reap until nothing is
-        // left, so that no memory is freed under its hands. What is reaped may arm something anew,
-        // as the bell does, hence a cancellation in every round.
+        // addresses a successor may need at once. Cancel everything and reap until nothing is left, so
+        // that no memory is freed while in use. Reaping may rearm operations, as for the eventfd, hence
+        // a cancellation in every round.
         let mut events = Vec::new();
         for _ in 0..CANCEL_ROUNDS_MAX {
             let _ = self.ring.submit();
@@ -763,13 +761,13 @@ impl Drop for NetRing {
         loans::end_all(self.fd());
         let pinned = self.sends.iter().any(|send| !send.output.pinned.is_empty());
         if self.fills > 0 || pinned {
-            // The ring may not outlive the items that its caller frees next.
+            // The ring must not outlive the items that its caller frees next.
             log::error!("the kernel does not let go of items in flight; the process ends");
             std::process::abort();
         }
         let _ = self.ring.submitter().unregister_buf_ring(BUFFER_GROUP);
         if self.armed > 0 {
-            // What the kernel may still touch is leaked.
+            // Leak everything that the kernel may still touch.
             std::mem::forget(std::mem::replace(&mut self.sends, Sends::of(-1)));
             std::mem::forget(std::mem::take(&mut self.eventfd_value));
             return;

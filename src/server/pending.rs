@@ -1,46 +1,46 @@
-//! Input of one connection that could not be used yet.
+//! Unprocessed input of one connection.
 //!
-//! What is used up of it is only counted, and its room taken back when it is more than what is left:
-//! a client may send megabytes at once that are used piece by piece, and to move the rest up each
-//! time would cost the square of them.
+//! Consumed bytes are only counted, and their memory is reclaimed once they exceed the rest: a client
+//! may send megabytes at once that are consumed piece by piece, and moving the rest forward each time
+//! would be quadratic.
 
-/// Room that an idle connection's input may keep.
+/// Capacity that an idle connection's input may retain.
 const BYTES_KEPT: usize = 4 << 10;
-/// Used bytes that are not worth taking back.
+/// Consumed bytes not worth reclaiming.
 const USED_BYTES_KEPT: usize = 16 << 10;
-/// From here on room is taken for the longest line there is, since each growth would copy
-/// megabytes. The kernel gives memory only for what is used of it.
+/// From here on capacity for the longest line is reserved at once, since each growth would copy
+/// megabytes. The kernel provides memory only for the used part.
 const LONG_BYTES: usize = 512 << 10;
 const LONG_ROOM_BYTES: usize = (8 << 20) + (512 << 10);
 
-/// The beginning of a request, or whole ones that were held back.
+/// An incomplete request, or whole ones that were held back.
 #[derive(Debug, Default)]
 pub struct Pending {
     bytes: Vec<u8>,
-    /// How many of them are used up.
+    /// Number of consumed bytes.
     used: usize,
 }
 
 impl Pending {
-    /// What is left.
+    /// The unconsumed bytes.
     #[inline]
     pub fn bytes(&self) -> &[u8] {
         &self.bytes[self.used..]
     }
 
-    /// How much is left, in bytes.
+    /// Number of unconsumed bytes.
     #[inline]
     pub fn len(&self) -> usize {
         self.bytes.len() - self.used
     }
 
-    /// Whether nothing is left.
+    /// Whether everything is consumed.
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.used == self.bytes.len()
     }
 
-    /// Adds what has arrived.
+    /// Appends received bytes.
     #[inline]
     pub fn extend(&mut self, bytes: &[u8]) {
         if self.bytes.len() + bytes.len() > self.bytes.capacity() {
@@ -49,10 +49,10 @@ impl Pending {
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// Notes that the first `count` bytes are used up.
+    /// Consumes the first `count` bytes.
     ///
     /// # Panics
-    /// When there are not so many.
+    /// If there are fewer.
     #[inline]
     pub fn consume(&mut self, count: usize) {
         assert!(count <= self.len(), "more was used than there is");

@@ -1,9 +1,9 @@
-//! Which connections are closed when the memory for connections is used up and others want some.
+//! Selects the connections to close when connection memory is used up and others need some.
 //!
-//! A client that takes its time holds what is being sent to it, and nobody can say for how long. As
-//! long as there is room for all that is fine. When there is not, those that hold some and have moved
-//! nothing for a second go, the longest silent first, until there is a little room again. Nobody is
-//! closed for being slow alone: one that takes a byte a second stays.
+//! A slow client holds the data being sent to it for an unknown time. As long as there is memory for
+//! all, that is fine. When there is not, connections that hold some but have made no progress for a
+//! second are closed, longest stalled first, until there is a little room again. No connection is
+//! closed merely for being slow: one that receives a byte per second stays.
 
 use std::collections::HashMap;
 use std::os::fd::AsFd;
@@ -14,27 +14,27 @@ use super::core_state::CoreState;
 use super::process;
 use crate::time::Instant;
 
-/// Whoever moves nothing for so long while others wait is closed.
+/// A connection without progress for this long while others wait is closed.
 const STALLED_AFTER: Duration = Duration::from_secs(1);
-/// Connections that are asked for their progress at a time: each costs a system call.
+/// Maximum connections checked for progress at a time: each costs a system call.
 const LOOKS_MAX: usize = 512;
-/// Most that are closed at a time.
+/// Maximum connections closed at a time.
 const CLOSED_MAX: usize = 64;
-/// Logged no more often than this.
+/// Minimum interval between log lines.
 const LOGGED_EVERY: Duration = Duration::from_secs(10);
 
-/// What was seen of the connections that hold memory, since somebody wants some.
+/// Observed progress of the connections that hold memory, while others need some.
 #[derive(Default)]
 pub struct Watches {
     seen: HashMap<u32, Seen>,
-    /// Where the next look begins.
+    /// Where the next check starts.
     from: usize,
-    /// Closed since the last time it was logged, and when that was.
+    /// Connections closed since the last log line, and its time.
     unlogged: u64,
     logged: Instant,
 }
 
-/// How far a connection was, and since when.
+/// A connection's progress, and since when.
 #[derive(Clone, Copy, Debug)]
 struct Seen {
     generation: u32,
@@ -42,11 +42,11 @@ struct Seen {
     since: Instant,
 }
 
-/// What changes when something moves: sends that ended, and bytes by the kernel's count.
+/// Changes with any progress: completed sends, and bytes as counted by the kernel.
 type Progress = (u8, Option<u64>);
 
 impl CoreState {
-    /// Closes those that hold memory and have stalled, if others want some.
+    /// Closes connections that hold memory and have stalled, if others need some.
     pub(super) fn close_stalled(&mut self) {
         if !self.memory.take_wanted() && !self.has_waiting() {
             if !self.watches.seen.is_empty() {
@@ -80,7 +80,7 @@ impl CoreState {
         }
     }
 
-    /// Those that have stalled, with the moment since when, as far as one look goes.
+    /// The stalled connections with the time since when, as far as one check reaches.
     fn look_for_stalled(&mut self) -> Vec<(Instant, u32)> {
         let Self { connections, watches, now, .. } = self;
         let mut stalled = Vec::new();
@@ -111,8 +111,7 @@ impl CoreState {
     }
 }
 
-/// How far the client is with what it has to do next, if it is the client that has to do something
-/// and the connection holds memory meanwhile.
+/// The client's progress, if the client has to act next and the connection holds memory meanwhile.
 fn progress(connection: &Connection) -> Option<Progress> {
     let receives = connection.streaming.is_some()
         || (!connection.pending.is_empty() && !connection.is_stalled());

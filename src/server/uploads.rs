@@ -1,12 +1,11 @@
-//! Long values that arrive piece by piece: where they go, and what becomes of them.
+//! Uploads: long values received in pieces, and their destinations.
 //!
-//! A value for this core's shard is received into its item, once there is room for all of it, which
-//! may take several turns. One for another core, or in a cluster,
-//! is collected in a buffer that grows as its bytes arrive and counts against the memory for
-//! connections. When that is used up a value that has stood still gives way to one that moves; if
-//! there is none, the latter is refused. Either is refused as if its core had no memory: the rest of it
-//! is dropped unread, and the store is performed as refused, so that the old value goes where a refusal
-//! removes it.
+//! A value for this core's shard is received into its item, once memory for all of it is allocated,
+//! which may take several turns. One for another core, or in a cluster, is collected in a buffer that
+//! grows as its bytes arrive and counts against connection memory. When that is used up, a stalled
+//! upload is refused in favour of one that makes progress; if there is none, the latter is refused.
+//! Either is refused as if its core had no memory: the rest of it is dropped, and the store is
+//! executed as refused, so that the old value is removed where a refusal removes it.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -38,7 +37,7 @@ pub fn begin(
         unreachable!("only stores have a body");
     };
     let sequence = connection.session.pipeline.reserve(reply);
-    // In a cluster a value may have to go elsewhere, so it is not received into the shard.
+    // In a cluster a value may belong elsewhere, so it is not received into the shard.
     let target = if engine.owner(request) == engine.config().core && engine.coordinator().is_none()
     {
         let key_bytes = request.key.len();
@@ -60,8 +59,8 @@ pub fn begin(
     }));
 }
 
-/// Makes room for the arriving value in this core's shard, if it still waits for some, with at most
-/// `budget` items' worth of work, which is taken off. False when that was not enough.
+/// Allocates memory for the incoming value in this core's shard, if it still needs some, with at most
+/// `budget` items' worth of work, which is deducted. False if that was not enough.
 pub fn make_room(
     engine: &mut Engine,
     connection: &mut Connection,
@@ -95,7 +94,7 @@ pub fn make_room(
     true
 }
 
-/// A long value has arrived: stores it here or hands it to its owner.
+/// Completes an upload: stores the value here or passes it to its owner.
 pub fn finish(
     engine: &mut Engine,
     connection: &mut Connection,
@@ -132,13 +131,13 @@ pub fn finish(
 
 const OWN: &str = "a store, encoded by this core";
 
-/// A value of which nothing has come for so long gives way to others.
+/// An upload without progress for this long is refused in favour of others.
 const STANDING_AFTER: Duration = Duration::from_millis(100);
-/// Most that are looked at when one has to give way.
+/// Maximum uploads examined to find a stalled one.
 const LOOKS_MAX: usize = 16;
 
-/// Values that are collected in buffers, in the order in which they were last looked at. Some of those
-/// listed are gone.
+/// Uploads collected in buffers, in the order in which they were last examined. Some entries are
+/// stale.
 #[derive(Default)]
 pub struct Uploads(VecDeque<Upload>);
 
@@ -149,12 +148,12 @@ struct Upload {
 }
 
 impl Uploads {
-    /// Lists the value that begins to arrive, if it is collected in a buffer.
+    /// Lists a new upload, if it is collected in a buffer.
     pub fn note(&mut self, index: u32, connections: &[Slot]) {
         let connection = connections[index as usize].connection.as_deref().expect("it is open");
         let Some(streaming) = &connection.streaming else { return };
         if let BodyTarget::Buffer(_) = streaming.target {
-            // More are taken off than come, so that no more are listed than arrive.
+            // More are removed than added, so that the list stays as short as the active uploads.
             for _ in 0..2 {
                 let Some(upload) = self.0.pop_front() else { break };
                 if upload.find(connections).is_some() {
@@ -168,7 +167,7 @@ impl Uploads {
 }
 
 impl Upload {
-    /// Its connection, if it is still arriving.
+    /// Its connection, if the upload is still active.
     fn find<'c>(&self, connections: &'c [Slot]) -> Option<&'c Connection> {
         let slot = &connections[self.token.index as usize];
         let connection = slot.connection.as_deref()?;
@@ -179,8 +178,8 @@ impl Upload {
 }
 
 impl CoreState {
-    /// Makes sure that a connection may hold `more` bytes, most of which are of the value that is
-    /// arriving, or that it need not.
+    /// Ensures that a connection may hold `more` bytes, most of them of its upload, or refuses the
+    /// upload.
     pub(super) fn admit_upload(&mut self, index: u32, more: usize, outbound: &mut Outbound<'_>) {
         let connection = self.connection_at(index);
         let Some(streaming) = &connection.streaming else { return };
@@ -195,8 +194,8 @@ impl CoreState {
         self.refuse_upload(index, outbound);
     }
 
-    /// Refuses values that have stood still until they have given back `bytes` bytes, as far as one
-    /// look goes. Returns how many bytes that were.
+    /// Refuses stalled uploads until they have released `bytes` bytes, as far as one check reaches.
+    /// Returns the number of released bytes.
     pub(super) fn refuse_standing(
         &mut self,
         but: Option<u32>,
@@ -223,8 +222,8 @@ impl CoreState {
         freed
     }
 
-    /// There is no room for the rest of a value: what has come of it is dropped, and so will be what
-    /// comes, and the store is performed as refused.
+    /// Refuses an upload for lack of memory: drops received and future bytes of it, and executes the
+    /// store as refused.
     fn refuse_upload(&mut self, index: u32, outbound: &mut Outbound<'_>) {
         let Self { engine, connections, counters, memory, now, .. } = self;
         let connection = connections[index as usize].connection.as_deref_mut();
@@ -241,8 +240,8 @@ impl CoreState {
     }
 }
 
-/// Whether `more` bytes, most of which are of the value, are more than the uncounted room of a
-/// connection whose value is collected in a buffer.
+/// Whether `more` bytes, most of them of the value, exceed the uncounted allowance of a connection
+/// whose upload is collected in a buffer.
 fn is_counted(streaming: &StreamingBody, more: usize) -> bool {
     match &streaming.target {
         BodyTarget::Buffer(buffer) => {
@@ -266,7 +265,7 @@ fn refuse(
     hand_over(engine, connection, streaming, refused, now, outbound);
 }
 
-/// TurnEffects a store over to whoever performs it.
+/// Passes a store to the core or node that executes it.
 fn hand_over(
     engine: &mut Engine,
     connection: &mut Connection,
@@ -284,7 +283,7 @@ fn hand_over(
     let to = ReplyTo { token: *token, sequence: *sequence };
     if owner != core {
         engine.traffic.forwarded += 1;
-        // A node of its own neither needs it nor takes it off again.
+        // A standalone node does not strip it.
         let wanted = engine.coordinator().map_or(Consistency::Configured, |_| *consistency);
         let to = mesh::with_consistency(to, wanted);
         return outbound.mesh.request(owner, to, &request);

@@ -1,10 +1,10 @@
-//! A core's loop: one turn after the other, and sleep when there is nothing to do.
+//! A core's loop: one turn after the other, and sleep when idle.
 //!
-//! A turn reads the clock once, takes what the net ring and the other cores bring, answers it,
-//! expires a bounded number of items, publishes what goes to other cores and submits one send per
-//! connection, all with one system call. Polling before sleep has to pay: it halves the latency of
-//! a lone connection and only burns CPU between fifty, so a core polls while few connections are
-//! active and most arrivals come sooner than the polling would end.
+//! A turn reads the clock once, handles events of the net ring and messages of other cores, expires a
+//! bounded number of items, publishes messages to other cores and submits one send per connection, all
+//! with one system call. Polling before sleep must pay off: it halves the latency of a single
+//! connection but only burns CPU with fifty, so a core polls while few connections are active and most
+//! arrivals come before the polling would end.
 
 #![allow(unsafe_code)]
 
@@ -37,36 +37,36 @@ use crate::engine::cluster::NoPeers;
 use crate::log_limiter::LogKind;
 use crate::time::Instant;
 
-/// How often an idle core wakes to expire items and look at its connections, in milliseconds.
-/// Half a level of the TTL wheel's first ring, so that items go within a second of their deadline.
+/// Interval in milliseconds at which an idle core wakes up to expire items and check its connections.
+/// Half a level of the TTL wheel's first ring, so that items expire within a second of their deadline.
 const HEARTBEAT_MILLIS: u32 = 250;
-/// The same on a node of a cluster that has deadlines of other nodes to keep.
+/// The same on a cluster node, which has deadlines for other nodes to meet.
 const COORDINATION_MILLIS: u32 = 25;
-/// How long an idle core waits for other cores to complete a batch of answers before it sends what
-/// is there. About what a busy core needs for a turn: one send instead of two.
+/// How long an idle core waits for other cores to complete a batch of answers before it sends the
+/// available ones. About one turn of a busy core: one send instead of two.
 const DEFERRAL: Duration = Duration::from_micros(200);
-/// A node that stops waits no longer than this for a pause between requests.
+/// Longest wait of a stopping node for a pause between requests.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
-/// Answers longer than this often find no room in the socket.
+/// Answers longer than this often do not fit into the socket buffer.
 const SENT_AT_ONCE_BYTES_MAX: usize = 64 << 10;
-/// Pause after accepting has failed for want of descriptors or memory.
+/// Pause after accepting has failed for lack of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Bytes that a turn sends: the kernel copies them before it does anything else, which takes a good
-/// part of a millisecond. What is beyond them is sent with the next turns.
+/// Maximum bytes sent per turn: the kernel copies them before it does anything else, which takes a
+/// good part of a millisecond. The rest is sent in the next turns.
 const TURN_SEND_BYTES: usize = 1 << 20;
-/// Answers up to this length do not wait for that.
+/// Answers up to this length are exempt from that limit.
 const SENT_IN_ANY_TURN_BYTES: usize = 4 << 10;
-/// Most items expired, moved or reclaimed in one turn.
+/// Maximum items expired, moved or reclaimed per turn.
 const MAINTENANCE_PER_TURN: u32 = 64;
-/// Most messages of node commands, and connections from other cores, that a turn takes: some make a
-/// core list all that it has.
+/// Maximum node command messages, and connections from other cores, handled per turn: some make a core
+/// list all its items.
 const CONTROLS_PER_TURN: u32 = 8;
-/// Output buffers kept for reuse when little has been to do for a while.
+/// Output buffers kept for reuse after a quiet period.
 const OUTPUT_BUFFERS_KEPT_LONG: usize = 16;
-/// Receives after a long value during which the next one is expected.
+/// Number of receives after a long value during which another one is expected.
 const BULK_TURNS: u8 = 16;
-/// Bytes received at a time while a long value is expected: its line, and little of the value that
-/// would have to be copied.
+/// Bytes received at a time while a long value is expected: its line, and only little of the value,
+/// which would have to be copied.
 const BULK_HEAD_BYTES: u32 = 512;
 
 /// One core.
@@ -74,49 +74,49 @@ pub struct Worker {
     net: NetRing,
     mesh: Mesh,
     core: CoreState,
-    /// Its part in the cluster, if the node has one.
+    /// Its cluster I/O, on a cluster node.
     cluster: Option<Box<CoreCluster>>,
     listeners: Vec<Listener>,
-    /// Listeners that could not accept, to be tried again with the heartbeat.
+    /// Listeners that could not accept, to be retried at the heartbeat.
     paused: Vec<u32>,
     /// When the last of them failed.
     paused_at: Instant,
     events: Vec<NetEvent>,
-    /// Sends to be gone on with, and from which byte: what is long leaves in several.
+    /// Sends to continue, and their next byte: long output leaves in several sends.
     rests: VecDeque<(Token, SendBuffer, usize)>,
     /// Bytes that this turn may still send.
     send_bytes_left: usize,
     doorbell: usize,
     heartbeat_armed: bool,
-    /// Since the executor had its turn.
+    /// When the executor last had its turn.
     executor_yield_due: bool,
     prefaulter: Prefaulter,
 }
 
-/// What a turn leaves.
+/// The outcome of a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum TurnOutcome {
     /// There was nothing to do.
     Idle,
-    /// All there was is done.
+    /// All available work is done.
     Worked,
-    /// More is to be done at once.
+    /// More work is available at once.
     Busy,
 }
 
-/// What a worker is made of.
+/// The parts of a worker.
 pub struct WorkerParts {
     /// Its net ring.
     pub net: NetRing,
     /// Its ends of the rings between cores.
     pub mesh: Mesh,
-    /// Its shard and rules.
+    /// Its engine.
     pub engine: Engine,
-    /// What all cores of the node share.
+    /// State shared by all cores of the node.
     pub node: Arc<Node>,
-    /// Where it accepts connections.
+    /// Its listeners.
     pub listeners: Vec<Listener>,
-    /// What keeps the next piece of its memory ready.
+    /// Prefaults its memory.
     pub prefaulter: Prefaulter,
 }
 
@@ -145,7 +145,7 @@ impl Worker {
         }
     }
 
-    /// Works until the node shuts down and everything due has been sent.
+    /// Runs until the node shuts down and everything due has been sent.
     pub async fn run(mut self) {
         self.core.node.doorbells[self.doorbell].set_ring(self.net.fd());
         for listener in &self.listeners {
@@ -154,7 +154,7 @@ impl Worker {
         let mut turns = 0u32;
         loop {
             let outlook = self.measured_turn();
-            // Clients that never pause must not keep the node from ending.
+            // Clients that never pause must not prevent the node from stopping.
             if self.core.node.is_stopping()
                 && (outlook == TurnOutcome::Idle || self.core.node.stopping_for() > PAUSE_MAX)
                 && self.wind_down()
@@ -166,7 +166,7 @@ impl Worker {
             } else {
                 self.wait_for_work();
             }
-            // The executor has next to nothing to do besides: it gets its turn with the heartbeat.
+            // The executor has hardly anything else to do: it gets its turn at the heartbeat.
             turns = turns.wrapping_add(1);
             if turns.is_multiple_of(256) || mem::take(&mut self.executor_yield_due) {
                 glommio::executor().yield_task_queue_now().await;
@@ -175,7 +175,7 @@ impl Worker {
         self.core.node.doorbells[self.doorbell].set_ring(-1);
     }
 
-    /// One turn, whose CPU time is measured where that is worth a system call or two.
+    /// Runs a turn, measuring its CPU time if that is worth a system call or two.
     fn measured_turn(&mut self) -> TurnOutcome {
         if log::max_level() < log::LevelFilter::Debug {
             return self.turn();
@@ -187,7 +187,7 @@ impl Worker {
         outlook
     }
 
-    /// One turn. What it wants from the kernel is queued when it returns, not submitted yet.
+    /// Runs a turn. Its kernel operations are queued when it returns, not submitted yet.
     fn turn(&mut self) -> TurnOutcome {
         let core = &mut self.core;
         core.begin_turn(core.node.clock.now());
@@ -224,7 +224,7 @@ impl Worker {
             self.prefaulter.note_waiting(now);
         }
         self.core.engine.shard.set_ready_bytes(self.prefaulter.ready_bytes());
-        // Before the sends, which take a while: other cores can work on it meanwhile.
+        // Before the sends, which take a while: other cores can process it meanwhile.
         more |= self.mesh.publish();
         while let Some(ring) = self.mesh.next_sleeper() {
             self.net.wake(ring);
@@ -249,8 +249,8 @@ impl Worker {
         }
     }
 
-    /// How long an idle core may sleep: until the coordinator has something to do, at most until
-    /// items are to be looked at. In a cluster not for long, since new deadlines come up meanwhile.
+    /// How long an idle core may sleep: until the coordinator has work, at most until items are due.
+    /// In a cluster not for long, since new deadlines may appear meanwhile.
     fn heartbeat_millis(&self) -> u32 {
         match self.core.engine.next_deadline() {
             Some(at) => (at.since(self.core.now).as_millis() as u32).clamp(2, COORDINATION_MILLIS),
@@ -265,7 +265,7 @@ impl Worker {
         }
     }
 
-    /// Takes what the control executor says about the cluster. True when there was anything.
+    /// Handles the control executor's messages about the cluster. True if there were any.
     fn handle_cluster_updates(&mut self) -> bool {
         let Some(cluster) = &mut self.cluster else { return false };
         let (engine, now) = (&mut self.core.engine, self.core.now);
@@ -281,8 +281,8 @@ impl Worker {
         any
     }
 
-    /// Lets the coordinator do what is due, and hands out answers that have come from other nodes.
-    /// True when there were any.
+    /// Runs the coordinator's due work, and distributes answers of other nodes. True if there were
+    /// any.
     fn coordinate(&mut self) -> bool {
         let Some(cluster) = &mut self.cluster else { return false };
         let core = &mut self.core;
@@ -388,7 +388,7 @@ impl Worker {
         }
     }
 
-    /// Notes what links hold, and tells the operator whom this core does not ask any more.
+    /// Records the memory of links, and logs nodes whose breaker changed.
     fn look_at_links(&mut self) {
         let Some(cluster) = &mut self.cluster else { return };
         let core = &mut self.core;
@@ -460,8 +460,9 @@ impl Worker {
         connection.sending = false;
         connection.sends = connection.sends.wrapping_add(1);
         connection.out.sent();
-        // Whoever waited long for an answer, or took long to read it, has just begun to be silent.
-        // Not told at once, since the poll policy counts those of whom something came in a millisecond.
+        // A client that waited long for an answer, or took long to read it, has only now become idle.
+        // Not recorded as an arrival, since the poll policy counts connections with arrivals per
+        // millisecond.
         if now.since(connection.last_active) >= Duration::from_secs(1) {
             connection.last_active = now;
         }
@@ -497,8 +498,8 @@ impl Worker {
         }
     }
 
-    /// Arms listeners that could not accept, after a pause: at once, it would spin for as long as
-    /// there is no descriptor left.
+    /// Rearms listeners that could not accept, after a pause: doing so at once would spin as long as no
+    /// descriptor is available.
     fn accept_again(&mut self) {
         if self.core.now.since(self.paused_at) < ACCEPT_PAUSE {
             return;
@@ -538,7 +539,7 @@ impl Worker {
         }
     }
 
-    /// Lets connections go on that were held back or starved of buffers.
+    /// Resumes connections that were held back or lacked buffers.
     fn resume_stalled(&mut self) {
         let core = &mut self.core;
         core.resume_stalled(&mut outbound(&mut self.mesh, &mut self.cluster));
@@ -567,7 +568,7 @@ impl Worker {
             connection.dirty = false;
             let given_up = connection.broken.then(|| connection.out.take());
             if connection.out.output.is_empty() {
-                // Lent for this turn and not needed.
+                // Allocated for this turn and not needed.
                 core.spare_outputs.extend(spare(&mut connection.out.output.buffer));
             } else if connection.should_defer_send() {
                 core.deferred.push(index);
@@ -612,12 +613,12 @@ impl Worker {
             }
             self.net.arm(connection, &mut core.engine, core.memory.pending_bytes_max());
         }
-        // Those that are to be sent something come first in the next turn.
+        // Those with output left come first in the next turn.
         mem::swap(&mut dirty, &mut core.postponed);
         core.dirty = dirty;
     }
 
-    /// Goes on with sends that were too long for one.
+    /// Continues sends that were too long for one.
     fn send_rests(&mut self) {
         while self.send_bytes_left > 0
             && let Some((token, output, from)) = self.rests.pop_front()
@@ -629,7 +630,7 @@ impl Worker {
         }
     }
 
-    /// Submits what the turn has queued and waits for work, in the way that is likely to pay.
+    /// Submits the turn's queued operations and waits for work, polling if that is likely to pay off.
     fn wait_for_work(&mut self) {
         if self.net.has_work() {
             return self.submit();
@@ -647,7 +648,7 @@ impl Worker {
             && !self.net.taskrun_flag_unreliable()
         {
             if self.net.has_submissions() {
-                // What is left of them is done before the next request comes, not after it.
+                // Remaining deferred work is done before the next request arrives, not after it.
                 return self.submit();
             }
             if !self.poll(limit) {
@@ -660,7 +661,7 @@ impl Worker {
         self.core.poll_policy.note_slept(since.elapsed(), limit);
     }
 
-    /// Waits for work without sleeping, for as long as `limit`. True when some has come.
+    /// Polls for work for up to `limit`. True if some has arrived.
     fn poll(&mut self, limit: Duration) -> bool {
         let since = std::time::Instant::now();
         let mut polled = Duration::ZERO;
@@ -680,12 +681,12 @@ impl Worker {
         arrived
     }
 
-    /// Submits what is queued and sleeps until the net ring, another core or the heartbeat has
-    /// something to do, or the patience is over.
+    /// Submits queued operations and sleeps until the net ring, another core or the heartbeat has
+    /// work, or the wait limit is reached.
     fn sleep(&mut self, patience: WaitLimit) {
         let doorbell = &self.core.node.doorbells[self.doorbell];
         doorbell.begin_sleep();
-        // What was published before the other core could see that this one sleeps.
+        // Check for messages published before the other core could see that this one sleeps.
         let outcome =
             if self.mesh.has_arrivals() { self.net.submit() } else { self.net.wait(patience) };
         doorbell.end_sleep();
@@ -694,7 +695,7 @@ impl Worker {
         }
     }
 
-    /// Shutting down: accepts nothing, answers what was read, closes. True when all is done.
+    /// Shuts down: accepts nothing, answers received requests, closes. True once everything is done.
     fn wind_down(&mut self) -> bool {
         self.core.close_all(self.core.node.stopping_for() > Duration::from_secs(3));
         self.send();
@@ -703,8 +704,8 @@ impl Worker {
 }
 
 impl NetRing {
-    /// Receives what the connection can take next: the rest of a long value into its item, or
-    /// anything into provided buffers, or nothing while too much input waits.
+    /// Starts the connection's next receive: the rest of a long value into its item, or anything into
+    /// provided buffers, or none while too much input waits.
     fn arm(&mut self, connection: &mut Connection, engine: &mut Engine, pending_bytes_max: usize) {
         if connection.filling || connection.ended || connection.closing || connection.broken {
             return;
@@ -723,9 +724,9 @@ impl NetRing {
             assert!(connection.pending.is_empty(), "what came before it is in its place");
             connection.filling = true;
             connection.bulk = BULK_TURNS;
-            // SAFETY: the target is inside an item that is staged, so the shard neither reads,
-            // moves nor reuses it; it is discarded only with the connection, which stays while
-            // `filling`, and the net ring is dropped before the shard.
+            // SAFETY: the destination is inside a staged item, so the shard neither reads, moves nor
+            // reuses it; it is discarded only with the connection, which stays while `filling`, and
+            // the net ring is dropped before the shard.
             unsafe { self.recv_into(connection.fd(), connection.token, target) }
         } else if !stalled {
             connection.receiving = true;
@@ -739,13 +740,13 @@ impl NetRing {
     }
 }
 
-/// Whether accepting would fail again at once, as it does while there is no descriptor or memory
-/// left, rather than with one connection that has gone already.
+/// Whether accepting would fail again at once, as it does without free descriptors or memory, rather
+/// than for a single connection that is already gone.
 fn lasts(error: &std::io::Error) -> bool {
     !matches!(error.raw_os_error(), Some(libc::ECONNABORTED | libc::EINTR | libc::EAGAIN))
 }
 
-/// The ways from a core to others.
+/// The outgoing paths from a core to others.
 fn outbound<'w>(mesh: &'w mut Mesh, cluster: &'w mut Option<Box<CoreCluster>>) -> Outbound<'w> {
     Outbound { mesh, links: cluster.as_deref_mut().map(|cluster| &mut cluster.links) }
 }

@@ -492,7 +492,7 @@ impl World {
         self.hand(at, asker, &owned.request(&secret).with_allowance(allowance));
     }
 
-    /// TurnEffects a client's request to a node.
+    /// Passes a client's request to a node.
     fn hand(&mut self, at: usize, asker: ClientRef, request: &Request<'_>) {
         self.on(at, |node, now, linked, wants| {
             let core = node.facts().core_of(request.key);

@@ -448,7 +448,7 @@ impl ClusterDriver {
         self.deadline_moved();
     }
 
-    /// TurnEffects an established connection to its core or node link.
+    /// Passes an established connection to its core or node link.
     fn met(self: &Rc<Self>, (socket, session): Established, serial: u64) {
         let (peer, core) = (session.peer, session.core);
         log::debug!("linked with node {}: core {core} with core {}", session.id, peer.core);

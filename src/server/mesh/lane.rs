@@ -1,34 +1,33 @@
-//! One lane between two cores: messages are collected in a buffer, and whole buffers change
-//! hands.
+//! One direction between two cores: messages are collected in buffers, which are passed whole.
 
 use rtrb::{Consumer, Producer, RingBuffer};
 
 use crate::server::net_ring::Token;
 
-/// Bytes before each message: its length, and whom the answer is for.
+/// Bytes before each message: its length, and the receiver of the answer.
 const HEAD_BYTES: usize = 16;
-/// Buffers on their way between two cores; a further one waits at the sender.
+/// Maximum buffers in transit between two cores; a further one waits at the sender.
 const BUFFERS: usize = 64;
-/// Emptied buffers kept by a sender, and the room each may keep.
+/// Empty buffers kept by a sender, and the capacity that each may retain.
 const SPARE_BUFFERS: usize = 16;
 const SPARE_BYTES: usize = 32 << 10;
-/// Room of a new buffer.
+/// Capacity of a new buffer.
 const BUFFER_BYTES: usize = 4 << 10;
-/// A buffer of this length is handed over before the turn is over: the other core can begin, and
-/// no buffer has to grow with the length of a turn.
+/// A buffer of this length is passed before the turn is over: the other core can start, and buffers do
+/// not grow with the length of a turn.
 const FULL_BYTES: usize = 16 << 10;
 
-/// Whom an answer is for: a connection of the asking core and its request.
+/// The receiver of an answer: a connection of the requesting core and its request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReplyTo {
     /// The connection.
     pub token: Token,
-    /// The request's place in its pipeline.
+    /// The request's number in its pipeline.
     pub sequence: u32,
 }
 
-/// Messages one behind the other. Its room is zeroed when it grows and never again, which is why
-/// it is no plain vector: one that is cleared and resized would be zeroed for every message.
+/// Consecutive messages. Its memory is zeroed when it grows and never again, so it is not a plain
+/// vector: one that is cleared and resized would be zeroed for every message.
 #[derive(Debug, Default)]
 pub struct Buffer {
     room: Vec<u8>,
@@ -48,7 +47,7 @@ impl Buffer {
         &self.room[..self.used]
     }
 
-    /// Makes the next `bytes` bytes part of it; what they hold is arbitrary.
+    /// Appends `bytes` bytes of arbitrary content.
     #[inline]
     fn extend(&mut self, bytes: usize) -> &mut [u8] {
         let start = self.used;
@@ -62,7 +61,7 @@ impl Buffer {
     #[cold]
     fn grow(&mut self, start: usize) {
         if self.used > SPARE_BYTES && start <= SPARE_BYTES {
-            // For a long message. Room from the kernel is zeroed already.
+            // For a long message. Memory from the kernel is already zeroed.
             let mut room = vec![0; self.used];
             room[..start].copy_from_slice(&self.room[..start]);
             self.room = room;
@@ -71,7 +70,7 @@ impl Buffer {
         }
     }
 
-    /// Empties it and gives back room beyond [`SPARE_BYTES`].
+    /// Empties it and frees capacity beyond [`SPARE_BYTES`].
     fn clear(&mut self) {
         self.used = 0;
         self.room.truncate(SPARE_BYTES);
@@ -82,16 +81,16 @@ impl Buffer {
 /// One lane between two cores: the sender's end.
 pub struct Sender {
     buffers: Producer<Buffer>,
-    /// Buffers that the receiver is done with.
+    /// Buffers returned by the receiver.
     returned: Consumer<Buffer>,
     spare: Vec<Buffer>,
-    /// Messages collected since the last hand-over.
+    /// Messages collected since the last buffer was passed.
     staged: Buffer,
-    /// Something was handed over since the last [`Sender::publish`].
+    /// A buffer was passed since the last [`Sender::publish`].
     handed_over: bool,
-    /// Bytes handed over whose buffer has not come back.
+    /// Bytes in buffers that have not been returned.
     under_way: usize,
-    /// A buffer waits while those under way hold more than this.
+    /// A buffer waits while those in transit hold more than this.
     bytes_max: usize,
 }
 
@@ -99,15 +98,15 @@ pub struct Sender {
 pub struct Receiver {
     buffers: Consumer<Buffer>,
     returns: Producer<Buffer>,
-    /// The buffer that is being worked on.
+    /// The current buffer.
     current: Buffer,
-    /// Where its first message begins that is not handled yet.
+    /// Start of its first unhandled message.
     at: usize,
 }
 
 pub fn lane(bytes_max: usize) -> (Sender, Receiver) {
     let (buffers_in, buffers_out) = RingBuffer::new(BUFFERS);
-    // What is under way, the buffer in hand and what came back since the sender last looked.
+    // Buffers in transit, the current one, and those returned since the sender last checked.
     let (returns_in, returns_out) = RingBuffer::new(2 * BUFFERS);
     let sender = Sender {
         buffers: buffers_in,
@@ -135,20 +134,20 @@ impl Sender {
             place.copy_from_slice(&word.to_le_bytes());
         }
         encode(body);
-        // Again only after as much more: there may be no room.
+        // Retry only after as much more: there may be no room.
         if self.staged.len() / FULL_BYTES > start / FULL_BYTES {
             self.hand_over();
         }
     }
 
-    /// Bytes collected that have not been handed over.
+    /// Collected bytes not passed yet.
     #[inline]
     pub fn staged_bytes(&self) -> usize {
         self.staged.len()
     }
 
-    /// TurnEffects over what is left, if there is room. True when anything was handed over since the last
-    /// time: then the receiver has to be awake.
+    /// Passes the rest, if there is room. True if any buffer was passed since the last call: then the
+    /// receiver must be awake.
     pub fn publish(&mut self) -> bool {
         if !self.staged.is_empty() {
             self.hand_over();
@@ -156,7 +155,7 @@ impl Sender {
         std::mem::take(&mut self.handed_over)
     }
 
-    /// TurnEffects over what was collected, if there is room.
+    /// Passes the collected messages, if there is room.
     #[inline(never)]
     fn hand_over(&mut self) {
         while let Ok(mut buffer) = self.returned.pop() {
@@ -185,8 +184,7 @@ impl Sender {
 }
 
 impl Receiver {
-    /// Makes sure that the buffer in hand has a message that is not handled yet. False when none
-    /// has arrived.
+    /// Ensures that the current buffer has an unhandled message. False if none has arrived.
     pub fn take(&mut self) -> bool {
         while self.at == self.current.len() {
             let Ok(next) = self.buffers.pop() else { return false };
@@ -197,7 +195,7 @@ impl Receiver {
         true
     }
 
-    /// Notes that all messages before `at` are handled.
+    /// Marks all messages before `at` as handled.
     pub fn advance_to(&mut self, at: usize) {
         self.at = at;
         if at == self.current.len() {
@@ -213,26 +211,26 @@ impl Receiver {
         }
     }
 
-    /// The buffer in hand, and where its first message begins that is not handled yet.
+    /// The current buffer, and the start of its first unhandled message.
     #[inline]
     pub fn current(&self) -> (&[u8], usize) {
         (self.current.bytes(), self.at)
     }
 
-    /// A further buffer has arrived.
+    /// Whether a further buffer has arrived.
     #[inline]
     pub fn has_arrivals(&self) -> bool {
         !self.buffers.is_empty()
     }
 
-    /// Something has arrived or is in hand.
+    /// Whether there are unhandled messages.
     #[inline]
     pub fn has_more(&self) -> bool {
         self.at < self.current.len() || self.has_arrivals()
     }
 }
 
-/// The message that begins at `at` in `bytes`, and where it ends.
+/// The message that begins at `at` in `bytes`, and its end.
 #[inline]
 pub fn message(bytes: &[u8], at: usize) -> Option<(ReplyTo, &[u8], usize)> {
     let head: &[u8; HEAD_BYTES] = bytes.get(at..)?.first_chunk()?;

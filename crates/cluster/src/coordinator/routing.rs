@@ -117,7 +117,7 @@ impl Coordinator {
         operation.replicas.iter().filter(here).count()
     }
 
-    /// TurnEffects the request to the first of `members` that takes it.
+    /// Passes the request to the first of `members` that takes it.
     fn forward<S: ReplicaStore, O: Effects>(
         &mut self,
         id: OperationId,

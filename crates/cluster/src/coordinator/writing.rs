@@ -360,7 +360,7 @@ impl Coordinator {
         }
     }
 
-    /// TurnEffects over hints for those that are back, and drops what is too old.
+    /// Delivers the hints of nodes that are back, and drops those that are too old.
     pub(super) fn hand_over_hints<S: ReplicaStore, O: Effects>(
         &mut self,
         turn: &mut Turn<'_, S, O>,

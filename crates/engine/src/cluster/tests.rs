@@ -169,7 +169,7 @@ impl Pair {
         }
     }
 
-    /// TurnEffects the client what has come for it.
+    /// Passes the client what has arrived for it.
     fn complete(&mut self) {
         let (session, out) = (&mut self.session, &mut self.out);
         self.nodes[0].engine.take_answers(|asker, response| {
