@@ -20,8 +20,8 @@ pub fn enable_tombstones(shard: &mut Shard, retention: &RetentionTimes) {
 
 /// A shard with records, as used by the cluster. Free to create: borrow it for a turn.
 ///
-/// It deviates from the contract of [`Store`] in two ways. The shard is a cache: it may evict any
-/// record, and then knows nothing of the key. And it drops a tombstone on its own once
+/// It deviates from the contract of [`ReplicaStore`] in two ways. The shard is a cache: it may evict
+/// any record, and then knows nothing of the key. And it drops a tombstone on its own once
 /// [`RetentionTimes::forget_at`] has passed. Scans go in the order of hashes: the last use of each
 /// item is known, but finding the latest would take two walks over all of them.
 pub struct ShardStore<'s> {
@@ -36,8 +36,8 @@ impl<'s> ShardStore<'s> {
         Self { shard }
     }
 
-    /// Like [`Store::execute`], with an answer that borrows the shard: nothing is copied. The hash
-    /// must be that of the request's key under this node's seed.
+    /// Like [`ReplicaStore::execute`], with an answer that borrows the shard: nothing is copied. The
+    /// hash must be that of the request's key under this node's seed.
     ///
     /// A value that could not be staged is passed as a refused body, so that the item removed by its
     /// refusal also gets `version`.
