@@ -1,10 +1,10 @@
-//! One core's part in the cluster: it answers requests whose key other nodes keep, or keep too.
+//! One core's part in the cluster: it answers requests for keys that other nodes hold, or hold too.
 //!
 //! A request comes here from the core's engine, from a client of this node, or forwarded by
 //! another node. A node that is no replica of the key forwards the request to one that is, and that
 //! is the only hop. A replica coordinates: it brings its own record up to date by a read quorum
 //! where the request depends on what is there, performs the request on its own store, and hands the
-//! outcome to the other replicas until a write quorum holds it.
+//! outcome to the other replicas until a write quorum has it.
 //!
 //! ```text
 //!            no replica -> Forwarded ------------------------------------------> answer
@@ -15,22 +15,22 @@
 //! What makes this safe, in the order of the arguments:
 //! - Replicas act only on messages stamped with the view they are in themselves, so both sides
 //!   agree on who the replicas are.
-//! - A replica that has become one by a new view takes part for a key only after it has copied it
-//!   from enough of the former holders, all of which have left the old view for good by then
-//!   ([`RangeTransfer`]).
+//! - A node that became a replica through a new view takes part for a key only after it has copied
+//!   the key from enough of the former holders, all of which have left the old view for good by
+//!   then ([`RangeTransfer`]).
 //! - A write is acknowledged by a replica only if it is the newest there. A write that meets a newer
-//!   one is given a newer version and tried again; so an acknowledged write is newer than every one
+//!   one is retried with a newer version; so an acknowledged write is newer than every one
 //!   acknowledged before it, whatever the clocks say.
-//! - A write computed from what was there (`incr`, `cas`, `append`, `delete`) is *guarded*: replicas
-//!   refuse it when they hold something its coordinator had not seen.
+//! - A write computed from the current record (`incr`, `cas`, `append`, `delete`) is *guarded*:
+//!   replicas refuse it when they hold something that its coordinator had not seen.
 //!
 //! Requests of one connection for one key are performed one after the other (`KeyQueues`).
 //!
-//! Where a link is congested, an operation keeps its request until there is room (`congested`): that
-//! is nobody's failure.
+//! If a link is congested, an operation keeps its request until there is room (`congested`). This
+//! does not count as a failure.
 //!
-//! Nothing here waits: operations under way lie in a table, replies find them by their id, and a
-//! check every [`CHECK_EVERY`] sends again what was lost, asks further replicas or gives up.
+//! Nothing here blocks: operations in progress are in a table, replies find them by id, and a check
+//! every [`CHECK_EVERY`] resends what was lost, asks further replicas or gives up.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -82,49 +82,49 @@ use operation::{Kind, Operation, Operations, Origin, Replica, Stage, State};
 use range_transfer::RangeTransfers;
 pub use settings::{CoordinatorCounters, CoordinatorSettings};
 
-/// How often an operation under way is looked at.
+/// How often an operation in progress is checked.
 pub const CHECK_EVERY: Duration = Duration::from_millis(50);
-/// A peer that says nothing for this long, or for this part of the operation timeout if that is
-/// more, while it has something to answer counts as a failure for its circuit breaker.
+/// A peer that is silent for this long, or for this part of the operation timeout if that is more,
+/// while it owes an answer counts as a failure for its circuit breaker.
 const SILENT_AFTER: Duration = Duration::from_secs(1);
 const SILENT_PART: u32 = 5;
-/// Views remembered, for those who still copy what became theirs with one of them.
+/// Views remembered, for nodes that are still copying ranges they gained with one of them.
 const HISTORY_MAX: usize = 16;
-/// Keys remembered as fetched while a range is arriving; beyond, they are fetched again.
+/// Keys remembered as fetched while a range is being copied; beyond that they are fetched again.
 const FETCHED_MAX: usize = 1 << 16;
 
-/// Where a client's request came from, for the way back. Means nothing to the coordinator.
+/// Where a client's request came from, to route the answer. Opaque to the coordinator.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClientRef {
     /// The core that has the connection.
     pub core: u32,
     /// The connection.
     pub connection: u32,
-    /// Which of those that had this number.
+    /// Tells it apart from earlier connections of this number.
     pub generation: u32,
     /// The request's place in its pipeline.
     pub sequence: u32,
 }
 
-/// What the coordinator wants done outside.
+/// What the coordinator needs done outside.
 pub trait Effects {
-    /// Where messages for `to` are being collected; `None` when there is no link. What is written
-    /// here leaves, however much waits: it is for answers, which somebody waits for.
+    /// Where messages for `to` are collected; `None` when there is no link. What is written here is
+    /// sent, however much is queued: it is for answers, which somebody waits for.
     fn buffer_for(&mut self, to: Peer) -> Option<&mut Vec<u8>>;
 
-    /// Where a request of about `bytes` for `to` is collected. When it does not fit,
-    /// [`Coordinator::on_buffer_available`] is called as soon as something does.
+    /// Where a request of about `bytes` for `to` is collected. If it does not fit,
+    /// [`Coordinator::on_buffer_available`] is called as soon as there is room.
     fn request_buffer(&mut self, to: Peer, _bytes: usize) -> PeerBuffer<'_> {
         self.buffer_for(to).map_or(PeerBuffer::Unlinked, PeerBuffer::Open)
     }
 
-    /// As `request_buffer`, for a request that `to` is to coordinate.
+    /// Like `request_buffer`, for a request that `to` is to coordinate.
     fn forward_buffer(&mut self, to: Peer, bytes: usize) -> PeerBuffer<'_> {
         self.request_buffer(to, bytes)
     }
 
-    /// Whether a long answer to `to` should be made now. If not, [`Coordinator::on_buffer_available`] is
-    /// called when it should.
+    /// Whether a long answer to `to` should be made now. If not,
+    /// [`Coordinator::on_buffer_available`] is called when it should.
     fn takes_long_answer(&mut self, _to: Peer) -> bool {
         true
     }
@@ -132,16 +132,16 @@ pub trait Effects {
     /// Answers a client's request.
     fn answer(&mut self, asker: ClientRef, response: &Response<'_>);
 
-    /// Answers a client's request with a response as the codec writes it, which must be whole.
+    /// Answers a client's request with a response encoded by the codec, which must be complete.
     fn pass_on(&mut self, asker: ClientRef, response: &[u8]) {
         self.answer(asker, &codec::decode_response(response).expect("whole"));
     }
 
-    /// All that became this core's own up to the roster of this epoch has arrived.
+    /// Everything this core gained up to the roster of this epoch has been copied.
     fn ranges_complete(&mut self, epoch: u64);
 }
 
-/// What a call works with.
+/// The context of a call.
 pub struct Turn<'t, S, O> {
     /// The time.
     pub now: Instant,
@@ -158,7 +158,7 @@ pub struct Coordinator {
     boot: Boot,
     settings: CoordinatorSettings,
     placement: Option<Placement>,
-    /// The latest views, the one in effect last.
+    /// The latest views; the last one is in effect.
     history: VecDeque<Arc<View>>,
     clock: VersionClock,
     peers: Peers,
@@ -166,14 +166,14 @@ pub struct Coordinator {
     operations: Operations,
     key_queues: KeyQueues,
     congested: Congested,
-    /// When operations are looked at, in order.
+    /// When operations are to be checked, in order.
     checks: VecDeque<(Instant, OperationId)>,
     hints: Hints,
-    /// Keys, by their hash, that were copied from enough former holders although their range is
-    /// still arriving.
+    /// Keys, by their hash, that were copied from enough former holders while their range is still
+    /// being copied.
     fetched: HashSet<u64, ahash::RandomState>,
     /// Guarded writes that no other replica has confirmed, by the hash of their key. One that
-    /// nobody has seen can be taken back.
+    /// nobody has seen can be undone.
     attempts: HashMap<u64, Attempt, ahash::RandomState>,
     promises: Promises,
     hot_keys: HotKeys,
@@ -182,28 +182,28 @@ pub struct Coordinator {
     counters: CoordinatorCounters,
 }
 
-/// How another node is reached.
+/// How another node can be reached.
 #[derive(Clone, Copy, Debug)]
 struct Reach {
     facts: PeerFacts,
-    /// Cores of it that have a link with this one.
+    /// How many of its cores have a link with this one.
     links: u16,
 }
 
-/// A guarded write that only this core holds for certain.
+/// A guarded write that only this core is known to hold.
 #[derive(Clone, Copy, Debug)]
 struct Attempt {
     version: Version,
-    /// The first of the writes under way from which it was computed, one from the other.
+    /// The first of the chain of unconfirmed writes from which it was computed.
     since: Version,
-    /// Somebody else has been shown it, or has computed from it.
+    /// Somebody has seen it, or computed from it.
     exposed: bool,
 }
 
 type Members = ArrayVec<(NodeKey, Boot), REPLICAS_MAX>;
 
 impl Coordinator {
-    /// The part of core `settings.core` of this life of the node `me`.
+    /// The coordinator of core `settings.core` of the node `me` in its life `boot`.
     pub fn new(me: NodeKey, boot: Boot, settings: CoordinatorSettings) -> Self {
         assert!(settings.retention.tombstones_outlive_hints(), "a hint would undo a deletion");
         let hasher = || settings.hash_secret.table_hasher();
@@ -231,34 +231,34 @@ impl Coordinator {
         }
     }
 
-    /// What became of operations since the start.
+    /// Outcomes of operations since the start.
     pub fn counters(&self) -> CoordinatorCounters {
         self.counters
     }
 
-    /// What became of hints since the start, how many there are, and their bytes.
+    /// Outcomes of hints since the start, how many there are, and their bytes.
     pub fn hints(&self) -> (HintCounters, usize, usize) {
         let (count, bytes) = self.hints.size();
         (self.hints.counters(), count, bytes)
     }
 
-    /// The keys of other nodes that are hot here, the hottest first.
+    /// The keys of other nodes that are hot here, hottest first.
     pub fn hot_keys(&self) -> Vec<HotKey> {
         self.hot_keys.list()
     }
 
-    /// Operations under way.
+    /// Operations in progress.
     pub fn operations(&self) -> usize {
         self.operations.len()
     }
 
-    /// Bytes of requests, responses and former values that operations under way hold.
+    /// Bytes of requests, responses and former values held by operations in progress.
     pub fn operation_bytes(&self) -> usize {
         self.operations.held_bytes()
     }
 
-    /// Bytes of requests that other nodes may hand on now. They have room of their own: what this
-    /// node's clients have under way may wait for theirs.
+    /// Bytes of requests that other nodes may forward now. They have a limit of their own, since
+    /// requests of this node's clients may be waiting for those that other nodes forward.
     pub fn forward_room(&self) -> usize {
         if self.operations.is_full() {
             return 0;
@@ -271,12 +271,12 @@ impl Coordinator {
         self.peers.counters()
     }
 
-    /// A circuit breaker that has opened or closed, oldest first.
+    /// The next circuit breaker that opened or closed, oldest first.
     pub fn next_breaker_change(&mut self) -> Option<BreakerChange> {
         self.peers.next_change()
     }
 
-    /// Whether a request should not be begun now, because the table of operations is full.
+    /// Whether no request should be started now, because the table of operations is full.
     #[inline]
     pub fn is_full(&self) -> bool {
         self.operations.is_full()
@@ -295,21 +295,21 @@ impl Coordinator {
         self.placement.as_ref().map(|placement| &placement.view)
     }
 
-    /// Where `key` lies on the ring. With MD5 a tenth of what a request costs here: computed once
-    /// and handed on.
+    /// Where `key` is on the ring. With MD5 this is a tenth of a request's cost here, so it is
+    /// computed once and passed on.
     #[inline]
     pub fn point_of(&self, key: &[u8]) -> Point {
         self.settings.ring_hash.point_of(key)
     }
 
-    /// Where each of `keys` lies, as [`Coordinator::place`], and cheaper.
+    /// Like [`Coordinator::point_of`] for each of `keys`, but cheaper.
     #[inline]
     pub fn points_of<const N: usize>(&self, keys: &[&[u8]]) -> ArrayVec<Point, N> {
         self.settings.ring_hash.points_of(keys)
     }
 
-    /// Whether this node alone keeps what lies at `place`, all of it has arrived and no other
-    /// replica need hear of a change: the request can be answered from the store at once.
+    /// Whether this node alone holds the keys at `point`, all of them have been copied, and no other
+    /// replica needs to know of a change: the request can be answered from the store at once.
     #[inline]
     pub fn is_sole_replica(&self, point: Point) -> bool {
         let Some(placement) = &self.placement else { return false };
@@ -321,13 +321,13 @@ impl Coordinator {
         member.key == self.me && member.boot == self.boot
     }
 
-    /// A version newer than any this core has heard of, for a write answered from the store.
+    /// A version newer than any this core has seen, for a write answered from the store.
     #[inline]
     pub fn next_version(&mut self, now: Instant) -> Version {
         self.clock.next(now)
     }
 
-    /// Takes a client's request, whose key lies at `place`. It is answered through `turn.outside`,
+    /// Handles a client's request, whose key is at `point`. It is answered through `turn.effects`,
     /// now or later.
     pub fn request<S: ReplicaStore, O: Effects>(
         &mut self,
@@ -353,7 +353,7 @@ impl Coordinator {
         operation.kind = Kind::of(&request.operation);
         operation.key.extend_from_slice(request.key);
         operation.request.resize(bytes, 0);
-        // Other nodes hash under secrets of their own, and this one's is none of their business.
+        // Other nodes hash under their own secrets and must not learn this one's.
         let untold = Request { hash: KeyHash::default(), ..*request };
         codec::encode_request(&untold, &mut operation.request);
         if self.settings.replication.replicas() > 1
@@ -366,7 +366,7 @@ impl Coordinator {
         self.begin_queued(turn);
     }
 
-    /// When an operation that comes now is given up.
+    /// When an operation that starts now is given up.
     fn until(&self, now: Instant) -> Instant {
         now.after(self.settings.retention.operation)
     }
@@ -380,9 +380,9 @@ impl Coordinator {
         }
     }
 
-    /// Begins what waited for an answer that has been given. What has waited for all of its time is
-    /// ended without having been tried: else each of many requests for one silent replica would
-    /// make the next one wait for a whole timeout.
+    /// Starts requests that waited for an earlier answer, which has been given. One that has waited
+    /// until its deadline ends without an attempt: otherwise each of many requests for one silent
+    /// replica would make the next one wait for a whole timeout.
     fn begin_queued<S: ReplicaStore, O: Effects>(&mut self, turn: &mut Turn<'_, S, O>) {
         while let Some(id) = self.key_queues.take_ready() {
             let mut operation = self.operations.take(id).expect("kept until it is its turn");
@@ -407,8 +407,8 @@ impl Coordinator {
         }
     }
 
-    /// The key whose record will be looked at when the message that `bytes` are is taken, as far as
-    /// that is quickly told.
+    /// The key whose record will be accessed when the message `bytes` is handled, if that can be
+    /// determined quickly.
     #[inline]
     pub fn key_of<'b>(&'b self, bytes: &'b [u8]) -> Option<&'b [u8]> {
         match Message::answered_read(bytes) {
@@ -417,15 +417,15 @@ impl Coordinator {
         }
     }
 
-    /// Takes a message of another node's core. Anything may come.
+    /// Handles a message from another node's core. It may be anything.
     pub fn message<S: ReplicaStore, O: Effects>(
         &mut self,
         from: Peer,
         bytes: &[u8],
         turn: &mut Turn<'_, S, O>,
     ) {
-        // By reference: moved right after it was written field by field, a message would wait for
-        // the processor's stores.
+        // By reference: moving a message right after writing it field by field would stall on store
+        // forwarding.
         if NodeMessage::is_one(bytes) {
             match &NodeMessage::read(bytes) {
                 Ok(message) => self.node_message(from, message, turn),
@@ -440,7 +440,7 @@ impl Coordinator {
         self.begin_queued(turn);
     }
 
-    /// Takes what the governor tells all cores of the node.
+    /// Handles what the governor tells all cores of the node.
     pub fn notice<S: ReplicaStore, O: Effects>(
         &mut self,
         notice: GovernorNotice,
@@ -457,8 +457,8 @@ impl Coordinator {
         }
     }
 
-    /// A new view is in effect. They come in order; all of this node's former ones too, but those
-    /// from before its time.
+    /// A new view is in effect. Views come in order, including all earlier ones since this node
+    /// joined.
     fn view_changed<S: ReplicaStore, O: Effects>(
         &mut self,
         view: Arc<View>,
@@ -485,7 +485,7 @@ impl Coordinator {
             }
         }
         self.placement = Some(Placement { view, transfers });
-        // Others copy from here now what is not this node's own any more.
+        // Others now copy from here what this node no longer owns.
         self.transfers.stop_sweeping();
         self.anti_entropy.stop();
         self.fetched.clear();
@@ -512,7 +512,7 @@ impl Coordinator {
         }
     }
 
-    /// A link came or went.
+    /// A link was opened or closed.
     pub fn link<S: ReplicaStore, O: Effects>(
         &mut self,
         event: LinkEvent,
@@ -524,7 +524,7 @@ impl Coordinator {
                 if known != Some(facts) {
                     self.reach.insert(peer.node, Reach { facts, links: 0 });
                     if known.is_some() {
-                        // What its former life was asked is not answered any more.
+                        // Nothing that its former life was asked will be answered.
                         self.no_room_any_more(|waited_for| waited_for.node == peer.node);
                         self.peers.link(peer.node, false, turn.now);
                         self.node_went(peer.node, turn);
@@ -536,7 +536,7 @@ impl Coordinator {
                 self.peers.link(peer.node, true, turn.now);
             }
             LinkEvent::Down { peer, boot } => {
-                // Links of a former life may go after the first of the next has come.
+                // Links of a former life may close after the first of the next one has opened.
                 let reach = self.reach.get_mut(&peer.node);
                 let Some(reach) = reach.filter(|reach| reach.facts.boot == boot) else { return };
                 reach.links = reach.links.saturating_sub(1);
@@ -551,7 +551,7 @@ impl Coordinator {
         }
     }
 
-    /// Every live member holds all data assigned to it up to the roster of `epoch`: data no longer
+    /// Every live member has all data assigned to it up to the roster of `epoch`: data no longer
     /// assigned to this node may be dropped.
     fn rebalanced(&mut self, epoch: u64) {
         if self.view().is_some_and(|view| view.epoch() == epoch) {
@@ -559,7 +559,7 @@ impl Coordinator {
         }
     }
 
-    /// This node begins a new life: its store is empty, its seat and all that was under way are
+    /// This node begins a new life: its store is empty; its seat and everything in progress are
     /// gone.
     fn restart_empty<S: ReplicaStore, O: Effects>(
         &mut self,
@@ -586,7 +586,7 @@ impl Coordinator {
         };
     }
 
-    /// Everything of a version up to `version` is gone.
+    /// Everything with a version up to `version` was flushed.
     pub fn flush<S: ReplicaStore, O: Effects>(
         &mut self,
         version: Version,
@@ -598,9 +598,9 @@ impl Coordinator {
         self.operations.keep_no_copies();
     }
 
-    /// Tells every core that has a link with this one that everything of a version up to `version`
-    /// is gone. What this core asks them from now on comes after it, so that whoever knows of the
-    /// flush reads nothing older.
+    /// Tells every core that has a link with this one that everything with a version up to `version`
+    /// was flushed. What this core asks them from now on arrives after that, so nobody who knows of
+    /// the flush reads anything older.
     pub fn announce_flush<S: ReplicaStore, O: Effects>(
         &mut self,
         version: Version,
@@ -615,7 +615,7 @@ impl Coordinator {
         }
     }
 
-    /// Does what is due; to be called when the deadline has come, harmless at any time.
+    /// Does what is due. To be called when the deadline has passed; harmless at any time.
     pub fn tick<S: ReplicaStore, O: Effects>(&mut self, turn: &mut Turn<'_, S, O>) {
         let mut left = self.checks.len();
         while left > 0 && self.checks.front().is_some_and(|(at, _)| *at <= turn.now) {
@@ -644,7 +644,7 @@ impl Coordinator {
         [check, anti_entropy, self.transfers.next_deadline(), hints].into_iter().flatten().min()
     }
 
-    /// Looks at all operations that `concerned` picks.
+    /// Checks all operations selected by `concerned`.
     fn recheck<S: ReplicaStore, O: Effects>(
         &mut self,
         concerned: impl Fn(&Operation) -> bool,
@@ -658,7 +658,7 @@ impl Coordinator {
         }
     }
 
-    /// What waits for `node` need not wait any longer.
+    /// Operations that wait for `node` need not wait any longer.
     fn node_went<S: ReplicaStore, O: Effects>(&mut self, node: NodeKey, turn: &mut Turn<'_, S, O>) {
         let asks = |operation: &Operation| {
             matches!(operation.stage, Stage::Forwarded(to) | Stage::Congested(to) if to.node == node)
@@ -670,7 +670,7 @@ impl Coordinator {
         self.recheck(asks, turn);
     }
 
-    /// Looks at an operation under way. `None` when that ended it.
+    /// Checks an operation in progress. `None` if that ended it.
     fn check<S: ReplicaStore, O: Effects>(
         &mut self,
         id: OperationId,
@@ -709,7 +709,7 @@ impl Coordinator {
         }
     }
 
-    /// Sends a short `message` of the operation `id` to the core of `node` that owns `key`.
+    /// Sends a short `message` for the operation `id` to the core of `node` that owns `key`.
     fn send<S: ReplicaStore, O: Effects>(
         &mut self,
         id: OperationId,
@@ -739,13 +739,13 @@ impl Coordinator {
         Some(Peer { node, core: reach.facts.core_of(key) })
     }
 
-    /// Whether this life of a node could be asked, whatever its circuit breaker says.
+    /// Whether this life of a node can be reached, whatever its circuit breaker says.
     fn is_present(&self, node: NodeKey, boot: Boot) -> bool {
         self.peers.is_present(node)
             && self.reach.get(&node).is_some_and(|reach| reach.facts.boot == boot)
     }
 
-    /// The hash of `key` as this node's shards know it.
+    /// The hash of `key` as used by this node's shards.
     fn hash(&self, key: &[u8]) -> KeyHash {
         KeyHash::of(key, &self.settings.hash_secret)
     }

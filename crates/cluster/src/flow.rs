@@ -19,9 +19,9 @@
 //! where it comes from. The refused alternative, to stop reading a connection, would also stop the
 //! answers that make room again.
 //!
-//! What waits on the sender's side is bounded, too: whoever has a request asks whether it fits
-//! ([`Sending::is_full`]) and keeps it otherwise. Answers are never refused here, since whoever asked
-//! waits for them; before a long one is made, [`Sending::takes_long_answer`] is asked.
+//! The queue on the sender's side is bounded, too: before queueing a request, the caller checks
+//! whether it fits ([`Sending::is_full`]) and otherwise keeps it. Answers are never refused here,
+//! since the requester waits for them; before a long one is built, the same is checked.
 
 use std::collections::VecDeque;
 use std::mem;

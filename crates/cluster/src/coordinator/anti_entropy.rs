@@ -1,18 +1,18 @@
-//! Anti-entropy: two replicas look for what one of them lacks, in the background.
+//! Anti-entropy: in the background, two replicas find out what one of them lacks.
 //!
-//! Hints and repairs are only kept in memory and within bounds, so some writes reach a replica by
-//! neither. In turn with each other node, and at rest in between, a core compares what both should
-//! hold: the circle is cut into segments, each side adds up a digest of every record in each, and
+//! Hints and repairs are kept only in memory and are bounded, so some writes reach a replica by
+//! neither. With one other node after another, and pausing in between, a core compares what both
+//! should hold: the circle is cut into segments, each side sums digests of the records in each, and
 //! only segments whose digests differ are listed, key by key with versions. What is newer here is
-//! sent, what is newer there is asked for.
+//! sent; what is newer there is requested.
 //!
 //! ```text
 //! A: Compare (digests) -> B: Compared, or Listing -> A: Merge ..., Want -> B: Merge ...
 //! ```
 //!
-//! Of two nodes the one with the smaller key begins. All scans go on a step at a time. The newest
-//! writes are left out, as they may be under way, and so are deletions that are about to be
-//! forgotten: replicas forget them at different moments and would hand them back and forth.
+//! Of two nodes the one with the smaller key begins. All scans proceed in steps. The newest writes
+//! are left out, since they may be in progress, and so are deletions that are about to be forgotten:
+//! replicas forget them at different times and would send them back and forth.
 
 use std::collections::HashMap;
 
@@ -24,21 +24,21 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 /// Segments of the circle.
 const SEGMENTS: usize = 64;
 const SEGMENT_SHIFT: u32 = 32 - SEGMENTS.trailing_zeros();
-/// Writes of the last moments are left out.
+/// Writes younger than this are left out.
 const SETTLE_FOR: Duration = Duration::from_secs(3);
-/// A round that has heard nothing for this long is given up.
+/// A round without an answer for this long is given up.
 const ROUND_FOR: Duration = Duration::from_secs(20);
-/// Records looked at in one step, and how long until the next.
+/// Records examined in one step, and the time until the next.
 const STEP_RECORDS: usize = 256;
 const STEP_EVERY: Duration = Duration::from_millis(2);
-/// Bytes of keys and versions in one listing, and of keys asked for.
+/// Bytes of keys and versions in one listing, and of requested keys.
 const LISTING_BYTES: usize = 256 << 10;
 /// Bytes of records sent in one step.
 const SEND_BYTES: usize = 256 << 10;
-/// Rounds of others that are answered at a time; further ones are ignored and begun again later.
+/// Rounds of others answered at a time; further ones are ignored and will be started again later.
 const ANSWERS_MAX: usize = 8;
 
-/// Which records a round is about.
+/// Which records a round covers.
 #[derive(Clone, Copy, Debug)]
 struct Scope {
     with: Peer,
@@ -48,7 +48,7 @@ struct Scope {
     horizon: Version,
 }
 
-/// A round that this core began.
+/// A round started by this core.
 #[derive(Debug)]
 struct Round {
     number: u64,
@@ -59,11 +59,11 @@ struct Round {
 
 #[derive(Debug)]
 enum Phase {
-    /// Adds up digests.
+    /// Sums digests.
     Adding { cursor: u64, segments: Box<[u64; SEGMENTS]> },
     /// The other side has the digests.
     Waiting,
-    /// Compares with what the other side listed.
+    /// Compares with the other side's listing.
     AntiEntropy { cursor: u64, listed: Listed },
 }
 
@@ -74,7 +74,7 @@ struct Listed {
     versions: HashMap<Box<[u8]>, Version, ahash::RandomState>,
 }
 
-/// A round that another core began.
+/// A round started by another core.
 #[derive(Debug)]
 struct AnswerRound {
     number: u64,
@@ -82,7 +82,7 @@ struct AnswerRound {
     theirs: [u64; SEGMENTS],
     ours: [u64; SEGMENTS],
     cursor: u64,
-    /// The differing segments, once they are known; they are being listed then.
+    /// The differing segments, once known; they are then being listed.
     differing: Option<u64>,
     entries: Vec<u8>,
     until: Instant,
@@ -94,7 +94,7 @@ pub(super) struct AntiEntropy {
     round: Option<Round>,
     answers: Vec<AnswerRound>,
     rounds: u64,
-    /// Whom the last round was with, to go on with the next.
+    /// Whom the last round was with, to continue with the next.
     last: Option<Peer>,
     next_at: Instant,
     step_at: Instant,
@@ -119,7 +119,7 @@ fn segment(point: Point) -> usize {
 }
 
 impl Coordinator {
-    /// Goes on with what is being compared.
+    /// Continues the comparisons in progress.
     pub(super) fn compare<S: ReplicaStore, O: Effects>(&mut self, turn: &mut Turn<'_, S, O>) {
         if self.settings.replication.replicas() == 1 || turn.now < self.anti_entropy.step_at {
             return;
@@ -234,7 +234,7 @@ impl Coordinator {
         })
     }
 
-    /// The place of a key that both sides of a round keep; `None` for others.
+    /// The point of a key that both sides of a round hold; `None` for others.
     fn shared(&self, scope: &Scope, key: &[u8]) -> Option<Point> {
         let reach = self.reach.get(&scope.with.node)?;
         if reach.facts.core_of(key) != scope.with.core {
@@ -280,7 +280,7 @@ impl Coordinator {
         });
     }
 
-    /// Goes on answering; true when that is done.
+    /// Continues answering; true when that is done.
     fn continue_answering<S: ReplicaStore, O: Effects>(
         &mut self,
         answer: &mut AnswerRound,
@@ -319,7 +319,7 @@ impl Coordinator {
             }
         });
         if entries.len() > LISTING_BYTES && differing.count_ones() > 1 {
-            // Too much for one round: half of the segments now, the others in a later one.
+            // Too much for one round: half of the segments now, the rest in a later one.
             let kept = lower_half(differing);
             (answer.differing, answer.cursor) = (Some(kept), 0);
             answer.entries.clear();
@@ -338,7 +338,7 @@ impl Coordinator {
         true
     }
 
-    /// The other side has listed what it holds in segments that differ.
+    /// The other side has listed what it holds in the differing segments.
     pub(super) fn listing_came(&mut self, from: Peer, message: &NodeMessage<'_>) {
         let NodeMessage::Listing { round, segments, complete, entries } = *message else { return };
         let expected = |ours: &&mut Round| ours.number == round && ours.scope.with == from;
@@ -351,13 +351,13 @@ impl Coordinator {
             let (Ok(key), Ok(version)) = (reader.short(), reader.u64()) else { break };
             versions.insert(key.into(), Version(version));
         }
-        // What a listing cut short does not name may be there all the same.
+        // A truncated listing proves nothing about keys it does not name.
         let segments = if complete { u64::from_le_bytes(segments) } else { 0 };
         let listed = Listed { segments, versions };
         ours.phase = Phase::AntiEntropy { cursor: 0, listed };
     }
 
-    /// Both sides hold the same.
+    /// Both sides hold the same records.
     pub(super) fn compared(&mut self, from: Peer, round: u64) {
         if self
             .anti_entropy
@@ -369,7 +369,7 @@ impl Coordinator {
         }
     }
 
-    /// Sends what is newer here, a step at a time, and asks for the rest at the end.
+    /// Sends what is newer here, step by step, and requests the rest at the end.
     fn reconcile<S: ReplicaStore, O: Effects>(
         &mut self,
         scope: &Scope,
@@ -408,7 +408,7 @@ impl Coordinator {
         if next.is_none() && !listed.versions.is_empty() {
             let mut keys = Vec::new();
             for key in listed.versions.keys() {
-                // A store without room would only exchange one loss for another.
+                // A full store would only exchange one loss for another.
                 if turn.store.has_room() || turn.store.read(key, now).is_some() {
                     keys.put_short(key);
                 }
@@ -420,7 +420,7 @@ impl Coordinator {
         next
     }
 
-    /// The other side lacks these, or has them older.
+    /// The other side lacks these, or has older versions.
     pub(super) fn wanted<S: ReplicaStore, O: Effects>(
         &mut self,
         from: Peer,
@@ -444,13 +444,13 @@ fn round_waits(anti_entropy: &mut AntiEntropy, number: u64, scope: Scope, now: I
     anti_entropy.round = Some(Round { number, scope, phase: Phase::Waiting, until });
 }
 
-/// Whether a record takes part: settled, and no deletion that is about to be forgotten.
+/// Whether a record takes part: it is settled, and not a deletion about to be forgotten.
 fn is_compared(scope: &Scope, scanned: &Scanned<'_>, now: Instant) -> bool {
     let version = scanned.record.version;
     version <= scope.cutoff && (version >= scope.horizon || scanned.record.visible(now).is_some())
 }
 
-/// The lower half of the bits that are set.
+/// The lower half of the set bits.
 fn lower_half(bits: u64) -> u64 {
     let (mut left, mut kept) = (bits, 0);
     for _ in 0..bits.count_ones().div_ceil(2) {

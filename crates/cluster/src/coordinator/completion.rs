@@ -1,9 +1,9 @@
-//! How operations end: whoever waits is answered once, and the next in line may begin.
+//! How operations end: the requester is answered once, and the next in the queue may start.
 
 use super::*;
 
 impl Coordinator {
-    /// The time of an operation is over.
+    /// An operation has timed out.
     pub(super) fn give_up<S: ReplicaStore, O: Effects>(
         &mut self,
         id: OperationId,
@@ -20,7 +20,7 @@ impl Coordinator {
                 self.finish_uncertain(id, operation, turn)
             }
             Stage::Congested(to) => {
-                // A link on which nothing moved in all that time is not merely congested.
+                // A link on which nothing was sent in all that time is not merely congested.
                 let began = operation.until.before(self.settings.retention.operation);
                 if matches!(operation.origin, Origin::Client(_)) && self.peers.is_silent(to, began)
                 {
@@ -45,7 +45,7 @@ impl Coordinator {
         }
     }
 
-    /// Ends an operation that was answered, or answers it by its response.
+    /// Ends an operation: answers with its response unless that was done.
     pub(super) fn finish<S: ReplicaStore, O: Effects>(
         &mut self,
         id: OperationId,
@@ -57,7 +57,7 @@ impl Coordinator {
         None
     }
 
-    /// Answers by the operation's response, once.
+    /// Answers with the operation's response, once.
     pub(super) fn answer<S: ReplicaStore, O: Effects>(
         &mut self,
         operation: &mut Operation,
@@ -79,7 +79,7 @@ impl Coordinator {
         }
     }
 
-    /// There was no room for the request on its link in all its time: it has not been performed.
+    /// The request found no room on its link until its deadline: it has not been performed.
     fn finish_busy<S: ReplicaStore, O: Effects>(
         &mut self,
         id: OperationId,
@@ -90,7 +90,7 @@ impl Coordinator {
             return self.finish_short(id, operation, 0, turn);
         };
         if operation.version != Version::NONE {
-            // It was begun here before its link was found full, and some may hold it.
+            // It was started here before its link was found full, so some replicas may hold it.
             return self.finish_uncertain(id, operation, turn);
         }
         operation.answered = true;
@@ -128,7 +128,7 @@ impl Coordinator {
         None
     }
 
-    /// Nobody can tell whether the request was performed.
+    /// It is unknown whether the request was performed.
     pub(super) fn finish_uncertain<S: ReplicaStore, O: Effects>(
         &mut self,
         id: OperationId,
@@ -153,7 +153,7 @@ impl Coordinator {
         None
     }
 
-    /// Answers a client, whose next request for the same key may begin.
+    /// Answers a client, whose next request for the same key may then start.
     pub(super) fn tell<S: ReplicaStore, O: Effects>(
         &mut self,
         asker: ClientRef,
@@ -165,7 +165,7 @@ impl Coordinator {
         self.leave_queue(asker, key);
     }
 
-    /// As [`Coordinator::tell`], with a response as the codec writes it.
+    /// Like [`Coordinator::tell`], with a response encoded by the codec.
     pub(super) fn pass_on<S: ReplicaStore, O: Effects>(
         &mut self,
         asker: ClientRef,
@@ -177,8 +177,8 @@ impl Coordinator {
         self.leave_queue(asker, key);
     }
 
-    /// Gives a client's read back to whoever has the connection: its value is longer than what it was
-    /// allowed, so it has not been performed, and comes again when there is room for so much.
+    /// Returns a client's read to the core that has the connection: its value exceeds its allowance,
+    /// so it has not been performed. It comes again when there is room for that much.
     pub(super) fn put_off<S: ReplicaStore, O: Effects>(
         &mut self,
         asker: ClientRef,

@@ -1,43 +1,43 @@
-//! Operations that wait for room on a link, and what silence of a peer means.
+//! Operations that wait for room on a link, and what a peer's silence means.
 //!
-//! A link whose queue is full says so, and again when there is room. Until then an operation keeps
-//! what it has to say and its deadline; those that wait for one peer go on in the order in which
-//! they came. That a link is congested is this node's own affair and says nothing about the peer:
-//! its circuit breaker hears only of requests that were sent and met silence, and of lost links.
+//! A link reports when its queue is full, and again when there is room. Until then an operation
+//! keeps its message and its deadline; operations waiting for one peer continue in the order in
+//! which they came. Congestion of a link is local and says nothing about the peer: its circuit
+//! breaker counts only requests that were sent and not answered, and lost links.
 //!
-//! What the requests under way hold is bounded ([`CoordinatorSettings::operation_bytes_max`]): a
-//! long one beyond that is refused as busy.
+//! The bytes held by requests in progress are bounded
+//! ([`CoordinatorSettings::operation_bytes_max`]): a long one beyond that is refused as busy.
 
 use super::*;
 use ringlane_types::request::{Allowance, Operation as Command};
 
-/// Who waits for which peer's link.
+/// Which operations wait for which peer's link.
 #[derive(Debug)]
 pub(super) struct Congested {
     waiting: HashMap<Peer, VecDeque<OperationId>, ahash::RandomState>,
 }
 
 impl Congested {
-    /// Nobody waits.
+    /// No operation waits.
     pub fn new(hasher: ahash::RandomState) -> Self {
         Self { waiting: HashMap::with_hasher(hasher) }
     }
 }
 
-/// What became of something to send.
+/// The outcome of sending.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sent {
-    /// It is on its way.
+    /// Sent.
     Yes,
-    /// It is to be tried again when there is room, and the operation waits for that.
+    /// To be retried when there is room; the operation waits for that.
     Later,
-    /// There is no way.
+    /// It cannot be sent.
     No,
 }
 
 impl Coordinator {
-    /// Something came from a core of another node; `in_part` when it was a part of a long message,
-    /// or when that core has taken one.
+    /// Something arrived from a core of another node; `in_part` if it was a part of a long message,
+    /// or if that core has taken one.
     #[inline]
     pub fn heard(&mut self, from: Peer, in_part: bool, now: Instant) {
         self.peers.heard(from, in_part, now);
@@ -56,7 +56,7 @@ impl Coordinator {
                 self.operations.keep(id, operation);
             }
             if self.congested.waiting.contains_key(&peer) {
-                // No room once more. Those behind keep their places.
+                // No room again. Those behind it keep their places.
                 break;
             }
         }
@@ -94,18 +94,19 @@ impl Coordinator {
         }
     }
 
-    /// The operation `id` is tried again when there is room on the link with `peer`.
+    /// Operation `id` is to be retried when there is room on the link with `peer`.
     pub(super) fn wait_for_room(&mut self, peer: Peer, id: OperationId) {
         self.counters.congested += 1;
         let waiting = self.congested.waiting.entry(peer).or_default();
         if waiting.len() > 64 + 2 * self.operations.len() {
-            // Those that are over.
+            // Drop those that have ended.
             waiting.retain(|id| self.operations.get(*id).is_some());
         }
         waiting.push_back(id);
     }
 
-    /// Links are gone for which operations wait: they look for another way at their next check.
+    /// Links that operations wait for are gone: the operations look for another way at their next
+    /// check.
     pub(super) fn no_room_any_more(&mut self, gone: impl Fn(Peer) -> bool) {
         let Self { congested, operations, .. } = self;
         for (peer, waiting) in congested.waiting.extract_if(|peer, _| gone(*peer)) {
@@ -123,8 +124,8 @@ impl Coordinator {
         }
     }
 
-    /// Whether an operation of `origin` that holds `bytes` is too much besides what is under way.
-    /// Short ones are bounded by the number of operations. What other nodes hand on waits with them
+    /// Whether an operation of `origin` that holds `bytes` is too much beside those in progress.
+    /// Short ones are bounded by the number of operations. What other nodes forward waits there
     /// while there is no room, see [`Coordinator::forward_room`].
     pub(super) fn holds_too_much(&self, origin: Origin, bytes: usize) -> bool {
         let forwarded = self.operations.forwarded_bytes();
@@ -135,7 +136,7 @@ impl Coordinator {
         bytes > operation::BYTES_KEPT && held >= self.settings.operation_bytes_max
     }
 
-    /// Refuses an operation that has not been performed, since it would hold too much.
+    /// Refuses an operation, which has not been performed, since it would hold too much.
     pub(super) fn refuse_busy<S: ReplicaStore, O: Effects>(
         &mut self,
         id: OperationId,
@@ -153,8 +154,8 @@ impl Coordinator {
         None
     }
 
-    /// Whether `request` has to wait for room for its answer on the link with `peer`. Requests that
-    /// are answered shortly wait, too, where they would overtake those that are not.
+    /// Whether `request` has to wait for room for its answer on the link with `peer`. Requests with
+    /// short answers wait, too, if they would overtake others.
     pub(super) fn answer_must_wait<S: ReplicaStore, O: Effects>(
         &self,
         peer: Peer,
@@ -172,7 +173,7 @@ impl Coordinator {
             })
     }
 
-    /// Lets the answer to `peer` wait for room.
+    /// Makes the answer to `peer` wait for room.
     pub(super) fn congest(
         &mut self,
         id: OperationId,
@@ -184,8 +185,8 @@ impl Coordinator {
         Some(operation)
     }
 
-    /// Lets a message that asks for what is held of `key` wait until the answer has room. True if
-    /// it waits, or was answered otherwise.
+    /// Makes a message that asks for the record of `key` wait until there is room for the answer.
+    /// True if it waits, or was answered otherwise.
     pub(super) fn waits_for_room<S: ReplicaStore, O: Effects>(
         &mut self,
         from: Peer,
@@ -228,14 +229,14 @@ impl Coordinator {
         turn.store.read(key, turn.now).map(|record| record.value_bytes())
     }
 
-    /// For how long a peer must have said nothing.
+    /// How long a peer must have been silent.
     pub(super) fn silent_after(&self) -> Duration {
         SILENT_AFTER.max(self.settings.retention.operation / SILENT_PART)
     }
 
-    /// Looks at the replicas that an operation waits for. Who is away is done without. Who is slow
-    /// is waited for until the operation timeout; it is asked again in case the message was lost,
-    /// but not for what is long, which would make it slower.
+    /// Checks the replicas that an operation waits for. It does without those that are away. Slow
+    /// ones are waited for until the operation timeout; they are asked again in case the message was
+    /// lost, unless it is long, which would slow them down further.
     pub(super) fn look_at_replicas<S: ReplicaStore, O: Effects>(
         &mut self,
         operation: &mut Operation,
@@ -264,7 +265,7 @@ impl Coordinator {
                     let moving = self.peers.is_moving(to, now.before(silent_after));
                     let shut = !self.peers.may_be_asked(node, now);
                     if shut && operation.answered {
-                        // Nobody waits any more: a hint does as well.
+                        // Nobody waits any more, so a hint is just as good.
                         self.keep_hint(node, &operation.key, turn);
                         State::Failed
                     } else if long || moving || shut {

@@ -1,9 +1,9 @@
 //! The order of requests that one connection sends for one key.
 //!
-//! Clients send several requests without waiting, and expect each to find what the one before it
-//! left: a `get` behind a `delete` without a reply must miss. Operations take their time, and some
-//! longer than others, so a request is begun only when its connection's last one for the same key
-//! has been answered. Requests for other keys and of other connections do not wait.
+//! Clients pipeline requests and expect each to see the effect of the one before it: a `get` after
+//! a `delete` without a reply must miss. Operations take different amounts of time, so a request
+//! starts only when its connection's previous one for the same key has been answered. Requests for
+//! other keys and of other connections do not wait.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
@@ -12,7 +12,7 @@ use super::ClientRef;
 use crate::message::OperationId;
 use ringlane_types::hash::KeyHash;
 
-/// One connection and one key. Keys of equal hash share a line, which costs them a wait.
+/// One connection and one key. Keys of equal hash share a queue, which only costs them a wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct QueueKey {
     core: u32,
@@ -28,28 +28,29 @@ impl QueueKey {
     }
 }
 
-/// All lines in which somebody is. As many as there are operations at most.
+/// All queues with a started operation. At most as many as there are operations.
 #[derive(Debug)]
 pub(super) struct KeyQueues {
-    /// Those behind the one that has been begun.
+    /// Operations behind the one that was started.
     queues: HashMap<QueueKey, VecDeque<OperationId>, ahash::RandomState>,
-    /// Those whose turn has come.
+    /// Operations whose turn has come.
     ready: VecDeque<OperationId>,
 }
 
 impl KeyQueues {
-    /// Nobody is in any line.
+    /// No queues.
     pub fn new(hasher: ahash::RandomState) -> Self {
         Self { queues: HashMap::with_hasher(hasher), ready: VecDeque::new() }
     }
 
-    /// Whether nobody is in any line.
+    /// Whether there are no queues.
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.queues.is_empty()
     }
 
-    /// Joins the queue of a key. True if it is this one's turn at once; else [`KeyQueues::take_ready`] names it later.
+    /// Joins the queue of a key. True if it is this operation's turn at once; otherwise
+    /// [`KeyQueues::take_ready`] returns it later.
     pub fn enter(&mut self, key: QueueKey, id: OperationId) -> bool {
         match self.queues.entry(key) {
             Entry::Vacant(empty) => {
@@ -63,7 +64,7 @@ impl KeyQueues {
         }
     }
 
-    /// Whoever's turn it was in a line has been answered.
+    /// The operation whose turn it was has been answered.
     pub fn leave(&mut self, key: QueueKey) {
         let Entry::Occupied(mut waiting) = self.queues.entry(key) else { return };
         match waiting.get_mut().pop_front() {
@@ -72,7 +73,7 @@ impl KeyQueues {
         }
     }
 
-    /// The next one whose turn has come.
+    /// The next operation whose turn has come.
     #[inline]
     pub fn take_ready(&mut self) -> Option<OperationId> {
         self.ready.pop_front()

@@ -1,15 +1,15 @@
-//! Newest first: what was used last is handed over before the rest.
+//! Newest first: what was used last is sent before the rest.
 //!
-//! A store is scanned in the order of its hashes. So it is scanned twice: the first time only what
-//! was used since some moment is shown, about the newest quarter, and the second time what was not,
-//! and what was used since the first scan began. A record that is there all the time is shown in
-//! one of them whenever it is used: one that was too old for the first scan and was used after that
-//! had passed it is new enough for the second. Stores tell the time of a use coarsely, and not each
-//! time the same, so the second scan begins a little above where the first ends. Some are shown
-//! twice, which harms nobody.
+//! A store is scanned in the order of its hashes. So it is scanned twice: the first scan includes
+//! only what was used since some time, about the newest quarter; the second includes the others, and
+//! what was used since the first scan began. A record that stays throughout is included in one of
+//! them whenever it is used: one that was too old for the first scan, and was used after that had
+//! passed it, is new enough for the second. Stores report the time of a use coarsely, and not always
+//! identically, so the second scan overlaps the first a little. Some records are included twice,
+//! which is harmless.
 //!
-//! Refused: following the store's recency lists, which change while they are followed, so that
-//! whatever moves from the part that is left to the part that is done would be missed.
+//! Rejected alternative: following the store's recency lists. They change during the scan, so
+//! records that move from the remaining part to the finished part would be missed.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -17,9 +17,9 @@ use std::time::Duration;
 use super::HISTORY_MAX;
 use ringlane_types::time::Instant;
 
-/// Set in the cursors of the second scan. Stores' own are below.
+/// Set in the cursors of the second scan. The store's own cursors are below.
 const SECOND: u64 = 1 << 63;
-/// How far from what it is the store may tell the time of a use.
+/// How far the store's report of the time of a use may be off.
 const COARSENESS: Duration = Duration::from_secs(1);
 
 /// Where the store is divided, by the epoch of the roster for which it is scanned.
@@ -28,28 +28,28 @@ pub(super) struct Divisions {
     known: VecDeque<Division>,
 }
 
-/// What is shown in which scan.
+/// What is included in which scan.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Division {
     epoch: u64,
-    /// What was used since then is shown first.
+    /// What was used since then comes first.
     since: Instant,
     /// When the first scan of this epoch began.
     begun: Instant,
 }
 
-/// How far a pair of scans is.
+/// The progress of a pair of scans.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Position {
-    /// Where the store goes on.
+    /// Where the store continues.
     pub cursor: u64,
     second: bool,
     division: Option<Division>,
 }
 
 impl Divisions {
-    /// The position `cursor` of a pair of scans for the roster of `epoch`. A new pair is divided by
-    /// what `sample` says of when some records were used.
+    /// The position `cursor` of a pair of scans for the roster of `epoch`. A new pair is divided
+    /// according to `sample`, the times at which some records were used.
     pub fn position(
         &mut self,
         epoch: u64,
@@ -74,8 +74,8 @@ impl Divisions {
 }
 
 impl Position {
-    /// Whether a record that was used at `used` is shown. Without the division that the first scan
-    /// had, the second shows everything.
+    /// Whether a record used at `used` is included. Without the division of its first scan, the
+    /// second includes everything.
     pub fn shows(&self, used: Instant) -> bool {
         self.division.is_none_or(|Division { since, begun, .. }| match self.second {
             false => used >= since,
@@ -83,7 +83,7 @@ impl Position {
         })
     }
 
-    /// The cursor after the store has come to `at`; `None` when both scans are done.
+    /// The cursor after the store has reached `at`; `None` when both scans are done.
     pub fn after(&self, at: Option<u64>) -> Option<u64> {
         let mark = if self.second { SECOND } else { 0 };
         match at {

@@ -1,12 +1,12 @@
-//! Fetching: a key whose range is still arriving is copied from its former holders first.
+//! Fetching: a key whose range is still being copied is fetched from its former holders first.
 //!
-//! A node that a new view made a replica takes part for a key only when enough of those who held it
-//! under the view before have been copied from. All of them are in the new view when they answer,
-//! so no quorum of the old one can act behind the new one's back any more. What is fetched once is
-//! remembered, so that a busy key is not fetched for every request.
+//! A node that became a replica through a new view takes part for a key only after it has copied the
+//! key from enough of those who held it under the previous view. All of them are in the new view
+//! when they answer, so no quorum of the old view can act unnoticed by the new one. A fetched key is
+//! remembered, so that a busy one is not fetched for every request.
 //!
 //! Where availability comes before strictness, former holders that are away are not waited for, and
-//! what is here already is answered without asking anybody.
+//! records already here are answered without asking anybody.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ impl Coordinator {
         let Some(transfer) = self.pending_transfer(operation.point, operation.fetched_epoch) else {
             return false;
         };
-        // Another node that fetches from us asks about what was before its own time.
+        // A node that fetches from us asks about the time before its own view.
         if let Origin::Message(_) = operation.origin
             && let Ok(Message::Fetch { epoch, .. }) = Message::read(&operation.request)
             && transfer.epoch() >= epoch
@@ -36,13 +36,13 @@ impl Coordinator {
         self.settings.replication.is_strict() || turn.store.read(&operation.key, turn.now).is_none()
     }
 
-    /// The oldest filling after `epoch` that `place` waits for.
+    /// The oldest transfer after `epoch` that `point` waits for.
     pub(super) fn pending_transfer(&self, point: Point, epoch: u64) -> Option<&Arc<RangeTransfer>> {
         let replication = self.settings.replication;
         self.placement.as_ref()?.pending_transfer(self.me, self.boot, point, epoch, replication)
     }
 
-    /// Asks the former holders, of the oldest view that has not been dealt with.
+    /// Asks the former holders of the oldest view that has not been handled.
     pub(super) fn begin_fetch<S: ReplicaStore, O: Effects>(
         &mut self,
         id: OperationId,
@@ -66,7 +66,7 @@ impl Coordinator {
         self.fetch(id, operation, turn)
     }
 
-    /// Asks those that have not been asked.
+    /// Asks the holders that have not been asked.
     pub(super) fn fetch<S: ReplicaStore, O: Effects>(
         &mut self,
         id: OperationId,
@@ -92,7 +92,7 @@ impl Coordinator {
         self.continue_fetch(id, operation, turn)
     }
 
-    /// Goes on when enough have answered.
+    /// Continues when enough have answered.
     pub(super) fn continue_fetch<S: ReplicaStore, O: Effects>(
         &mut self,
         id: OperationId,
@@ -101,7 +101,7 @@ impl Coordinator {
     ) -> Option<Box<Operation>> {
         let asked = operation.count(|state| matches!(state, State::Asked(_) | State::Congested));
         let enough = operation.taking_part() >= operation.needed as usize;
-        // Without strictness whoever is away is done without.
+        // Without strictness, holders that are away are ignored.
         let all = asked == 0 && !self.settings.replication.is_strict();
         if !enough && !all {
             return Some(operation);

@@ -1,8 +1,8 @@
-//! Operations under way, and the table that holds them.
+//! Operations in progress, and the table that holds them.
 //!
-//! The table has a fixed number of places. An operation keeps the memory of its place's former
-//! ones, so that a busy core allocates nothing for the next. An id names a place and how often it
-//! was given out: what answers an operation that is over finds nobody.
+//! The table has a fixed number of slots. An operation reuses the memory of its slot's former ones,
+//! so a busy core allocates nothing for it. An id consists of a slot and how often that was used:
+//! an answer to an operation that has ended finds none.
 
 use arrayvec::ArrayVec;
 
@@ -18,7 +18,7 @@ use ringlane_types::request::Consistency;
 use ringlane_types::request::{Allowance, Operation as Command, Request, StoreMode};
 use ringlane_types::time::Instant;
 
-/// Room that a finished operation's buffers may keep.
+/// Capacity that a finished operation's buffers may keep.
 pub(super) const BYTES_KEPT: usize = 4 << 10;
 
 /// Who waits for the end of an operation.
@@ -28,20 +28,20 @@ pub(super) enum Origin {
     Client(ClientRef),
     /// Another node, which forwarded the request and waits for the answer to its own operation.
     Node(Peer, OperationId),
-    /// Another node, whose message waits until this core holds what it asks about.
+    /// Another node, whose message waits until this core has what it asks about.
     Message(Peer),
 }
 
-/// What a request can do to its key, as far as it decides how the request is performed.
+/// What a request can do to its key, as far as this decides how the request is performed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// Looks at nothing but the value: a copy can answer it.
+    /// Reads only the value: a copy can answer it.
     PlainGet,
-    /// Looks at more than that, and leaves it as it is.
+    /// Reads more than that, and changes nothing.
     Read,
-    /// Puts something in its place, whatever was there: a plain set.
+    /// Replaces the record, whatever it was: a plain set.
     Overwrite,
-    /// What it leaves behind depends on what was there.
+    /// Its result depends on the current record.
     Change,
 }
 
@@ -62,14 +62,14 @@ impl Kind {
     }
 }
 
-/// How far an operation is.
+/// The stage of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
-    /// To be begun again at the next check.
+    /// To be started again at the next check.
     Waiting,
-    /// Not begun: its connection's request before it, for the same key, has not been answered.
+    /// Not started: its connection's previous request for the same key has not been answered.
     Queued,
-    /// Asks those who held the key before for what they have.
+    /// Asks the former holders of the key for their records.
     Fetching,
     /// Asks replicas what they know.
     Reading,
@@ -77,32 +77,32 @@ pub(super) enum Stage {
     Writing,
     /// Another node's core works on it.
     Forwarded(Peer),
-    /// There is no room on the link with that core: for the request, or for the answer.
+    /// There is no room for the request, or for the answer, on the link with that core.
     Congested(Peer),
 }
 
-/// What is known of one replica in the present stage.
+/// What is known of one replica in the current stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
     /// Not asked, or to be asked again.
     Unasked,
-    /// Asked at this moment.
+    /// Asked at this time.
     Asked(Instant),
     /// To be asked when there is room on its link.
     Congested,
     /// Reading, fetching: it holds this version.
     Holds(Version),
-    /// Writing: it holds the write, or something that came after it.
+    /// Writing: it holds the write, or something computed from it.
     Applied,
-    /// Writing: it holds a newer write that does not know of ours.
+    /// Writing: it holds a newer write that was not computed from ours.
     Superseded,
-    /// Writing: it holds a write that ours does not know of.
+    /// Writing: it holds a write that ours was not computed from.
     Conflict,
-    /// It cannot take part: away, out of memory.
+    /// It cannot take part: it is away, or out of memory.
     Failed,
 }
 
-/// One of the nodes that an operation deals with.
+/// One of the nodes that an operation involves.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Replica {
     pub node: NodeKey,
@@ -120,42 +120,42 @@ pub(super) struct Operation {
     pub kind: Kind,
     /// Whether its key was hot when it was forwarded.
     pub hot: bool,
-    /// Where its key lies on the ring.
+    /// Where its key is on the ring.
     pub point: Point,
-    /// When it is given up: the operation timeout after it came, not after its turn came.
+    /// When it is given up: the operation timeout counts from its arrival, not from its turn.
     pub until: Instant,
     /// When it was forwarded.
     pub sent_at: Instant,
-    /// The view under which `replicas` are listed.
+    /// The view of `replicas`.
     pub stamp: u64,
     /// How many of them must take part.
     pub needed: u8,
     pub replicas: ArrayVec<Replica, REPLICAS_MAX>,
-    /// Reading: the version that was held here when it began, and that replicas are told.
+    /// Reading: the version held here when it began, which replicas are told.
     pub known: Version,
     /// The write's version, once it has one; a guarded write has it before it reads.
     pub version: Version,
     /// The version that a guarded write was computed from.
     pub base: Version,
-    /// Computed from what was there, so that replicas must not hold anything newer than that.
+    /// Computed from the current record, so replicas must not hold anything newer than that.
     pub guarded: bool,
-    /// Whether a replica was told of the write more than once, so that what it holds now says
-    /// nothing of what it held in between.
+    /// Whether the write was sent to a replica more than once, so that what it holds now says nothing
+    /// about what it held in between.
     pub asked_again: bool,
     /// Whether replicas must be read before it is applied.
     pub reads_first: bool,
-    /// Whoever waits has been answered; what is left is for the replicas.
+    /// The requester has been answered; the rest is for the replicas.
     pub answered: bool,
-    /// Fetching: fillings up to this epoch are dealt with.
+    /// Fetching: transfers up to this epoch are done.
     pub fetched_epoch: u64,
     pub key: Vec<u8>,
-    /// The request as the codec writes it, or the message that waits.
+    /// The request as encoded by the codec, or the message that waits.
     pub request: Vec<u8>,
-    /// The response as the codec writes it.
+    /// The response as encoded by the codec.
     pub response: Vec<u8>,
-    /// What a guarded write replaced here.
+    /// The record that a guarded write replaced here.
     pub prior: RecordBuf,
-    /// Bytes that it was last seen to hold.
+    /// Bytes it held when last counted.
     held_bytes: usize,
 }
 
@@ -189,7 +189,7 @@ impl Operation {
         }
     }
 
-    /// How long a value whoever waits can take.
+    /// How long a value the requester can take.
     pub fn allowance(&self) -> Allowance {
         match codec::decode_request(&self.request) {
             Ok(Request { operation: Command::Get(get), .. }) => get.allowance,
@@ -210,7 +210,7 @@ impl Operation {
         self.release();
     }
 
-    /// Whoever waited has been answered: what was kept for that is not needed any more.
+    /// The requester has been answered: what was kept for that is no longer needed.
     pub fn release(&mut self) {
         for buffer in [&mut self.request, &mut self.response] {
             buffer.clear();
@@ -220,7 +220,7 @@ impl Operation {
         self.prior.shrink_to(BYTES_KEPT);
     }
 
-    /// The replica that is this life of `node`.
+    /// The replica on `node`.
     pub fn replica(&mut self, node: NodeKey) -> Option<&mut Replica> {
         self.replicas.iter_mut().find(|replica| replica.node == node)
     }
@@ -230,7 +230,7 @@ impl Operation {
         self.replicas.iter().filter(|replica| is(replica.state)).count()
     }
 
-    /// How many replicas have taken part in the present stage.
+    /// How many replicas have taken part in the current stage.
     pub fn taking_part(&self) -> usize {
         self.count(|state| matches!(state, State::Holds(_) | State::Applied))
     }
@@ -246,7 +246,7 @@ pub(super) struct Operations {
     limit: usize,
     /// Bytes of requests, responses and former values that they hold.
     held_bytes: usize,
-    /// Bytes of those that other nodes have handed on.
+    /// Bytes of those that other nodes forwarded.
     forwarded_bytes: usize,
 }
 
@@ -257,17 +257,17 @@ struct OperationSlot {
 }
 
 impl Operations {
-    /// Room for `limit` operations.
+    /// A table for up to `limit` operations.
     pub fn new(limit: usize) -> Self {
         Self { limit, ..Self::default() }
     }
 
-    /// Whether there is no room for another.
+    /// Whether the limit is reached.
     pub fn is_full(&self) -> bool {
         self.free.is_empty() && self.slots.len() >= self.limit
     }
 
-    /// How many are under way.
+    /// How many are in progress.
     pub fn len(&self) -> usize {
         self.slots.len() - self.free.len()
     }
@@ -277,12 +277,12 @@ impl Operations {
         self.held_bytes
     }
 
-    /// Bytes of those that other nodes have handed on.
+    /// Bytes of those that other nodes forwarded.
     pub fn forwarded_bytes(&self) -> usize {
         self.forwarded_bytes
     }
 
-    /// A cleared operation that is given up at `until`, and its id, to be kept with
+    /// A cleared operation to be given up at `until`, and its id, to be kept with
     /// [`Operations::keep`] or dropped with [`Operations::end`]. `None` when the table is full.
     pub fn begin(&mut self, until: Instant) -> Option<(OperationId, Box<Operation>)> {
         if self.is_full() {
@@ -300,7 +300,7 @@ impl Operations {
         Some((id, operation))
     }
 
-    /// Takes out the operation `id`, if it is still under way; it must be kept or ended again.
+    /// Takes out the operation `id`, if it is still in progress; it must be kept or ended afterwards.
     pub fn take(&mut self, id: OperationId) -> Option<Box<Operation>> {
         let slot = self.slots.get_mut(id.0 as u32 as usize)?;
         if slot.times != (id.0 >> 32) as u32 {
@@ -309,13 +309,13 @@ impl Operations {
         slot.operation.take()
     }
 
-    /// Looks at the operation `id`, if it is still under way.
+    /// The operation `id`, if it is still in progress.
     pub fn get(&self, id: OperationId) -> Option<&Operation> {
         let slot = self.slots.get(id.0 as u32 as usize)?;
         slot.operation.as_deref().filter(|_| slot.times == (id.0 >> 32) as u32)
     }
 
-    /// Puts it back.
+    /// Puts it back into the table.
     pub fn keep(&mut self, id: OperationId, mut operation: Box<Operation>) {
         let bytes =
             operation.request.len() + operation.response.len() + operation.prior.value_bytes();
@@ -323,7 +323,7 @@ impl Operations {
         self.slots[id.0 as u32 as usize].operation = Some(operation);
     }
 
-    /// It is over.
+    /// Ends it.
     pub fn end(&mut self, id: OperationId, mut operation: Box<Operation>) {
         self.holds(&mut operation, 0);
         operation.clear();
@@ -339,13 +339,13 @@ impl Operations {
         }
     }
 
-    /// What those under way read may be gone: no copy is kept of it.
+    /// What operations in progress have read may be gone: no copies of it are kept.
     pub fn keep_no_copies(&mut self) {
         let operations = self.slots.iter_mut().filter_map(|slot| slot.operation.as_deref_mut());
         operations.for_each(|operation| operation.hot = false);
     }
 
-    /// The ids of those that `wanted` picks.
+    /// The ids of those selected by `wanted`.
     pub fn ids(&self, wanted: impl Fn(&Operation) -> bool) -> Vec<OperationId> {
         let picked = self
             .slots
