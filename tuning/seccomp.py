@@ -335,7 +335,7 @@ def exercise(server_path, wrapper=(), watch=lambda pid: None):
             taken.bind(("127.0.0.1", 0))
             taken.listen()
             refused = start("-p", taken.getsockname()[1], "-m", 64, **quiet)
-            assert b"already taken" in refused.communicate(timeout=30)[1]
+            assert b"already in use" in refused.communicate(timeout=30)[1]
             assert refused.returncode == 1
 
 
