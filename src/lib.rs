@@ -12,7 +12,7 @@ pub use ringlane_engine as engine;
 pub use ringlane_protocol as protocol;
 pub use ringlane_ring as ring;
 pub use ringlane_shard as shard;
-pub use ringlane_types::{codec, hash, log_limiter, request, time};
+pub use ringlane_types::{codec, hash, log_limiter, request, time, wire};
 
 #[cfg(feature = "server")]
 pub mod server;

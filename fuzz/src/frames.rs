@@ -15,7 +15,7 @@ use ringlane::cluster::membership::{
 };
 use ringlane::cluster::message::{Forward, Message, Messages, NodeMessage};
 use ringlane::cluster::quorum::Replication;
-use ringlane::cluster::wire::{Reader, Writer};
+use ringlane::wire::{Reader, Writer};
 use ringlane::codec::decode_request;
 use ringlane::ring::RingParameters;
 

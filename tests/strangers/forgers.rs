@@ -10,8 +10,8 @@ use ringlane::cluster::handshake::{
 };
 use ringlane::cluster::identity::{Boot, Identity, NodeKey};
 use ringlane::cluster::link::{ClientEndpoint, Peer};
-use ringlane::cluster::wire::{Reader, Writer};
 use ringlane::config::ClusterConfig;
+use ringlane::wire::{Reader, Writer};
 
 use crate::alone;
 use crate::live::Client;

@@ -51,7 +51,6 @@ use super::roster::RosterMember;
 use super::store::ReplicaStore;
 use super::version::{TieBreaker, Version, VersionClock};
 use super::view::{Placement, RangeTransfer, Source, View};
-use super::wire::Malformed;
 use ringlane_ring::{Point, REPLICAS_MAX};
 use ringlane_types::codec;
 use ringlane_types::hash::KeyHash;
@@ -429,12 +428,12 @@ impl Coordinator {
         if NodeMessage::is_one(bytes) {
             match &NodeMessage::read(bytes) {
                 Ok(message) => self.node_message(from, message, turn),
-                Err(Malformed) => self.counters.malformed += 1,
+                Err(_) => self.counters.malformed += 1,
             }
         } else {
             match &Message::read(bytes) {
                 Ok(message) => self.data_message(from, bytes, message, turn),
-                Err(Malformed) => self.counters.malformed += 1,
+                Err(_) => self.counters.malformed += 1,
             }
         }
         self.begin_queued(turn);

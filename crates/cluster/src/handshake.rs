@@ -37,8 +37,8 @@ use super::frame::{AuthKey, BODY_BYTES_MAX, Opener, Sealer, TAG_BYTES};
 use super::identity::{Boot, NodeKey};
 use super::link::{ClientEndpoint, NODE_CORE, Peer, PeerFacts};
 use super::membership::{self, Terms};
-use super::wire::{Malformed, Reader, Writer};
 use ringlane_ring::NODE_ID_BYTES_MAX;
+use ringlane_types::wire::{CodecError, Reader, Writer};
 
 #[cfg(test)]
 mod tests;
@@ -407,11 +407,11 @@ impl Handshake {
     fn read<'b>(&self, bytes: &'b [u8]) -> Result<(PeerHello, &'b [u8]), HandshakeError> {
         let mut reader = Reader::new(&bytes[HEAD_BYTES..]);
         // Everything behind the version belongs to it.
-        let version = reader.u16().map_err(|Malformed| HandshakeError::Malformed)?;
+        let version = reader.u16().map_err(|_| HandshakeError::Malformed)?;
         if version != VERSION {
             return Err(HandshakeError::Refused(HandshakeRefusal::Version));
         }
-        let other = read_facts(&mut reader).map_err(|Malformed| HandshakeError::Malformed)?;
+        let other = read_facts(&mut reader).map_err(|_| HandshakeError::Malformed)?;
         let tag = reader.rest();
         if tag.len() != if other.keyed { TAG_BYTES } else { 0 } {
             return Err(HandshakeError::Malformed);
@@ -542,16 +542,16 @@ fn write_facts(party: &Party, core: u16, to: Peer, pass: u64, nonce: &Nonce, out
     out.put(nonce);
 }
 
-fn read_facts(reader: &mut Reader<'_>) -> Result<PeerHello, Malformed> {
+fn read_facts(reader: &mut Reader<'_>) -> Result<PeerHello, CodecError> {
     let terms = Terms::read(reader)?;
     let keyed = match reader.u8()? {
         0 => false,
         1 => true,
-        _ => return Err(Malformed),
+        _ => return Err(CodecError::Unknown),
     };
     let id = reader.text()?;
     if id.len() > NODE_ID_BYTES_MAX {
-        return Err(Malformed);
+        return Err(CodecError::Unknown);
     }
     let other = PeerHello {
         terms,
@@ -571,12 +571,12 @@ fn read_facts(reader: &mut Reader<'_>) -> Result<PeerHello, Malformed> {
     if !(1..=CORES_MAX).contains(&other.core_count)
         || (other.core != NODE_CORE && other.core >= other.core_count)
     {
-        return Err(Malformed);
+        return Err(CodecError::Unknown);
     }
     Ok(other)
 }
 
-fn read_client_endpoint(reader: &mut Reader<'_>) -> Result<ClientEndpoint, Malformed> {
+fn read_client_endpoint(reader: &mut Reader<'_>) -> Result<ClientEndpoint, CodecError> {
     let (address, base) = (reader.address()?, reader.u16()?);
     Ok(ClientEndpoint {
         ip: Some(address.ip()).filter(|ip| !ip.is_unspecified()),

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::wire::{Malformed, Reader, Writer};
+use ringlane_types::wire::{CodecError, Reader, Writer};
 
 /// A node's id in 64 bits, for messages and tables. Two members never share one: the second is
 /// not admitted.
@@ -67,10 +67,10 @@ impl Identity {
     }
 
     /// Reads one from a message.
-    pub fn read(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+    pub fn read(reader: &mut Reader<'_>) -> Result<Self, CodecError> {
         let id = reader.text()?;
         if id.len() > ringlane_ring::NODE_ID_BYTES_MAX {
-            return Err(Malformed);
+            return Err(CodecError::Unknown);
         }
         let (boot, renewal) = (Boot(reader.u64()?), reader.u32()?);
         let (gossip, link) = (reader.address()?, reader.address()?);
@@ -125,8 +125,8 @@ impl fmt::Display for GossipCodecError {
 
 impl std::error::Error for GossipCodecError {}
 
-impl From<Malformed> for GossipCodecError {
-    fn from(_: Malformed) -> Self {
+impl From<CodecError> for GossipCodecError {
+    fn from(_: CodecError) -> Self {
         GossipCodecError::Malformed
     }
 }
@@ -229,7 +229,7 @@ fn write_message(message: &foca::Message<Identity>, out: &mut Vec<u8>) {
     }
 }
 
-fn read_message(reader: &mut Reader<'_>) -> Result<foca::Message<Identity>, Malformed> {
+fn read_message(reader: &mut Reader<'_>) -> Result<foca::Message<Identity>, CodecError> {
     use foca::Message::*;
     let (tag, probe_number) = (reader.u8()?, reader.u8()?);
     Ok(match tag {
@@ -244,7 +244,7 @@ fn read_message(reader: &mut Reader<'_>) -> Result<foca::Message<Identity>, Malf
         8 => Gossip,
         9 => Broadcast,
         10 => TurnUndead,
-        _ => return Err(Malformed),
+        _ => return Err(CodecError::Unknown),
     })
 }
 

@@ -26,4 +26,3 @@ pub mod roster_consensus;
 pub mod store;
 pub mod version;
 pub mod view;
-pub mod wire;

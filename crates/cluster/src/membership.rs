@@ -43,8 +43,8 @@ use rand::{RngExt, SeedableRng};
 
 use super::frame::{AuthKey, TAG_BYTES};
 use super::identity::{Boot, IDENTITY_BYTES_MAX, Identity, IdentityCodec, NodeKey};
-use super::wire::{Malformed, Reader, Writer};
 use ringlane_types::time::Instant;
+use ringlane_types::wire::{CodecError, Reader, Writer};
 
 mod contacts;
 mod envelope;
@@ -523,10 +523,10 @@ impl Membership {
         asked_with: usize,
         now: Instant,
         effects: &mut Vec<MembershipEffect>,
-    ) -> Result<(), Malformed> {
+    ) -> Result<(), CodecError> {
         let source = Identity::read(&mut Reader::new(body))?;
         if source.key != head.sender || source.boot != head.boot {
-            return Err(Malformed);
+            return Err(CodecError::Unknown);
         }
         if head.shown != self.envelope.secret.cookie(source.gossip) {
             // Perhaps this node was restarted since it told its cookie.
@@ -546,7 +546,7 @@ impl Membership {
             self.send_join_probe(source.gossip, false, true, now, effects);
             return Ok(());
         }
-        let mut gossip = Gossip::read(body).ok_or(Malformed)?;
+        let mut gossip = Gossip::read(body).ok_or(CodecError::Unknown)?;
         let mut ask = Vec::new();
         if self.filter_updates(&mut gossip, &mut ask) {
             self.verify_own_id(now);
@@ -568,7 +568,7 @@ impl Membership {
         asked_with: usize,
         now: Instant,
         effects: &mut Vec<MembershipEffect>,
-    ) -> Result<(), Malformed> {
+    ) -> Result<(), CodecError> {
         let (nonce, guest) = (reader.u64()?, Identity::read(reader)?);
         let known = self.known.get(&guest.key);
         let later = known.filter(|known| known.identity.boot > guest.boot);
@@ -611,7 +611,7 @@ impl Membership {
         reader: &mut Reader<'_>,
         now: Instant,
         effects: &mut Vec<MembershipEffect>,
-    ) -> Result<(), Malformed> {
+    ) -> Result<(), CodecError> {
         let (nonce, host) = (reader.u64()?, Identity::read(reader)?);
         let Some(probe) = self.contacts.answered(nonce, now) else { return Ok(()) };
         if !self.admits(&host) {
@@ -653,7 +653,7 @@ impl Membership {
         reader: &mut Reader<'_>,
         now: Instant,
         effects: &mut Vec<MembershipEffect>,
-    ) -> Result<(), Malformed> {
+    ) -> Result<(), CodecError> {
         let address = reader.address()?;
         if head.shown == self.envelope.secret.cookie(address) {
             self.contacts.renewed(address, head.cookie);

@@ -1,7 +1,7 @@
 //! Messages between nodes about keys and data.
 //!
 //! A frame's body is a sequence of length-prefixed messages, so the value of a record is simply the
-//! rest of its message and is read without a copy. Decoders accept any bytes and return [`Malformed`]
+//! rest of its message and is read without a copy. Decoders accept any bytes and return [`CodecError`]
 //! instead of guessing. Requests carry the digest of the roster under which their sender located the
 //! key (`stamp`): a replica with a different roster reports that instead of acting, and both update
 //! their rosters before the operation is retried.
@@ -14,12 +14,12 @@
 
 use super::record::{Content, Live, Record};
 use super::version::Version;
-use super::wire::{Malformed, Reader, Writer};
 use ringlane_ring::Point;
 use ringlane_types::codec;
 use ringlane_types::request::Consistency;
 use ringlane_types::request::{KEY_BYTES_MAX, Value};
 use ringlane_types::time::Deadline;
+use ringlane_types::wire::{CodecError, Reader, Writer};
 
 mod node;
 #[cfg(test)]
@@ -387,7 +387,7 @@ impl<'b> Message<'b> {
     }
 
     /// Reads the message that `bytes` are, all of them.
-    pub fn read(bytes: &'b [u8]) -> Result<Self, Malformed> {
+    pub fn read(bytes: &'b [u8]) -> Result<Self, CodecError> {
         let mut reader = Reader::new(bytes);
         let message = match reader.u8()? {
             written @ (tag::WRITE | tag::WRITE_GUARDED) => {
@@ -410,7 +410,7 @@ impl<'b> Message<'b> {
                     5 => WriteOutcome::TooLarge,
                     6 => WriteOutcome::NoMemory,
                     7 => WriteOutcome::ClockAhead,
-                    _ => return Err(Malformed),
+                    _ => return Err(CodecError::Unknown),
                 };
                 Message::WriteReply { operation, outcome }
             }
@@ -430,7 +430,7 @@ impl<'b> Message<'b> {
                     4 => ReadOutcome::NotReady,
                     5 => ReadOutcome::OtherView(reader.u64()?),
                     6 => ReadOutcome::Promised(Version(reader.u64()?)),
-                    _ => return Err(Malformed),
+                    _ => return Err(CodecError::Unknown),
                 };
                 Message::ReadReply { operation, outcome }
             }
@@ -465,12 +465,12 @@ impl<'b> Message<'b> {
                     1 => ForwardOutcome::QuorumNotReached { needed, reached },
                     2 => ForwardOutcome::Unknown,
                     3 => ForwardOutcome::NotBegun,
-                    _ => return Err(Malformed),
+                    _ => return Err(CodecError::Unknown),
                 };
                 let (version, response) = (Version(reader.u64()?), reader.rest());
                 Message::ForwardReply { operation, outcome, version, response }
             }
-            _ => return Err(Malformed),
+            _ => return Err(CodecError::Unknown),
         };
         reader.end()?;
         Ok(message)
@@ -513,11 +513,11 @@ pub fn write_record(record: &Record<'_>, out: &mut Vec<u8>) {
 }
 
 /// Reads the record that everything left is.
-pub fn read_record<'b>(reader: &mut Reader<'b>) -> Result<Record<'b>, Malformed> {
+pub fn read_record<'b>(reader: &mut Reader<'b>) -> Result<Record<'b>, CodecError> {
     let (version, bits) = (Version(reader.u64()?), reader.u8()?);
     let has = |bit| bits & bit != 0;
     if bits & !bit::KNOWN != 0 || (bits != 0 && !has(bit::LIVE)) {
-        return Err(Malformed);
+        return Err(CodecError::Unknown);
     }
     if bits == 0 {
         return Ok(Record::deleted(version));
@@ -532,15 +532,18 @@ pub fn read_record<'b>(reader: &mut Reader<'b>) -> Result<Record<'b>, Malformed>
     Ok(Record { version, content: Content::Live(live) })
 }
 
-fn read_key<'b>(reader: &mut Reader<'b>) -> Result<&'b [u8], Malformed> {
+fn read_key<'b>(reader: &mut Reader<'b>) -> Result<&'b [u8], CodecError> {
     let key = reader.short()?;
-    if (1..=KEY_BYTES_MAX).contains(&key.len()) { Ok(key) } else { Err(Malformed) }
+    if (1..=KEY_BYTES_MAX).contains(&key.len()) { Ok(key) } else { Err(CodecError::Unknown) }
 }
 
-fn read_consistency(reader: &mut Reader<'_>) -> Result<Consistency, Malformed> {
+fn read_consistency(reader: &mut Reader<'_>) -> Result<Consistency, CodecError> {
     use Consistency::*;
     let code = reader.u8()?;
-    [Configured, One, Quorum, All].into_iter().find(|known| *known as u8 == code).ok_or(Malformed)
+    [Configured, One, Quorum, All]
+        .into_iter()
+        .find(|known| *known as u8 == code)
+        .ok_or(CodecError::Unknown)
 }
 
 /// The messages of a frame's body, one by one. Ends at the first that is cut off.
@@ -557,7 +560,7 @@ impl<'b> Messages<'b> {
 
 impl<'b> Iterator for Messages<'b> {
     /// The bytes of one message, or what follows is no message.
-    type Item = Result<&'b [u8], Malformed>;
+    type Item = Result<&'b [u8], CodecError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.rest.left() == 0 {

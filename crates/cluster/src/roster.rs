@@ -14,8 +14,8 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::identity::{Boot, NodeKey};
 use super::version::TieBreaker;
-use super::wire::{Malformed, Reader, Writer};
 use ringlane_ring::{NODE_ID_BYTES_MAX, NODES_MAX, Ring, RingError, RingNode, RingParameters};
+use ringlane_types::wire::{CodecError, Reader, Writer};
 
 /// A node in the roster.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -177,11 +177,11 @@ impl Roster {
     }
 
     /// Decodes one from a message; rejects rosters that cannot have been decided.
-    pub fn read(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+    pub fn read(reader: &mut Reader<'_>) -> Result<Self, CodecError> {
         let (epoch, parent) = (reader.u64()?, reader.u64()?);
         let (next_slot, count) = (reader.u16()?, reader.u16()?);
         if next_slot >= TieBreaker::SLOTS || !(1..=NODES_MAX).contains(&(count as usize)) {
-            return Err(Malformed);
+            return Err(CodecError::Unknown);
         }
         let members =
             (0..count).map(|_| RosterMember::read(reader)).collect::<Result<Vec<_>, _>>()?;
@@ -193,7 +193,7 @@ impl Roster {
         let distinct = slots.windows(2).all(|pair| pair[0] < pair[1])
             && keys.windows(2).all(|pair| pair[0] < pair[1]);
         if !sorted || !distinct {
-            return Err(Malformed);
+            return Err(CodecError::Unknown);
         }
         Ok(Self { epoch, parent, next_slot, members, digest: 0 }.digested())
     }
@@ -209,13 +209,13 @@ impl RosterMember {
         out.put_address(self.link);
     }
 
-    fn read(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+    fn read(reader: &mut Reader<'_>) -> Result<Self, CodecError> {
         let id = reader.text()?;
         let (boot, weight, slot) = (Boot(reader.u64()?), reader.u16()? as u32, reader.u16()?);
         let (gossip, link) = (reader.address()?, reader.address()?);
         let weight_valid = (1..=ringlane_ring::WEIGHT_MAX).contains(&weight);
         if id.len() > NODE_ID_BYTES_MAX || !weight_valid || slot >= TieBreaker::SLOTS {
-            return Err(Malformed);
+            return Err(CodecError::Unknown);
         }
         Ok(Self { id: id.into(), key: NodeKey::of(id), boot, weight, slot, gossip, link })
     }
@@ -238,11 +238,11 @@ impl Change {
     }
 
     /// Reads one from a message.
-    pub fn read(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+    pub fn read(reader: &mut Reader<'_>) -> Result<Self, CodecError> {
         match reader.u8()? {
             1 => Ok(Change::Add(RosterMember::read(reader)?)),
             2 => Ok(Change::Remove { key: NodeKey(reader.u64()?), boot: Boot(reader.u64()?) }),
-            _ => Err(Malformed),
+            _ => Err(CodecError::Unknown),
         }
     }
 }

@@ -8,3 +8,4 @@ pub mod hash;
 pub mod log_limiter;
 pub mod request;
 pub mod time;
+pub mod wire;

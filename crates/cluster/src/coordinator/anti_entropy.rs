@@ -18,7 +18,7 @@ use std::collections::HashMap;
 
 use super::*;
 use crate::store::Scanned;
-use crate::wire::{Reader, Writer};
+use ringlane_types::wire::{Reader, Writer};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// Segments of the circle.

@@ -17,8 +17,8 @@ use std::time::Duration;
 
 use super::super::frame::AuthKey;
 use super::super::identity::{Boot, Identity, NodeKey};
-use super::super::wire::Writer;
 use ringlane_types::time::Instant;
+use ringlane_types::wire::Writer;
 
 /// Maximum addresses remembered, answered or not. Beyond, those that never answered are dropped, then
 /// those not heard of for longest.

@@ -56,7 +56,7 @@ impl Terms {
     }
 
     /// Reads them from a message.
-    pub fn read(reader: &mut Reader<'_>) -> Result<Self, super::super::wire::Malformed> {
+    pub fn read(reader: &mut Reader<'_>) -> Result<Self, CodecError> {
         Ok(Self { cluster: reader.u64()?, parameters: reader.u64()? })
     }
 }

@@ -2,7 +2,7 @@
 
 use super::super::roster_consensus;
 use super::super::version::Version;
-use super::super::wire::{Malformed, Reader, Writer};
+use ringlane_types::wire::{CodecError, Reader, Writer};
 
 /// Tags from here on belong to [`NodeMessage`], so that a receiver knows whose a message is.
 const NODE_TAGS: u8 = 64;
@@ -156,9 +156,9 @@ impl<'b> NodeMessage<'b> {
     }
 
     /// Reads the message that `bytes` are, all of them.
-    pub fn read(bytes: &'b [u8]) -> Result<Self, Malformed> {
+    pub fn read(bytes: &'b [u8]) -> Result<Self, CodecError> {
         let mut reader = Reader::new(bytes);
-        let message = match reader.u8()?.checked_sub(NODE_TAGS).ok_or(Malformed)? {
+        let message = match reader.u8()?.checked_sub(NODE_TAGS).ok_or(CodecError::Unknown)? {
             0 => NodeMessage::Consensus(roster_consensus::ConsensusMessage::read(&mut reader)?),
             1 => {
                 let (stamp, epoch, settled) = (reader.u64()?, reader.u64()?, reader.u64()?);
@@ -189,7 +189,7 @@ impl<'b> NodeMessage<'b> {
             6 => NodeMessage::Want { round: reader.u64()?, keys: reader.rest() },
             7 => NodeMessage::Compared { round: reader.u64()? },
             8 => NodeMessage::Flush { version: Version(reader.u64()?) },
-            _ => return Err(Malformed),
+            _ => return Err(CodecError::Unknown),
         };
         reader.end()?;
         Ok(message)

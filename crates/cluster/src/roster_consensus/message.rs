@@ -6,7 +6,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::super::identity::{Boot, NodeKey};
 use super::super::roster::{Change, Roster};
-use super::super::wire::{Malformed, Reader, Writer};
+use ringlane_types::wire::{CodecError, Reader, Writer};
 
 /// Maximum rosters of one [`ConsensusMessage::Chain`].
 pub const CHAIN_MAX: usize = 64;
@@ -139,7 +139,7 @@ impl ConsensusMessage {
     }
 
     /// Reads one message.
-    pub fn read(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+    pub fn read(reader: &mut Reader<'_>) -> Result<Self, CodecError> {
         Ok(match reader.u8()? {
             1 => ConsensusMessage::Prepare(read_instance(reader)?, read_ballot(reader)?),
             2 => {
@@ -147,7 +147,7 @@ impl ConsensusMessage {
                 let accepted = match reader.u8()? {
                     0 => None,
                     1 => Some((read_ballot(reader)?, Arc::new(Roster::read(reader)?))),
-                    _ => return Err(Malformed),
+                    _ => return Err(CodecError::Unknown),
                 };
                 ConsensusMessage::Promise { instance, ballot, accepted }
             }
@@ -164,14 +164,14 @@ impl ConsensusMessage {
             6 => {
                 let count = reader.u8()? as usize;
                 if count > CHAIN_MAX {
-                    return Err(Malformed);
+                    return Err(CodecError::Unknown);
                 }
                 let rosters = (0..count).map(|_| Roster::read(reader).map(Arc::new));
                 ConsensusMessage::Chain(rosters.collect::<Result<_, _>>()?)
             }
             7 => ConsensusMessage::RequestChain { digest: reader.u64()? },
             8 => ConsensusMessage::RequestChange(Change::read(reader)?),
-            _ => return Err(Malformed),
+            _ => return Err(CodecError::Unknown),
         })
     }
 }
@@ -181,7 +181,7 @@ fn write_ballot(ballot: &Ballot, out: &mut impl Writer) {
     out.put_u64(ballot.proposer.0);
 }
 
-fn read_ballot(reader: &mut Reader<'_>) -> Result<Ballot, Malformed> {
+fn read_ballot(reader: &mut Reader<'_>) -> Result<Ballot, CodecError> {
     Ok(Ballot { round: reader.u32()?, proposer: NodeKey(reader.u64()?) })
 }
 
@@ -194,10 +194,10 @@ fn write_instance(instance: &Instance, out: &mut impl Writer) {
     }
 }
 
-fn read_instance(reader: &mut Reader<'_>) -> Result<Instance, Malformed> {
+fn read_instance(reader: &mut Reader<'_>) -> Result<Instance, CodecError> {
     let (parent, count) = (reader.u64()?, reader.u16()? as usize);
     if count > WITHOUT_MAX {
-        return Err(Malformed);
+        return Err(CodecError::Unknown);
     }
     let without = (0..count).map(|_| Ok((NodeKey(reader.u64()?), Boot(reader.u64()?))));
     Ok(Instance { parent, without: without.collect::<Result<_, _>>()? })

@@ -3,8 +3,8 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::super::roster::tests::member;
-use super::super::wire::Reader;
 use super::*;
+use ringlane_types::wire::Reader;
 
 const START: Instant = Instant::from_millis(1_700_000_000_000);
 

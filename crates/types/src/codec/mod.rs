@@ -21,28 +21,16 @@
 //! deadlines, compare tokens) are omitted: a bit announces each field that is present. Decoders
 //! accept any bytes and return [`CodecError`] instead of guessing, because the same messages cross
 //! between nodes. Refused: a general serializer, which would copy every field of every plain get.
-mod bytes;
+mod fields;
 mod request;
 mod response;
 
 #[cfg(test)]
 mod tests;
 
+pub use crate::wire::CodecError;
 pub use request::{
     LIMITED_GET_HEAD_BYTES, PLAIN_GET_HEAD_BYTES, decode_key, decode_plain_get, decode_request,
     encode_request, encoded_request_bytes,
 };
 pub use response::{decode_response, encode_response, encoded_response_bytes, over_allowance};
-
-/// Why bytes are not a valid message. None of them was acted upon.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CodecError {
-    /// The message ends inside a field.
-    Truncated,
-    /// Bytes follow a message that has no value.
-    Trailing,
-    /// A tag, option bit or enumerated field that this build does not know.
-    Unknown,
-    /// A key that is empty or longer than [`KEY_BYTES_MAX`](crate::request::KEY_BYTES_MAX).
-    Key,
-}

@@ -1,13 +1,14 @@
 //! A request to the core that owns its key.
 
 use super::CodecError;
-use super::bytes::{Reader, Writer, bit, optional};
+use super::fields::{bit, optional};
 use crate::hash::KeyHash;
 use crate::request::{
     Allowance, Arithmetic, Body, Delete, Get, KEY_BYTES_MAX, Operation, Purpose, Request, Store,
     StoreMode, Vivify,
 };
 use crate::time::Deadline;
+use crate::wire::{Reader, SliceWriter, Writer};
 
 /// Bytes of a plain get excluding its key.
 pub const PLAIN_GET_HEAD_BYTES: usize = 10;
@@ -136,7 +137,7 @@ fn operation_bytes(operation: &Operation<'_>) -> usize {
 #[inline]
 pub fn encode_request(request: &Request<'_>, out: &mut [u8]) {
     assert!(request.key.len() <= KEY_BYTES_MAX, "key of {} bytes", request.key.len());
-    let mut writer = Writer { out };
+    let mut writer = SliceWriter::new(out);
     let plain = match &request.operation {
         Operation::Get(get) if get.is_plain() => Some(get.allowance),
         _ => None,
@@ -153,20 +154,20 @@ pub fn encode_request(request: &Request<'_>, out: &mut [u8]) {
     head[0] = tag;
     head[1] = request.key.len() as u8;
     head[2..].copy_from_slice(&request.hash.to_bits().to_le_bytes());
-    writer.array(head);
+    writer.put(&head);
     match plain {
         None => write_operation(&request.operation, &mut writer),
-        Some(allowance) if allowance.is_limited() => writer.u32(allowance.0),
+        Some(allowance) if allowance.is_limited() => writer.put_u32(allowance.0),
         Some(_) => {}
     }
-    writer.bytes(request.key);
+    writer.put(request.key);
     if let Operation::Store(Store { value: Body::Bytes(value), .. }) = &request.operation {
-        writer.bytes(value);
+        writer.put(value);
     }
     writer.finish();
 }
 
-fn write_operation(operation: &Operation<'_>, writer: &mut Writer<'_>) {
+fn write_operation(operation: &Operation<'_>, writer: &mut SliceWriter<'_>) {
     match operation {
         Operation::Get(get) => {
             let vivify_cas = get.vivify.and_then(|vivify| vivify.cas);
@@ -184,7 +185,7 @@ fn write_operation(operation: &Operation<'_>, writer: &mut Writer<'_>) {
                 | bit(get.refresh_below_seconds.is_some(), get::REFRESH)
                 | bit(get.refresh_first, get::REFRESH_FIRST)
                 | bit(get.allowance.is_limited(), get::ALLOWANCE);
-            writer.u16(options);
+            writer.put_u16(options);
             writer.optional_deadline(get.touch);
             writer.optional_deadline(get.vivify.map(|vivify| vivify.deadline));
             writer.optional_u64(vivify_cas);
@@ -215,7 +216,7 @@ fn write_operation(operation: &Operation<'_>, writer: &mut Writer<'_>) {
                 | bit(store.accept_older, store::ACCEPT_OLDER)
                 | bit(store.refusal_removes, store::REFUSAL_REMOVES)
                 | bit(store.binary_key, store::BINARY_KEY);
-            writer.u16(options);
+            writer.put_u16(options);
             writer.optional_u64(refused);
             writer.optional_u32((store.flags != 0).then_some(store.flags));
             writer.optional_deadline((!store.deadline.is_never()).then_some(store.deadline));
@@ -229,7 +230,7 @@ fn write_operation(operation: &Operation<'_>, writer: &mut Writer<'_>) {
                 | bit(delete.empty.is_some(), delete::EMPTY)
                 | bit(delete.cas.is_some(), delete::CAS)
                 | bit(delete.invalidate, delete::INVALIDATE);
-            writer.u16(options);
+            writer.put_u16(options);
             writer.optional_u64(delete.compare);
             writer.optional_deadline(delete.deadline);
             writer.optional_u32(delete.empty);
@@ -242,8 +243,8 @@ fn write_operation(operation: &Operation<'_>, writer: &mut Writer<'_>) {
                 | bit(arithmetic.cas.is_some(), arithmetic::CAS)
                 | bit(arithmetic.decrement, arithmetic::DECREMENT)
                 | bit(arithmetic.binary_key, arithmetic::BINARY_KEY);
-            writer.u16(options);
-            writer.u64(arithmetic.delta);
+            writer.put_u16(options);
+            writer.put_u64(arithmetic.delta);
             writer.optional_u64(arithmetic.compare);
             writer.optional_u64(arithmetic.create.map(|(initial, _)| initial));
             writer.optional_deadline(arithmetic.create.map(|(_, deadline)| deadline));
@@ -284,7 +285,7 @@ pub fn decode_key(message: &[u8]) -> Result<(&[u8], KeyHash), CodecError> {
 /// Decodes the request that [`encode_request`] wrote; `message` is exactly that message.
 #[inline]
 pub fn decode_request(message: &[u8]) -> Result<Request<'_>, CodecError> {
-    let mut reader = Reader { rest: message };
+    let mut reader = Reader::new(message);
     let head: [u8; PLAIN_GET_HEAD_BYTES] = reader.array()?;
     let key_bytes = head[1] as usize;
     if key_bytes == 0 || key_bytes > KEY_BYTES_MAX {
@@ -295,13 +296,13 @@ pub fn decode_request(message: &[u8]) -> Result<Request<'_>, CodecError> {
     if matches!(head[0], ask::PLAIN_GET | ask::LIMITED_GET) {
         let limited = head[0] == ask::LIMITED_GET;
         let allowance = reader.optional_u32(limited)?.map_or(Allowance::FULL, Allowance);
-        let key = reader.bytes(key_bytes)?;
-        reader.finish()?;
+        let key = reader.take(key_bytes)?;
+        reader.end()?;
         let operation = Operation::Get(Get { allowance, ..Get::default() });
         return Ok(Request { key, hash, operation });
     }
     let (key, operation) = read_operation(head[0], key_bytes, &mut reader)?;
-    reader.finish()?;
+    reader.end()?;
     Ok(Request { key, hash, operation })
 }
 
@@ -368,8 +369,8 @@ fn read_operation<'b>(
             let cas = reader.optional_u64(has(store::CAS))?;
             let vivify = reader.optional_deadline(has(store::VIVIFY))?;
             // The value follows the key, so a store reads its key itself.
-            let key = reader.bytes(key_bytes)?;
-            let value = refused.map_or_else(|| Body::Bytes(reader.remainder()), Body::Refused);
+            let key = reader.take(key_bytes)?;
+            let value = refused.map_or_else(|| Body::Bytes(reader.rest()), Body::Refused);
             let store = Store {
                 mode,
                 value,
@@ -407,5 +408,5 @@ fn read_operation<'b>(
             })
         }
     };
-    Ok((reader.bytes(key_bytes)?, operation))
+    Ok((reader.take(key_bytes)?, operation))
 }

@@ -1,8 +1,9 @@
 //! The answer of the core that owned the key.
 
 use super::CodecError;
-use super::bytes::{Reader, Writer, bit8, optional};
+use super::fields::{bit8, optional};
 use crate::request::{Hit, KEY_BYTES_MAX, Marks, Number, Response, Value};
+use crate::wire::{Reader, SliceWriter, Writer};
 
 const HIT_HEAD_BYTES: usize = 16;
 const NUMBER_HEAD_BYTES: usize = 19;
@@ -80,34 +81,34 @@ pub fn encoded_response_bytes(response: &Response<'_>) -> usize {
 /// If `out` has another length, or a key is longer than [`KEY_BYTES_MAX`].
 #[inline]
 pub fn encode_response(response: &Response<'_>, out: &mut [u8]) {
-    let mut writer = Writer { out };
+    let mut writer = SliceWriter::new(out);
     match response {
         Response::Hit(hit) => write_hit(hit, &mut writer),
         Response::Number(number) => write_number(number, &mut writer),
         Response::Stored { cas, value_bytes } => {
-            writer.array([answer::STORED]);
-            writer.u32(*value_bytes);
-            writer.u64(*cas);
+            writer.put(&[answer::STORED]);
+            writer.put_u32(*value_bytes);
+            writer.put_u64(*cas);
         }
-        Response::Miss => writer.array([answer::MISS]),
-        Response::NotStored => writer.array([answer::NOT_STORED]),
-        Response::Exists => writer.array([answer::EXISTS]),
-        Response::NotFound => writer.array([answer::NOT_FOUND]),
-        Response::Deleted => writer.array([answer::DELETED]),
-        Response::NonNumeric => writer.array([answer::NON_NUMERIC]),
-        Response::TooLarge => writer.array([answer::TOO_LARGE]),
-        Response::OutOfMemory => writer.array([answer::OUT_OF_MEMORY]),
-        Response::NotCreated => writer.array([answer::NOT_CREATED]),
+        Response::Miss => writer.put(&[answer::MISS]),
+        Response::NotStored => writer.put(&[answer::NOT_STORED]),
+        Response::Exists => writer.put(&[answer::EXISTS]),
+        Response::NotFound => writer.put(&[answer::NOT_FOUND]),
+        Response::Deleted => writer.put(&[answer::DELETED]),
+        Response::NonNumeric => writer.put(&[answer::NON_NUMERIC]),
+        Response::TooLarge => writer.put(&[answer::TOO_LARGE]),
+        Response::OutOfMemory => writer.put(&[answer::OUT_OF_MEMORY]),
+        Response::NotCreated => writer.put(&[answer::NOT_CREATED]),
         Response::QuorumNotReached { needed, reached } => {
-            writer.array([answer::QUORUM_NOT_REACHED, *needed, *reached]);
+            writer.put(&[answer::QUORUM_NOT_REACHED, *needed, *reached]);
         }
-        Response::Uncertain => writer.array([answer::UNCERTAIN]),
+        Response::Uncertain => writer.put(&[answer::UNCERTAIN]),
         Response::OverAllowance { value_bytes, request } => {
-            writer.array([answer::OVER_ALLOWANCE]);
-            writer.u32(*value_bytes);
-            writer.bytes(request);
+            writer.put(&[answer::OVER_ALLOWANCE]);
+            writer.put_u32(*value_bytes);
+            writer.put(request);
         }
-        Response::Busy => writer.array([answer::BUSY]),
+        Response::Busy => writer.put(&[answer::BUSY]),
     }
     writer.finish();
 }
@@ -123,7 +124,7 @@ pub fn over_allowance(message: &[u8]) -> Option<u32> {
 }
 
 #[inline]
-fn write_hit(hit: &Hit<'_>, writer: &mut Writer<'_>) {
+fn write_hit(hit: &Hit<'_>, writer: &mut SliceWriter<'_>) {
     assert!(hit.key.len() <= KEY_BYTES_MAX, "key of {} bytes", hit.key.len());
     let marks = &hit.marks;
     let mut head = [0; HIT_HEAD_BYTES];
@@ -141,36 +142,36 @@ fn write_hit(hit: &Hit<'_>, writer: &mut Writer<'_>) {
     head[3] = hit.class;
     head[4..8].copy_from_slice(&hit.item_bytes.to_le_bytes());
     head[8..].copy_from_slice(&hit.cas.to_le_bytes());
-    writer.array(head);
+    writer.put(&head);
     writer.optional_u32((hit.flags != 0).then_some(hit.flags));
     writer.deadlines(hit.deadline, hit.deadline_before);
     writer.optional_u32((hit.idle_seconds != 0).then_some(hit.idle_seconds));
-    writer.bytes(hit.key);
+    writer.put(hit.key);
     match &hit.value {
-        Value::Whole(value) => writer.bytes(value),
-        chained => chained.parts().for_each(|part| writer.bytes(part)),
+        Value::Whole(value) => writer.put(value),
+        chained => chained.parts().for_each(|part| writer.put(part)),
     }
 }
 
-fn write_number(number: &Number<'_>, writer: &mut Writer<'_>) {
+fn write_number(number: &Number<'_>, writer: &mut SliceWriter<'_>) {
     assert!(number.key.len() <= KEY_BYTES_MAX, "key of {} bytes", number.key.len());
-    writer.array([
+    writer.put(&[
         answer::NUMBER
             | bit8(!number.deadline.is_never(), answer::DEADLINE)
             | bit8(number.deadline_before != number.deadline, answer::DEADLINE_BEFORE),
         bit8(number.created, mark::CREATED) | bit8(number.binary_key, mark::BINARY_KEY),
         number.key.len() as u8,
     ]);
-    writer.u64(number.value);
-    writer.u64(number.cas);
+    writer.put_u64(number.value);
+    writer.put_u64(number.cas);
     writer.deadlines(number.deadline, number.deadline_before);
-    writer.bytes(number.key);
+    writer.put(number.key);
 }
 
 /// Decodes the response that [`encode_response`] wrote; `message` is exactly that message.
 #[inline]
 pub fn decode_response(message: &[u8]) -> Result<Response<'_>, CodecError> {
-    let mut reader = Reader { rest: message };
+    let mut reader = Reader::new(message);
     let [tag] = reader.array()?;
     let kind = tag & answer::KIND;
     if kind == answer::HIT {
@@ -178,7 +179,7 @@ pub fn decode_response(message: &[u8]) -> Result<Response<'_>, CodecError> {
     }
     if kind == answer::NUMBER {
         let number = read_number(tag, &mut reader)?;
-        reader.finish()?;
+        reader.end()?;
         return Ok(Response::Number(number));
     }
     let response = match tag {
@@ -199,12 +200,12 @@ pub fn decode_response(message: &[u8]) -> Result<Response<'_>, CodecError> {
         answer::UNCERTAIN => Response::Uncertain,
         answer::OVER_ALLOWANCE => {
             let value_bytes = reader.u32()?;
-            Response::OverAllowance { value_bytes, request: reader.remainder() }
+            Response::OverAllowance { value_bytes, request: reader.rest() }
         }
         answer::BUSY => Response::Busy,
         _ => return Err(CodecError::Unknown),
     };
-    reader.finish()?;
+    reader.end()?;
     Ok(response)
 }
 
@@ -222,11 +223,11 @@ fn read_hit<'b>(tag: u8, reader: &mut Reader<'b>) -> Result<Hit<'b>, CodecError>
     if key_bytes as usize > KEY_BYTES_MAX {
         return Err(CodecError::Key);
     }
-    let key = reader.bytes(key_bytes.into())?;
+    let key = reader.take(key_bytes.into())?;
     Ok(Hit {
         item: None,
         key,
-        value: Value::Whole(reader.remainder()),
+        value: Value::Whole(reader.rest()),
         flags,
         cas,
         deadline,
@@ -257,7 +258,7 @@ fn read_number<'b>(tag: u8, reader: &mut Reader<'b>) -> Result<Number<'b>, Codec
     }
     Ok(Number {
         value,
-        key: reader.bytes(key_bytes.into())?,
+        key: reader.take(key_bytes.into())?,
         cas,
         deadline,
         deadline_before,

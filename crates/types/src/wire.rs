@@ -3,9 +3,18 @@
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// Bytes that are not a valid message. Nothing of them was acted upon.
+/// Why bytes are not a valid message. None of them was acted upon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Malformed;
+pub enum CodecError {
+    /// The message ends inside a field.
+    Truncated,
+    /// Bytes follow the end of the message.
+    Trailing,
+    /// A tag, option bit or field value that this build does not know.
+    Unknown,
+    /// A key that is empty or longer than [`KEY_BYTES_MAX`](crate::request::KEY_BYTES_MAX).
+    Key,
+}
 
 /// The rest of a message.
 #[derive(Clone, Copy, Debug)]
@@ -21,69 +30,70 @@ impl<'b> Reader<'b> {
 
     /// The next `count` bytes.
     #[inline]
-    pub fn take(&mut self, count: usize) -> Result<&'b [u8], Malformed> {
-        let (taken, rest) = self.rest.split_at_checked(count).ok_or(Malformed)?;
+    pub fn take(&mut self, count: usize) -> Result<&'b [u8], CodecError> {
+        let (taken, rest) = self.rest.split_at_checked(count).ok_or(CodecError::Truncated)?;
         self.rest = rest;
         Ok(taken)
     }
 
+    /// The next N bytes.
     #[inline]
-    fn chunk<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
-        let (taken, rest) = self.rest.split_first_chunk::<N>().ok_or(Malformed)?;
+    pub fn array<const N: usize>(&mut self) -> Result<[u8; N], CodecError> {
+        let (taken, rest) = self.rest.split_first_chunk::<N>().ok_or(CodecError::Truncated)?;
         self.rest = rest;
         Ok(*taken)
     }
 
     /// One byte.
     #[inline]
-    pub fn u8(&mut self) -> Result<u8, Malformed> {
-        Ok(self.chunk::<1>()?[0])
+    pub fn u8(&mut self) -> Result<u8, CodecError> {
+        Ok(self.array::<1>()?[0])
     }
 
     /// Two bytes.
     #[inline]
-    pub fn u16(&mut self) -> Result<u16, Malformed> {
-        Ok(u16::from_le_bytes(self.chunk()?))
+    pub fn u16(&mut self) -> Result<u16, CodecError> {
+        Ok(u16::from_le_bytes(self.array()?))
     }
 
     /// Four bytes.
     #[inline]
-    pub fn u32(&mut self) -> Result<u32, Malformed> {
-        Ok(u32::from_le_bytes(self.chunk()?))
+    pub fn u32(&mut self) -> Result<u32, CodecError> {
+        Ok(u32::from_le_bytes(self.array()?))
     }
 
     /// Eight bytes.
     #[inline]
-    pub fn u64(&mut self) -> Result<u64, Malformed> {
-        Ok(u64::from_le_bytes(self.chunk()?))
+    pub fn u64(&mut self) -> Result<u64, CodecError> {
+        Ok(u64::from_le_bytes(self.array()?))
     }
 
     /// A byte string with a one-byte length prefix.
     #[inline]
-    pub fn short(&mut self) -> Result<&'b [u8], Malformed> {
+    pub fn short(&mut self) -> Result<&'b [u8], CodecError> {
         let count = self.u8()?;
         self.take(count as usize)
     }
 
     /// A byte string with a four-byte length prefix.
     #[inline]
-    pub fn long(&mut self) -> Result<&'b [u8], Malformed> {
+    pub fn long(&mut self) -> Result<&'b [u8], CodecError> {
         let count = self.u32()?;
         self.take(count as usize)
     }
 
     /// Non-empty text with a one-byte length prefix.
-    pub fn text(&mut self) -> Result<&'b str, Malformed> {
-        let text = core::str::from_utf8(self.short()?).map_err(|_| Malformed)?;
-        if text.is_empty() { Err(Malformed) } else { Ok(text) }
+    pub fn text(&mut self) -> Result<&'b str, CodecError> {
+        let text = core::str::from_utf8(self.short()?).map_err(|_| CodecError::Unknown)?;
+        if text.is_empty() { Err(CodecError::Unknown) } else { Ok(text) }
     }
 
     /// An address.
-    pub fn address(&mut self) -> Result<SocketAddr, Malformed> {
+    pub fn address(&mut self) -> Result<SocketAddr, CodecError> {
         let ip = match self.u8()? {
-            4 => IpAddr::V4(Ipv4Addr::from(self.chunk::<4>()?)),
-            6 => IpAddr::V6(Ipv6Addr::from(self.chunk::<16>()?)),
-            _ => return Err(Malformed),
+            4 => IpAddr::V4(Ipv4Addr::from(self.array::<4>()?)),
+            6 => IpAddr::V6(Ipv6Addr::from(self.array::<16>()?)),
+            _ => return Err(CodecError::Unknown),
         };
         Ok(SocketAddr::new(ip, self.u16()?))
     }
@@ -102,8 +112,8 @@ impl<'b> Reader<'b> {
 
     /// Fails unless everything has been read.
     #[inline]
-    pub fn end(self) -> Result<(), Malformed> {
-        if self.rest.is_empty() { Ok(()) } else { Err(Malformed) }
+    pub fn end(self) -> Result<(), CodecError> {
+        if self.rest.is_empty() { Ok(()) } else { Err(CodecError::Trailing) }
     }
 }
 
@@ -173,6 +183,38 @@ impl Writer for Vec<u8> {
     }
 }
 
+/// Fills a slice from its front: for a message whose length was computed before it is written.
+#[derive(Debug)]
+pub struct SliceWriter<'o> {
+    out: &'o mut [u8],
+}
+
+impl<'o> SliceWriter<'o> {
+    /// Fills `out`, which is exactly as long as the message.
+    #[inline]
+    pub fn new(out: &'o mut [u8]) -> Self {
+        Self { out }
+    }
+
+    /// The whole slice must be filled.
+    ///
+    /// # Panics
+    /// When it is not.
+    #[inline]
+    pub fn finish(self) {
+        assert!(self.out.is_empty(), "{} bytes left over in the slot", self.out.len());
+    }
+}
+
+impl Writer for SliceWriter<'_> {
+    #[inline]
+    fn put(&mut self, bytes: &[u8]) {
+        let (front, rest) = std::mem::take(&mut self.out).split_at_mut(bytes.len());
+        front.copy_from_slice(bytes);
+        self.out = rest;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -202,11 +244,11 @@ mod tests {
 
     #[test]
     fn a_length_beyond_the_end_is_malformed() {
-        assert_eq!(Reader::new(&[5, 1, 2]).short(), Err(Malformed));
-        assert_eq!(Reader::new(&[0xff; 8]).long(), Err(Malformed));
-        assert_eq!(Reader::new(&[0]).text(), Err(Malformed));
-        assert_eq!(Reader::new(&[1, 0xff]).text(), Err(Malformed));
-        assert_eq!(Reader::new(&[5, 0, 0, 0, 0, 0, 0]).address(), Err(Malformed));
-        assert_eq!(Reader::new(&[0]).end(), Err(Malformed));
+        assert_eq!(Reader::new(&[5, 1, 2]).short(), Err(CodecError::Truncated));
+        assert_eq!(Reader::new(&[0xff; 8]).long(), Err(CodecError::Truncated));
+        assert_eq!(Reader::new(&[0]).text(), Err(CodecError::Unknown));
+        assert_eq!(Reader::new(&[1, 0xff]).text(), Err(CodecError::Unknown));
+        assert_eq!(Reader::new(&[5, 0, 0, 0, 0, 0, 0]).address(), Err(CodecError::Unknown));
+        assert_eq!(Reader::new(&[0]).end(), Err(CodecError::Trailing));
     }
 }
