@@ -390,7 +390,7 @@ impl NetRing {
         let entry = opcode::Recv::new(Fd(socket), place.as_mut_ptr(), place.len() as u32)
             .flags(libc::MSG_WAITALL)
             .build()
-            .user_data(UserData::new(Kind::Fill, token.index, token.generation).encode());
+            .user_data(UserData::new(Kind::ReceiveInto, token.index, token.generation).encode());
         loans::lend(self.fd(), entry.get_user_data(), place.as_ptr(), place.len(), Access::Sole);
         self.fills += 1;
         // SAFETY: the caller guarantees the destination.
@@ -644,7 +644,7 @@ impl NetRing {
                 accepted(index, result, own, more, events);
                 own
             }
-            Kind::Fill => {
+            Kind::ReceiveInto => {
                 let own = self.fills > 0;
                 loans::end(self.fd(), name.encode());
                 self.fills -= u32::from(own);

@@ -79,7 +79,7 @@ impl ReplicaStore for SimStore {
         if self.sabotage == Some(Sabotage::AcknowledgeWithoutApplying)
             && record.version.0.is_multiple_of(3)
         {
-            return Merged::Taken;
+            return Merged::Stored;
         }
         let merged = self.with(|store| store.merge(key, record, now));
         self.drop_tombstone(key, now);

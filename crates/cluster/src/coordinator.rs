@@ -202,7 +202,7 @@ struct Attempt {
 type Members = ArrayVec<(NodeKey, Boot), REPLICAS_MAX>;
 
 impl Coordinator {
-    /// The coordinator of core `settings.core` of the node `me` in its life `boot`.
+    /// The coordinator of core `settings.core` of the node `me` in `boot`.
     pub fn new(me: NodeKey, boot: Boot, settings: CoordinatorSettings) -> Self {
         assert!(settings.retention.tombstones_outlive_hints(), "a hint would undo a deletion");
         let hasher = || settings.hash_secret.table_hasher();
@@ -494,7 +494,7 @@ impl Coordinator {
         self.begin_queued(turn);
     }
 
-    /// Gossip says that this life of a node is alive, or dead.
+    /// Gossip says that this boot of a node is alive, or dead.
     fn liveness<S: ReplicaStore, O: Effects>(
         &mut self,
         node: NodeKey,
@@ -523,7 +523,7 @@ impl Coordinator {
                 if known != Some(facts) {
                     self.reach.insert(peer.node, Reach { facts, links: 0 });
                     if known.is_some() {
-                        // Nothing that its former life was asked will be answered.
+                        // Nothing that its former boot was asked will be answered.
                         self.no_room_any_more(|waited_for| waited_for.node == peer.node);
                         self.peers.link(peer.node, false, turn.now);
                         self.node_went(peer.node, turn);
@@ -535,7 +535,7 @@ impl Coordinator {
                 self.peers.link(peer.node, true, turn.now);
             }
             LinkEvent::Down { peer, boot } => {
-                // Links of a former life may close after the first of the next one has opened.
+                // Links of a former boot may close after the first of the next one has opened.
                 let reach = self.reach.get_mut(&peer.node);
                 let Some(reach) = reach.filter(|reach| reach.facts.boot == boot) else { return };
                 reach.links = reach.links.saturating_sub(1);
@@ -558,7 +558,7 @@ impl Coordinator {
         }
     }
 
-    /// This node begins a new life: its store is empty; its seat and everything in progress are
+    /// This node begins a new boot: its store is empty; its membership and everything in progress are
     /// gone.
     fn restart_empty<S: ReplicaStore, O: Effects>(
         &mut self,
@@ -738,7 +738,7 @@ impl Coordinator {
         Some(Peer { node, core: reach.facts.core_of(key) })
     }
 
-    /// Whether this life of a node can be reached, whatever its circuit breaker says.
+    /// Whether this boot of a node can be reached, whatever its circuit breaker says.
     fn is_present(&self, node: NodeKey, boot: Boot) -> bool {
         self.peers.is_present(node)
             && self.reach.get(&node).is_some_and(|reach| reach.facts.boot == boot)

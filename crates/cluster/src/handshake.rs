@@ -179,7 +179,7 @@ pub struct LinkSession {
 pub struct Caller {
     /// The node.
     pub node: NodeKey,
-    /// In which life.
+    /// In which boot.
     pub boot: Boot,
     /// What it was told by gossip; 0 for nothing.
     pub pass: u64,

@@ -86,7 +86,7 @@ pub enum LinkEvent {
     Down {
         /// Whom it reached.
         peer: Peer,
-        /// In which life.
+        /// In which boot.
         boot: Boot,
     },
 }

@@ -123,13 +123,13 @@ pub enum MembershipEvent<'b> {
         /// Its bytes.
         bytes: &'b [u8],
     },
-    /// Nobody listens any more where this life of a member took connections, so its process is
+    /// Nobody listens any more where this boot of a member took connections, so its process is
     /// gone. Since somebody between could have said so in its name, it is a suspect from now on,
     /// and dead a probe period later unless it refutes.
     ListenerGone {
         /// The member.
         node: NodeKey,
-        /// In which life.
+        /// In which boot.
         boot: Boot,
     },
     /// Say goodbye. Nothing is sent or believed afterwards.
@@ -167,7 +167,7 @@ pub enum MembershipEffect {
         reason: GossipRefusal,
     },
     /// This node's place is taken: another process runs under its id, which answered there itself,
-    /// or the cluster knows a later life of it, since this one was started with a clock set back or
+    /// or the cluster knows a later boot of it, since this one was started with a clock set back or
     /// was away while another one was there. This membership is over.
     Superseded {
         /// Where the other one is, or was.
@@ -355,8 +355,8 @@ impl Membership {
         effects: &mut Vec<MembershipEffect>,
     ) {
         let member = self.foca.iter_membership_state().find(|member| {
-            let Identity { key, boot: life, .. } = member.id();
-            (*key, *life) == (node, boot) && member.state() != foca::State::Down
+            let Identity { key, boot: its_boot, .. } = member.id();
+            (*key, *its_boot) == (node, boot) && member.state() != foca::State::Down
         });
         let Some(member) = member.cloned() else { return };
         let incarnation = member.incarnation();
@@ -379,7 +379,7 @@ impl Membership {
         self.contacts.cookie_of(address).unwrap_or(0)
     }
 
-    /// Whether somebody who calls itself this life of `node` and shows `pass` may be linked with: it
+    /// Whether somebody who calls itself this boot of `node` and shows `pass` may be linked with: it
     /// is alive, and what is sent to its address reaches it.
     pub fn admits_link(&self, node: NodeKey, boot: Boot, pass: u64) -> bool {
         self.known.get(&node).is_some_and(|known| {
@@ -668,8 +668,8 @@ impl Membership {
     fn was_cut_off_from(&self, node: NodeKey, boot: Boot) -> bool {
         self.foca.num_members() == 0
             && self.foca.iter_membership_state().any(|member| {
-                let Identity { key, boot: life, .. } = member.id();
-                (*key, *life) == (node, boot) && member.state() == foca::State::Down
+                let Identity { key, boot: its_boot, .. } = member.id();
+                (*key, *its_boot) == (node, boot) && member.state() == foca::State::Down
             })
     }
 

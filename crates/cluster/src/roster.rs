@@ -68,7 +68,7 @@ impl Roster {
     /// The first roster of a new cluster, with this one node.
     pub fn initial(founder: RosterMember, random: u64) -> Self {
         let members = vec![RosterMember { slot: 0, ..founder }];
-        Self { epoch: 1, parent: random, next_slot: 1, members, digest: 0 }.digested()
+        Self { epoch: 1, parent: random, next_slot: 1, members, digest: 0 }.with_digest()
     }
 
     /// The members, sorted by id.
@@ -132,7 +132,7 @@ impl Roster {
         }
         next.epoch = self.epoch + 1;
         next.parent = self.digest;
-        Some(next.digested())
+        Some(next.with_digest())
     }
 
     /// The ring on which the members have their points.
@@ -160,7 +160,7 @@ impl Roster {
         slot
     }
 
-    fn digested(mut self) -> Self {
+    fn with_digest(mut self) -> Self {
         let mut bytes = Vec::new();
         self.write(&mut bytes);
         self.digest = xxh3_64(&bytes);
@@ -195,7 +195,7 @@ impl Roster {
         if !sorted || !distinct {
             return Err(CodecError::Unknown);
         }
-        Ok(Self { epoch, parent, next_slot, members, digest: 0 }.digested())
+        Ok(Self { epoch, parent, next_slot, members, digest: 0 }.with_digest())
     }
 }
 

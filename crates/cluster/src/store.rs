@@ -18,7 +18,7 @@ pub use map::MapStore;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Merged {
     /// It is the newest and was stored.
-    Taken,
+    Stored,
     /// It is what the store already held.
     Same,
     /// The store holds a newer one, with this version.

@@ -260,7 +260,7 @@ mod tests {
         let (before, after) = views(&["a", "b", "c"], "b", 2);
         let mut transfer = RangeTransfer { before, after, sources: vec![Source::Missing; 3] };
         let (me, boot) = (NodeKey::of("b"), Boot(2));
-        // Our own earlier life is gone; both others are still needed for two of three.
+        // Our own earlier boot is gone; both others are still needed for two of three.
         transfer.sources[1] = Source::Gone;
         assert_eq!(transfer.holders(Point(0), quorums(2, 2)).needed, 2);
         transfer.sources[2] = Source::Gone;

@@ -92,7 +92,7 @@ impl ReplicaStore for ShardStore<'_> {
             }
         }
         match self.put(key, &record, now) {
-            Ok(()) => Merged::Taken,
+            Ok(()) => Merged::Stored,
             Err(PutRecordError::TooLarge) => Merged::TooLarge,
             Err(PutRecordError::OutOfMemory) => Merged::NoMemory,
         }

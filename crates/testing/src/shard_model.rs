@@ -210,12 +210,12 @@ impl Model {
     }
 
     fn flush_all(&mut self, at: Instant, now: Instant) {
-        self.attend(now);
+        self.run_due_work(now);
         self.flush_at = Some(at);
-        self.attend(now);
+        self.run_due_work(now);
     }
 
-    fn attend(&mut self, now: Instant) {
+    fn run_due_work(&mut self, now: Instant) {
         if self.flush_at.is_some_and(|at| at <= now) {
             self.flush_at = None;
             self.items.clear();
@@ -224,7 +224,7 @@ impl Model {
     }
 
     fn execute(&mut self, key: &[u8], operation: &Operation<'_>, now: Instant) -> Answer {
-        self.attend(now);
+        self.run_due_work(now);
         let answer = match operation {
             Operation::Get(get) => self.get(key, get, now),
             Operation::Store(store) => self.store(key, store, now),

@@ -13,7 +13,7 @@ pub(super) enum Kind {
     Send = 3,
     Cancel = 4,
     Heartbeat = 5,
-    Fill = 6,
+    ReceiveInto = 6,
     /// A read of the eventfd.
     Bell = 7,
     /// A message to another ring, which completes here only if it fails.
@@ -31,7 +31,7 @@ impl Kind {
         Self::Send,
         Self::Cancel,
         Self::Heartbeat,
-        Self::Fill,
+        Self::ReceiveInto,
         Self::Bell,
         Self::Wake,
         Self::Woken,

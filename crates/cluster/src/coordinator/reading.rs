@@ -126,7 +126,9 @@ impl Coordinator {
                     return State::Failed;
                 }
                 match turn.store.merge(&operation.key, &record, turn.now) {
-                    Merged::Taken | Merged::Same | Merged::Older(_) => State::Holds(record.version),
+                    Merged::Stored | Merged::Same | Merged::Older(_) => {
+                        State::Holds(record.version)
+                    }
                     Merged::TooLarge | Merged::NoMemory => State::Failed,
                 }
             }

@@ -191,7 +191,7 @@ impl Coordinator {
             }
         }
         match turn.store.merge(key, record, turn.now) {
-            Merged::Taken | Merged::Same => WriteOutcome::Applied,
+            Merged::Stored | Merged::Same => WriteOutcome::Applied,
             Merged::Older(version) => WriteOutcome::Superseded(version),
             Merged::TooLarge => WriteOutcome::TooLarge,
             Merged::NoMemory => WriteOutcome::NoMemory,

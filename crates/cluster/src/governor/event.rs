@@ -84,11 +84,11 @@ pub enum GovernorEffect {
         /// Where it takes connections.
         address: SocketAddr,
     },
-    /// Links with this life of a node are wanted, or not any more.
+    /// Links with this boot of a node are wanted, or not any more.
     Link {
         /// The node.
         node: NodeKey,
-        /// In which life.
+        /// In which boot.
         boot: Boot,
         /// Where it takes connections.
         address: SocketAddr,
@@ -97,7 +97,7 @@ pub enum GovernorEffect {
     },
     /// Tell all cores of this node.
     Notice(GovernorNotice),
-    /// This node's place is taken by another process, or by a later life: it must end.
+    /// This node's place is taken by another process, or by a later boot: it must end.
     Superseded {
         /// Where the other one is, or was.
         by: SocketAddr,
@@ -128,7 +128,7 @@ pub struct MemberStatus {
     pub id: Arc<str>,
     /// Its key.
     pub key: NodeKey,
-    /// Its life.
+    /// Its boot.
     pub boot: Boot,
     /// Where it takes connections.
     pub link: SocketAddr,

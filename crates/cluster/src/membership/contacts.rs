@@ -78,7 +78,7 @@ pub(super) struct JoinProbe {
 struct Contact {
     /// What it wants to see.
     cookie: Option<u64>,
-    /// Who has answered there: in which life, and in which renewal of it.
+    /// Who has answered there: in which boot, and in which renewal of it.
     who: Option<(NodeKey, Boot, u32)>,
     heard_at: Instant,
     probed_at: Option<Instant>,
@@ -111,7 +111,7 @@ impl Contacts {
         self.by_address.get_mut(&address)?.held.take()
     }
 
-    /// Whether this renewal of this life has answered at its address.
+    /// Whether this renewal of this boot has answered at its address.
     pub fn has_answered(&self, identity: &Identity) -> bool {
         let contact = self.by_address.get(&identity.gossip);
         contact.and_then(|contact| contact.who).is_some_and(|(key, boot, renewal)| {

@@ -160,7 +160,7 @@ pub(super) struct Envelope {
     /// The last number used.
     sequence: u64,
     clocks_differ_max: Duration,
-    /// By sender and life: two processes that share an id by mistake must not silence each other.
+    /// By sender and boot: two processes that share an id by mistake must not silence each other.
     senders: HashMap<(NodeKey, Boot), Sender>,
     /// What cookies are made of.
     pub secret: Secret,

@@ -73,11 +73,15 @@ impl Membership {
 
     pub(super) fn verdict_on(&self, source: &Identity, update: &Member<Identity>) -> UpdateVerdict {
         let identity = update.id();
-        let life = (identity.boot, identity.renewal);
+        let boot_and_renewal = (identity.boot, identity.renewal);
         let me = self.identity();
         if identity.key == me.key {
             let ours = (me.boot, me.renewal);
-            return if life <= ours { UpdateVerdict::Apply } else { UpdateVerdict::OwnId };
+            return if boot_and_renewal <= ours {
+                UpdateVerdict::Apply
+            } else {
+                UpdateVerdict::OwnId
+            };
         }
         if !has_one_host(identity) || !self.has_room_for(identity) {
             return UpdateVerdict::Drop;
@@ -87,7 +91,7 @@ impl Membership {
         }
         let known = self.known.get(&identity.key);
         match known {
-            Some(known) if life <= (known.identity.boot, known.identity.renewal) => {
+            Some(known) if boot_and_renewal <= (known.identity.boot, known.identity.renewal) => {
                 UpdateVerdict::Apply
             }
             // A dead node's update causes no message.

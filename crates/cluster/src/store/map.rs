@@ -98,7 +98,7 @@ impl ReplicaStore for MapStore {
             }
         }
         self.put(key, record, now);
-        Merged::Taken
+        Merged::Stored
     }
 
     fn roll_back(
@@ -193,10 +193,10 @@ mod tests {
     #[test]
     fn only_a_newer_record_is_taken() {
         let mut store = MapStore::default();
-        assert_eq!(store.merge(b"k", &live(5, b"five"), NOW), Merged::Taken);
+        assert_eq!(store.merge(b"k", &live(5, b"five"), NOW), Merged::Stored);
         assert_eq!(store.merge(b"k", &live(5, b"five"), NOW), Merged::Same);
         assert_eq!(store.merge(b"k", &live(4, b"four"), NOW), Merged::Older(Version(5)));
-        assert_eq!(store.merge(b"k", &Record::deleted(Version(6)), NOW), Merged::Taken);
+        assert_eq!(store.merge(b"k", &Record::deleted(Version(6)), NOW), Merged::Stored);
         assert_eq!(value(&mut store), None);
         assert_eq!(store.len(), 1, "a deletion is remembered");
     }
@@ -237,7 +237,7 @@ mod tests {
         store.flush(Version(7));
         assert_eq!(value(&mut store), None);
         assert_eq!(store.merge(b"k", &live(7, b"late"), NOW), Merged::Older(Version(7)));
-        assert_eq!(store.merge(b"k", &live(8, b"new"), NOW), Merged::Taken);
+        assert_eq!(store.merge(b"k", &live(8, b"new"), NOW), Merged::Stored);
     }
 
     #[test]

@@ -47,7 +47,7 @@ impl Bench {
     /// As [`Bench::merge`], without the slow check of invariants.
     fn put(&mut self, key: &str, record: &Record<'_>) {
         let merged = ShardStore::new(&mut self.shard).merge(key.as_bytes(), record, self.now);
-        assert_eq!(merged, Merged::Taken);
+        assert_eq!(merged, Merged::Stored);
     }
 
     fn read(&mut self, key: &str) -> Option<RecordBuf> {
@@ -223,7 +223,7 @@ fn marks_travel_with_the_record() {
     let (mut one, mut other) = (Bench::new(), Bench::new());
     one.run("k", v(1), Operation::Store(Write { binary_key: true, ..Write::set(b"x") }));
     one.run("k", v(2), Operation::Delete(Delete { invalidate: true, ..Delete::default() }));
-    assert_eq!(other.merge("k", &one.read("k").unwrap().get()), Merged::Taken);
+    assert_eq!(other.merge("k", &one.read("k").unwrap().get()), Merged::Stored);
     let lease = Get { lease: true, ..Get::default() };
     match other.run("k", v(3), Operation::Get(lease)) {
         Response::Hit(hit) => {
@@ -232,7 +232,7 @@ fn marks_travel_with_the_record() {
         }
         answer => panic!("{answer:?}"),
     }
-    assert_eq!(one.merge("k", &other.read("k").unwrap().get()), Merged::Taken);
+    assert_eq!(one.merge("k", &other.read("k").unwrap().get()), Merged::Stored);
     match one.run("k", v(4), Operation::Get(lease)) {
         Response::Hit(hit) => assert!(hit.marks.win_sent && !hit.marks.won),
         answer => panic!("{answer:?}"),
@@ -261,7 +261,7 @@ fn an_expired_item_hides_older_writes_until_it_may_be_forgotten() {
     assert_eq!(bench.version("k"), None);
     let gauges = bench.shard.gauges();
     assert_eq!((gauges.tombstones, gauges.chunk_bytes), (0, 0));
-    assert_eq!(bench.merge("k", &live(4, b"late")), Merged::Taken);
+    assert_eq!(bench.merge("k", &live(4, b"late")), Merged::Stored);
 }
 
 #[test]
@@ -306,7 +306,7 @@ fn values_of_any_length_pass_from_shard_to_shard() {
         let record = store.read(b"key", now).unwrap();
         let Content::Live(live) = record.content else { panic!("{record:?}") };
         assert_eq!(matches!(live.value, Value::Chained(_)), bytes >= 32_768);
-        assert_eq!(other.merge("key", &record), Merged::Taken);
+        assert_eq!(other.merge("key", &record), Merged::Stored);
         assert_eq!(other.merge("key", &record), Merged::Same);
         assert_eq!(other.value("key").unwrap(), value.as_bytes());
     }
@@ -323,7 +323,7 @@ fn a_record_that_finds_no_room_takes_what_was_there_with_it() {
     let mut bench = Bench::of(&ShardConfig { eviction: Eviction::None, ..ShardConfig::tiny() });
     bench.merge("k", &live(1, b"old"));
     let mut filled = 0;
-    while bench.merge(&format!("filler {filled}"), &live(1, &large[..60_000])) == Merged::Taken {
+    while bench.merge(&format!("filler {filled}"), &live(1, &large[..60_000])) == Merged::Stored {
         filled += 1;
     }
     assert!(filled > 8);
@@ -445,8 +445,8 @@ fn a_cleared_store_takes_old_versions_again() {
         bench.store().flush(v(4));
         bench.store().clear();
         assert_eq!((bench.version("value"), bench.version("deleted")), (None, None), "{round}");
-        assert_eq!(bench.merge("value", &live(1, b"old")), Merged::Taken);
-        assert_eq!(bench.merge("deleted", &Record::deleted(v(1))), Merged::Taken);
+        assert_eq!(bench.merge("value", &live(1, b"old")), Merged::Stored);
+        assert_eq!(bench.merge("deleted", &Record::deleted(v(1))), Merged::Stored);
         assert_eq!(bench.shard.gauges().items, 1);
     }
     bench.store().clear();
@@ -551,7 +551,7 @@ fn a_far_deadline_is_the_same_on_every_shard() {
         let deadline = Deadline::at(one.now.after(Duration::from_millis(days * 86_400_000 + 77)));
         one.set("k", v(1), "x", deadline);
         let record = one.read("k").unwrap();
-        assert_eq!(other.merge("k", &record.get()), Merged::Taken);
+        assert_eq!(other.merge("k", &record.get()), Merged::Stored);
         assert_eq!(other.merge("k", &record.get()), Merged::Same, "{days} days");
         let touch = Get { touch: Some(deadline), ..Get::default() };
         one.run("k", v(2), Operation::Get(touch));
@@ -612,6 +612,6 @@ fn a_pinned_item_stays_readable_under_its_tombstone() {
     bench.shard.check_invariants();
     let live = Live { deadline: Deadline::NEVER, flags: 3, marks: 255, value: Value::Whole(b"x") };
     let record = Record { version: v(9), content: Content::Live(live) };
-    assert_eq!(bench.merge("k", &record), Merged::Taken);
+    assert_eq!(bench.merge("k", &record), Merged::Stored);
     bench.shard.check_invariants();
 }

@@ -367,7 +367,7 @@ impl Pair<'_> {
 
     /// A walk visits what is there.
     fn scan(&mut self) {
-        self.model.attend(self.now);
+        self.model.run_due_work(self.now);
         let attend = self.inspect(b"nobody");
         self.shard.execute(&attend, self.now);
         let mut seen = HashMap::new();
@@ -410,7 +410,7 @@ impl Pair<'_> {
             }
             (operation, _) => *operation,
         };
-        self.model.attend(self.now);
+        self.model.run_due_work(self.now);
         // Under eviction the shard may lack the item; first find out.
         let inspect = self.inspect(key);
         if self.may_be_gone(key) && matches!(self.shard.execute(&inspect, self.now), Response::Miss)

@@ -262,7 +262,7 @@ fn completions_that_name_nothing_under_way_are_ignored_and_counted() {
     net.submit().unwrap();
     let armed = net.armed;
     // A ring can be told to complete what never was an operation, with a message to itself.
-    let kinds = [Kind::Accept, Kind::Send, Kind::Heartbeat, Kind::Fill, Kind::SendAtOnce];
+    let kinds = [Kind::Accept, Kind::Send, Kind::Heartbeat, Kind::ReceiveInto, Kind::SendAtOnce];
     let names = kinds.map(|kind| UserData::new(kind, 0, 77).encode());
     let names = names.into_iter().chain([UserData::new(Kind::Send, 9, 1).encode(), 0, u64::MAX]);
     let count = names.clone().count() as u64;
