@@ -1,9 +1,9 @@
-//! What waits for one peer, in which order it leaves, and how much the peer lets come.
+//! The send queue of a link to one peer, its order, and the peer's flow control.
 //!
-//! A link carries requests and answers, short and long, and none of them may keep the others
-//! waiting for its own length. Short messages of a turn leave together as one frame, as if there
-//! were nothing else. A message longer than [`LONG_BYTES`] waits beside them and leaves in pieces,
-//! each a frame of its own; between two sends whatever is short goes first.
+//! A link carries requests and answers, short and long, and none of them may block the others for
+//! its whole length. The short messages of a turn are sent together as one frame. A message longer
+//! than [`LONG_BYTES`] is queued separately and sent in pieces, each a frame of its own; between two
+//! sends, short messages go first.
 //!
 //! ```text
 //! frame body   messages, each behind its length
@@ -33,27 +33,27 @@ mod arriving;
 
 pub use arriving::{Arrivals, Gathering};
 
-/// A longer message, its length included, leaves in pieces.
+/// A longer message, including its length field, is sent in pieces.
 pub const LONG_BYTES: usize = 16 << 10;
-/// Longest piece.
+/// Maximum length of a piece.
 pub const PIECE_BYTES: usize = 32 << 10;
-/// Bytes of pieces of a message that was admitted which may be on their way without having been taken.
+/// Bytes of pieces of an admitted message that may be in flight without having been consumed.
 pub const WINDOW_BYTES: u64 = 1 << 20;
-/// Bytes of pieces that may come of each class without having been admitted.
+/// Bytes of pieces of each class that may be sent without admission.
 pub const UNASKED_BYTES: u64 = 128 << 10;
-/// Longest body of a frame between cores.
+/// Maximum length of the body of a frame between cores.
 pub const FRAME_BYTES_MAX: usize = 128 << 10;
-/// Short messages beyond this leave as several frames.
+/// Short messages beyond this are sent as several frames.
 const SHORT_FRAME_BYTES: usize = 64 << 10;
-/// Pieces are added to a send until it is so long: what is short waits for no more than that.
+/// Pieces are added to a send until it has this length: short messages wait for no more than that.
 const SEND_BYTES: usize = 128 << 10;
-/// Credit is given again when so much of the window has been taken.
+/// Credit is granted again when this much of the window has been consumed.
 const CREDIT_STEP: u64 = WINDOW_BYTES / 4;
-/// The same for what may come at any time.
+/// The same for what may be sent without admission.
 const UNASKED_STEP: u64 = UNASKED_BYTES / 4;
-/// Room that an idle link's buffers may keep.
+/// Capacity that an idle link's buffers may keep.
 const BYTES_KEPT: usize = 64 << 10;
-/// Messages are shorter than this, so what stands in the place of a length and is not is a mark.
+/// Messages are shorter than this, so a length field of at least this is a mark.
 const MARK: u32 = 0xffff_ff00;
 const PIECE_HEAD_BYTES: usize = 8;
 
@@ -62,14 +62,14 @@ const _: () = {
     assert!(PIECE_BYTES + PIECE_HEAD_BYTES <= FRAME_BYTES_MAX);
     assert!(SHORT_FRAME_BYTES + LONG_BYTES <= FRAME_BYTES_MAX);
     assert!(CREDIT_STEP + PIECE_BYTES as u64 <= WINDOW_BYTES);
-    // A piece is always allowed when no message is under way.
+    // A piece is always allowed when no message is in progress.
     assert!(UNASKED_STEP + PIECE_BYTES as u64 <= UNASKED_BYTES);
 };
 
-/// What has credit of its own.
+/// A kind of messages with credit of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
-    /// What is done as soon as it comes: replicas' writes and reads, and what needs no answer.
+    /// Performed on arrival: replicas' writes and reads, and messages without an answer.
     Request,
     /// Answers.
     Answer,
@@ -92,7 +92,7 @@ impl Class {
     }
 }
 
-/// What the body of a frame is.
+/// The body of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FrameBody<'b> {
     /// Messages.
@@ -103,10 +103,10 @@ pub enum FrameBody<'b> {
         class: Class,
         /// Length of the whole message.
         total: usize,
-        /// What comes next of it.
+        /// Its next bytes.
         bytes: &'b [u8],
     },
-    /// So many bytes of pieces may be sent, counted from the link's beginning.
+    /// The bytes of pieces that may be sent, counted from the link's beginning.
     Credit {
         /// Of this class.
         class: Class,
@@ -115,15 +115,15 @@ pub enum FrameBody<'b> {
     },
 }
 
-/// The peer broke the rules of links.
+/// The peer violated the protocol of links.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MalformedFrame;
 
 impl<'b> FrameBody<'b> {
-    /// What `body` is. Any bytes may come.
+    /// Decodes `body`, which may be anything.
     ///
     /// # Errors
-    /// When it begins like a piece or a credit and is none.
+    /// If it begins like a piece or a credit and is neither.
     #[inline]
     pub fn read(body: &'b [u8]) -> Result<Self, MalformedFrame> {
         match body.first_chunk() {
@@ -155,23 +155,23 @@ impl<'b> FrameBody<'b> {
     }
 }
 
-/// One side's way to its peer.
+/// The sending half of a link.
 #[derive(Debug)]
 pub struct Sending {
     sealer: Sealer,
     queue_bytes_max: usize,
-    /// Longest message that the peer takes.
+    /// Longest message that the peer accepts.
     message_bytes_max: usize,
-    /// The frame of short messages being collected: nothing, or room for its head and messages.
+    /// The frame of short messages being collected: nothing, or space for its header, and messages.
     short: Vec<u8>,
-    /// An empty buffer, for the frame after the one on its way.
+    /// An empty buffer, for the frame after the one in flight.
     spare: Vec<u8>,
     long: [Long; CLASSES],
     /// The class of the next piece, if it may be sent.
     next: usize,
-    /// Credit that the peer is to be told of.
+    /// Credit to be sent to the peer.
     owed: [Option<u64>; CLASSES],
-    /// Bytes on their way.
+    /// Bytes in flight.
     in_flight: usize,
 }
 
@@ -179,25 +179,25 @@ pub struct Sending {
 #[derive(Debug)]
 struct Long {
     messages: VecDeque<LongMessage>,
-    /// Bytes of theirs that have not been sent.
+    /// Their unsent bytes.
     bytes: usize,
-    /// Bytes ever sent, and up to which the peer allows.
+    /// Bytes ever sent, and the limit set by the peer.
     sent: u64,
     allowed: u64,
 }
 
-/// A message that lies somewhere in a buffer.
+/// A message at some offset in a buffer.
 #[derive(Debug)]
 struct LongMessage {
     buffer: Vec<u8>,
-    /// What has not been sent.
+    /// Where its unsent part begins.
     from: usize,
     to: usize,
     total: u32,
 }
 
 impl Sending {
-    /// Nothing waits. At most about `queue_bytes_max` bytes of requests are taken, and of long
+    /// An empty queue. It takes at most about `queue_bytes_max` bytes of requests, and of long
     /// answers; messages longer than `message_bytes_max` are dropped.
     pub fn new(sealer: Sealer, queue_bytes_max: usize, message_bytes_max: usize) -> Self {
         let long = || Long { messages: VecDeque::new(), bytes: 0, sent: 0, allowed: UNASKED_BYTES };
@@ -214,7 +214,7 @@ impl Sending {
         }
     }
 
-    /// Where messages are collected; they leave with the next send.
+    /// Where messages are collected; they go out with the next send.
     #[inline]
     pub fn room(&mut self) -> &mut Vec<u8> {
         if self.short.is_empty() {
@@ -224,8 +224,8 @@ impl Sending {
     }
 
     /// Whether a message of `class` and `bytes` has to wait. Short ones do not wait for long ones. Of
-    /// those, at most about `others_max` bytes are taken besides what waits already: all links of a
-    /// core together hold so much; but each may always have one.
+    /// long ones, at most about `others_max` bytes are accepted beside those already queued, which
+    /// bounds all links of a core together; but each link may always have one.
     #[inline]
     pub fn is_full(&self, class: Class, bytes: usize, others_max: usize) -> bool {
         if bytes <= LONG_BYTES {
@@ -235,18 +235,18 @@ impl Sending {
         own >= self.queue_bytes_max || (self.short.len() >= others_max && own > LONG_BYTES)
     }
 
-    /// Whether anything that had to wait may be tried again.
+    /// Whether anything that had to wait may be retried.
     pub fn is_roomy(&self, others_max: usize) -> bool {
         let long = |class| !self.is_full(class, usize::MAX, others_max);
         !self.is_full(Class::Request, 0, others_max) && Class::ALL.into_iter().all(long)
     }
 
-    /// Bytes of long messages that wait.
+    /// Bytes of queued long messages.
     pub fn long_bytes(&self) -> usize {
         self.long.iter().map(|long| long.bytes).sum()
     }
 
-    /// Forgets what waits: the link is gone.
+    /// Drops everything queued: the link is gone.
     pub fn clear(&mut self) {
         self.short = Vec::new();
         self.owed = [None; CLASSES];
@@ -255,18 +255,18 @@ impl Sending {
         }
     }
 
-    /// Bytes that wait or are on their way.
+    /// Bytes queued or in flight.
     pub fn waiting_bytes(&self) -> usize {
         self.in_flight + self.short.len() + self.long_bytes()
     }
 
-    /// The peer allows pieces of `class` up to so many bytes from the beginning.
+    /// The peer allows pieces of `class` up to `up_to` bytes, counted from the beginning.
     pub fn allow(&mut self, class: Class, up_to: u64) {
         let long = &mut self.long[class as usize];
         long.allowed = long.allowed.max(up_to);
     }
 
-    /// Tells the peer with the next send that it may send up to so many bytes of `class`.
+    /// Tells the peer with the next send that it may send up to `up_to` bytes of `class`.
     pub fn tell_credit(&mut self, class: Class, up_to: u64) {
         self.owed[class as usize] = Some(up_to);
     }
@@ -279,8 +279,8 @@ impl Sending {
             || self.long.iter().any(Long::may_send)
     }
 
-    /// Puts what is long apart from what is short, so that it counts as that; to be called when a
-    /// turn's messages are collected. How many were dropped since the peer takes none so long.
+    /// Separates long messages from short ones, so that they count as such. To be called when a
+    /// turn's messages have been collected. Returns how many were dropped as too long for the peer.
     #[inline]
     pub fn separate(&mut self) -> u64 {
         if self.short.len() <= HEAD_BYTES + LONG_BYTES { 0 } else { self.separate_long() }
@@ -302,7 +302,7 @@ impl Sending {
                 self.long[Class::of(&message[4..]) as usize].push(message.to_vec(), 0);
             }
         }
-        // The last one stays where it lies; usually it is the only one.
+        // The last one stays where it is; usually it is the only one.
         let from = last.start.addr() - buffer.as_ptr().addr();
         let bytes = last.end.addr() - last.start.addr();
         if bytes <= self.message_bytes_max {
@@ -315,7 +315,7 @@ impl Sending {
     }
 
     /// The frames to send next, as one buffer; empty when there are none. To be followed by
-    /// [`Sending::sent`] when they have left.
+    /// [`Sending::sent`] when they have been sent.
     pub fn take(&mut self) -> Vec<u8> {
         debug_assert_eq!(self.in_flight, 0, "one send at a time");
         let mut frames = mem::take(&mut self.spare);
@@ -345,7 +345,7 @@ impl Sending {
         frames
     }
 
-    /// What [`Sending::take`] gave has left; its buffer comes back.
+    /// The buffer returned by [`Sending::take`] has been sent and comes back.
     pub fn sent(&mut self, mut buffer: Vec<u8>) {
         buffer.clear();
         buffer.shrink_to(BYTES_KEPT);
@@ -353,7 +353,7 @@ impl Sending {
         self.in_flight = 0;
     }
 
-    /// Seals more short messages than fit into a frame as several, at the limits of messages.
+    /// Seals more short messages than fit into a frame as several frames, split between messages.
     #[cold]
     fn seal_parts(&mut self, messages: &[u8]) -> Vec<u8> {
         let mut frames = Vec::with_capacity(messages.len() + 4 * HEAD_BYTES);
@@ -414,7 +414,7 @@ impl Long {
     }
 }
 
-/// The messages in a row, each with its length before it.
+/// The concatenated messages, each with its length before it.
 fn split(mut rest: &[u8]) -> impl Iterator<Item = &[u8]> {
     std::iter::from_fn(move || {
         let length = rest.first_chunk::<4>()?;

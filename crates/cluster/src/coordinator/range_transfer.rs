@@ -1,9 +1,10 @@
-//! Range transfers: the ranges that a new view made this core's own are copied in the background.
+//! Range transfers: ranges that this core gained through a new view are copied in the background.
 //!
-//! Each former holder is asked for them a part at a time, core by core, at a bounded rate, what it
-//! used last before the rest (`newest`). A holder answers only once it is in the new view itself and
-//! complete for what was before, so that what it sends is all that it had acknowledged. A filling
-//! is over when every place has been copied from enough holders; the others need not be heard.
+//! They are requested from each former holder part by part, core by core, at a bounded rate, the
+//! most recently used records first (`newest`). A holder answers only once it is in the new view
+//! itself and has completed its earlier transfers, so that it sends everything it has acknowledged.
+//! A transfer is complete when every point has been copied from enough holders; the others are not
+//! needed.
 
 use std::sync::Arc;
 
@@ -13,22 +14,22 @@ use crate::message::Messages;
 use crate::record::Record;
 use crate::store::Scanned;
 
-/// About so many bytes are asked for at a time. Clients wait while a holder looks for them and a
-/// core takes them: some 20 us each, and as much again in the kernel.
+/// Approximate bytes requested at a time. Clients wait while a holder collects them and a core
+/// stores them: about 20 us each, and as much again in the kernel.
 const PULL_BYTES: u32 = 32 << 10;
-/// What may arrive ahead of the rate, as a span of it. A core that has nothing else to do sleeps
-/// longer than a part takes, and makes up for that.
+/// How far arrivals may be ahead of the rate. An idle core sleeps longer than a part takes, and
+/// catches up this way.
 const AHEAD_MAX: Duration = Duration::from_millis(50);
-/// A part that has not come after this is asked for again.
+/// A part that has not arrived after this is requested again.
 const PULL_AGAIN_AFTER: Duration = Duration::from_secs(1);
-/// Records looked at for one answer, wanted or not.
+/// Records examined for one answer, wanted or not.
 const SCAN_RECORDS_MAX: usize = 4096;
-/// Records looked at before it is seen whether they are enough for an answer. Few, since all of
-/// them may be wanted, and large.
+/// Records examined between checks whether they suffice for an answer. Few, since all of them may
+/// be wanted, and large.
 const LOOK_STEP: usize = 16;
-/// Records looked at in one call, when those are sought that are not this node's own any more.
+/// Records examined per call in search of those that this node no longer owns.
 const SWEEP_STEP: usize = 128;
-/// Records that are looked at to see when records were used.
+/// Records sampled to estimate when records were used.
 const SAMPLE: usize = 256;
 
 /// What is being copied.
@@ -38,15 +39,15 @@ pub(super) struct RangeTransfers {
     bucket: TokenBucket,
     /// The epoch that was last reported as settled.
     settled: u64,
-    /// Where to go on looking for records that are not this node's own any more.
+    /// Where the search for records that this node no longer owns continues.
     sweep: Option<u64>,
     /// When a holder that is waited for will have been dead for too long.
     look_at: Option<Instant>,
-    /// What others are shown first.
+    /// What is sent to others first.
     divisions: Divisions,
 }
 
-/// How far the copying from one holder is.
+/// The progress of copying from one holder.
 #[derive(Debug)]
 struct Pull {
     epoch: u64,
@@ -54,22 +55,22 @@ struct Pull {
     boot: Boot,
     core: u16,
     cursor: u64,
-    /// When to ask for the next part, or for this one again.
+    /// When to request the next part, or this one again.
     due: Instant,
     under_way: bool,
 }
 
-/// How much of the rate is used up, by all holders together.
+/// How much of the rate all holders together have used.
 #[derive(Debug, Default)]
 struct TokenBucket {
-    /// When the rate would have brought what has arrived.
+    /// The time at which the rate would have allowed everything that has arrived.
     earned: Instant,
-    /// What of it is less than the clock's unit, in bytes.
+    /// The remainder below the clock's unit, in bytes.
     rest: u64,
 }
 
 impl TokenBucket {
-    /// Notes that so many bytes have arrived; when more may be asked for.
+    /// Records that `bytes` have arrived; returns when more may be requested.
     fn arrived(&mut self, bytes: usize, bytes_per_second: u64, now: Instant) -> Instant {
         let bytes = self.rest + bytes as u64;
         let millis = bytes * 1000 / bytes_per_second.max(1);
@@ -96,7 +97,7 @@ impl RangeTransfers {
 }
 
 impl Coordinator {
-    /// How much of the circle is still arriving, from 0 to 1, and records and bytes so far.
+    /// How much of the circle is still being copied, from 0 to 1, and records and bytes so far.
     pub fn transfer_progress(&self) -> (f64, u64, u64) {
         let transfers = self.placement.iter().flat_map(|placement| &placement.transfers);
         let share =
@@ -137,7 +138,7 @@ impl Coordinator {
         }
     }
 
-    /// Drops fillings that are complete, and reports what that settles.
+    /// Drops completed transfers, and reports what that settles.
     pub(super) fn finish_transfers<S: ReplicaStore, O: Effects>(
         &mut self,
         turn: &mut Turn<'_, S, O>,
@@ -186,7 +187,7 @@ impl Coordinator {
         }
     }
 
-    /// Gives up holders whose time is over.
+    /// Gives up holders that will not answer any more.
     pub(super) fn give_up_sources<S: ReplicaStore, O: Effects>(
         &mut self,
         turn: &mut Turn<'_, S, O>,
@@ -197,7 +198,7 @@ impl Coordinator {
         }
     }
 
-    /// Asks for what is due.
+    /// Requests the parts that are due.
     pub(super) fn transfer<S: ReplicaStore, O: Effects>(&mut self, turn: &mut Turn<'_, S, O>) {
         let now = turn.now;
         for pull in &mut self.transfers.pulls {
@@ -217,7 +218,7 @@ impl Coordinator {
         }
     }
 
-    /// Forgets some of what is not this node's own any more.
+    /// Removes some of the records that this node no longer owns.
     pub(super) fn sweep<S: ReplicaStore, O: Effects>(&mut self, turn: &mut Turn<'_, S, O>) {
         let (Some(cursor), Some(placement)) = (self.transfers.sweep, &self.placement) else {
             return;
@@ -242,7 +243,7 @@ impl Coordinator {
         self.transfers.sweep = next;
     }
 
-    /// Takes a message that is not about a single key.
+    /// Handles a message that is not about a single key.
     pub(super) fn node_message<S: ReplicaStore, O: Effects>(
         &mut self,
         from: Peer,
@@ -309,7 +310,7 @@ impl Coordinator {
         self.transfer(turn);
     }
 
-    /// Everything that one holder had has arrived.
+    /// Everything has been copied from one holder.
     pub(super) fn copied_from<S: ReplicaStore, O: Effects>(
         &mut self,
         node: NodeKey,
@@ -327,7 +328,7 @@ impl Coordinator {
         self.finish_transfers(turn);
     }
 
-    /// Another node copies from this core what became its own with the roster of `epoch`.
+    /// Another node copies from this core what it gained with the roster of `epoch`.
     fn pulled_from<S: ReplicaStore, O: Effects>(
         &mut self,
         from: Peer,
@@ -369,7 +370,7 @@ impl Coordinator {
         let mut wanted = 0;
         let bytes_max = bytes_max.min(PULL_BYTES) as usize;
         let mut at = Some(position.cursor);
-        // Steps are bounded, not records: a store may have more room than records.
+        // Bounds steps rather than records: a store may have more slots than records.
         for _ in 0..SCAN_RECORDS_MAX / LOOK_STEP {
             let Some(from_here) = at.filter(|_| merges.len() < bytes_max) else { break };
             at = turn.store.scan(from_here, LOOK_STEP, turn.now, &mut |scanned: Scanned<'_>| {

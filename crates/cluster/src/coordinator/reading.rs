@@ -1,19 +1,19 @@
-//! Reading: the newest record among a read quorum, which becomes this core's own.
+//! Reading: finds the newest record in a read quorum and stores it here.
 //!
 //! When a write is to be computed from it, replicas also promise its version; see
 //! [`promises`](crate::promises).
 //!
-//! Replicas are told the version that is known here and send their record only if theirs is
-//! another. Whatever is newer is merged into the own store at once, so at the end the newest record
-//! is simply what is here, and the request is performed on it. Replicas that answered with an older
-//! one are sent the newest, and nobody waits for that.
+//! Replicas are told the version known here and send their record only if it has another one.
+//! Anything newer is merged into the own store at once, so in the end the newest record is simply
+//! the one here, and the request is performed on it. Replicas that answered with an older one are
+//! sent the newest; nobody waits for that.
 
 use super::*;
 use crate::message::ReadOutcome;
 use crate::store::Merged;
 
 impl Coordinator {
-    /// Begins to read; `operation.needed` replicas must take part.
+    /// Starts reading; `operation.needed` replicas must take part.
     pub(super) fn begin_read<S: ReplicaStore, O: Effects>(
         &mut self,
         id: OperationId,
@@ -81,7 +81,7 @@ impl Coordinator {
         Some(operation)
     }
 
-    /// A replica has said what it knows.
+    /// A replica has answered a read.
     pub(super) fn read_replied<S: ReplicaStore, O: Effects>(
         &mut self,
         from: Peer,
@@ -113,7 +113,7 @@ impl Coordinator {
         }
     }
 
-    /// Merges what a replica knows into the own store, and says what that makes of the replica.
+    /// Merges a replica's record into the own store, and returns the resulting state of the replica.
     fn take_over<S: ReplicaStore, O: Effects>(
         &mut self,
         operation: &Operation,
@@ -151,10 +151,10 @@ impl Coordinator {
         turn: &mut Turn<'_, S, O>,
     ) -> Option<Box<Operation>> {
         let held = self.held_version(&operation.key, turn);
-        // A write was taken back here, and replicas were asked only for what is newer than it; or
-        // one of them has promised another node more.
+        // A write was undone here, and replicas were asked only for anything newer than it; or one
+        // of them has promised another node a newer version.
         let outdated = |state| matches!(state, State::Holds(version) if version > held);
-        // What came here in between was not asked for on behalf of this write.
+        // A record that arrived in between was not requested for this write.
         let passed = operation.guarded
             && (held > operation.version
                 || self.promise_against(&operation.key, operation.version).is_some());
@@ -165,7 +165,7 @@ impl Coordinator {
         self.apply(id, operation, turn)
     }
 
-    /// Sends the newest record, which is held here, to replicas that answered with an older one.
+    /// Sends the newest record, which is the one here, to replicas that answered with an older one.
     fn repair<S: ReplicaStore, O: Effects>(
         &mut self,
         operation: &Operation,
@@ -184,7 +184,7 @@ impl Coordinator {
         }
     }
 
-    /// Sends the record that is held here for the receiver to merge.
+    /// Sends the record held here for the receiver to merge.
     pub(super) fn send_record<S: ReplicaStore, O: Effects>(
         &mut self,
         node: NodeKey,

@@ -1,4 +1,4 @@
-//! The replica's side: what other nodes ask of this core's records.
+//! The replica's side: answers what other nodes ask about this core's records.
 
 use super::*;
 use crate::message::{ReadOutcome, WriteOutcome};
@@ -6,7 +6,7 @@ use crate::record::Record;
 use crate::store::Merged;
 
 impl Coordinator {
-    /// Takes a message about a key.
+    /// Handles a message about a key.
     pub(super) fn data_message<S: ReplicaStore, O: Effects>(
         &mut self,
         from: Peer,
@@ -58,7 +58,7 @@ impl Coordinator {
         }
     }
 
-    /// Does what a message asks that had to wait until its key was complete here.
+    /// Performs a message that had to wait until its key was complete here.
     pub(super) fn resume<S: ReplicaStore, O: Effects>(
         &mut self,
         from: Peer,
@@ -75,7 +75,7 @@ impl Coordinator {
         }
     }
 
-    /// Acts on a message; views agree and the key is complete.
+    /// Performs a message; views agree and the key is complete.
     fn act<S: ReplicaStore, O: Effects>(
         &mut self,
         from: Peer,
@@ -100,7 +100,7 @@ impl Coordinator {
         }
     }
 
-    /// Whether this core is in the view that a message is stamped with; else it is answered so.
+    /// Whether this core is in the view that a message is stamped with; if not, it answers so.
     fn is_in_view<S: ReplicaStore, O: Effects>(
         &mut self,
         from: Peer,
@@ -115,7 +115,7 @@ impl Coordinator {
         same
     }
 
-    /// Lets the message wait if its key has to be fetched first.
+    /// Makes the message wait if its key has to be fetched first.
     fn waits_for_fetch<S: ReplicaStore, O: Effects>(
         &mut self,
         from: Peer,
@@ -151,7 +151,7 @@ impl Coordinator {
         true
     }
 
-    /// Promises another node that nobody's older write than its own is taken here, if it asks that.
+    /// If another node asks for it, promises to accept no write older than its own.
     fn promise<S: ReplicaStore, O: Effects>(
         &mut self,
         key: &[u8],
@@ -198,7 +198,7 @@ impl Coordinator {
         }
     }
 
-    /// Takes a record that was not asked for.
+    /// Merges an unrequested record.
     pub(super) fn take_merge<S: ReplicaStore, O: Effects>(
         &mut self,
         key: &[u8],
@@ -210,7 +210,7 @@ impl Coordinator {
         }
     }
 
-    /// Says that this core is in another view than the sender of `message`.
+    /// Replies that this core is in another view than the sender of `message`.
     pub(super) fn reply_other_view<S: ReplicaStore, O: Effects>(
         &self,
         to: Peer,
@@ -222,7 +222,7 @@ impl Coordinator {
         refuse(to, message, read, write, turn);
     }
 
-    /// Says that this core cannot act on `message` yet.
+    /// Replies that this core cannot perform `message` yet.
     pub(super) fn reply_not_ready<S: ReplicaStore, O: Effects>(
         &self,
         to: Peer,
@@ -255,7 +255,7 @@ fn reply_write<S: ReplicaStore, O: Effects>(
     }
 }
 
-/// Answers a read or a write that is not acted upon.
+/// Answers a read or a write that is not performed.
 fn refuse<S: ReplicaStore, O: Effects>(
     to: Peer,
     message: &[u8],

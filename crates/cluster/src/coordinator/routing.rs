@@ -1,10 +1,10 @@
-//! Who performs a request: this core, or another node it is forwarded to.
+//! Who performs a request: this core, or another node to which it is forwarded.
 
 use super::*;
 use ringlane_types::request::Operation as Command;
 
 impl Coordinator {
-    /// Begins an operation, or begins it again under the view in effect.
+    /// Starts an operation, or restarts it under the view in effect.
     pub(super) fn route<S: ReplicaStore, O: Effects>(
         &mut self,
         id: OperationId,
@@ -28,8 +28,8 @@ impl Coordinator {
         self.coordinate(id, operation, &members, turn)
     }
 
-    /// The nodes that keep what lies at `place`. With availability before strictness, those that
-    /// are away are stood in for by the next ones on the circle.
+    /// The nodes that hold the keys at `point`. If availability comes before strictness, the next
+    /// ones on the circle stand in for those that are away.
     pub(super) fn members(&self, point: Point) -> Members {
         let Some(placement) = &self.placement else { return Members::new() };
         let view = &placement.view;
@@ -50,7 +50,8 @@ impl Coordinator {
         if standing.is_empty() { listed } else { standing }
     }
 
-    /// Performs what this core may perform: it holds all that the former holders had.
+    /// Coordinates an operation that this core may perform: it has everything from the former
+    /// holders.
     pub(super) fn coordinate<S: ReplicaStore, O: Effects>(
         &mut self,
         id: OperationId,
@@ -76,8 +77,8 @@ impl Coordinator {
             replication.writes_for(operation.consistency),
         );
         if changes && !blind && self.settings.replication.replicas() > 1 {
-            // Where two nodes compute from the same record, one of them is refused and tries
-            // again; so all go to the same one, the first that can be reached.
+            // If two nodes compute from the same record, one of them is refused and has to retry;
+            // so all such requests go to the same one, the first that can be reached.
             let first = members.iter().find(|(node, boot)| {
                 (*node, *boot) == (self.me, self.boot) || self.is_present(*node, *boot)
             });
@@ -127,7 +128,7 @@ impl Coordinator {
     ) -> Option<Box<Operation>> {
         match operation.origin {
             Origin::Client(_) => {}
-            // One hop: the sender's view and ours differ, and it must decide again.
+            // One hop only: the sender's view and ours differ, and it must decide again.
             Origin::Node(peer, asked) => {
                 self.reply_not_begun(peer, asked, turn);
                 operation.answered = true;
@@ -210,7 +211,7 @@ impl Coordinator {
         true
     }
 
-    /// A forwarded request whose node may have gone away.
+    /// Checks a forwarded request, whose node may be gone.
     pub(super) fn check_forwarded<S: ReplicaStore, O: Effects>(
         &mut self,
         id: OperationId,
@@ -238,7 +239,7 @@ impl Coordinator {
         bytes: &[u8],
         turn: &mut Turn<'_, S, O>,
     ) {
-        // Also when it comes too late: whoever answers can be asked.
+        // Even if it comes too late: a node that answers can be asked.
         self.peers.succeeded(from.node, turn.now);
         let Some(mut operation) = self.operations.take(id) else { return };
         if !matches!(operation.stage, Stage::Forwarded(to) if to.node == from.node) {
@@ -246,7 +247,7 @@ impl Coordinator {
         }
         let _ = self.clock.observe(version, turn.now);
         if operation.kind.may_change() {
-            // A read that was on its way with the write may have left a copy of what was there.
+            // A read concurrent with the write may have left a copy of the former value.
             self.hot_keys.forget(&operation.key);
         }
         match outcome {
@@ -259,7 +260,7 @@ impl Coordinator {
                     }
                     self.operations.end(id, operation);
                 }
-                // Nobody asks for less than what was allowed.
+                // The allowance sent along never exceeds the operation's own.
                 Ok(Response::OverAllowance { .. }) | Err(_) => {
                     self.counters.malformed += 1;
                     self.finish_uncertain(id, operation, turn);
@@ -297,7 +298,7 @@ impl Coordinator {
         }
     }
 
-    /// Whether a copy may answer: no more care is asked for than what is configured, and that
+    /// Whether a copy may answer: no stricter consistency is requested than is configured, and that
     /// promises no more than a copy can keep.
     fn may_be_copied(&self, operation: &Operation) -> bool {
         operation.kind == Kind::PlainGet
@@ -305,7 +306,7 @@ impl Coordinator {
             && !self.settings.replication.is_strict()
     }
 
-    /// Another node wants a request coordinated.
+    /// Another node forwards a request for this core to coordinate.
     pub(super) fn forwarded_here<S: ReplicaStore, O: Effects>(
         &mut self,
         from: Peer,
@@ -335,7 +336,7 @@ impl Coordinator {
         }
     }
 
-    /// Begins the operation for another node's request, or lets it wait for room for its answer.
+    /// Starts the operation for another node's request, or makes it wait for room for its answer.
     fn begin_forwarded<S: ReplicaStore, O: Effects>(
         &mut self,
         from: Peer,
@@ -363,7 +364,7 @@ impl Coordinator {
         }
     }
 
-    /// Answers another node's request for a key that nobody else keeps: no operation is needed.
+    /// Answers another node's request for a key that no other node holds: no operation is needed.
     fn answer_as_sole_replica<S: ReplicaStore, O: Effects>(
         &mut self,
         from: Peer,
@@ -376,7 +377,7 @@ impl Coordinator {
             true => self.clock.next(turn.now),
             false => Version::NONE,
         };
-        // Without a link for the answer the asker will not know, and nothing need happen here.
+        // Without a link for the answer the requester would not learn of it, so nothing is done.
         if let Some(out) = turn.effects.buffer_for(from) {
             Message::write_answer(asked, version, out, |out| {
                 turn.store.execute(request, version, turn.now, out);
@@ -384,8 +385,7 @@ impl Coordinator {
         }
     }
 
-    /// Tells another node how the request that it forwarded has ended, with the response if it was
-    /// answered.
+    /// Tells another node the outcome of the request it forwarded, with the response if there is one.
     pub(super) fn reply_forward<S: ReplicaStore, O: Effects>(
         &self,
         peer: Peer,
@@ -409,8 +409,8 @@ impl Coordinator {
         self.reply_forward(peer, asked, ForwardOutcome::NotBegun, Version::NONE, b"", turn);
     }
 
-    /// Without a view nothing can be placed: what came from another node is sent back, a client's
-    /// request waits a little, since a node that starts gets its first view within a second.
+    /// Without a view no key can be located: a request from another node is sent back; a client's
+    /// request waits a little, since a starting node gets its first view within a second.
     fn refuse_or_wait<S: ReplicaStore, O: Effects>(
         &mut self,
         id: OperationId,
@@ -427,7 +427,7 @@ impl Coordinator {
     }
 }
 
-/// Whether a request means something outside the core it was made for.
+/// Whether a request has a meaning outside the core it was made for.
 fn is_sendable(command: &Command<'_>) -> bool {
     !matches!(
         command,

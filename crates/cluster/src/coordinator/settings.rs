@@ -1,4 +1,4 @@
-//! What a coordinator is told, and what it counts.
+//! A coordinator's settings and counters.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -12,31 +12,32 @@ use super::super::record::RetentionTimes;
 use ringlane_ring::RingHash;
 use ringlane_types::hash::HashSecret;
 
-/// Bounds and rules of one core's coordinator.
+/// Settings of one core's coordinator.
 #[derive(Clone, Debug)]
 pub struct CoordinatorSettings {
     /// Copies and quorums.
     pub replication: Replication,
     /// How long traces of a write may turn up.
     pub retention: RetentionTimes,
-    /// Most operations under way; a request beyond is answered as if no replica could be reached.
+    /// Maximum operations in progress; a request beyond that is answered as if no replica could be
+    /// reached.
     pub operations_max: usize,
-    /// Bytes of requests under way, beyond which a long one is refused: what is held is at most
-    /// this and one value.
+    /// Bytes of requests in progress beyond which a long one is refused: at most this and one value
+    /// are held.
     pub operation_bytes_max: usize,
     /// Values longer than this leave in pieces, and wait for room where they are read.
     pub long_bytes: usize,
     /// Bounds of the hints.
     pub hints: HintSettings,
-    /// When a key of other nodes is hot. Nothing is copied where quorums promise more.
+    /// When a key of other nodes is hot. Nothing is copied if quorums promise more.
     pub hot_keys: HotKeySettings,
-    /// When a peer is not asked any more.
+    /// When a peer is no longer asked.
     pub breaker: BreakerSettings,
-    /// A node that has been dead for so long will not come back with what it held.
+    /// A node that has been dead for this long will not return with its data.
     pub forget_after: Duration,
-    /// Bytes a second that arriving ranges may take, per core; at least 1.
+    /// Bytes per second of range transfers to each core; at least 1.
     pub fill_bytes_per_second: u64,
-    /// How long a core rests between two comparisons with others.
+    /// How long a core pauses between two comparisons with others.
     pub compare_every: Duration,
     /// This core's number.
     pub core: u16,
@@ -68,10 +69,10 @@ impl CoordinatorSettings {
     }
 }
 
-/// What became of operations since the start.
+/// Outcomes of operations since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CoordinatorCounters {
-    /// Requests handed to another node.
+    /// Requests forwarded to another node.
     pub forwarded: u64,
     /// Requests of other nodes coordinated here.
     pub served: u64,
@@ -79,7 +80,7 @@ pub struct CoordinatorCounters {
     pub coordinated: u64,
     /// Replicas that were sent a newer record than they answered with.
     pub read_repairs: u64,
-    /// Writes tried again under a newer version.
+    /// Writes retried under a newer version.
     pub write_retries: u64,
     /// Requests that found too few replicas.
     pub quorum_failures: u64,
@@ -87,15 +88,16 @@ pub struct CoordinatorCounters {
     pub uncertain: u64,
     /// Times that an operation had to wait for room on a link.
     pub congested: u64,
-    /// Requests refused since those under way held too much, or found no room in all their time.
+    /// Requests refused since those in progress held too much, or since no room was found until their
+    /// deadline.
     pub busy: u64,
-    /// Messages that made no sense.
+    /// Malformed messages.
     pub malformed: u64,
-    /// Records that arrived because a range became this node's own.
+    /// Records received because this node gained a range.
     pub filled_records: u64,
     /// Bytes of those.
     pub filled_bytes: u64,
-    /// Records sent because a range became another node's own.
+    /// Records sent because another node gained a range.
     pub handed_records: u64,
     /// Bytes of those.
     pub handed_bytes: u64,

@@ -1,14 +1,14 @@
-//! Writing: the request is performed here, and its outcome handed to the other replicas.
+//! Writing: the request is performed here, and its outcome is sent to the other replicas.
 //!
-//! A replica that is away gets a hint. One that holds something newer than a blind write makes the
-//! write begin again under a newer version: the other may have been acknowledged long ago by a node
-//! whose clock is ahead, and an acknowledged write must be newer than those.
+//! A replica that is away gets a hint. If a replica holds something newer than a blind write, the
+//! write is retried under a newer version: the other may have been acknowledged long ago by a node
+//! whose clock is ahead, and an acknowledged write must be newer than all acknowledged before.
 //!
-//! A guarded write was computed from what was there, and two from the same record must not both be
-//! acknowledged. Its version is the one that its read quorum has promised. It counts where it was
-//! taken, which is where nothing but its base was held, or where something newer was computed from
-//! it. Anything else, older or newer, is a conflict: when nobody but this core holds the write it is
-//! taken back and computed again.
+//! A guarded write was computed from the current record, and of two computed from the same record
+//! not both may be acknowledged. Its version is the one that its read quorum promised. A replica
+//! counts if it applied the write, which needs that it held nothing but the base, or if it holds
+//! something newer that was computed from the write. Anything else, older or newer, is a conflict:
+//! if no other core holds the write, it is undone and computed again.
 
 use super::*;
 use crate::message::WriteOutcome;
@@ -16,7 +16,7 @@ use crate::record::Record;
 use ringlane_types::request::Operation as Command;
 
 impl Coordinator {
-    /// Performs the request on the own store; goes on to the replicas if that changed something.
+    /// Performs the request on the own store; continues with the replicas if that changed anything.
     pub(super) fn apply<S: ReplicaStore, O: Effects>(
         &mut self,
         id: OperationId,
@@ -37,7 +37,7 @@ impl Coordinator {
                 return self.refuse_busy(id, operation, turn);
             }
         }
-        // In its place: moved right after it was written it would wait for the processor's stores.
+        // In place: moving it right after it was written would stall on store forwarding.
         let mut decoded = codec::decode_request(&operation.request);
         let request = decoded.as_mut().expect("checked at first");
         request.hash = self.hash(request.key);
@@ -58,7 +58,7 @@ impl Coordinator {
         let version = if operation.guarded { operation.version } else { self.clock.next(turn.now) };
         turn.store.execute(request, version, turn.now, &mut operation.response);
         if is_refused_set(&request.operation, &operation.response) {
-            // The old value is gone here; the others must not keep it.
+            // The old value is gone here, so the others must not keep it.
             let gone = Record::deleted(version);
             turn.store.merge(request.key, &gone, turn.now);
         }
@@ -78,7 +78,7 @@ impl Coordinator {
         self.write(id, operation, turn)
     }
 
-    /// Sends the write to replicas that have not been sent it, and ends what can be ended.
+    /// Sends the write to replicas that have not got it, and ends the operation if possible.
     pub(super) fn write<S: ReplicaStore, O: Effects>(
         &mut self,
         id: OperationId,
@@ -106,8 +106,8 @@ impl Coordinator {
                         }
                     }
                 }
-                // Something newer has come here meanwhile that does not know of ours, or ours is
-                // not here any more. Telling others of what is here would not tell them of ours.
+                // Something newer that was not computed from ours has arrived here, or ours is no
+                // longer here. Sending the record here would not tell the others of ours.
                 _ => State::Superseded,
             };
         }
@@ -117,8 +117,8 @@ impl Coordinator {
         self.evaluate_acks(id, operation, turn)
     }
 
-    /// Sends a replica the record that is held here. It may be newer than a guarded write, but then
-    /// it was computed from that.
+    /// Sends a replica the record held here. It may be newer than a guarded write, but then it was
+    /// computed from that.
     fn send_write(
         &mut self,
         id: OperationId,
@@ -155,7 +155,7 @@ impl Coordinator {
         Sent::Yes
     }
 
-    /// Answers when enough replicas hold the write; begins again, or gives up, when they cannot.
+    /// Answers when enough replicas hold the write; retries, or gives up, when that is impossible.
     fn evaluate_acks<S: ReplicaStore, O: Effects>(
         &mut self,
         id: OperationId,
@@ -186,8 +186,8 @@ impl Coordinator {
         let conflicts = superseded + operation.count(|state| state == State::Conflict);
         let alone = conflicts + 1 == operation.replicas.len() && applied == 1;
         if conflicts > 0 && alone && !operation.asked_again {
-            // Nobody else has it. If nobody has seen it either, it is undone, and the next check
-            // looks at what the others had; else nobody can tell any more.
+            // No other replica has it. If nobody has seen it either, it is undone, and the next
+            // check reads what the others had; otherwise the outcome is unknown.
             self.counters.write_retries += 1;
             if !self.end_attempt(&operation) {
                 self.hint_refusers(&operation, turn);
@@ -198,15 +198,15 @@ impl Coordinator {
             return Some(operation);
         }
         if asked > 0 {
-            // Some may still apply it; who asked should not wait for that.
+            // Some may still apply it; the requester should not wait for that.
             return Some(operation);
         }
         self.hint_refusers(&operation, turn);
         self.finish_short(id, operation, applied, turn)
     }
 
-    /// Replicas that refused a guarded write still hold what is older than it; they are told
-    /// without the condition.
+    /// Replicas that refused a guarded write still hold something older; they are sent it without
+    /// the condition.
     fn hint_refusers<S: ReplicaStore, O: Effects>(
         &mut self,
         operation: &Operation,
@@ -219,7 +219,7 @@ impl Coordinator {
         }
     }
 
-    /// Notes that a guarded write, computed from `base`, is under way.
+    /// Records that a guarded write, computed from `base`, is in progress.
     fn begin_attempt(&mut self, key: &[u8], base: Version, version: Version) {
         let hash = self.hash(key).to_bits();
         let before = self.attempts.get(&hash).filter(|before| before.version == base);
@@ -227,8 +227,8 @@ impl Coordinator {
         self.attempts.insert(hash, Attempt { version, since, exposed: false });
     }
 
-    /// Whether who holds `held` knows of the operation's write: it is that one, or was computed
-    /// here from it.
+    /// Whether version `held` includes the operation's write: it is that write, or was computed here
+    /// from it.
     fn follows(&self, held: Version, operation: &Operation) -> bool {
         let version = operation.version;
         let attempt = || self.attempts.get(&self.hash(&operation.key).to_bits());
@@ -236,7 +236,7 @@ impl Coordinator {
         held == version || operation.guarded && attempt().is_some_and(computed)
     }
 
-    /// Notes that somebody sees what is held of `key`.
+    /// Records that somebody sees the record of `key`.
     pub(super) fn mark_exposed(&mut self, key: &[u8]) {
         if self.attempts.is_empty() {
             return;
@@ -247,12 +247,12 @@ impl Coordinator {
         }
     }
 
-    /// Notes that somebody sees everything that is held.
+    /// Records that somebody sees all records.
     pub(super) fn mark_all_exposed(&mut self) {
         self.attempts.values_mut().for_each(|attempt| attempt.exposed = true);
     }
 
-    /// A guarded write is decided; whether it was an attempt that nobody had seen.
+    /// A guarded write is decided. Returns whether it was an attempt that nobody had seen.
     pub(super) fn end_attempt(&mut self, operation: &Operation) -> bool {
         if !operation.guarded {
             return false;
@@ -274,7 +274,7 @@ impl Coordinator {
         turn.store.roll_back(&operation.key, operation.version, prior, turn.now);
     }
 
-    /// A replica has said what became of a write.
+    /// A replica has answered a write.
     pub(super) fn write_replied<S: ReplicaStore, O: Effects>(
         &mut self,
         from: Peer,
@@ -328,7 +328,7 @@ impl Coordinator {
         let members = self.members(operation.point);
         let here = members.contains(&(self.me, self.boot));
         if !here || self.must_fetch(&operation, turn) {
-            // Another must say now whether it holds; only a blind write can be begun again there.
+            // The new replicas must now decide whether it holds; only a blind write can be restarted.
             if operation.answered {
                 return self.finish(id, operation, turn);
             }
@@ -353,7 +353,7 @@ impl Coordinator {
         key: &[u8],
         turn: &mut Turn<'_, S, O>,
     ) {
-        // A hint goes out whatever becomes of the write meanwhile.
+        // A hint is sent whatever happens to the write meanwhile.
         self.mark_exposed(key);
         if let Some(record) = turn.store.read(key, turn.now) {
             self.hints.keep(node, key, &record, turn.now);
@@ -392,7 +392,7 @@ impl Coordinator {
         });
     }
 
-    /// A replica holds what it was sent under `ticket`, or something newer.
+    /// A replica has stored what it was sent under `ticket`, or holds something newer.
     pub(super) fn merged<S: ReplicaStore, O: Effects>(
         &mut self,
         from: Peer,
