@@ -4,8 +4,8 @@
 //! Each scenario runs twice under valgrind, once with half of the repetitions: the difference is
 //! what the repetitions cost, without start, filling and input. Refused: toggling the collection by
 //! function names (what is inlined has no name) and a crate with a runner that must be installed
-//! in the same version. The engine is instantiated once, for one kind of output and one core: beside
-//! a scenario of two cores it was inlined differently and counted up to 8 % more.
+//! in the same version. The engine is instantiated once, for one kind of output and one core:
+//! beside a scenario of two cores it was inlined differently and counted up to 8 % more.
 //!
 //! ```text
 //! cargo bench --bench instructions                 compare, exit code 1 beyond the tolerance

@@ -68,8 +68,8 @@ impl Directory {
         }
     }
 
-    /// The routes described by the node at `asked`, over at most `endpoints_max` endpoints; to shard
-    /// ports where available, if `shard_ports`.
+    /// The routes described by the node at `asked`, over at most `endpoints_max` endpoints; to
+    /// shard ports where available, if `shard_ports`.
     pub fn discover(
         asked: &Address,
         shard_ports: bool,

@@ -1,8 +1,8 @@
 //! Maps a key to its endpoint: the only server, a node of a ring, or a core's own port.
 //!
-//! A client that knows the ring saves the hop between nodes, and one that knows the shard ports saves
-//! the hop between cores. Each connection then talks to one endpoint only and sends it only its own
-//! keys. What the nodes (see `discovery`) or the command line describe is first stored as a
+//! A client that knows the ring saves the hop between nodes, and one that knows the shard ports
+//! saves the hop between cores. Each connection then talks to one endpoint only and sends it only
+//! its own keys. What the nodes (see `discovery`) or the command line describe is first stored as a
 //! [`Layout`], which can be compared with the previous one; the ring is built only from a new one.
 
 use ringlane_ring::{Ring, RingNode, RingParameters};

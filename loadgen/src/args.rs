@@ -30,7 +30,8 @@ pub struct Arguments {
 pub enum LoadCommand {
     /// Load a server and report throughput, latency and CPU time.
     Run(Run),
-    /// Run the same workload on two or more servers in alternating rounds; report ratios with spread.
+    /// Run the same workload on two or more servers in alternating rounds; report ratios with
+    /// spread.
     Compare(Compare),
     /// Run at several rates; report latency against rate.
     Sweep(Sweep),
@@ -124,8 +125,8 @@ pub struct ReportArgs {
 #[derive(Debug, Args)]
 #[command(allow_negative_numbers = true)]
 pub struct Compare {
-    /// Servers: ADDRESS, NAME=ADDRESS, or NAME='COMMAND {port}' ({socket} for a unix socket) to start
-    /// one. The first is compared with each of the others.
+    /// Servers: ADDRESS, NAME=ADDRESS, or NAME='COMMAND {port}' ({socket} for a unix socket) to
+    /// start one. The first is compared with each of the others.
     #[arg(required = true, num_args = 2.., value_name = "SERVER")]
     pub servers: Vec<String>,
     /// Rounds; each measures every server once.
@@ -183,9 +184,9 @@ pub struct TargetArgs {
     /// Server address: host:port, or the path of a unix socket.
     #[arg(long, short, default_value = "127.0.0.1:11211")]
     pub address: Address,
-    /// Several nodes instead, as ID=ADDRESS,ID=ADDRESS; each key goes to its owner on the ring. (With
-    /// the binary protocol one address is enough: that node reports the others.) A weight other than
-    /// 1 follows the id: ID*2=ADDRESS.
+    /// Several nodes instead, as ID=ADDRESS,ID=ADDRESS; each key goes to its owner on the ring.
+    /// (With the binary protocol one address is enough: that node reports the others.) A weight
+    /// other than 1 follows the id: ID*2=ADDRESS.
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     pub nodes: Vec<NodeAddress>,
     /// Points on the ring per node and unit of weight, the same as on the nodes.

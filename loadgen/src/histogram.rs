@@ -1,9 +1,9 @@
 //! Latencies: an HdrHistogram with three significant digits per command and outcome.
 //!
-//! Two durations are recorded per request in the open loop: its latency, from the intended send time,
-//! and its service time, from the actual one. Answers of one turn to requests of one turn have the
-//! same durations, so the recorder counts repetitions and updates a histogram once for all of them;
-//! with deep pipelines that is most of the cost of recording.
+//! Two durations are recorded per request in the open loop: its latency, from the intended send
+//! time, and its service time, from the actual one. Answers of one turn to requests of one turn
+//! have the same durations, so the recorder counts repetitions and updates a histogram once for all
+//! of them; with deep pipelines that is most of the cost of recording.
 
 use hdrhistogram::Histogram;
 

@@ -2,9 +2,9 @@
 //!
 //! A [`Net`] owns every byte the kernel may touch: the receive buffers, lent to the kernel through
 //! a provided buffer ring, and the send buffers, moved in by [`Net::send`] and moved out with
-//! [`SocketEvent::Sent`]. A connection is a slot with a number. Receives are multishot, one request for
-//! the life of a connection; sends go out one at a time per slot, so their bytes keep their order;
-//! everything of a turn is submitted with the system call that waits for the next.
+//! [`SocketEvent::Sent`]. A connection is a slot with a number. Receives are multishot, one request
+//! for the life of a connection; sends go out one at a time per slot, so their bytes keep their
+//! order; everything of a turn is submitted with the system call that waits for the next.
 //!
 //! Refused: an async runtime (its bookkeeping costs more per request than the whole budget of
 //! 0.5 µs) and epoll (two system calls per connection and turn).
@@ -159,8 +159,8 @@ impl Net {
         })
     }
 
-    /// Starts connecting a slot that is new or closed. The outcome comes as [`SocketEvent::Connected`]
-    /// or [`SocketEvent::Lost`], within two seconds.
+    /// Starts connecting a slot that is new or closed. The outcome comes as
+    /// [`SocketEvent::Connected`] or [`SocketEvent::Lost`], within two seconds.
     pub fn open(&mut self, slot: usize, address: &SockAddr) -> io::Result<()> {
         let entry = &mut self.slots[slot];
         assert!(entry.socket.is_none(), "slot {slot} is in use");
@@ -198,7 +198,8 @@ impl Net {
         self.send_rest(slot);
     }
 
-    /// Closes a connection, open or not. [`SocketEvent::Closed`] follows once the kernel has released it.
+    /// Closes a connection, open or not. [`SocketEvent::Closed`] follows once the kernel has
+    /// released it.
     pub fn close(&mut self, slot: usize) {
         let entry = &mut self.slots[slot];
         entry.closing = true;

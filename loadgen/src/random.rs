@@ -1,7 +1,7 @@
 //! Seeded pseudo-random numbers: SplitMix64, one state word and three multiplications.
 //!
-//! The generator draws a number or two per request, so a draw must cost a nanosecond, and a run must
-//! be repeatable from its seed. Statistical quality beyond SplitMix64's is not needed here.
+//! The generator draws a number or two per request, so a draw must cost a nanosecond, and a run
+//! must be repeatable from its seed. Statistical quality beyond SplitMix64's is not needed here.
 
 /// A stream of random numbers. Equal seeds give equal streams.
 #[derive(Clone, Debug)]

@@ -1,4 +1,5 @@
-//! The command `run`, and the code that other commands share with it: from flags to a measured phase.
+//! The command `run`, and the code that other commands share with it: from flags to a measured
+//! phase.
 
 use std::io::IsTerminal;
 use std::sync::Arc;

@@ -1,9 +1,10 @@
 //! When requests are due.
 //!
 //! In the open loop every request has an intended send time, independent of answers; after a stall
-//! the server finds the requests of the stall waiting, each with its own lateness. In the closed loop
-//! a request is due when an earlier answer makes room, so a stall also delays the requests and hides
-//! its own length. A schedule is arithmetic on a counter: a backlog of any length costs no memory.
+//! the server finds the requests of the stall waiting, each with its own lateness. In the closed
+//! loop a request is due when an earlier answer makes room, so a stall also delays the requests and
+//! hides its own length. A schedule is arithmetic on a counter: a backlog of any length costs no
+//! memory.
 
 use crate::random::Random;
 

@@ -105,8 +105,8 @@ pub struct ClusterConfig {
     /// Bytes queued or in flight to one core of another node, for short requests, long ones and
     /// long answers each; beyond, they wait until there is room.
     pub link_queue_bytes_max: u64,
-    /// Bytes of long messages queued on all links of the node together, besides one per link, and as
-    /// many partly received, besides what may arrive unasked; beyond, they wait at their sender.
+    /// Bytes of long messages queued on all links of the node together, besides one per link, and
+    /// as many partly received, besides what may arrive unasked; beyond, they wait at their sender.
     pub link_bytes_max: u64,
     /// Bytes of requests for other nodes, in flight or waiting, all cores together; beyond, long
     /// ones are refused.

@@ -1,8 +1,8 @@
 //! The admin pages over HTTP: `/health`, `/metrics` for Prometheus, `/stats` as JSON.
 //!
 //! Served by the control executor through glommio's own sockets, so that a scrape never delays a
-//! client; the cores are queried for their statistics (see [`super::stats_collector`]). Everything is
-//! bounded: connections, the size of a request, and the time for each step.
+//! client; the cores are queried for their statistics (see [`super::stats_collector`]). Everything
+//! is bounded: connections, the size of a request, and the time for each step.
 
 use std::cell::RefCell;
 use std::io;

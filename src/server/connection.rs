@@ -66,7 +66,8 @@ pub struct Connection {
     pub broken: bool,
     /// Listed for the end of the turn.
     pub dirty: bool,
-    /// When something last arrived; for a client that reads slowly, when it last received something.
+    /// When something last arrived; for a client that reads slowly, when it last received
+    /// something.
     pub last_active: Instant,
     /// Bytes transferred when it was last found idle in the middle of a receive or send.
     moved: u64,
@@ -182,8 +183,8 @@ impl Connection {
         self.session.pipeline.len() > usize::from(self.streaming.is_some()) || self.awaiting_node
     }
 
-    /// Whether it has been idle for longer than `timeout`. One with a request in progress is not; one
-    /// in the middle of a long value is if none of it was transferred for that long.
+    /// Whether it has been idle for longer than `timeout`. One with a request in progress is not;
+    /// one in the middle of a long value is if none of it was transferred for that long.
     pub fn is_silent(&mut self, timeout: Duration, now: Instant) -> bool {
         if now.since(self.last_active) <= timeout || self.owes_answers() {
             return false;
@@ -315,9 +316,9 @@ impl Outgoing {
         let at = self.output.buffer.len();
         for part in value.parts() {
             self.pinned_bytes += part.len();
-            // SAFETY: the engine pins the item, once per part, right after the answer is encoded and
-            // before the shard can change; the worker unpins it when the send is done or abandoned,
-            // and keeps the shard longer than its net ring.
+            // SAFETY: the engine pins the item, once per part, right after the answer is encoded
+            // and before the shard can change; the worker unpins it when the send is done or
+            // abandoned, and keeps the shard longer than its net ring.
             self.output.pinned.push(unsafe { net_ring::Pinned::new(at, item, part) });
         }
     }

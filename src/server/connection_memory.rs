@@ -1,19 +1,19 @@
-//! Accounts for the memory that the connections of one core hold outside its shard, against its share
-//! of the node's limit.
+//! Accounts for the memory that the connections of one core hold outside its shard, against its
+//! share of the node's limit.
 //!
 //! Unsent answers, values in transit from other cores or being received for them, and waiting input
 //! are not item memory, so `--memory` does not bound them; this does. The first few KiB of each
 //! connection are not counted: short answers are not affected.
 //!
 //! Held memory plus memory reserved for answers in transit stays below the share, except for one
-//! answer at a time that is admitted although it does not fit, so that one longer than the whole share
-//! gets through, and stalled clients cannot block the others completely. The more is held, the less
-//! each connection may hold: see [`ConnectionMemory::restraint`]. If nothing else helps, `stalled`
-//! selects the connections to close.
+//! answer at a time that is admitted although it does not fit, so that one longer than the whole
+//! share gets through, and stalled clients cannot block the others completely. The more is held,
+//! the less each connection may hold: see [`ConnectionMemory::restraint`]. If nothing else helps,
+//! `stalled` selects the connections to close.
 //!
-//! Not every use may exhaust it: uploads leave a quarter to answers, and long answers leave an eighth
-//! to those of a few KiB, so that large transfers cannot block small ones. Only a few MiB of long
-//! answers are in transit at a time: more would only delay the short ones behind them.
+//! Not every use may exhaust it: uploads leave a quarter to answers, and long answers leave an
+//! eighth to those of a few KiB, so that large transfers cannot block small ones. Only a few MiB of
+//! long answers are in transit at a time: more would only delay the short ones behind them.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -73,7 +73,8 @@ impl Charge {
 }
 
 impl ConnectionMemory {
-    /// An account of `share` bytes for connections with at most `output_bytes_max` unsent bytes each.
+    /// An account of `share` bytes for connections with at most `output_bytes_max` unsent bytes
+    /// each.
     pub fn new(share: usize, output_bytes_max: usize) -> Rc<Self> {
         Rc::new(Self {
             share,
@@ -118,8 +119,8 @@ impl ConnectionMemory {
         self.held.get() + bytes <= self.share || self.exempts(index)
     }
 
-    /// Whether connection `index` may hold `bytes` more of an incoming value. One whose `whole` length
-    /// exceeds the share for all uploads gets through alone.
+    /// Whether connection `index` may hold `bytes` more of an incoming value. One whose `whole`
+    /// length exceeds the share for all uploads gets through alone.
     pub fn admits_upload(&self, index: u32, bytes: usize, whole: usize) -> bool {
         let limit = self.share - self.share / 4;
         let fits = self.held.get() + bytes <= limit;
@@ -211,8 +212,8 @@ impl ConnectionMemory {
         }
     }
 
-    /// Whether usage has been low for a while after a peak: the time to return memory to the operating
-    /// system. Call it periodically; true once per peak.
+    /// Whether usage has been low for a while after a peak: the time to return memory to the
+    /// operating system. Call it periodically; true once per peak.
     pub fn has_ebbed(&self, now: Instant) -> bool {
         if self.recent_peak.replace(self.held.get()) >= MUCH_BYTES {
             self.much_at.set(Some(now));

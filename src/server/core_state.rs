@@ -1,9 +1,9 @@
 //! The state of a core besides its rings: engine, connections, and the lists by which a turn finds
 //! connections that need work.
 //!
-//! It is separate from the rings so that bytes borrowed from the net ring can be processed in place.
-//! Input goes through the engine here, answers of other cores come back here, uploads start and end
-//! here; the worker performs the resulting sends, receives and sleep.
+//! It is separate from the rings so that bytes borrowed from the net ring can be processed in
+//! place. Input goes through the engine here, answers of other cores come back here, uploads start
+//! and end here; the worker performs the resulting sends, receives and sleep.
 
 use std::collections::VecDeque;
 use std::mem;
@@ -37,14 +37,15 @@ use crate::request::{Request, Response, Span};
 use crate::stats::{ConnectionCounters, ConnectionStats, LinkCounters};
 use crate::time::Instant;
 
-/// Quantum of one connection: requests processed before the others get their turn. The cost of one is
-/// bounded by the buffer limits; most cost less than a tenth of a microsecond.
+/// Quantum of one connection: requests processed before the others get their turn. The cost of one
+/// is bounded by the buffer limits; most cost less than a tenth of a microsecond.
 const QUANTUM: u32 = 1024;
 /// The same once the turn has already processed [`TURN_REQUESTS`].
 const QUANTUM_MIN: u32 = 128;
 /// Requests after which a turn is long: further requests of connections wait for the next one.
 const TURN_REQUESTS: u32 = 4096;
-/// Items evicted or moved per turn to make room for long values; each costs about half a microsecond.
+/// Items evicted or moved per turn to make room for long values; each costs about half a
+/// microsecond.
 const ROOM_PER_TURN: u32 = 512;
 /// How many requests a node command counts as, since all cores have to answer it.
 const COMMAND_REQUESTS: u32 = 512;
@@ -322,8 +323,8 @@ impl CoreState {
         self.ready = ready;
     }
 
-    /// Continues allocating shard memory for long values, up to the turn's budget, and resumes their
-    /// connections.
+    /// Continues allocating shard memory for long values, up to the turn's budget, and resumes
+    /// their connections.
     fn make_room(&mut self, outbound: &mut Outbound<'_>) {
         while let Some(&index) = self.awaiting_items.front()
             && self.room_left > 0

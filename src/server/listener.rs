@@ -2,7 +2,8 @@
 //!
 //! Every core has its own listening socket for the main port (SO_REUSEPORT), so that accepting
 //! scales with the cores; load, not the kernel's hash, decides which core serves a connection.
-//! Options that accepted sockets inherit are set here once, which saves system calls per connection.
+//! Options that accepted sockets inherit are set here once, which saves system calls per
+//! connection.
 
 use std::io;
 use std::net::SocketAddr;

@@ -64,8 +64,8 @@ impl LogWriter {
     }
 }
 
-/// Says `text` on stderr and waits no longer than a second for its reader: last words must not keep a
-/// process from ending.
+/// Says `text` on stderr and waits no longer than a second for its reader: last words must not keep
+/// a process from ending.
 pub fn say(text: &str) {
     match LogWriter::start(io::stderr()) {
         Ok(mut writer) => {

@@ -1,15 +1,15 @@
 //! The mesh between cores: carries requests to the owner of a key and answers back, in batches.
 //!
-//! A core collects messages for each other core in a buffer and passes the whole buffer once per turn,
-//! so that each message is written once and read in place, and the cost of atomics and cache line
-//! transfers is paid per turn. Buffers are returned and reused. Refused: a byte ring, which copies each
-//! message twice more, and needs a special case for messages larger than the ring.
+//! A core collects messages for each other core in a buffer and passes the whole buffer once per
+//! turn, so that each message is written once and read in place, and the cost of atomics and cache
+//! line transfers is paid per turn. Buffers are returned and reused. Refused: a byte ring, which
+//! copies each message twice more, and needs a special case for messages larger than the ring.
 //!
-//! Requests and answers travel separately so that two cores full of requests for each other can still
-//! answer: answers are always accepted, requests only if there is room for their answer.
+//! Requests and answers travel separately so that two cores full of requests for each other can
+//! still answer: answers are always accepted, requests only if there is room for their answer.
 //!
-//! A core that publishes to a sleeping core wakes it with a message from net ring to net ring, which
-//! is submitted with the turn's sends and costs no extra system call; a running core is never
+//! A core that publishes to a sleeping core wakes it with a message from net ring to net ring,
+//! which is submitted with the turn's sends and costs no extra system call; a running core is never
 //! disturbed. Threads without a net ring ring its doorbell, an eventfd that its ring watches.
 
 use std::collections::VecDeque;
@@ -46,8 +46,8 @@ pub struct Mesh {
     doorbells: Arc<[Doorbell]>,
     sleepers: Vec<RawFd>,
     full: bool,
-    /// Bytes that this turn, which ends with [`Mesh::publish`], may still serve for other cores, and
-    /// accept of their answers.
+    /// Bytes that this turn, which ends with [`Mesh::publish`], may still serve for other cores,
+    /// and accept of their answers.
     serve_bytes_left: usize,
     take_bytes_left: usize,
     core: u32,
@@ -160,8 +160,8 @@ impl Mesh {
         self.full
     }
 
-    /// Publishes the messages collected since the last call; [`Mesh::next_sleeper`] lists the cores to
-    /// wake. Returns whether some had to stay for lack of room.
+    /// Publishes the messages collected since the last call; [`Mesh::next_sleeper`] lists the cores
+    /// to wake. Returns whether some had to stay for lack of room.
     pub fn publish(&mut self) -> bool {
         let mut behind = false;
         self.full = false;
@@ -327,8 +327,8 @@ impl Mesh {
     }
 }
 
-/// Connections of a core are numbered below this; the bits above hold a request's consistency, which
-/// only cluster nodes use.
+/// Connections of a core are numbered below this; the bits above hold a request's consistency,
+/// which only cluster nodes use.
 const CONSISTENCY_SHIFT: u32 = 30;
 const _: () = assert!(crate::config::CONNECTION_SLOTS <= 1 << CONSISTENCY_SHIFT);
 
@@ -347,8 +347,8 @@ fn without_consistency(mut to: ReplyTo) -> (ReplyTo, Consistency) {
 
 const MALFORMED: &str = "cores of one process encode messages alike";
 
-/// Whether more requests of other cores may be executed in a turn that has executed this many, given
-/// the shard's `work` at its start.
+/// Whether more requests of other cores may be executed in a turn that has executed this many,
+/// given the shard's `work` at its start.
 fn is_turn_short(served: usize, engine: &Engine, work: u32) -> bool {
     let work = engine.shard.work().wrapping_sub(work);
     served + (WORK_WEIGHT * work) as usize <= REQUESTS_PER_TURN
@@ -388,8 +388,8 @@ fn serve_batch(peer: &mut Peer, engine: &mut Engine, now: Instant, left: &mut us
     answered
 }
 
-/// Collects an answer; returns its length in bytes. An answer over the allowance includes the request
-/// as received.
+/// Collects an answer; returns its length in bytes. An answer over the allowance includes the
+/// request as received.
 #[inline]
 fn stage_answer<'b>(
     answers_out: &mut Sender,

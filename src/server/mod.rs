@@ -312,8 +312,8 @@ fn end_process_on_panic(log: LogWriter) {
         if trace.status() == BacktraceStatus::Captured {
             report += &trace.to_string();
         }
-        // By the log's own thread: with stderr full, the hook of the standard library would wait for
-        // its reader, and the process would neither end nor serve.
+        // By the log's own thread: with stderr full, the hook of the standard library would wait
+        // for its reader, and the process would neither end nor serve.
         let _ = log.clone().write_all(report.as_bytes());
         log::error!("a core failed; the process exits rather than serve only part of the keys");
         log.flush_within_patience();

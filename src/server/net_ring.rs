@@ -11,13 +11,13 @@
 //! with CQE_SKIP_SUCCESS, so they neither end the sleep they were submitted with nor need another
 //! turn: no completion means sent, once it is certain that none will come, see `NetRing::all_told`.
 //!
-//! A completion applies to the operation that it names, including its generation. One that names none
-//! in flight is ignored and counted. If the kernel has no room for completions it keeps them and sets
-//! a flag; they are reaped before more is submitted, so that nothing waits for itself.
+//! A completion applies to the operation that it names, including its generation. One that names
+//! none in flight is ignored and counted. If the kernel has no room for completions it keeps them
+//! and sets a flag; they are reaped before more is submitted, so that nothing waits for itself.
 //!
 //! The ring owns every byte the kernel may touch: a send takes its buffer and returns it with the
-//! completion, so no caller can free or change memory in flight. Therefore this file may use `unsafe`
-//! and its callers need not.
+//! completion, so no caller can free or change memory in flight. Therefore this file may use
+//! `unsafe` and its callers need not.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -245,8 +245,8 @@ impl SendBuffer {
 
 /// Maximum pieces of one send; the rest goes with the next.
 const SEND_PIECES_MAX: usize = 64;
-/// Maximum bytes of one send. The kernel copies up to the room in the socket, a few MB, in one go, and
-/// the core does nothing else meanwhile.
+/// Maximum bytes of one send. The kernel copies up to the room in the socket, a few MB, in one go,
+/// and the core does nothing else meanwhile.
 pub const SEND_BYTES_MAX: usize = 512 << 10;
 
 impl NetRing {
@@ -317,8 +317,8 @@ impl NetRing {
         )
         .build()
         .user_data(name.encode());
-        // SAFETY: the counter is boxed, used only here and by one read at a time, as `Lone` asserts;
-        // `drop` reaps its completion before it is freed.
+        // SAFETY: the counter is boxed, used only here and by one read at a time, as `Lone`
+        // asserts; `drop` reaps its completion before it is freed.
         unsafe { self.push(&entry) }
     }
 
@@ -327,8 +327,8 @@ impl NetRing {
         self.enters
     }
 
-    /// Completions so far that named no operation in flight, or one of a closed connection. There are
-    /// none unless the kernel or this program has a bug.
+    /// Completions so far that named no operation in flight, or one of a closed connection. There
+    /// are none unless the kernel or this program has a bug.
     pub fn stale_completions(&self) -> u64 {
         self.stale
     }
@@ -343,8 +343,8 @@ impl NetRing {
         }
     }
 
-    /// Accepts connections of `listener` until cancelled; each becomes an event. `number` identifies
-    /// the listener.
+    /// Accepts connections of `listener` until cancelled; each becomes an event. `number`
+    /// identifies the listener.
     ///
     /// # Panics
     /// If it is already accepting.
@@ -421,8 +421,8 @@ impl NetRing {
             .build()
             .flags(squeue::Flags::SKIP_SUCCESS)
             .user_data(UserData::new(Kind::SendAtOnce, key.index, key.generation).encode());
-        // SAFETY: the buffer's heap block stays in `sends`, untouched, until its completion is reaped
-        // or `all_told` establishes that none will come.
+        // SAFETY: the buffer's heap block stays in `sends`, untouched, until its completion is
+        // reaped or `all_told` establishes that none will come.
         unsafe { self.push(&entry) }
         self.armed -= 1;
         self.sent_at_once.push(key);
@@ -452,8 +452,9 @@ impl NetRing {
         let name = UserData::new(Kind::Send, key.index, key.generation);
         let entry = entry.user_data(name.encode());
         // SAFETY: everything the entry points to, the buffer's heap block, the boxed header and the
-        // heap block of its pieces, stays in `sends`, untouched, until its own completion is reaped;
-        // pinned values stay by the contract of `Pinned::new`. `drop` reaps all completions first.
+        // heap block of its pieces, stays in `sends`, untouched, until its own completion is
+        // reaped; pinned values stay by the contract of `Pinned::new`. `drop` reaps all completions
+        // first.
         unsafe { self.push(&entry) }
     }
 
@@ -483,8 +484,8 @@ impl NetRing {
         }
     }
 
-    /// Submits queued entries before the end of the turn, and reaps completions: the kernel may have
-    /// no room for them, and refuse to continue until it has.
+    /// Submits queued entries before the end of the turn, and reaps completions: the kernel may
+    /// have no room for them, and refuse to continue until it has.
     #[cold]
     fn make_room(&mut self) {
         if let Err(error) = self.submit() {
@@ -542,8 +543,8 @@ impl NetRing {
         !self.ring.submission().is_empty()
     }
 
-    /// Whether completions wait, here or in the kernel's task work. Costs no system call. Also false
-    /// while the kernel's task work flag is unreliable; then [`NetRing::wait`] finds out.
+    /// Whether completions wait, here or in the kernel's task work. Costs no system call. Also
+    /// false while the kernel's task work flag is unreliable; then [`NetRing::wait`] finds out.
     pub fn has_work(&mut self) -> bool {
         let flagged = self.is_flagged() && !self.taskrun_flag_is_stale;
         flagged || !self.ring.completion().is_empty() || !self.completions.is_empty()
@@ -560,9 +561,9 @@ impl NetRing {
         self.taskrun_flag_is_stale
     }
 
-    /// The kernel clears its flag before it takes the work, so work added in between sets it although
-    /// it is taken along. The flag then stays set until work is done the next time; a core that trusted
-    /// it would call in vain until then, for milliseconds when little happens.
+    /// The kernel clears its flag before it takes the work, so work added in between sets it
+    /// although it is taken along. The flag then stays set until work is done the next time; a core
+    /// that trusted it would call in vain until then, for milliseconds when little happens.
     fn check_taskrun_flag(&mut self) {
         self.taskrun_flag_is_stale = self.is_flagged() && self.ring.completion().is_empty();
     }
@@ -594,17 +595,18 @@ impl NetRing {
         self.completions.extend(more);
     }
 
-    /// Whether all existing completions of non-blocking sends are where [`NetRing::reap`] finds them.
+    /// Whether all existing completions of non-blocking sends are where [`NetRing::reap`] finds
+    /// them.
     ///
-    /// The kernel removes an entry from the submission queue only after it has executed it as far as
-    /// possible without waiting. For a send with MSG_DONTWAIT that is completely (`io_send` in
+    /// The kernel removes an entry from the submission queue only after it has executed it as far
+    /// as possible without waiting. For a send with MSG_DONTWAIT that is completely (`io_send` in
     /// io_uring/net.c): such a request is never left to a worker, nor until there is room, not even
     /// with MSG_WAITALL (`REQ_F_NOWAIT` in `io_queue_async`), unless it is asynchronous, linked or
     /// drained, which none here is. Its bytes have been copied when it returns, since it is not a
-    /// zero-copy send; and if it has not sent all of them, its completion is posted before the head of
-    /// the queue moves, even if success completions are skipped. The location of that completion
-    /// varies: if there was no room the kernel keeps it and sets a flag; if there was no memory either
-    /// it is lost, which is counted.
+    /// zero-copy send; and if it has not sent all of them, its completion is posted before the head
+    /// of the queue moves, even if success completions are skipped. The location of that completion
+    /// varies: if there was no room the kernel keeps it and sets a flag; if there was no memory
+    /// either it is lost, which is counted.
     fn all_told(&mut self) -> bool {
         let submission = self.ring.submission();
         let told = submission.is_empty() && !submission.cq_overflow();
@@ -731,8 +733,8 @@ fn accepted(listener: u32, result: i32, expected: bool, more: bool, events: &mut
     }
 }
 
-/// How often everything is cancelled when a ring is dropped, and how long each attempt waits for the
-/// final completions.
+/// How often everything is cancelled when a ring is dropped, and how long each attempt waits for
+/// the final completions.
 const CANCEL_ROUNDS_MAX: u32 = 200;
 const CANCEL_ROUND: Duration = Duration::from_millis(5);
 
@@ -744,9 +746,9 @@ fn is_transient(error: &io::Error) -> bool {
 impl Drop for NetRing {
     fn drop(&mut self) {
         // The kernel may still be sending from buffers in flight, and it holds the listeners, whose
-        // addresses a successor may need at once. Cancel everything and reap until nothing is left, so
-        // that no memory is freed while in use. Reaping may rearm operations, as for the eventfd, hence
-        // a cancellation in every round.
+        // addresses a successor may need at once. Cancel everything and reap until nothing is left,
+        // so that no memory is freed while in use. Reaping may rearm operations, as for the
+        // eventfd, hence a cancellation in every round.
         let mut events = Vec::new();
         for _ in 0..CANCEL_ROUNDS_MAX {
             let _ = self.ring.submit();

@@ -115,7 +115,8 @@ impl Node {
         (0..self.cores.len()).min_by_key(|&core| (load(core), core != here)).unwrap_or(here)
     }
 
-    /// Logs a line that remote parties can trigger, about `source`, unless there were too many alike.
+    /// Logs a line that remote parties can trigger, about `source`, unless there were too many
+    /// alike.
     pub fn log(
         &self,
         level: log::Level,

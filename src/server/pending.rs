@@ -1,8 +1,8 @@
 //! Unprocessed input of one connection.
 //!
-//! Consumed bytes are only counted, and their memory is reclaimed once they exceed the rest: a client
-//! may send megabytes at once that are consumed piece by piece, and moving the rest forward each time
-//! would be quadratic.
+//! Consumed bytes are only counted, and their memory is reclaimed once they exceed the rest: a
+//! client may send megabytes at once that are consumed piece by piece, and moving the rest forward
+//! each time would be quadratic.
 
 /// Capacity that an idle connection's input may retain.
 const BYTES_KEPT: usize = 4 << 10;

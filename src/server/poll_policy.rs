@@ -1,7 +1,7 @@
 //! Decides how a core waits for work, based on recent activity.
 //!
-//! A sleeping core costs nothing but wakes up late. Polling halves the latency of a single connection
-//! and only burns CPU with fifty, so a core polls only while it is likely to pay off.
+//! A sleeping core costs nothing but wakes up late. Polling halves the latency of a single
+//! connection and only burns CPU with fifty, so a core polls only while it is likely to pay off.
 
 use std::time::Duration;
 
@@ -80,8 +80,8 @@ impl Activity {
 }
 
 /// Recent share of arrivals soon enough that polling would have caught them. Refused: the average
-/// time between arrivals, in which one long pause outweighs many short ones, and a sleeping core sees
-/// longer ones: it never resumed polling on a machine where other work caused pauses.
+/// time between arrivals, in which one long pause outweighs many short ones, and a sleeping core
+/// sees longer ones: it never resumed polling on a machine where other work caused pauses.
 #[derive(Default)]
 struct HitRate {
     /// In 256ths.

@@ -1,10 +1,10 @@
 //! Prefaults the next piece of a shard's memory before the shard needs it.
 //!
 //! The kernel allocates and zeroes memory at its first touch. For a huge page that took 5 ms on a
-//! virtual machine whose host had to provide it first (0.1 ms otherwise), and the core that touches it
-//! serves no request meanwhile: one request in a hundred waited while a node filled up. So an unpinned
-//! thread touches memory slightly ahead of each growing shard. Memory touched needlessly is returned
-//! once the shard has stopped growing.
+//! virtual machine whose host had to provide it first (0.1 ms otherwise), and the core that touches
+//! it serves no request meanwhile: one request in a hundred waited while a node filled up. So an
+//! unpinned thread touches memory slightly ahead of each growing shard. Memory touched needlessly
+//! is returned once the shard has stopped growing.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -119,9 +119,9 @@ impl Prefaulter {
         }
     }
 
-    /// Has what the allocator keeps of freed memory given back, by a thread that is bound to no core: it
-    /// takes as long as the kernel needs to take the pages. Until then a core waits only if it wants
-    /// memory of the allocator.
+    /// Has what the allocator keeps of freed memory given back, by a thread that is bound to no
+    /// core: it takes as long as the kernel needs to take the pages. Until then a core waits only
+    /// if it wants memory of the allocator.
     pub fn trim_heap(&self) {
         let _ = self.prefault_sender.send(PrefaultRequest::TrimHeap);
     }
@@ -151,8 +151,8 @@ impl Prefaulter {
     /// Returns prefaulted memory of a shard that has stopped growing. Call it periodically with the
     /// memory that the shard has not used.
     ///
-    /// The recorded usage does not count here, since a store of the same turn may have used more; the
-    /// borrow does, which the shard cannot outgrow while it lasts.
+    /// The recorded usage does not count here, since a store of the same turn may have used more;
+    /// the borrow does, which the shard cannot outgrow while it lasts.
     ///
     /// # Panics
     /// If `untouched` is not the end of this prefaulter's memory.
@@ -174,12 +174,12 @@ impl Prefaulter {
     }
 }
 
-/// Yields to any thread that is already running: a thread woken by a core is often scheduled on that
-/// core's CPU, and must not preempt it.
+/// Yields to any thread that is already running: a thread woken by a core is often scheduled on
+/// that core's CPU, and must not preempt it.
 ///
-/// It must get its share, though: it works under a lock of the whole process's memory. In the lowest
-/// class (SCHED_IDLE) it waited for seconds on a machine without an idle CPU, and so did each core
-/// that needed memory.
+/// It must get its share, though: it works under a lock of the whole process's memory. In the
+/// lowest class (SCHED_IDLE) it waited for seconds on a machine without an idle CPU, and so did
+/// each core that needed memory.
 fn use_batch_scheduling() {
     // SAFETY: all-zero bytes are a valid parameter, which the call only reads. Its result does not
     // matter to the thread.
@@ -195,8 +195,8 @@ fn populate(range: &Range<usize>) {
     let end = range.end / PAGE_BYTES * PAGE_BYTES;
     let Some(bytes) = end.checked_sub(range.start) else { return };
     let start = std::ptr::without_provenance_mut(range.start);
-    // SAFETY: populating changes no contents, whatever is mapped there by now. An error of the kernel
-    // changes nothing.
+    // SAFETY: populating changes no contents, whatever is mapped there by now. An error of the
+    // kernel changes nothing.
     unsafe { libc::madvise(start, bytes, libc::MADV_POPULATE_WRITE) };
 }
 
@@ -210,17 +210,17 @@ fn trim_heap() {
     };
 }
 
-/// Returns the whole pages of `memory`, which is on the heap, to the kernel: they read as zeroes from
-/// now on, and are allocated again when touched.
+/// Returns the whole pages of `memory`, which is on the heap, to the kernel: they read as zeroes
+/// from now on, and are allocated again when touched.
 fn discard(memory: &mut [u8]) {
     let skip = memory.as_ptr().align_offset(PAGE_BYTES).min(memory.len());
     let pages = &mut memory[skip..];
     let bytes = pages.len() / PAGE_BYTES * PAGE_BYTES;
-    // SAFETY: the range is mutably borrowed, so the compiler guarantees that no one else accesses it
-    // while it becomes zeroes, a valid value of any byte. The kernel does not use it either: receives
-    // and sends go to and from items, and there is no item in memory that a shard has never used,
-    // which is what its owner lends for this (`Shard::untouched_mut`). Heap memory is private and not
-    // backed by a file, so it reads as zeroes afterwards.
+    // SAFETY: the range is mutably borrowed, so the compiler guarantees that no one else accesses
+    // it while it becomes zeroes, a valid value of any byte. The kernel does not use it either:
+    // receives and sends go to and from items, and there is no item in memory that a shard has
+    // never used, which is what its owner lends for this (`Shard::untouched_mut`). Heap memory is
+    // private and not backed by a file, so it reads as zeroes afterwards.
     unsafe { libc::madvise(pages.as_mut_ptr().cast(), bytes, libc::MADV_DONTNEED) };
 }
 

@@ -1,9 +1,9 @@
 //! Selects the connections to close when connection memory is used up and others need some.
 //!
-//! A slow client holds the data being sent to it for an unknown time. As long as there is memory for
-//! all, that is fine. When there is not, connections that hold some but have made no progress for a
-//! second are closed, longest stalled first, until there is a little room again. No connection is
-//! closed merely for being slow: one that receives a byte per second stays.
+//! A slow client holds the data being sent to it for an unknown time. As long as there is memory
+//! for all, that is fine. When there is not, connections that hold some but have made no progress
+//! for a second are closed, longest stalled first, until there is a little room again. No
+//! connection is closed merely for being slow: one that receives a byte per second stays.
 
 use std::collections::HashMap;
 use std::os::fd::AsFd;

@@ -2,8 +2,8 @@
 //!
 //! The control executor is not on the mesh. It posts a request and rings the core's doorbell; the
 //! core checks for requests at the end of each turn, one load of a rarely changing cache line, and
-//! posts its statistics. Refused: counters that cores publish continuously, which would charge every
-//! request for an occasional scrape.
+//! posts its statistics. Refused: counters that cores publish continuously, which would charge
+//! every request for an occasional scrape.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};

@@ -1,11 +1,11 @@
 //! Uploads: long values received in pieces, and their destinations.
 //!
 //! A value for this core's shard is received into its item, once memory for all of it is allocated,
-//! which may take several turns. One for another core, or in a cluster, is collected in a buffer that
-//! grows as its bytes arrive and counts against connection memory. When that is used up, a stalled
-//! upload is refused in favour of one that makes progress; if there is none, the latter is refused.
-//! Either is refused as if its core had no memory: the rest of it is dropped, and the store is
-//! executed as refused, so that the old value is removed where a refusal removes it.
+//! which may take several turns. One for another core, or in a cluster, is collected in a buffer
+//! that grows as its bytes arrive and counts against connection memory. When that is used up, a
+//! stalled upload is refused in favour of one that makes progress; if there is none, the latter is
+//! refused. Either is refused as if its core had no memory: the rest of it is dropped, and the
+//! store is executed as refused, so that the old value is removed where a refusal removes it.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -59,8 +59,8 @@ pub fn begin(
     }));
 }
 
-/// Allocates memory for the incoming value in this core's shard, if it still needs some, with at most
-/// `budget` items' worth of work, which is deducted. False if that was not enough.
+/// Allocates memory for the incoming value in this core's shard, if it still needs some, with at
+/// most `budget` items' worth of work, which is deducted. False if that was not enough.
 pub fn make_room(
     engine: &mut Engine,
     connection: &mut Connection,
@@ -222,8 +222,8 @@ impl CoreState {
         freed
     }
 
-    /// Refuses an upload for lack of memory: drops received and future bytes of it, and executes the
-    /// store as refused.
+    /// Refuses an upload for lack of memory: drops received and future bytes of it, and executes
+    /// the store as refused.
     fn refuse_upload(&mut self, index: u32, outbound: &mut Outbound<'_>) {
         let Self { engine, connections, counters, memory, now, .. } = self;
         let connection = connections[index as usize].connection.as_deref_mut();

@@ -1,10 +1,10 @@
 //! A core's loop: one turn after the other, and sleep when idle.
 //!
-//! A turn reads the clock once, handles events of the net ring and messages of other cores, expires a
-//! bounded number of items, publishes messages to other cores and submits one send per connection, all
-//! with one system call. Polling before sleep must pay off: it halves the latency of a single
-//! connection but only burns CPU with fifty, so a core polls while few connections are active and most
-//! arrivals come before the polling would end.
+//! A turn reads the clock once, handles events of the net ring and messages of other cores, expires
+//! a bounded number of items, publishes messages to other cores and submits one send per
+//! connection, all with one system call. Polling before sleep must pay off: it halves the latency
+//! of a single connection but only burns CPU with fifty, so a core polls while few connections are
+//! active and most arrivals come before the polling would end.
 
 #![allow(unsafe_code)]
 
@@ -37,8 +37,9 @@ use crate::engine::cluster::NoPeers;
 use crate::log_limiter::LogKind;
 use crate::time::Instant;
 
-/// Interval in milliseconds at which an idle core wakes up to expire items and check its connections.
-/// Half a level of the TTL wheel's first ring, so that items expire within a second of their deadline.
+/// Interval in milliseconds at which an idle core wakes up to expire items and check its
+/// connections. Half a level of the TTL wheel's first ring, so that items expire within a second of
+/// their deadline.
 const HEARTBEAT_MILLIS: u32 = 250;
 /// The same on a cluster node, which has deadlines for other nodes to meet.
 const COORDINATION_MILLIS: u32 = 25;
@@ -58,8 +59,8 @@ const TURN_SEND_BYTES: usize = 1 << 20;
 const SENT_IN_ANY_TURN_BYTES: usize = 4 << 10;
 /// Maximum items expired, moved or reclaimed per turn.
 const MAINTENANCE_PER_TURN: u32 = 64;
-/// Maximum node command messages, and connections from other cores, handled per turn: some make a core
-/// list all its items.
+/// Maximum node command messages, and connections from other cores, handled per turn: some make a
+/// core list all its items.
 const CONTROLS_PER_TURN: u32 = 8;
 /// Output buffers kept for reuse after a quiet period.
 const OUTPUT_BUFFERS_KEPT_LONG: usize = 16;
@@ -249,8 +250,8 @@ impl Worker {
         }
     }
 
-    /// How long an idle core may sleep: until the coordinator has work, at most until items are due.
-    /// In a cluster not for long, since new deadlines may appear meanwhile.
+    /// How long an idle core may sleep: until the coordinator has work, at most until items are
+    /// due. In a cluster not for long, since new deadlines may appear meanwhile.
     fn heartbeat_millis(&self) -> u32 {
         match self.core.engine.next_deadline() {
             Some(at) => (at.since(self.core.now).as_millis() as u32).clamp(2, COORDINATION_MILLIS),
@@ -460,9 +461,9 @@ impl Worker {
         connection.sending = false;
         connection.sends = connection.sends.wrapping_add(1);
         connection.out.sent();
-        // A client that waited long for an answer, or took long to read it, has only now become idle.
-        // Not recorded as an arrival, since the poll policy counts connections with arrivals per
-        // millisecond.
+        // A client that waited long for an answer, or took long to read it, has only now become
+        // idle. Not recorded as an arrival, since the poll policy counts connections with arrivals
+        // per millisecond.
         if now.since(connection.last_active) >= Duration::from_secs(1) {
             connection.last_active = now;
         }
@@ -498,8 +499,8 @@ impl Worker {
         }
     }
 
-    /// Rearms listeners that could not accept, after a pause: doing so at once would spin as long as no
-    /// descriptor is available.
+    /// Rearms listeners that could not accept, after a pause: doing so at once would spin as long
+    /// as no descriptor is available.
     fn accept_again(&mut self) {
         if self.core.now.since(self.paused_at) < ACCEPT_PAUSE {
             return;
@@ -630,7 +631,8 @@ impl Worker {
         }
     }
 
-    /// Submits the turn's queued operations and waits for work, polling if that is likely to pay off.
+    /// Submits the turn's queued operations and waits for work, polling if that is likely to pay
+    /// off.
     fn wait_for_work(&mut self) {
         if self.net.has_work() {
             return self.submit();
@@ -695,7 +697,8 @@ impl Worker {
         }
     }
 
-    /// Shuts down: accepts nothing, answers received requests, closes. True once everything is done.
+    /// Shuts down: accepts nothing, answers received requests, closes. True once everything is
+    /// done.
     fn wind_down(&mut self) -> bool {
         self.core.close_all(self.core.node.stopping_for() > Duration::from_secs(3));
         self.send();
@@ -704,8 +707,8 @@ impl Worker {
 }
 
 impl NetRing {
-    /// Starts the connection's next receive: the rest of a long value into its item, or anything into
-    /// provided buffers, or none while too much input waits.
+    /// Starts the connection's next receive: the rest of a long value into its item, or anything
+    /// into provided buffers, or none while too much input waits.
     fn arm(&mut self, connection: &mut Connection, engine: &mut Engine, pending_bytes_max: usize) {
         if connection.filling || connection.ended || connection.closing || connection.broken {
             return;
@@ -724,9 +727,9 @@ impl NetRing {
             assert!(connection.pending.is_empty(), "what came before it is in its place");
             connection.filling = true;
             connection.bulk = BULK_TURNS;
-            // SAFETY: the destination is inside a staged item, so the shard neither reads, moves nor
-            // reuses it; it is discarded only with the connection, which stays while `filling`, and
-            // the net ring is dropped before the shard.
+            // SAFETY: the destination is inside a staged item, so the shard neither reads, moves
+            // nor reuses it; it is discarded only with the connection, which stays while `filling`,
+            // and the net ring is dropped before the shard.
             unsafe { self.recv_into(connection.fd(), connection.token, target) }
         } else if !stalled {
             connection.receiving = true;
@@ -740,8 +743,8 @@ impl NetRing {
     }
 }
 
-/// Whether accepting would fail again at once, as it does without free descriptors or memory, rather
-/// than for a single connection that is already gone.
+/// Whether accepting would fail again at once, as it does without free descriptors or memory,
+/// rather than for a single connection that is already gone.
 fn lasts(error: &std::io::Error) -> bool {
     !matches!(error.raw_os_error(), Some(libc::ECONNABORTED | libc::EINTR | libc::EAGAIN))
 }

@@ -2,9 +2,9 @@
 //!
 //! Cores count separately and share nothing, so a request for statistics gathers one [`CoreStats`]
 //! from each and adds them up here. Rendering produces name and value pairs through a callback, so
-//! that the text protocol, the classic binary one and the admin page share it. Names and their order
-//! are memcached's, since dashboards know them; where this server has nothing to count, the value is
-//! a constant. Ringlane's own statistics are under `stats cores`, so that tools that count
+//! that the text protocol, the classic binary one and the admin page share it. Names and their
+//! order are memcached's, since dashboards know them; where this server has nothing to count, the
+//! value is a constant. Ringlane's own statistics are under `stats cores`, so that tools that count
 //! memcached's names are not surprised.
 
 use std::fmt::Arguments;
@@ -91,11 +91,11 @@ pub struct CoreStats {
     pub served_requests: u64,
     /// Time spent working.
     pub busy: Duration,
-    /// CPU time of the longest turn since the counters were reset; measured only while the log level
-    /// is debug or trace.
+    /// CPU time of the longest turn since the counters were reset; measured only while the log
+    /// level is debug or trace.
     pub longest_turn: Duration,
-    /// Completions of its net ring that named no operation under way and were ignored. Other than zero
-    /// they are a fault of the server or of the kernel.
+    /// Completions of its net ring that named no operation under way and were ignored. Other than
+    /// zero they are a fault of the server or of the kernel.
     pub stale_completions: u64,
     /// Time spent waiting for work, polling included.
     pub idle: Duration,

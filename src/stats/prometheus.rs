@@ -1,8 +1,8 @@
 //! The statistics in Prometheus' text exposition format, version 0.0.4.
 //!
 //! Node-wide families are sums over the cores; per-core figures are in separate families,
-//! `ringlane_core_*`, so that `sum()` over a family never counts anything twice. Counters take their
-//! names and help texts from the structs that declare them: a new counter appears here
+//! `ringlane_core_*`, so that `sum()` over a family never counts anything twice. Counters take
+//! their names and help texts from the structs that declare them: a new counter appears here
 //! automatically. Refused: latency histograms, since the cores do not measure latency.
 
 use std::fmt::{Display, Write};

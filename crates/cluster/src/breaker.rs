@@ -5,10 +5,10 @@
 //!                                                 ^----------------trial failed-----|
 //! ```
 //!
-//! A peer that is slow or half dead costs every request to it a timeout. The breaker turns that into
-//! an immediate refusal, which the coordinator handles like a dead replica: it asks another one, or
-//! stores a hint. In the half-open state one request is sent as a trial; the others wait for its
-//! outcome.
+//! A peer that is slow or half dead costs every request to it a timeout. The breaker turns that
+//! into an immediate refusal, which the coordinator handles like a dead replica: it asks another
+//! one, or stores a hint. In the half-open state one request is sent as a trial; the others wait
+//! for its outcome.
 
 use std::time::Duration;
 
@@ -78,8 +78,8 @@ impl Breaker {
         Self { settings, state: State::Closed { since: now, requests: 0, failures: 0 } }
     }
 
-    /// Whether a request may be sent. In the half-open state the first caller gets the trial, and must
-    /// report its outcome.
+    /// Whether a request may be sent. In the half-open state the first caller gets the trial, and
+    /// must report its outcome.
     #[inline]
     pub fn admits(&mut self, now: Instant) -> bool {
         match self.state {
@@ -109,8 +109,8 @@ impl Breaker {
                 self.count(0, now);
                 false
             }
-            // An answer to a request from before the breaker opened is old, but the peer did answer;
-            // the trial that this saves would only confirm it.
+            // An answer to a request from before the breaker opened is old, but the peer did
+            // answer; the trial that this saves would only confirm it.
             State::Open { .. } | State::HalfOpen { .. } => self.reset(now),
         }
     }

@@ -307,8 +307,8 @@ impl Coordinator {
         self.settings.ring_hash.points_of(keys)
     }
 
-    /// Whether this node alone holds the keys at `point`, all of them have been copied, and no other
-    /// replica needs to know of a change: the request can be answered from the store at once.
+    /// Whether this node alone holds the keys at `point`, all of them have been copied, and no
+    /// other replica needs to know of a change: the request can be answered from the store at once.
     #[inline]
     pub fn is_sole_replica(&self, point: Point) -> bool {
         let Some(placement) = &self.placement else { return false };
@@ -558,8 +558,8 @@ impl Coordinator {
         }
     }
 
-    /// This node begins a new boot: its store is empty; its membership and everything in progress are
-    /// gone.
+    /// This node begins a new boot: its store is empty; its membership and everything in progress
+    /// are gone.
     fn restart_empty<S: ReplicaStore, O: Effects>(
         &mut self,
         boot: Boot,
@@ -597,9 +597,9 @@ impl Coordinator {
         self.operations.keep_no_copies();
     }
 
-    /// Tells every core that has a link with this one that everything with a version up to `version`
-    /// was flushed. What this core asks them from now on arrives after that, so nobody who knows of
-    /// the flush reads anything older.
+    /// Tells every core that has a link with this one that everything with a version up to
+    /// `version` was flushed. What this core asks them from now on arrives after that, so nobody
+    /// who knows of the flush reads anything older.
     pub fn announce_flush<S: ReplicaStore, O: Effects>(
         &mut self,
         version: Version,

@@ -2,8 +2,8 @@
 //!
 //! A link carries requests and answers, short and long, and none of them may block the others for
 //! its whole length. The short messages of a turn are sent together as one frame. A message longer
-//! than [`LONG_BYTES`] is queued separately and sent in pieces, each a frame of its own; between two
-//! sends, short messages go first.
+//! than [`LONG_BYTES`] is queued separately and sent in pieces, each a frame of its own; between
+//! two sends, short messages go first.
 //!
 //! ```text
 //! frame body   messages, each behind its length
@@ -13,11 +13,11 @@
 //! ```
 //!
 //! Pieces are sent on credit, for each [`Class`] separately, so that none can hold up the others:
-//! [`UNASKED_BYTES`] may come at any time, and of a message that was admitted up to [`WINDOW_BYTES`]
-//! more than were taken. Which messages are admitted, of all links of a core, is up to [`Arrivals`]: what
-//! arrives in part is bounded, and so is what other nodes hand on to be coordinated. The rest waits
-//! where it comes from. The refused alternative, to stop reading a connection, would also stop the
-//! answers that make room again.
+//! [`UNASKED_BYTES`] may come at any time, and of a message that was admitted up to
+//! [`WINDOW_BYTES`] more than were taken. Which messages are admitted, of all links of a core, is
+//! up to [`Arrivals`]: what arrives in part is bounded, and so is what other nodes hand on to be
+//! coordinated. The rest waits where it comes from. The refused alternative, to stop reading a
+//! connection, would also stop the answers that make room again.
 //!
 //! The queue on the sender's side is bounded, too: before queueing a request, the caller checks
 //! whether it fits ([`Sending::is_full`]) and otherwise keeps it. Answers are never refused here,
@@ -223,9 +223,9 @@ impl Sending {
         &mut self.short
     }
 
-    /// Whether a message of `class` and `bytes` has to wait. Short ones do not wait for long ones. Of
-    /// long ones, at most about `others_max` bytes are accepted beside those already queued, which
-    /// bounds all links of a core together; but each link may always have one.
+    /// Whether a message of `class` and `bytes` has to wait. Short ones do not wait for long ones.
+    /// Of long ones, at most about `others_max` bytes are accepted beside those already queued,
+    /// which bounds all links of a core together; but each link may always have one.
     #[inline]
     pub fn is_full(&self, class: Class, bytes: usize, others_max: usize) -> bool {
         if bytes <= LONG_BYTES {

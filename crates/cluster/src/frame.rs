@@ -2,8 +2,9 @@
 //!
 //! A frame carries one core's messages of a turn for a peer, usually many. With a cluster key each
 //! frame ends in a tag over everything before it, and its sequence number is accepted once: a frame
-//! recorded and replayed by an eavesdropper is refused, in the same session by the number, in another
-//! one by the tag, since every session has its own keys (see `handshake`). Nothing is encrypted.
+//! recorded and replayed by an eavesdropper is refused, in the same session by the number, in
+//! another one by the tag, since every session has its own keys (see `handshake`). Nothing is
+//! encrypted.
 //!
 //! ```text
 //! | body length u32 | sequence u64 | body | tag, 16 bytes, only with a key |     little-endian

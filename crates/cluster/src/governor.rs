@@ -1,10 +1,10 @@
 //! One node's view of its cluster: liveness, membership, data movement.
 //!
-//! Gossip ([`Membership`]) determines liveness, the members' decisions ([`RosterConsensus`]) determine
-//! the roster, and each node reports how far it has copied the ranges assigned to it. The governor
-//! combines the three: it founds the cluster or requests to join, has dead nodes removed after a
-//! while, delays decisions until the last one has been rebalanced, and notifies the cores of its node
-//! of what is in effect.
+//! Gossip ([`Membership`]) determines liveness, the members' decisions ([`RosterConsensus`])
+//! determine the roster, and each node reports how far it has copied the ranges assigned to it. The
+//! governor combines the three: it founds the cluster or requests to join, has dead nodes removed
+//! after a while, delays decisions until the last one has been rebalanced, and notifies the cores
+//! of its node of what is in effect.
 //!
 //! There is one governor per node. It runs beside the cores and handles a few messages per second.
 
@@ -283,9 +283,9 @@ impl Governor {
         members
     }
 
-    /// When this node founds the cluster if it hears of none: at once without nodes to join, a little
-    /// later if it is one of several that name each other, the first of them before the rest. Others
-    /// never do.
+    /// When this node founds the cluster if it hears of none: at once without nodes to join, a
+    /// little later if it is one of several that name each other, the first of them before the
+    /// rest. Others never do.
     fn founding_time(&self, now: Instant) -> Option<Instant> {
         let own = self.identity().gossip;
         let join = &self.settings.membership.join;
@@ -324,9 +324,10 @@ impl Governor {
         if self.leaving || self.found_at.is_none_or(|at| at > now) {
             return;
         }
-        // All live nodes have reported by now whether they know of a cluster; one that precedes us is
-        // left to found it. A node that went away without reporting, or knowing of a cluster, may be
-        // on the other side of a partition with all the data; it is waited for until it is forgotten.
+        // All live nodes have reported by now whether they know of a cluster; one that precedes us
+        // is left to found it. A node that went away without reporting, or knowing of a cluster,
+        // may be on the other side of a partition with all the data; it is waited for until it is
+        // forgotten.
         let own = self.identity().gossip;
         let forget_after = self.settings.membership.forget_after;
         let elsewhere = self.known.iter().any(|(key, known)| {
@@ -446,7 +447,8 @@ impl Governor {
         })
     }
 
-    /// Whether `node` has reported that it holds the data assigned to it up to the roster of `epoch`.
+    /// Whether `node` has reported that it holds the data assigned to it up to the roster of
+    /// `epoch`.
     fn has_settled(&self, node: NodeKey, epoch: u64) -> bool {
         self.statuses.get(&node).is_some_and(|status| status.settled >= epoch)
     }

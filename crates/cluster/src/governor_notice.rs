@@ -20,11 +20,12 @@ pub enum GovernorNotice {
         /// Whether it lives.
         alive: bool,
     },
-    /// Every live member holds all data assigned to it up to the roster of this epoch: data of other
-    /// nodes may be dropped.
+    /// Every live member holds all data assigned to it up to the roster of this epoch: data of
+    /// other nodes may be dropped.
     Rebalanced(u64),
     /// Everything up to this version is flushed.
     Flushed(Version),
-    /// This node begins a new boot, without data or membership: another history of the cluster wins.
+    /// This node begins a new boot, without data or membership: another history of the cluster
+    /// wins.
     RestartedEmpty(Boot),
 }

@@ -1,10 +1,11 @@
-//! The handshake on a new connection: exchanges facts and proves that both sides hold the cluster's key.
+//! The handshake on a new connection: exchanges facts and proves that both sides hold the cluster's
+//! key.
 //!
-//! The dialler states its identity and the requested core, the other side answers with its own facts,
-//! and both prove the key by tags over everything exchanged so far, in which each side's nonce is
-//! fresh. Two session keys are derived from the same bytes, one per direction (see `frame`), so
-//! nothing recorded in one session is valid in another. Without a key the same messages are exchanged
-//! and nothing is proved.
+//! The dialler states its identity and the requested core, the other side answers with its own
+//! facts, and both prove the key by tags over everything exchanged so far, in which each side's
+//! nonce is fresh. Two session keys are derived from the same bytes, one per direction (see
+//! `frame`), so nothing recorded in one session is valid in another. Without a key the same
+//! messages are exchanged and nothing is proved.
 //!
 //! ```text
 //! dialler                                    acceptor
@@ -19,13 +20,14 @@
 //!          | client address | shard port base u16 | to u64 | to core u16 | pass u64
 //! ```
 //!
-//! Without a key no side proves its identity. But gossip gives each member a cookie, at the address at
-//! which it was seen to answer, and the dialler presents it as its *pass*: so the acceptor can refuse
-//! a caller that is not a member, or that claims to be one whose datagrams it does not receive.
+//! Without a key no side proves its identity. But gossip gives each member a cookie, at the address
+//! at which it was seen to answer, and the dialler presents it as its *pass*: so the acceptor can
+//! refuse a caller that is not a member, or that claims to be one whose datagrams it does not
+//! receive.
 //!
 //! The hello's own tag proves no more than a recording could; it ensures that a node with the wrong
-//! key gets a reason instead of a silent close. Every refusal states its reason, so that it appears in
-//! both logs. Refused: TLS (nothing here is secret except the right to participate), and a Noise
+//! key gets a reason instead of a silent close. Every refusal states its reason, so that it appears
+//! in both logs. Refused: TLS (nothing here is secret except the right to participate), and a Noise
 //! handshake (its forward secrecy protects what we do not encrypt).
 //!
 //! Two nodes dial each other once: the one with the smaller key dials.
@@ -190,8 +192,8 @@ pub struct Caller {
 pub enum HandshakeStep {
     /// Another message is due.
     Await,
-    /// The hello of this caller was in order. If it may be linked with, another message is due; else
-    /// [`Handshake::refuse`] it.
+    /// The hello of this caller was in order. If it may be linked with, another message is due;
+    /// else [`Handshake::refuse`] it.
     Called(Caller),
     /// Done.
     Done(Box<LinkSession>),

@@ -1,12 +1,12 @@
 //! Hints: writes stored for unreachable replicas, and their handoff.
 //!
-//! A hint never counts towards a quorum; it only saves a returning replica the wait for anti-entropy.
-//! So it may be lost: with its node, by age, or at the limit in bytes, when the oldest hint for the
-//! same replica is dropped. Every loss is counted. A newer write to a key replaces the older hint, so
-//! a hot key costs one hint however long its replica is absent.
+//! A hint never counts towards a quorum; it only saves a returning replica the wait for
+//! anti-entropy. So it may be lost: with its node, by age, or at the limit in bytes, when the
+//! oldest hint for the same replica is dropped. Every loss is counted. A newer write to a key
+//! replaces the older hint, so a hot key costs one hint however long its replica is absent.
 //!
-//! Hints are delivered in the order in which they were created, a window at a time, and dropped when
-//! the replica confirms them. Unconfirmed ones are sent again.
+//! Hints are delivered in the order in which they were created, a window at a time, and dropped
+//! when the replica confirms them. Unconfirmed ones are sent again.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;

@@ -2,14 +2,14 @@
 //!
 //! A single very popular key makes its node the bottleneck of the cluster, however many nodes there
 //! are. So each core counts the keys it requests from other nodes, and caches the answers of the
-//! hottest for at most a second. A copy may be stale by that much; in strict clusters keys are counted
-//! but not cached.
+//! hottest for at most a second. A copy may be stale by that much; in strict clusters keys are
+//! counted but not cached.
 //!
 //! Counting is the space-saving sketch (Metwally, Agrawal, El Abbadi, 2005): a fixed number of keys
 //! have counters, and a new key takes over the smallest one with its count. A key whose share of
-//! requests is several times the reciprocal of that number is soon among them. A count taken over from
-//! other keys does not make it hot. Counts are per window; a key is hot while its count of this window
-//! or the previous one reached the threshold.
+//! requests is several times the reciprocal of that number is soon among them. A count taken over
+//! from other keys does not make it hot. Counts are per window; a key is hot while its count of
+//! this window or the previous one reached the threshold.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -22,8 +22,8 @@ use sketch::Sketch;
 
 /// Number of keys counted at a time.
 pub const COUNTED_MAX: usize = 64;
-/// One in this many requests for uncounted keys takes a slot, so that very many keys do not constantly
-/// displace each other. A frequently requested key gets its slot soon.
+/// One in this many requests for uncounted keys takes a slot, so that very many keys do not
+/// constantly displace each other. A frequently requested key gets its slot soon.
 const NEWCOMER_EVERY: u32 = 7;
 /// Overhead of a copy in bytes, besides its key and answer.
 const OVERHEAD_BYTES: usize = 96;

@@ -20,8 +20,8 @@
 //!                                         that address                 new one
 //! ```
 //!
-//! With a key all but a refusal must also carry its tag. A cluster without one cannot authenticate a
-//! sender, but it can verify its address: see `contacts`.
+//! With a key all but a refusal must also carry its tag. A cluster without one cannot authenticate
+//! a sender, but it can verify its address: see `contacts`.
 //!
 //! With a cluster key a datagram must carry its tag and a sequence number that this sender has not
 //! used before; the number contains the time, so that a recording is useless even after our own
@@ -379,8 +379,8 @@ impl Membership {
         self.contacts.cookie_of(address).unwrap_or(0)
     }
 
-    /// Whether somebody who calls itself this boot of `node` and shows `pass` may be linked with: it
-    /// is alive, and what is sent to its address reaches it.
+    /// Whether somebody who calls itself this boot of `node` and shows `pass` may be linked with:
+    /// it is alive, and what is sent to its address reaches it.
     pub fn admits_link(&self, node: NodeKey, boot: Boot, pass: u64) -> bool {
         self.known.get(&node).is_some_and(|known| {
             let cookie = self.envelope.secret.cookie(known.identity.gossip);

@@ -1,10 +1,10 @@
 //! Messages between nodes about keys and data.
 //!
 //! A frame's body is a sequence of length-prefixed messages, so the value of a record is simply the
-//! rest of its message and is read without a copy. Decoders accept any bytes and return [`CodecError`]
-//! instead of guessing. Requests carry the digest of the roster under which their sender located the
-//! key (`stamp`): a replica with a different roster reports that instead of acting, and both update
-//! their rosters before the operation is retried.
+//! rest of its message and is read without a copy. Decoders accept any bytes and return
+//! [`CodecError`] instead of guessing. Requests carry the digest of the roster under which their
+//! sender located the key (`stamp`): a replica with a different roster reports that instead of
+//! acting, and both update their rosters before the operation is retried.
 //!
 //! ```text
 //! body     length u32 | message | length u32 | message | ...

@@ -142,14 +142,15 @@ impl Peers {
         }
     }
 
-    /// Whether a request to `node` could be sent now: like [`Peers::admits`], without the obligation
-    /// to send one.
+    /// Whether a request to `node` could be sent now: like [`Peers::admits`], without the
+    /// obligation to send one.
     pub fn may_be_asked(&self, node: NodeKey, now: Instant) -> bool {
         let open = |peer: &Peer| peer.breaker.state(now) == BreakerState::Open;
         self.peers.get(&node).is_some_and(|peer| peer.alive && peer.connected && !open(peer))
     }
 
-    /// Whether a request to `node` may be sent now. If so, it must be sent and its outcome reported.
+    /// Whether a request to `node` may be sent now. If so, it must be sent and its outcome
+    /// reported.
     #[inline]
     pub fn admits(&mut self, node: NodeKey, now: Instant) -> bool {
         let peer = self.peers.get_mut(&node);

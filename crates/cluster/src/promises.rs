@@ -1,16 +1,16 @@
 //! Promises of a replica to nodes that are about to write a computed value.
 //!
 //! A node that computes a write from the current value first asks a read quorum, and announces the
-//! version that the write will have. A replica that answers promises to refuse writes of other nodes
-//! to the key under an older version. So of two nodes that compute from the same record at most one
-//! is acknowledged, even if the other was paused in between or its clock is ahead: its version shows
-//! when it began, and a write in the meantime was either refused by one of the quorum or has a newer
-//! version. This is the first phase of Paxos, with versions as ballots, as in CASPaxos (Rystsov,
-//! 2018), run per key.
+//! version that the write will have. A replica that answers promises to refuse writes of other
+//! nodes to the key under an older version. So of two nodes that compute from the same record at
+//! most one is acknowledged, even if the other was paused in between or its clock is ahead: its
+//! version shows when it began, and a write in the meantime was either refused by one of the quorum
+//! or has a newer version. This is the first phase of Paxos, with versions as ballots, as in
+//! CASPaxos (Rystsov, 2018), run per key.
 //!
-//! Promises are stored per slot of keys, not per key, so that their memory is constant and they need
-//! not be revoked. Keys that share a slot may be refused unnecessarily, but only once: the refusal
-//! carries the version, and the writer retries with a newer one.
+//! Promises are stored per slot of keys, not per key, so that their memory is constant and they
+//! need not be revoked. Keys that share a slot may be refused unnecessarily, but only once: the
+//! refusal carries the version, and the writer retries with a newer one.
 
 use super::version::Version;
 
@@ -41,8 +41,8 @@ impl Slot {
 }
 
 impl Promises {
-    /// Promises the node that issued `version` to refuse writes of others to keys of this hash under
-    /// an older one.
+    /// Promises the node that issued `version` to refuse writes of others to keys of this hash
+    /// under an older one.
     ///
     /// # Errors
     /// If another node has been promised a newer version; it is returned, and nothing is promised.

@@ -52,7 +52,8 @@ impl Replication {
 
     /// Every read quorum shares a replica with every write quorum, and there is more than one
     /// replica: the cluster then gives the guarantee of `docs/cluster.md` and refuses an operation
-    /// rather than break it. Otherwise availability comes first: other nodes stand in for dead ones.
+    /// rather than break it. Otherwise availability comes first: other nodes stand in for dead
+    /// ones.
     pub const fn is_strict(self) -> bool {
         self.replicas > 1 && self.write_quorum + self.read_quorum > self.replicas
     }

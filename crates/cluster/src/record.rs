@@ -1,13 +1,15 @@
 //! A replica's record of a key: the newest write it knows of, a value or a deletion.
 //!
-//! Replicas agree by one rule: of two records of a key the newer wins. The rule is a total order, so
-//! it does not matter in which order, how often or by which route records arrive; replicas that have
-//! merged the same set of records hold the same one. Records of equal version but different content
-//! exist only by accident (see [`Version`]); then the content decides, the same way everywhere.
+//! Replicas agree by one rule: of two records of a key the newer wins. The rule is a total order,
+//! so it does not matter in which order, how often or by which route records arrive; replicas that
+//! have merged the same set of records hold the same one. Records of equal version but different
+//! content exist only by accident (see [`Version`]); then the content decides, the same way
+//! everywhere.
 //!
-//! A deletion is a record too, the *tombstone*: if the key were simply removed, the next replica that
-//! missed the deletion would restore the old value. The same holds for an expired value, which hides
-//! older ones. Both may be dropped once nothing older can arrive any more, see [`RetentionTimes`].
+//! A deletion is a record too, the *tombstone*: if the key were simply removed, the next replica
+//! that missed the deletion would restore the old value. The same holds for an expired value, which
+//! hides older ones. Both may be dropped once nothing older can arrive any more, see
+//! [`RetentionTimes`].
 
 use std::cmp::Ordering;
 use std::time::Duration;

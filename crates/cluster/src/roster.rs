@@ -1,11 +1,11 @@
 //! The roster: which nodes are members, and so have points on the ring, in one epoch.
 //!
 //! Liveness changes by the second and every node sees it differently; the placement of keys must
-//! neither flicker nor differ. So an unresponsive node stays a member, and membership changes only by
-//! decisions that the members take one after the other (see
+//! neither flicker nor differ. So an unresponsive node stays a member, and membership changes only
+//! by decisions that the members take one after the other (see
 //! [`roster_consensus`](super::roster_consensus)): each creates a new roster, numbered by its epoch
-//! and chained to its parent by a digest. A node that was absent follows the chain; one whose roster
-//! is not in the chain belongs to another history.
+//! and chained to its parent by a digest. A node that was absent follows the chain; one whose
+//! roster is not in the chain belongs to another history.
 
 use core::net::SocketAddr;
 use std::sync::Arc;

@@ -1,16 +1,16 @@
 //! Consensus of the members on the next roster: one decision after the other, each by a majority.
 //!
-//! With gossip alone two nodes could compute two rings of the same age, with disjoint quorums. So the
-//! successor of a roster is decided once, among the members of that roster, by single-decree Paxos: a
-//! proposer gets promises from a majority, proposes the value accepted under the highest ballot among
-//! them or else the requested one, and a majority that accepts decides. A member's votes are held only
-//! in memory. That is sound because a restart is a new boot, which has no vote until it is on the
-//! roster: a member that forgets its promises is no longer a member.
+//! With gossip alone two nodes could compute two rings of the same age, with disjoint quorums. So
+//! the successor of a roster is decided once, among the members of that roster, by single-decree
+//! Paxos: a proposer gets promises from a majority, proposes the value accepted under the highest
+//! ballot among them or else the requested one, and a majority that accepts decides. A member's
+//! votes are held only in memory. That is sound because a restart is a new boot, which has no vote
+//! until it is on the roster: a member that forgets its promises is no longer a member.
 //!
 //! A cluster that permanently lost the majority of its members could never decide again. Then, and
 //! only then, the remaining members decide among themselves, without the members they consider gone
-//! ([`Instance::without`]). Two parts of a cluster may do so separately; when two histories meet, the
-//! one that [supersedes](Roster::supersedes) the other wins and the other's nodes rejoin.
+//! ([`Instance::without`]). Two parts of a cluster may do so separately; when two histories meet,
+//! the one that [supersedes](Roster::supersedes) the other wins and the other's nodes rejoin.
 //!
 //! Refused: a leader with a log (there are only a few decisions per day), and merging rings (two
 //! incomparable rings can serve disjoint quorums before they merge).
@@ -74,8 +74,8 @@ pub enum ConsensusEffect {
         /// The message.
         message: ConsensusMessage,
     },
-    /// A roster was decided. They come in order, each the parent of the next; a node's first ones may
-    /// predate it.
+    /// A roster was decided. They come in order, each the parent of the next; a node's first ones
+    /// may predate it.
     Decided(Arc<Roster>),
     /// Another history of this cluster supersedes ours: leave ours, drop all data if quorums are
     /// strict, and join the other.
@@ -85,8 +85,8 @@ pub enum ConsensusEffect {
 /// Conditions for the proposer.
 #[derive(Clone, Copy, Debug)]
 pub struct Situation<'s> {
-    /// Gone members, without which this node would decide if they are the majority: dead for long, or
-    /// replaced by a later boot.
+    /// Gone members, without which this node would decide if they are the majority: dead for long,
+    /// or replaced by a later boot.
     pub gone: &'s [(NodeKey, Boot)],
     /// Delay changes: the last one has not been rebalanced.
     pub hold: bool,
@@ -387,8 +387,8 @@ impl RosterConsensus {
             }
             return None;
         }
-        // A majority must be one in everyone's eyes: a voter in a decision without some members must
-        // consider them gone too.
+        // A majority must be one in everyone's eyes: a voter in a decision without some members
+        // must consider them gone too.
         let agrees = instance.without.iter().all(|member| situation.gone.contains(member));
         let voter = roster.has(self.me, self.boot) && roster.member(from).is_some();
         if !agrees || !voter || instance.without.contains(&(self.me, self.boot)) {

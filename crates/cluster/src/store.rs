@@ -36,8 +36,8 @@ pub struct Scanned<'s> {
     pub key: &'s [u8],
     /// Its record.
     pub record: Record<'s>,
-    /// When it was last used here, to within a second, or less recently if the store notes uses only
-    /// now and then. For a deletion, when this store got it.
+    /// When it was last used here, to within a second, or less recently if the store notes uses
+    /// only now and then. For a deletion, when this store got it.
     pub used: Instant,
 }
 
@@ -76,8 +76,8 @@ pub trait ReplicaStore {
     );
 
     /// Shows about `count` records from `cursor` on (0 begins) and says where to go on, which is
-    /// below 2^63; `None` at the end. Every record that is there during the whole scan is shown at least once, and once
-    /// unless the store has grown manifold meanwhile.
+    /// below 2^63; `None` at the end. Every record that is there during the whole scan is shown at
+    /// least once, and once unless the store has grown manifold meanwhile.
     fn scan(
         &mut self,
         cursor: u64,

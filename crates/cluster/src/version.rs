@@ -9,10 +9,10 @@
 //! | Unix milliseconds, 44 bits (until the year 2527) | counter, 10 bits | tie-break, 10 bits |
 //! ```
 //!
-//! The tie-break is the slot of the node in the roster, which is unique. Two nodes can issue an equal
-//! version only if one held the other's slot before it in the same millisecond; records of equal
-//! version are ordered by their content (see [`Record`](super::record::Record)), so replicas agree
-//! even then.
+//! The tie-break is the slot of the node in the roster, which is unique. Two nodes can issue an
+//! equal version only if one held the other's slot before it in the same millisecond; records of
+//! equal version are ordered by their content (see [`Record`](super::record::Record)), so replicas
+//! agree even then.
 //!
 //! Refused: vector clocks, which detect conflicts that a cache has no one to resolve, and plain
 //! wall-clock timestamps, with which a node with a slow clock silently loses its writes.
@@ -74,8 +74,8 @@ impl TieBreaker {
     pub const SLOTS: u16 = 1 << TIE_BREAKER_BITS;
 }
 
-/// A version so far in the future that following it would distort the clocks of all nodes. It was not
-/// adopted.
+/// A version so far in the future that following it would distort the clocks of all nodes. It was
+/// not adopted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooFarAhead {
     /// How far the version is ahead of the local clock.

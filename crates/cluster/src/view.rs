@@ -1,11 +1,12 @@
 //! A roster with its ring, and the ranges that this node is still copying.
 //!
-//! When a roster assigns a node ranges that others held before, it is a replica of them at once, but
-//! an incomplete one. Its answers would break the guarantee that every read quorum meets every
-//! acknowledged write. So until a [`RangeTransfer`] of the range is done, each key is first requested from its
-//! holders under the previous roster: from enough of them that every write acknowledged there is
-//! seen, and that no quorum of the old set can act independently of the new one (a holder that
-//! answers has left the old roster for good). Then the node counts as a full replica for that key.
+//! When a roster assigns a node ranges that others held before, it is a replica of them at once,
+//! but an incomplete one. Its answers would break the guarantee that every read quorum meets every
+//! acknowledged write. So until a [`RangeTransfer`] of the range is done, each key is first
+//! requested from its holders under the previous roster: from enough of them that every write
+//! acknowledged there is seen, and that no quorum of the old set can act independently of the new
+//! one (a holder that answers has left the old roster for good). Then the node counts as a full
+//! replica for that key.
 
 use std::sync::Arc;
 
@@ -14,7 +15,8 @@ use super::quorum::Replication;
 use super::roster::{Roster, RosterMember};
 use ringlane_ring::{NodeIndex, Point, REPLICAS_MAX, Replicas, Ring, RingError, RingParameters};
 
-/// A roster and the ring of its members. A [`NodeIndex`] of the ring is a position among the members.
+/// A roster and the ring of its members. A [`NodeIndex`] of the ring is a position among the
+/// members.
 #[derive(Debug)]
 pub struct View {
     roster: Arc<Roster>,

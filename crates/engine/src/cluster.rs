@@ -3,8 +3,8 @@
 //!
 //! A key whose sole replica is this node is answered in place, as on a standalone node, except for
 //! the version, which the cluster assigns. Everything else goes to the coordinator and is answered
-//! later. Later answers are collected, so that the owner of the connections can distribute them while
-//! nothing of the engine is borrowed.
+//! later. Later answers are collected, so that the owner of the connections can distribute them
+//! while nothing of the engine is borrowed.
 
 use arrayvec::ArrayVec;
 
@@ -171,7 +171,8 @@ impl Engine {
         Some(self.coordinator()?.point_of(key))
     }
 
-    /// The ring positions of `keys`, like [`Engine::point`] but cheaper. `None` on a standalone node.
+    /// The ring positions of `keys`, like [`Engine::point`] but cheaper. `None` on a standalone
+    /// node.
     #[inline]
     pub fn points<const N: usize>(&self, keys: &[&[u8]]) -> ArrayVec<Point, N> {
         self.coordinator().map_or_else(ArrayVec::new, |coordinator| coordinator.points_of(keys))
@@ -214,8 +215,8 @@ impl Engine {
         self.coordinator().map_or(0, Coordinator::forward_room)
     }
 
-    /// A client flushes everything at `at`, on all nodes: here at once if that is not in the future.
-    /// A later flush replaces a pending one.
+    /// A client flushes everything at `at`, on all nodes: here at once if that is not in the
+    /// future. A later flush replaces a pending one.
     pub fn flush_everywhere_at(&mut self, at: Instant, now: Instant) {
         self.cluster_part.as_mut().expect("the engine is in cluster mode").flush_at = Some(at);
         self.flush_if_due(now);
@@ -257,9 +258,9 @@ impl Engine {
         due.into_iter().flatten().min()
     }
 
-    /// Handles the body of a frame from another node's core; an empty one if a part of a long message
-    /// has arrived or been consumed there. While one message is handled, the data of the next ones is
-    /// prefetched.
+    /// Handles the body of a frame from another node's core; an empty one if a part of a long
+    /// message has arrived or been consumed there. While one message is handled, the data of the
+    /// next ones is prefetched.
     pub fn frame(
         &mut self,
         from: Peer,

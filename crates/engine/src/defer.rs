@@ -11,8 +11,8 @@ use ringlane_types::codec;
 use ringlane_types::request::{Allowance, ItemRef, Operation, Request, Response, Value};
 use ringlane_types::time::Instant;
 
-/// Longest value that is copied to wait behind unanswered requests. A longer one of this core is read
-/// when its answer is due, so that it need not be copied at all.
+/// Longest value that is copied to wait behind unanswered requests. A longer one of this core is
+/// read when its answer is due, so that it need not be copied at all.
 pub(super) const COPIED_BYTES_MAX: u32 = (8 << 10) - 1;
 
 /// Number of keys of this core whose replicas are determined at a time.
@@ -34,8 +34,8 @@ pub enum Awaited {
 }
 
 impl Engine {
-    /// Adds a request answered by another core or node to the pipeline, and sets its allowance if it
-    /// is a read. The returned number identifies it to [`Pipeline::complete`].
+    /// Adds a request answered by another core or node to the pipeline, and sets its allowance if
+    /// it is a read. The returned number identifies it to [`Pipeline::complete`].
     #[inline]
     pub(super) fn wait(
         &self,
@@ -55,8 +55,8 @@ impl Engine {
         pipeline.reserve_limited(reply, allowed, (request.hash, changes))
     }
 
-    /// Executes a request for a key with this node as the sole replica, whose answer cannot be written
-    /// at once, or not directly from the item.
+    /// Executes a request for a key with this node as the sole replica, whose answer cannot be
+    /// written at once, or not directly from the item.
     #[inline(never)]
     pub(super) fn perform_limited(
         &mut self,
@@ -165,7 +165,8 @@ impl Engine {
         Awaited::Connection
     }
 
-    /// Executes a deferred request for a key with this node as the sole replica, whose answer is due.
+    /// Executes a deferred request for a key with this node as the sole replica, whose answer is
+    /// due.
     fn perform_deferred(
         &mut self,
         sequence: u32,

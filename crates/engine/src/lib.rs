@@ -81,8 +81,8 @@ pub struct Session {
     pub pipeline: Pipeline,
     /// Input bytes still to be dropped: the data of a refused store.
     pub skip: u64,
-    /// Requests that the connection may still issue before others get their turn. The caller resets it
-    /// for each turn.
+    /// Requests that the connection may still issue before others get their turn. The caller resets
+    /// it for each turn.
     pub quantum: u32,
 }
 
@@ -156,8 +156,8 @@ pub struct EngineConfig {
     pub default_ttl: Option<Duration>,
     /// Maximum unanswered requests of one connection.
     pub pipeline_requests_max: usize,
-    /// Maximum bytes of answers that one connection's pipeline may hold and await in total. The answer
-    /// to its oldest request comes on top.
+    /// Maximum bytes of answers that one connection's pipeline may hold and await in total. The
+    /// answer to its oldest request comes on top.
     pub pipeline_bytes_max: usize,
 }
 
@@ -310,8 +310,8 @@ impl Engine {
         }
     }
 
-    /// Parses at most `room` requests into `batch` until it is full or a step is not a request; that
-    /// step is returned unconsumed. Prefetches the data of the batch.
+    /// Parses at most `room` requests into `batch` until it is full or a step is not a request;
+    /// that step is returned unconsumed. Prefetches the data of the batch.
     #[inline]
     fn parse<'b>(
         &mut self,
@@ -519,8 +519,8 @@ pub trait BoundedOutput: Output {
     /// answers may exceed the limit.
     fn is_full(&self) -> bool;
 
-    /// Takes an item whose value was written by reference and that must be pinned before the shard is
-    /// used again, until the output has been sent. `None` for outputs that copy.
+    /// Takes an item whose value was written by reference and that must be pinned before the shard
+    /// is used again, until the output has been sent. `None` for outputs that copy.
     #[inline]
     fn next_unpinned(&mut self) -> Option<ItemRef> {
         None

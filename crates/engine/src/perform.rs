@@ -1,10 +1,10 @@
 //! The one path that executes a request for a key of this core, for any requester: a connection of
 //! this core, another core, or a connection whose request was deferred.
 //!
-//! A key whose sole replica is this node, as for all keys on a standalone node, is answered in place.
-//! For any other the coordinator asks the replicas, and the answer comes later. The effects of options
-//! on answers are applied here ([`Finishing`](crate::Finishing)), or for later answers in
-//! [`Engine::take_answers`](crate::Engine::take_answers).
+//! A key whose sole replica is this node, as for all keys on a standalone node, is answered in
+//! place. For any other the coordinator asks the replicas, and the answer comes later. The effects
+//! of options on answers are applied here ([`Finishing`](crate::Finishing)), or for later answers
+//! in [`Engine::take_answers`](crate::Engine::take_answers).
 
 use arrayvec::ArrayVec;
 
@@ -33,16 +33,16 @@ pub(super) struct Demand<'r, 'b> {
     pub point: Point,
 }
 
-/// Whether there is a ring. The code of the request path is compiled twice, so that a standalone node
-/// never checks for one.
+/// Whether there is a ring. The code of the request path is compiled twice, so that a standalone
+/// node never checks for one.
 pub(super) const STANDALONE: bool = false;
 /// See [`STANDALONE`].
 pub(super) const CLUSTERED: bool = true;
 
 impl Engine {
     /// Executes `request` for a key of this core at position `point` of the ring, if there is one
-    /// ([`Engine::point`]). `answer` gets the response, if it is available now; `asker` identifies the
-    /// receiver of a later one.
+    /// ([`Engine::point`]). `answer` gets the response, if it is available now; `asker` identifies
+    /// the receiver of a later one.
     #[inline]
     pub fn perform(
         &mut self,
@@ -104,8 +104,8 @@ impl Engine {
         }
     }
 
-    /// Whether keys at `point` are answered from this core's shard at once, as all are without a ring;
-    /// otherwise other nodes participate, and answers are copies that come later.
+    /// Whether keys at `point` are answered from this core's shard at once, as all are without a
+    /// ring; otherwise other nodes participate, and answers are copies that come later.
     #[inline]
     pub(super) fn is_sole_replica(&self, point: &Point) -> bool {
         self.cluster_part.as_ref().is_none_or(|cluster_part| cluster_part.is_sole_replica(*point))

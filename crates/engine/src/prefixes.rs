@@ -1,4 +1,5 @@
-//! `stats detail`: counts requests by the prefix of their key before the first `:`, or another byte.
+//! `stats detail`: counts requests by the prefix of their key before the first `:`, or another
+//! byte.
 
 use ahash::HashMap;
 

@@ -20,8 +20,8 @@ pub fn enable_tombstones(shard: &mut Shard, retention: &RetentionTimes) {
 
 /// A shard with records, as used by the cluster. Free to create: borrow it for a turn.
 ///
-/// It deviates from the contract of [`ReplicaStore`] in two ways. The shard is a cache: it may evict
-/// any record, and then knows nothing of the key. And it drops a tombstone on its own once
+/// It deviates from the contract of [`ReplicaStore`] in two ways. The shard is a cache: it may
+/// evict any record, and then knows nothing of the key. And it drops a tombstone on its own once
 /// [`RetentionTimes::forget_at`] has passed. Scans go in the order of hashes: the last use of each
 /// item is known, but finding the latest would take two walks over all of them.
 pub struct ShardStore<'s> {
@@ -36,11 +36,11 @@ impl<'s> ShardStore<'s> {
         Self { shard }
     }
 
-    /// Like [`ReplicaStore::execute`], with an answer that borrows the shard: nothing is copied. The
-    /// hash must be that of the request's key under this node's seed.
+    /// Like [`ReplicaStore::execute`], with an answer that borrows the shard: nothing is copied.
+    /// The hash must be that of the request's key under this node's seed.
     ///
-    /// A value that could not be staged is passed as a refused body, so that the item removed by its
-    /// refusal also gets `version`.
+    /// A value that could not be staged is passed as a refused body, so that the item removed by
+    /// its refusal also gets `version`.
     #[inline]
     pub fn execute_local(
         self,
@@ -51,8 +51,8 @@ impl<'s> ShardStore<'s> {
         self.shard.execute_as(request, version.0, now)
     }
 
-    /// Whether `request` would change the current record of its key: exact for reads, few of which do
-    /// although they may; true for everything else. The hash must be this node's.
+    /// Whether `request` would change the current record of its key: exact for reads, few of which
+    /// do although they may; true for everything else. The hash must be this node's.
     pub fn would_change(&self, request: &Request<'_>, now: Instant) -> bool {
         self.shard.would_change(request, now)
     }

@@ -2,8 +2,8 @@
 //!
 //! memcached lets clients set many knobs. Knobs without a counterpart here (the LRU crawler, slab
 //! automoving, segmented LRU lists) are still accepted, validated and shown by `stats settings`, so
-//! that tools that set them keep working: [`MemcachedKnobs`] stores them. Refused: answering a fixed `OK`,
-//! since such tools read back what they have set.
+//! that tools that set them keep working: [`MemcachedKnobs`] stores them. Refused: answering a
+//! fixed `OK`, since such tools read back what they have set.
 
 use ringlane_types::time::Instant;
 
@@ -27,8 +27,9 @@ pub enum AdminCommand<'b> {
         /// The limit, in MiB: 8 to 1,000,000,000.
         mebibytes: u64,
     },
-    /// Stop the server, if the configuration lets clients do so; [`AdminAnswer::ShutdownNotEnabled`]
-    /// otherwise. A successful shutdown is not answered: the connection closes.
+    /// Stop the server, if the configuration lets clients do so;
+    /// [`AdminAnswer::ShutdownNotEnabled`] otherwise. A successful shutdown is not answered: the
+    /// connection closes.
     Shutdown {
         /// Whether the mode is valid; if not, and if clients may shut down at all, the answer is
         /// [`AdminAnswer::ShutdownModeUnknown`].

@@ -127,8 +127,8 @@ pub enum Step<'b> {
         /// Bytes that follow the block: 2 for text (`\r\n`), 0 for binary.
         trailer_bytes: u8,
     },
-    /// An answer that needs no shard, including errors. The following `skip` bytes of the connection,
-    /// received or not, are dropped.
+    /// An answer that needs no shard, including errors. The following `skip` bytes of the
+    /// connection, received or not, are dropped.
     Answer {
         /// Bytes used up.
         consumed: usize,

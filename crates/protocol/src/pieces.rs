@@ -1,5 +1,5 @@
-//! Feeds a decoder in pieces, for tests: however a connection's bytes are split, they must yield the
-//! same requests, and every step must consume some of them.
+//! Feeds a decoder in pieces, for tests: however a connection's bytes are split, they must yield
+//! the same requests, and every step must consume some of them.
 
 use bumpalo::Bump;
 
@@ -11,9 +11,9 @@ use ringlane_types::time::Instant;
 /// The time at which tests of decoders run.
 pub const NOW: Instant = Instant::from_millis(1_700_000_000_000);
 
-/// A description of all steps of `decoder` for `input`. `piece` is the number of bytes that arrive at
-/// a time; bytes to be skipped or streamed into an item arrive too. Ends with the input, or with a
-/// step that closes. Only for protocols whose data blocks have no trailer.
+/// A description of all steps of `decoder` for `input`. `piece` is the number of bytes that arrive
+/// at a time; bytes to be skipped or streamed into an item arrive too. Ends with the input, or with
+/// a step that closes. Only for protocols whose data blocks have no trailer.
 pub fn asked(mut decoder: Decoder, limits: &Limits, input: &[u8], piece: usize) -> Vec<String> {
     let scratch = Bump::new();
     let context =

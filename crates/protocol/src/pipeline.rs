@@ -11,9 +11,9 @@
 //! value that may come back now. All allowances of a connection together stay within a bound; how
 //! many requests may be on their way so depends on how long the connection's answers usually are,
 //! of which the pipeline keeps an estimate. A value that is longer than its read's allowance stays
-//! where it is, and the read, which had no effect, becomes *deferred*: its length is known from then
-//! on, and it is made again when there is room for so much. Nothing long is ever held for a client
-//! that does not read.
+//! where it is, and the read, which had no effect, becomes *deferred*: its length is known from
+//! then on, and it is made again when there is room for so much. Nothing long is ever held for a
+//! client that does not read.
 //!
 //! A deferred read happens later than requests that came behind it. What would tell the difference,
 //! a change of the same key on either side, is deferred too until the read is done.
@@ -220,9 +220,9 @@ fn filter_bit(tag: u32) -> u64 {
 }
 
 impl Pipeline {
-    /// How many further requests may be waited for, if at most `requests_max` may be in all and what
-    /// is held for them and may come should not pass `bytes_max`. One is always let go, but none
-    /// while one is held back for the sake of another.
+    /// How many further requests may be waited for, if at most `requests_max` may be in all and
+    /// what is held for them and may come should not pass `bytes_max`. One is always let go, but
+    /// none while one is held back for the sake of another.
     pub fn room(&self, requests_max: usize, bytes_max: usize) -> usize {
         if self.is_empty() {
             return requests_max.min(1 + bytes_max / self.usual_allowance(bytes_max));

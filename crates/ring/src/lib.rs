@@ -203,8 +203,8 @@ pub struct Ring {
     jump_table: Box<[u32]>,
     /// Right shift that leaves a point's upper bits.
     shift: u32,
-    /// Rows of `stride` words: the point, then its preference list, two nodes per word. The last row
-    /// repeats the first one under the largest point, so that a lookup needs no wrap-around.
+    /// Rows of `stride` words: the point, then its preference list, two nodes per word. The last
+    /// row repeats the first one under the largest point, so that a lookup needs no wrap-around.
     rows: Box<[u32]>,
     stride: usize,
     /// Length of every preference list.

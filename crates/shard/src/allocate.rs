@@ -1,9 +1,9 @@
 //! Allocation: chunks for items, victims for chunks.
 //!
-//! A chunk comes from, in this order: a page of its class with room; a free page beyond the reserve;
-//! a victim of its own class; the reserve; and if the class has no page, a larger chunk of a class
-//! that has one, or the cheapest page of another class, emptied at once. Only the last step is not
-//! small, and the reserve (refilled in the background by `pages`) keeps it rare.
+//! A chunk comes from, in this order: a page of its class with room; a free page beyond the
+//! reserve; a victim of its own class; the reserve; and if the class has no page, a larger chunk of
+//! a class that has one, or the cheapest page of another class, emptied at once. Only the last step
+//! is not small, and the reserve (refilled in the background by `pages`) keeps it rare.
 
 use super::eviction::{ChunkState, EvictionView};
 use super::item::{self, HAS_TTL, Head, NO_CHAIN, Shape};

@@ -1,9 +1,9 @@
 //! Slab classes: the chunk sizes, and the class of an item.
 //!
 //! Steps of 8 bytes up to 256, where a step is a large share of the item, then 16 sizes per
-//! doubling up to 1 KiB and 8 above, so that at most an eighth of a chunk is wasted. A shard with few
-//! pages has 4 per doubling: each class in use occupies at least one page. Every size is stretched to
-//! fill its page evenly, and sizes that then coincide are merged.
+//! doubling up to 1 KiB and 8 above, so that at most an eighth of a chunk is wasted. A shard with
+//! few pages has 4 per doubling: each class in use occupies at least one page. Every size is
+//! stretched to fill its page evenly, and sizes that then coincide are merged.
 
 /// Maximum number of classes; class numbers fit a byte with room for special pages.
 pub(super) const CLASSES_MAX: usize = 192;

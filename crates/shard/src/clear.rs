@@ -1,10 +1,10 @@
 //! Clears the whole shard at once: the fallback of a flush when no epoch is left.
 //!
 //! Pages are freed whole, without visiting their items: a node with millions of items has a few
-//! thousand pages. Only pages that hold something staged or pinned are processed chunk by chunk. What
-//! remains is in neither the index nor the wheel. Refused: sweeping the rest of past epochs first,
-//! which blocked a core for seconds, and a wider epoch, which would cost each item bytes and only
-//! take longer to exhaust.
+//! thousand pages. Only pages that hold something staged or pinned are processed chunk by chunk.
+//! What remains is in neither the index nor the wheel. Refused: sweeping the rest of past epochs
+//! first, which blocked a core for seconds, and a wider epoch, which would cost each item bytes and
+//! only take longer to exhaust.
 
 use super::item::{self, HAS_TTL, Head, Kind};
 use super::slab::CLASS_INDEX;

@@ -90,8 +90,8 @@ impl Shard {
         Ok(answer)
     }
 
-    /// Joins a long staged value to a value within its chunk. `None` without memory; then nothing has
-    /// changed.
+    /// Joins a long staged value to a value within its chunk. `None` without memory; then nothing
+    /// has changed.
     fn join_to_short(
         &mut self,
         request: &Request<'_>,

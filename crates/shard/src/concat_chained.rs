@@ -1,10 +1,10 @@
 //! Append and prepend to chained values, without copying the existing value.
 //!
-//! The item stays in place and its chain grows at one end. A short addition is merged with the piece
-//! at that end, so that two neighbours together are always longer than the longest piece and a chain
-//! has at most twice as many pieces as it needs; a long one gets its own pieces, and a staged value
-//! simply contributes its pieces. An item that is being sent must not change: then the value is
-//! copied.
+//! The item stays in place and its chain grows at one end. A short addition is merged with the
+//! piece at that end, so that two neighbours together are always longer than the longest piece and
+//! a chain has at most twice as many pieces as it needs; a long one gets its own pieces, and a
+//! staged value simply contributes its pieces. An item that is being sent must not change: then the
+//! value is copied.
 
 use super::item::{self, Head};
 use super::value::SpanList;
@@ -51,8 +51,8 @@ impl Shard {
         true
     }
 
-    /// Creates a chain of a short value and the long staged one joined to it. `None` without memory;
-    /// then nothing has changed. The chain belongs to `head` from then on.
+    /// Creates a chain of a short value and the long staged one joined to it. `None` without
+    /// memory; then nothing has changed. The chain belongs to `head` from then on.
     pub(super) fn chain_of_both(
         &mut self,
         old: &Head,

@@ -2,10 +2,10 @@
 //!
 //! Up to 24.8 days ahead it is exact: milliseconds modulo 2^31. Beyond that it is whole seconds
 //! modulo 2^31 with the top bit set, rounded down, which reaches 68 years ahead; later deadlines
-//! are clamped to that. A code is decoded relative to a *base* that no stored deadline precedes: the
-//! TTL wheel's own time, which never passes an item it still holds. That makes the wrapping sound
-//! however late the wheel is. Refused: eight bytes for every item, and milliseconds since process
-//! start, which would rule out long absolute deadlines.
+//! are clamped to that. A code is decoded relative to a *base* that no stored deadline precedes:
+//! the TTL wheel's own time, which never passes an item it still holds. That makes the wrapping
+//! sound however late the wheel is. Refused: eight bytes for every item, and milliseconds since
+//! process start, which would rule out long absolute deadlines.
 
 use ringlane_types::time::{Deadline, Instant};
 
@@ -21,8 +21,8 @@ const EXACT_MILLIS: u64 = 20 * 86_400_000;
 /// Replicas clamp deadlines to this far ahead: 67 years.
 const AHEAD_MILLIS_MAX: u64 = 67 * 365 * 86_400_000;
 
-/// `deadline` rounded so that every shard with a replica of what was written at `written` stores the
-/// same: the result of [`encode`] depends on each shard's base.
+/// `deadline` rounded so that every shard with a replica of what was written at `written` stores
+/// the same: the result of [`encode`] depends on each shard's base.
 #[inline]
 pub(super) fn rounded(deadline: Deadline, written: Instant) -> Deadline {
     let ahead = deadline.as_millis().saturating_sub(written.as_millis());
@@ -33,7 +33,8 @@ pub(super) fn rounded(deadline: Deadline, written: Instant) -> Deadline {
     Deadline::from_millis(millis / 1000 * 1000)
 }
 
-/// The code of `deadline`, which is at or after `base_millis`. Earlier ones are treated as the base.
+/// The code of `deadline`, which is at or after `base_millis`. Earlier ones are treated as the
+/// base.
 pub(super) fn encode(deadline: Deadline, base_millis: u64) -> u32 {
     if deadline.is_never() {
         return NEVER;

@@ -1,19 +1,19 @@
 //! flush_all: everything stored before a given time becomes a miss at once.
 //!
 //! Each item carries the *epoch* in which it was stored, four bits beside its value's length, and a
-//! flush starts a new epoch: items of any other one are dead. Their memory is reclaimed by reads that
-//! find them, by eviction, and by a background sweep over all pages. An epoch's number is reused once
-//! none of its items is left. If flushes come faster than the sweep, no number is free: then all
-//! pages are freed at once (see `clear`). Refused: comparing CAS tokens with the counter at the flush
-//! (clients may choose tokens) and comparing times (items stored in the same millisecond right after
-//! a flush must survive it).
+//! flush starts a new epoch: items of any other one are dead. Their memory is reclaimed by reads
+//! that find them, by eviction, and by a background sweep over all pages. An epoch's number is
+//! reused once none of its items is left. If flushes come faster than the sweep, no number is free:
+//! then all pages are freed at once (see `clear`). Refused: comparing CAS tokens with the counter
+//! at the flush (clients may choose tokens) and comparing times (items stored in the same
+//! millisecond right after a flush must survive it).
 //!
-//! A shard of a replicated cluster (see `record`) is flushed up to a version instead, since the flush
-//! and the writes around it reach the nodes in different orders. That also starts a new epoch, but
-//! items of past ones are only suspect: an operation that finds one removes it if its version is
-//! flushed, and otherwise moves it to the current epoch. While no epoch is left, items of the current
-//! one are checked by version too. Epochs come in pairs there: the even one for items, the odd one
-//! for tombstones, which no lookup therefore takes for an item.
+//! A shard of a replicated cluster (see `record`) is flushed up to a version instead, since the
+//! flush and the writes around it reach the nodes in different orders. That also starts a new
+//! epoch, but items of past ones are only suspect: an operation that finds one removes it if its
+//! version is flushed, and otherwise moves it to the current epoch. While no epoch is left, items
+//! of the current one are checked by version too. Epochs come in pairs there: the even one for
+//! items, the odd one for tombstones, which no lookup therefore takes for an item.
 
 use super::Shard;
 use super::allocate::RemovalReason;
@@ -35,8 +35,8 @@ pub(super) struct Flush {
     condemned: u16,
     /// Outside the epoch of live items, nothing up to this version is alive.
     pub(super) upto: u64,
-    /// Nothing below this version is alive, even in the epoch of live items: no epoch was left at the
-    /// last flush. Otherwise 0, and always if clients may choose versions.
+    /// Nothing below this version is alive, even in the epoch of live items: no epoch was left at
+    /// the last flush. Otherwise 0, and always if clients may choose versions.
     pub(super) floor: u64,
     /// When the pending flush takes effect.
     pub(super) at: Option<Instant>,
@@ -139,8 +139,8 @@ impl Shard {
         }
     }
 
-    /// Starts a new epoch. Items of past ones are dead, or with `condemns` false those with a flushed
-    /// version.
+    /// Starts a new epoch. Items of past ones are dead, or with `condemns` false those with a
+    /// flushed version.
     pub(super) fn start_flush(&mut self, condemns: bool) {
         let flush = &mut self.flush;
         if flush.live() == 0 && !(condemns && flush.step > 1) {

@@ -240,9 +240,9 @@ impl Shard {
         Some(head)
     }
 
-    /// Sets a deadline in the future on a live item. The item may move to a larger chunk to make room
-    /// for its TTL block; returns the resulting item. Without such a chunk the deadline is unchanged:
-    /// if eviction is disabled, every item already has the block.
+    /// Sets a deadline in the future on a live item. The item may move to a larger chunk to make
+    /// room for its TTL block; returns the resulting item. Without such a chunk the deadline is
+    /// unchanged: if eviction is disabled, every item already has the block.
     pub(super) fn set_deadline(
         &mut self,
         hash: KeyHash,

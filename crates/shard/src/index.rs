@@ -8,20 +8,20 @@
 //! ```
 //!
 //! One bucket is one cache line: a lookup costs one line for the bucket and one for the item.
-//! `overflow` is the line number of a further bucket, 0 for none. The table grows by one bucket at a
-//! time (bucket `s` is split into `s` and `s + 2^level`), so no insertion pays for a full rehash, and
-//! targets 8 items per bucket: about 10 bytes per item, including overflow.
+//! `overflow` is the line number of a further bucket, 0 for none. The table grows by one bucket at
+//! a time (bucket `s` is split into `s` and `s + 2^level`), so no insertion pays for a full rehash,
+//! and targets 8 items per bucket: about 10 bytes per item, including overflow.
 //!
-//! A chain, a bucket with its overflow, has at most [`CHAIN_BUCKETS_MAX`] lines, so that a lookup is
-//! bounded whatever the keys are. Under the secret hash (see `hash`) chains stay far below that: at
-//! twice the load, which a bucket has just before it is split, one in 10^20 holds that many items. An
-//! item for a full chain replaces another one in it, chosen by the shard; until then
+//! A chain, a bucket with its overflow, has at most [`CHAIN_BUCKETS_MAX`] lines, so that a lookup
+//! is bounded whatever the keys are. Under the secret hash (see `hash`) chains stay far below that:
+//! at twice the load, which a bucket has just before it is split, one in 10^20 holds that many
+//! items. An item for a full chain replaces another one in it, chosen by the shard; until then
 //! [`Index::has_room`] is false.
 //!
-//! Buckets are in pages of the slab, so index and items share one memory limit and one resident set,
-//! and a page assigned to the index stays there. Refused: doubling (a pause, or two tables to probe
-//! for long), and cuckoo or Robin Hood placement (they move items of other buckets, and need spare
-//! room that costs more than the overflow lines).
+//! Buckets are in pages of the slab, so index and items share one memory limit and one resident
+//! set, and a page assigned to the index stays there. Refused: doubling (a pause, or two tables to
+//! probe for long), and cuckoo or Robin Hood placement (they move items of other buckets, and need
+//! spare room that costs more than the overflow lines).
 
 use super::item::{read_u32, write_u32};
 use ringlane_types::hash::KeyHash;
@@ -159,7 +159,8 @@ impl Index {
         None
     }
 
-    /// The item under `hash` accepted by `is_it`, which is called for each item with a matching tag.
+    /// The item under `hash` accepted by `is_it`, which is called for each item with a matching
+    /// tag.
     #[inline(always)]
     pub(super) fn find(
         &self,
@@ -491,8 +492,8 @@ fn bucket_bytes(memory: &[u8], bucket: usize) -> &[u8; BUCKET_BYTES] {
 /// One bit for each entry whose tag may be `tag`; [`entry_of`] reads it. Empty entries may match,
 /// and rarely another one: the caller compares keys anyway.
 ///
-/// Compares four tags at a time in a plain word: subtracting 1 from a lane that became zero sets its
-/// top bit. Three instructions per word more than SSE2, but portable.
+/// Compares four tags at a time in a plain word: subtracting 1 from a lane that became zero sets
+/// its top bit. Three instructions per word more than SSE2, but portable.
 #[inline(always)]
 fn matching_tags(bytes: &[u8; BUCKET_BYTES], tag: u16) -> u64 {
     const ONES: u64 = 0x0001_0001_0001_0001;

@@ -9,8 +9,9 @@ use std::collections::{HashMap, HashSet};
 
 impl Shard {
     /// Panics with the broken relation unless: every live item and every tombstone is in the index
-    /// once, in one wheel slot exactly if it has a deadline; every chunk in use holds an item, a piece of one, or
-    /// something staged or pinned; every page has one owner; counts and bytes add up.
+    /// once, in one wheel slot exactly if it has a deadline; every chunk in use holds an item, a
+    /// piece of one, or something staged or pinned; every page has one owner; counts and bytes add
+    /// up.
     pub fn check_invariants(&self) {
         self.slab.check_invariants();
         assert!(

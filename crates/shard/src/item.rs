@@ -18,13 +18,13 @@
 //! A small item without TTL and flags pays 16 bytes, one with a TTL 28: fields that most items do
 //! not need are extensions, and their presence is three mark bits, so that the key's offset is one
 //! table lookup. The TTL block comes first so that the wheel finds its links at a fixed offset.
-//! Refused: a fixed header (40 bytes for every item) and variable-length integers (a branch per byte
-//! on the hit path).
+//! Refused: a fixed header (40 bytes for every item) and variable-length integers (a branch per
+//! byte on the hit path).
 //!
-//! `accessed` counts units of 8 ms and wraps after 397 days; an eviction policy that counts uses owns
-//! its lowest bits (see `eviction`). The key length determines the kind of chunk: 0 free, 1 to 250 an
-//! item, [`KEY_STAGED`] a staged item, [`KEY_PIECE`] a piece of a chained value. All numbers are
-//! little-endian and need no alignment.
+//! `accessed` counts units of 8 ms and wraps after 397 days; an eviction policy that counts uses
+//! owns its lowest bits (see `eviction`). The key length determines the kind of chunk: 0 free, 1 to
+//! 250 an item, [`KEY_STAGED`] a staged item, [`KEY_PIECE`] a piece of a chained value. All numbers
+//! are little-endian and need no alignment.
 
 use ringlane_types::request::{ItemRef, Marks};
 use ringlane_types::time::Instant;
@@ -264,8 +264,8 @@ impl Shape {
         self.key_offset() + self.key_bytes + self.value_bytes
     }
 
-    /// Writes everything except key and value into the chunk at `item`. The TTL block starts unlinked
-    /// with `code`.
+    /// Writes everything except key and value into the chunk at `item`. The TTL block starts
+    /// unlinked with `code`.
     #[allow(clippy::too_many_arguments)]
     pub(super) fn write(
         &self,

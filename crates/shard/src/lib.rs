@@ -1,10 +1,10 @@
 //! One core's items: index, slab memory, eviction, TTL wheel, and the operations on them.
 //!
 //! A [`Shard`] is a state machine without I/O: it takes requests and the time, and returns answers.
-//! Its memory is one block divided into pages (`slab`); items are found through the `index`, which is
-//! stored in the same pages, so one limit covers both. Nothing here waits or locks; all work per call
-//! is small, and long work (expiring, emptying pages, reclaiming flushed items) is done in steps by
-//! [`Shard::maintain`].
+//! Its memory is one block divided into pages (`slab`); items are found through the `index`, which
+//! is stored in the same pages, so one limit covers both. Nothing here waits or locks; all work per
+//! call is small, and long work (expiring, emptying pages, reclaiming flushed items) is done in
+//! steps by [`Shard::maintain`].
 //!
 //! The operations are one file each: `get`, `store`, `delete`, `arithmetic`, `flush`.
 //! They share `room` (where chunks come from) and `staging` (chunks that must stay).
@@ -137,8 +137,8 @@ impl Shard {
     /// of other cores. `hash_secret` is the one used for the hashes of requests.
     ///
     /// # Panics
-    /// If the memory is outside [`MEMORY_BYTES_MIN`] to [`MEMORY_BYTES_MAX`]. An item size limit above
-    /// half of the memory is treated as half of the memory.
+    /// If the memory is outside [`MEMORY_BYTES_MIN`] to [`MEMORY_BYTES_MAX`]. An item size limit
+    /// above half of the memory is treated as half of the memory.
     pub fn new(
         config: &ShardConfig,
         hash_secret: Rc<HashSecret>,
@@ -197,8 +197,8 @@ impl Shard {
         }
     }
 
-    /// Bits of an access time, in units of 8 ms, used by the eviction policy: idle times are coarser
-    /// by that much.
+    /// Bits of an access time, in units of 8 ms, used by the eviction policy: idle times are
+    /// coarser by that much.
     pub fn frequency_mask(&self) -> u32 {
         self.frequency_mask
     }
@@ -259,8 +259,8 @@ impl Shard {
         }
     }
 
-    /// The live item under the request's key. An expired one is removed; one of a past epoch is left
-    /// to [`Shard::resolve_epoch`], so that this rare case stays out of the common path.
+    /// The live item under the request's key. An expired one is removed; one of a past epoch is
+    /// left to [`Shard::resolve_epoch`], so that this rare case stays out of the common path.
     #[inline(always)]
     fn find(&mut self, request: &Request<'_>, now: Instant) -> Result<(Entry, Head), Absent> {
         let memory = self.slab.memory();
@@ -368,7 +368,8 @@ impl Shard {
         cas
     }
 
-    /// The token requested by a client, or the next one. Clients cannot choose what orders replicas.
+    /// The token requested by a client, or the next one. Clients cannot choose what orders
+    /// replicas.
     fn cas_or_next(&mut self, asked: Option<u64>) -> u64 {
         match asked {
             Some(cas) if cas != 0 && self.tombstone_policy.is_none() => cas,

@@ -1,15 +1,16 @@
-//! Background work: expiring items, emptying pages for classes that need one, reclaiming flushed items.
+//! Background work: expiring items, emptying pages for classes that need one, reclaiming flushed
+//! items.
 //!
-//! Pages change owners in steps. One page at a time is *drained*: it hands out no more chunks, its old
-//! items are evicted, the others move to other chunks of the class (whose own oldest items are evicted
-//! for them), and the empty page goes to its new owner. So a class that loses a page loses its least
-//! recently used items, wherever they are.
+//! Pages change owners in steps. One page at a time is *drained*: it hands out no more chunks, its
+//! old items are evicted, the others move to other chunks of the class (whose own oldest items are
+//! evicted for them), and the empty page goes to its new owner. So a class that loses a page loses
+//! its least recently used items, wherever they are.
 //!
-//! A page is drained if the reserve is low, if the index needs one, if the memory limit was lowered,
-//! if an operator requests it, or to balance: a class that evicts items much younger than another
-//! class's oldest takes a page from it. Balancing makes recency hold across classes: without it memory
-//! would stay with the sizes that came first. Evicting stores pay for it in proportion to their size,
-//! so that a page is ready about when a page's worth was stored.
+//! A page is drained if the reserve is low, if the index needs one, if the memory limit was
+//! lowered, if an operator requests it, or to balance: a class that evicts items much younger than
+//! another class's oldest takes a page from it. Balancing makes recency hold across classes:
+//! without it memory would stay with the sizes that came first. Evicting stores pay for it in
+//! proportion to their size, so that a page is ready about when a page's worth was stored.
 
 use super::Shard;
 use super::allocate::{RemovalReason, view};
@@ -25,8 +26,8 @@ const DRAIN_PER_STORE: u32 = 16;
 const DRAIN_PER_EVICTION_MAX: u32 = 1024;
 /// A class requests a page after evicting this fraction of a page's worth.
 const BALANCE_PAGE_PART: u32 = 2;
-/// How much older, in halves, another class's oldest items must be for it to give up a page, and its
-/// last one.
+/// How much older, in halves, another class's oldest items must be for it to give up a page, and
+/// its last one.
 const BALANCE_HALVES: u64 = 3;
 const BALANCE_LAST_HALVES: u64 = 8;
 /// Age difference, in units of 8 ms, below which classes count as balanced.
@@ -104,8 +105,8 @@ impl Shard {
         true
     }
 
-    /// Requests that a page of class number `from` (-1 for any) be given to class number `to`. As in
-    /// memcached, numbers start at 1 and 0 means free pages.
+    /// Requests that a page of class number `from` (-1 for any) be given to class number `to`. As
+    /// in memcached, numbers start at 1 and 0 means free pages.
     pub fn reassign_page(&mut self, from: i32, to: i32) -> ReassignOutcome {
         let classes = self.slab.classes.len() as i32;
         if !(-1..=classes).contains(&from) || !(0..=classes).contains(&to) {
@@ -223,8 +224,8 @@ impl Shard {
         self.policy.eviction_age(&view!(self, now), class)
     }
 
-    /// Evicts all items of the page being drained, for `class`; if there is none, of the page with the
-    /// fewest. False if there is no such page, or eviction is disabled.
+    /// Evicts all items of the page being drained, for `class`; if there is none, of the page with
+    /// the fewest. False if there is no such page, or eviction is disabled.
     pub(super) fn start_emptying(&mut self, class: u8) -> bool {
         if !self.policy.evicts() {
             return false;

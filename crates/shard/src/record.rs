@@ -94,8 +94,8 @@ impl Shard {
         wins || deadline != kept.deadline
     }
 
-    /// A deadline rounded so that all replicas of a record of `version` store the same, if there are
-    /// any.
+    /// A deadline rounded so that all replicas of a record of `version` store the same, if there
+    /// are any.
     #[inline]
     pub(super) fn rounded_deadline(&self, deadline: Deadline, version: u64) -> Deadline {
         match self.tombstone_policy {
@@ -199,13 +199,13 @@ impl Shard {
         self.flush.upto = 0;
     }
 
-    /// Visits about `count` records from `cursor` on, 0 for the beginning, and returns the cursor to
-    /// continue from; `None` at the end. Examines a bounded number of items.
+    /// Visits about `count` records from `cursor` on, 0 for the beginning, and returns the cursor
+    /// to continue from; `None` at the end. Examines a bounded number of items.
     ///
     /// Walks the index in the order of its buckets at the beginning: an item that moves in memory
     /// stays in its bucket, and one whose bucket is split meanwhile is found in the resulting
-    /// buckets. So each record that stays is visited once; only if the index grows to more than four
-    /// times its size within one scan, some are visited again.
+    /// buckets. So each record that stays is visited once; only if the index grows to more than
+    /// four times its size within one scan, some are visited again.
     pub fn scan_records(
         &self,
         cursor: u64,
@@ -277,9 +277,9 @@ struct Walk {
 impl Walk {
     fn from_cursor(cursor: u64, buckets_now: u32) -> Self {
         let began = (cursor >> 31) as u32;
-        // Buckets may have been split so often that following them is too much work. From here on walk
-        // the current ones: the remaining items are in none before this. Their number never decreases,
-        // whatever an untrusted cursor claims.
+        // Buckets may have been split so often that following them is too much work. From here on
+        // walk the current ones: the remaining items are in none before this. Their number never
+        // decreases, whatever an untrusted cursor claims.
         let followed = buckets_now / SPLITS_FOLLOWED < began && began <= buckets_now;
         let buckets = if followed { began } else { buckets_now };
         Self { buckets, bucket: cursor as u32 & (u32::MAX >> 1) }

@@ -1,10 +1,10 @@
 //! The memory of one shard: pages, chunks, and their owners.
 //!
 //! One contiguous allocation, zeroed by the operating system and therefore resident only where
-//! touched, is divided into pages. A page belongs to one slab class, to the index, or is free. A class
-//! divides its pages into equal chunks. Each page has its own list of free chunks and hands out unused
-//! ones in order, so that a fresh page is touched chunk by chunk and a page can be taken from its
-//! class without searching any list. Pages with room are linked per class.
+//! touched, is divided into pages. A page belongs to one slab class, to the index, or is free. A
+//! class divides its pages into equal chunks. Each page has its own list of free chunks and hands
+//! out unused ones in order, so that a fresh page is touched chunk by chunk and a page can be taken
+//! from its class without searching any list. Pages with room are linked per class.
 //!
 //! Refused: one free list per class (taking a page away would have to walk it) and one allocation
 //! per page (positions would need a table lookup per access).
@@ -218,7 +218,8 @@ impl Slab {
         item_at(self.page_start(page) + chunk as usize * class.chunk_bytes as usize)
     }
 
-    /// Whether a handed-out chunk of `class` starts at `item`, which is or was a chunk of some class.
+    /// Whether a handed-out chunk of `class` starts at `item`, which is or was a chunk of some
+    /// class.
     pub(super) fn is_chunk_of(&self, class: u8, item: ItemRef) -> bool {
         let page = self.page_of(item);
         let start = offset(item) - self.page_start(page);
@@ -315,8 +316,8 @@ impl Slab {
         self.release(number);
     }
 
-    /// Stops handing out chunks of a page and hides it from its class, so that it can be emptied. An
-    /// empty one is freed at once.
+    /// Stops handing out chunks of a page and hides it from its class, so that it can be emptied.
+    /// An empty one is freed at once.
     pub(super) fn start_drain(&mut self, number: u32) {
         if self.pages[number as usize].used == 0 {
             return self.release(number);

@@ -32,7 +32,8 @@ impl Staging {
 
 impl Shard {
     /// Like [`Shard::stage`], but evicts and moves about `budget` items at most. `None` if that was
-    /// not enough: call it again, or give up with [`Shard::abandon`]. A refused item keeps no memory.
+    /// not enough: call it again, or give up with [`Shard::abandon`]. A refused item keeps no
+    /// memory.
     pub fn make_room(
         &mut self,
         staging: &mut Staging,

@@ -1,10 +1,10 @@
 //! Chunks that must not move: staged items, and items being sent.
 //!
-//! A *staged* item is a chunk (or a chain of them) allocated before its value has arrived, so that the
-//! value can be received directly into it. It is not indexed and not evictable until it is stored or
-//! discarded. A *pinned* item may be deleted or replaced while its bytes are being sent: its memory
-//! stays until the last unpin. Both kinds are rare, so pins are in a side table that is consulted only
-//! if a page's `held` count is not zero.
+//! A *staged* item is a chunk (or a chain of them) allocated before its value has arrived, so that
+//! the value can be received directly into it. It is not indexed and not evictable until it is
+//! stored or discarded. A *pinned* item may be deleted or replaced while its bytes are being sent:
+//! its memory stays until the last unpin. Both kinds are rare, so pins are in a side table that is
+//! consulted only if a page's `held` count is not zero.
 
 use super::item::{self, HAS_FLAGS, HAS_TTL, Head, KEY_STAGED, NO_CHAIN, Shape};
 use super::{Shard, Staging};

@@ -256,9 +256,9 @@ impl Shard {
         })
     }
 
-    /// Visits the live items in the next `limit` chunks after `cursor`; true unless the walk is done.
-    /// Over a whole walk an item that does not move is visited once; one that moves meanwhile may be
-    /// missed or visited twice. Does not count as a use.
+    /// Visits the live items in the next `limit` chunks after `cursor`; true unless the walk is
+    /// done. Over a whole walk an item that does not move is visited once; one that moves meanwhile
+    /// may be missed or visited twice. Does not count as a use.
     pub fn scan(
         &self,
         cursor: &mut ScanCursor,

@@ -267,7 +267,8 @@ impl Shard {
         }
     }
 
-    /// Stores over the existing item. `None` without memory: then `old` remains unless `may_remove`.
+    /// Stores over the existing item. `None` without memory: then `old` remains unless
+    /// `may_remove`.
     pub(super) fn put_over(
         &mut self,
         request: &Request<'_>,

@@ -8,8 +8,8 @@
 //!
 //! Clients never see a tombstone: it is in the odd epoch of the current pair (see `flush`), so a
 //! lookup that compares epochs, as it must anyway, does not take it for an item. A shard without
-//! records pays nothing. Refused: a mark bit, which every hit would have to test, and a separate table
-//! of deletions, which would need its own memory and limit.
+//! records pays nothing. Refused: a mark bit, which every hit would have to test, and a separate
+//! table of deletions, which would need its own memory and limit.
 
 use super::allocate::RemovalReason;
 use super::item::{self, Head, NO_CHAIN, Shape};

@@ -6,10 +6,10 @@
 //! arrives there, the slot's items move down (*cascade*). Slots are lists linked through the
 //! items' TTL blocks.
 //!
-//! The wheel's tick advances only when its work is done, so work can stop after any item and no linked
-//! item's deadline ever precedes the wheel's time, the base of the deadline codes. If a deadline moves
-//! later, its item stays in place: when the slot is due, the item is moved to its proper slot. That
-//! makes refreshing a TTL free.
+//! The wheel's tick advances only when its work is done, so work can stop after any item and no
+//! linked item's deadline ever precedes the wheel's time, the base of the deadline codes. If a
+//! deadline moves later, its item stays in place: when the slot is due, the item is moved to its
+//! proper slot. That makes refreshing a TTL free.
 //!
 //! Links are item positions. Small numbers are not items, because the first page of every shard
 //! belongs to the index: link `slot + 1` names the head of a list. Refused: a heap or a tree

@@ -2,8 +2,8 @@
 //!
 //! The *public* hash is XXH3-64 under a seed that HELLO publishes, so that a smart client finds the
 //! core that owns a key ([`core_of`]). Anyone who knows the seed can construct any number of keys
-//! with the same public hash, so it decides only the core: a client can overload one core with it, as
-//! it can by requesting one key. A node with one core never computes it.
+//! with the same public hash, so it decides only the core: a client can overload one core with it,
+//! as it can by requesting one key. A node with one core never computes it.
 //!
 //! The *secret* hash, [`KeyHash`], reads the key's bytes again under keys that never leave the
 //! process ([`HashSecret`]). It selects the index's bucket and tag, and the slots in the tables of
@@ -16,16 +16,16 @@
 //! ```
 //!
 //! `sum >> 72` is strongly universal: over the choice of the secret, the values of any two keys are
-//! independent and uniform, because keys differ by less than 2^72 in some factor. So no set of keys,
-//! however chosen, collides in one bucket more often than random keys do, unless its author knows the
-//! secret. `mix` is a bijection and preserves this; it ensures that sequences, which a linear function
-//! maps to sequences, also spread like random keys under a fixed secret. The remaining attack is to
-//! measure the time of single requests to a nanosecond; against that chains are bounded (see
-//! `shard/index`).
+//! independent and uniform, because keys differ by less than 2^72 in some factor. So no set of
+//! keys, however chosen, collides in one bucket more often than random keys do, unless its author
+//! knows the secret. `mix` is a bijection and preserves this; it ensures that sequences, which a
+//! linear function maps to sequences, also spread like random keys under a fixed secret. The
+//! remaining attack is to measure the time of single requests to a nanosecond; against that chains
+//! are bounded (see `shard/index`).
 //!
 //! Refused: a function of the public hash (equal public hashes stay equal); XXH3 with a secret seed
-//! and other multiply-and-fold hashes (wyhash, rapidhash, foldhash, ahash without AES), for which it
-//! is not proven that no keys collide under many seeds at once; AES rounds, which need hardware
+//! and other multiply-and-fold hashes (wyhash, rapidhash, foldhash, ahash without AES), for which
+//! it is not proven that no keys collide under many seeds at once; AES rounds, which need hardware
 //! support, and a second function for processors without it; SipHash-1-3, which also resists timing
 //! attackers, but takes 84 instructions for a key of 16 bytes where this takes 32.
 
@@ -41,8 +41,8 @@ pub fn core_of(key: &[u8], seed: u64, core_count: u32) -> u32 {
     if core_count == 1 { 0 } else { core_among(key, seed, core_count) }
 }
 
-/// Out of line: inlined, XXH3 prepares constants for keys of all lengths before a loop over requests,
-/// also where none of them asks for a core.
+/// Out of line: inlined, XXH3 prepares constants for keys of all lengths before a loop over
+/// requests, also where none of them asks for a core.
 #[inline(never)]
 fn core_among(key: &[u8], seed: u64, core_count: u32) -> u32 {
     (((xxh3_64_with_seed(key, seed) >> 32) * u64::from(core_count)) >> 32) as u32
@@ -67,8 +67,8 @@ impl HashSecret {
         Self { start: wide(), blocks: std::array::from_fn(|_| [wide(), wide()]) }
     }
 
-    /// The secret of `seed`, for runs that must be repeatable: SplitMix64. Who knows the seed, or can
-    /// try 2^64 of them, knows the secret.
+    /// The secret of `seed`, for runs that must be repeatable: SplitMix64. Who knows the seed, or
+    /// can try 2^64 of them, knows the secret.
     pub fn of_seed(mut seed: u64) -> Self {
         Self::drawn(|| {
             seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -233,8 +233,8 @@ pub(crate) mod tests {
         assert_eq!(hashes.len(), 100_000);
     }
 
-    /// Key `number` of 2^64 whose public hash under `seed` is the same, 32 bytes long: its first word
-    /// makes one factor of XXH3's first product zero, whatever the other one is.
+    /// Key `number` of 2^64 whose public hash under `seed` is the same, 32 bytes long: its first
+    /// word makes one factor of XXH3's first product zero, whatever the other one is.
     pub(crate) fn colliding_key(seed: u64, number: u64) -> [u8; 32] {
         let mut key = *b"................0123456789abcdef";
         key[..8].copy_from_slice(&0xbe4b_a423_396c_feb8_u64.wrapping_add(seed).to_le_bytes());

@@ -2,8 +2,8 @@
 //!
 //! Anyone who reaches a port could otherwise fill a disk, or hide an important line among a million
 //! others. Lines are limited by kind and source: each source has a few lines per window, and each
-//! kind a few more over all sources, since addresses can be forged. Suppressed lines are counted and
-//! reported once the window is over.
+//! kind a few more over all sources, since addresses can be forged. Suppressed lines are counted
+//! and reported once the window is over.
 //!
 //! ```text
 //! line -> source's window (PER_SOURCE) -> kind's window (PER_KIND) -> written

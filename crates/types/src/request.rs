@@ -78,8 +78,8 @@ pub struct Get {
     pub refresh_below_seconds: Option<u32>,
     /// The remaining seconds are those before `touch` (R precedes T).
     pub refresh_first: bool,
-    /// Longest value that the requester can accept now. For a longer one nothing is done or counted,
-    /// and the answer is [`Response::OverAllowance`].
+    /// Longest value that the requester can accept now. For a longer one nothing is done or
+    /// counted, and the answer is [`Response::OverAllowance`].
     pub allowance: Allowance,
 }
 
@@ -215,8 +215,8 @@ pub enum Body<'b> {
     Refused(u64),
 }
 
-/// Memory for one item's value, reserved in a shard while its bytes arrive. Created by the shard and
-/// returned to it exactly once: in a [`Store`], or to be discarded.
+/// Memory for one item's value, reserved in a shard while its bytes arrive. Created by the shard
+/// and returned to it exactly once: in a [`Store`], or to be discarded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Staged {
     /// The item under construction.
@@ -292,8 +292,8 @@ pub enum Response<'s> {
     OverAllowance {
         /// Current length of the value in bytes.
         value_bytes: u32,
-        /// The request as encoded by the codec, so that the requester need not store it. Empty if the
-        /// requester still has it.
+        /// The request as encoded by the codec, so that the requester need not store it. Empty if
+        /// the requester still has it.
         request: &'s [u8],
     },
     /// Store: done. The CAS token given and the whole value's length afterwards.
@@ -329,8 +329,8 @@ pub enum Response<'s> {
         /// Number of replicas reached.
         reached: u8,
     },
-    /// Any operation on a key of other nodes: its node went away before it answered, so it may or may
-    /// not have been executed.
+    /// Any operation on a key of other nodes: its node went away before it answered, so it may or
+    /// may not have been executed.
     Uncertain,
     /// Any operation on a key of other nodes: too much waits for them. It has not been executed.
     Busy,
@@ -357,8 +357,8 @@ impl Response<'_> {
 /// An item as a read found it.
 #[derive(Clone, Copy, Debug)]
 pub struct Hit<'s> {
-    /// The item's position, for pinning while its value is being sent. `None` if the answer came from
-    /// another core.
+    /// The item's position, for pinning while its value is being sent. `None` if the answer came
+    /// from another core.
     pub item: Option<ItemRef>,
     /// The key as stored.
     pub key: &'s [u8],

@@ -1,9 +1,9 @@
 //! The command `compare`: servers under the same workload in alternating rounds.
 //!
-//! A machine drifts: clocks, caches, neighbours. Two figures taken minutes apart differ by more than
-//! most improvements, but the ratio of two figures taken in turn does not. So every round measures
-//! every server once, in an order that reverses from round to round, ratios are formed within a
-//! round, and the median over rounds is reported with its extremes.
+//! A machine drifts: clocks, caches, neighbours. Two figures taken minutes apart differ by more
+//! than most improvements, but the ratio of two figures taken in turn does not. So every round
+//! measures every server once, in an order that reverses from round to round, ratios are formed
+//! within a round, and the median over rounds is reported with its extremes.
 
 pub mod rows;
 

@@ -2,8 +2,8 @@
 //!
 //! A connection whose endpoint stays is kept. Any other sends nothing more, closes when its answers
 //! have arrived (a node that no longer owns a key still answers for it), and is reopened at its new
-//! endpoint. Requests drawn for a removed endpoint are not lost: a job over all keys must be complete,
-//! and due requests of an open loop stay due.
+//! endpoint. Requests drawn for a removed endpoint are not lost: a job over all keys must be
+//! complete, and due requests of an open loop stay due.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -43,8 +43,8 @@ pub struct Summary {
     pub generator_cpu: CpuSummary,
     /// Fraction of the time the busiest generator thread was busy, 0 to 1.
     pub generator_busy: f64,
-    /// Fraction of the time in which a generator thread was runnable while others used its CPU, 0 to
-    /// 1.
+    /// Fraction of the time in which a generator thread was runnable while others used its CPU, 0
+    /// to 1.
     #[serde(default)]
     pub generator_waited: f64,
     /// Why the generator rather than the server was the limit, if so: then no verdict is valid.

@@ -1,7 +1,7 @@
 //! The compact binary protocol, from the client's side.
 //!
-//! The opaque of a request is the lower half of its (first) key's number, which reveals an answer to
-//! another request. Multigets are quiet: missing keys are not answered, as in the text protocol.
+//! The opaque of a request is the lower half of its (first) key's number, which reveals an answer
+//! to another request. Multigets are quiet: missing keys are not answered, as in the text protocol.
 
 use ringlane_protocol::compact::client::{EntryWriter, Frame, ResponseFrame};
 use ringlane_protocol::compact::opcode::request_flags;

@@ -2,8 +2,8 @@
 //!
 //! The server's decoders parse requests; a client parses answers, so it has its own decoders. They
 //! know the request, which makes them strict: an answer that is well-formed but does not belong to
-//! this request is an error too. Values are checked in place and in pieces as their bytes arrive, so
-//! that a long value is never assembled.
+//! this request is an error too. Values are checked in place and in pieces as their bytes arrive,
+//! so that a long value is never assembled.
 
 pub mod binary;
 pub mod meta;
@@ -171,8 +171,8 @@ impl AnswerDecoder {
         }
     }
 
-    /// Begins a value of `wanted`, `value_bytes` long, whose first bytes are in `input`. `None` asks
-    /// for more input; otherwise the number of bytes taken.
+    /// Begins a value of `wanted`, `value_bytes` long, whose first bytes are in `input`. `None`
+    /// asks for more input; otherwise the number of bytes taken.
     #[inline]
     fn begin_value(
         &mut self,

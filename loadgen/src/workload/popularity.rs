@@ -1,8 +1,9 @@
 //! Which key comes next: uniform, Zipf, a hot spot, or one after the other.
 //!
 //! Zipf numbers are drawn by rejection-inversion (W. Hörmann and G. Derflinger, 1996): exact for
-//! any count and exponent, a constant number of steps, no table. The usual shortcut of a precomputed
-//! zeta sum is exact only for the count it was computed for and excludes exponents around 1.
+//! any count and exponent, a constant number of steps, no table. The usual shortcut of a
+//! precomputed zeta sum is exact only for the count it was computed for and excludes exponents
+//! around 1.
 
 use std::fmt;
 use std::str::FromStr;

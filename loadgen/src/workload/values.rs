@@ -5,12 +5,12 @@
 //! | key id | writer, version | pattern at an offset drawn from both ...
 //! ```
 //!
-//! The first word identifies the key, the second the run that wrote the value and the number of that
-//! write of the key; the rest is taken from a fixed random pattern at an offset that depends on the
-//! first two. A swapped value shows in the first word, a stale one in the second, a torn or damaged
-//! one in the rest. Checking is two words and a memory comparison, a few nanoseconds for a short
-//! value; a hash over the value would cost more and reveal less. Values under 16 bytes have no room
-//! for a version: they are the key's id, repeated.
+//! The first word identifies the key, the second the run that wrote the value and the number of
+//! that write of the key; the rest is taken from a fixed random pattern at an offset that depends
+//! on the first two. A swapped value shows in the first word, a stale one in the second, a torn or
+//! damaged one in the rest. Checking is two words and a memory comparison, a few nanoseconds for a
+//! short value; a hash over the value would cost more and reveal less. Values under 16 bytes have
+//! no room for a version: they are the key's id, repeated.
 
 use std::fmt::Write;
 

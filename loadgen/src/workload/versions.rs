@@ -5,8 +5,8 @@
 //! to the moment when none is in flight again. Any of a cluster's writes may be the last to take
 //! effect; all earlier ones were certainly overwritten. So once a cluster is over, a read that is
 //! sent afterwards must see its first version or a later one: that is the key's floor. A delete is
-//! a write without a value. A write whose answer never arrived may take effect at any time later; its
-//! cluster never ends, and the floor of its key stays where it is.
+//! a write without a value. A write whose answer never arrived may take effect at any time later;
+//! its cluster never ends, and the floor of its key stays where it is.
 //!
 //! This holds for a server that executes one command after the other on a key. Reads from replicas
 //! that may lag need [`Verify::Content`](super::Verify::Content).

@@ -147,7 +147,8 @@ impl ClusterDriver {
         Ok(driver)
     }
 
-    /// Handles a ring of the control executor's bell: cores may have reported, or the node is stopping.
+    /// Handles a ring of the control executor's bell: cores may have reported, or the node is
+    /// stopping.
     pub fn on_wake(self: &Rc<Self>) {
         let now = self.node.clock.now();
         for event in self.node.mailboxes.control.take() {

@@ -97,7 +97,8 @@ pub async fn is_connection_refused(address: SocketAddr) -> bool {
     connected.is_err_and(|error| EstablishError::Connection(error.into()).is_refusal())
 }
 
-/// The other side of [`dial`], for an accepted connection. Callers rejected by `admits` are refused.
+/// The other side of [`dial`], for an accepted connection. Callers rejected by `admits` are
+/// refused.
 ///
 /// # Errors
 /// If the other side is slow or gone, or one side refuses the other.

@@ -7,8 +7,8 @@
 //! allocation: two buffers are swapped.
 //!
 //! The bytes queued for a peer are bounded: beyond, there is no room for requests, and the caller
-//! holds them until [`LinkTable::next_roomy`] names the peer. A failed link is reported and dropped; the
-//! dialler re-establishes it.
+//! holds them until [`LinkTable::next_roomy`] names the peer. A failed link is reported and
+//! dropped; the dialler re-establishes it.
 
 use std::collections::{HashMap, VecDeque};
 use std::mem;
@@ -41,8 +41,8 @@ pub struct LinkSettings {
     pub queue_bytes_max: usize,
     /// Longest accepted message; the start of a longer one closes the link.
     pub message_bytes_max: usize,
-    /// Bytes of long messages that wait on all links together, besides one for each; and as many that
-    /// arrive, besides what may come unasked.
+    /// Bytes of long messages that wait on all links together, besides one for each; and as many
+    /// that arrive, besides what may come unasked.
     pub bytes_max: usize,
 }
 
@@ -73,7 +73,8 @@ pub struct LinkTable {
     slots: Vec<Slot>,
     free: Vec<u32>,
     by_peer: HashMap<Peer, u32, ahash::RandomState>,
-    /// The peer requested last, since the next message is often for the same one. Also in `by_peer`.
+    /// The peer requested last, since the next message is often for the same one. Also in
+    /// `by_peer`.
     last: Option<(Peer, u32)>,
     /// Links with work at the end of the turn.
     due: Vec<u32>,
@@ -275,8 +276,8 @@ impl LinkTable {
         Some(link.sending.room())
     }
 
-    /// Like [`LinkTable::buffer_for`], for a request of about `bytes`, which must wait if too much is queued
-    /// before it.
+    /// Like [`LinkTable::buffer_for`], for a request of about `bytes`, which must wait if too much
+    /// is queued before it.
     #[inline]
     pub fn request_buffer(&mut self, peer: Peer, class: Class, bytes: usize) -> PeerBuffer<'_> {
         let Some(index) = self.find(peer) else { return PeerBuffer::Unlinked };
@@ -296,8 +297,8 @@ impl LinkTable {
         PeerBuffer::Open(link.sending.room())
     }
 
-    /// Whether a long answer to `peer` can be built now. If not, [`LinkTable::next_roomy`] will name the
-    /// peer.
+    /// Whether a long answer to `peer` can be built now. If not, [`LinkTable::next_roomy`] will
+    /// name the peer.
     pub fn takes_long_answer(&mut self, peer: Peer) -> bool {
         // Without a link the answer is lost and need not wait.
         let Some(index) = self.find(peer) else { return true };
@@ -354,8 +355,8 @@ impl LinkTable {
         Some(index)
     }
 
-    /// Handles a link's net ring event. Passes each complete frame's messages to `deliver`, which may
-    /// collect messages for any peer meanwhile.
+    /// Handles a link's net ring event. Passes each complete frame's messages to `deliver`, which
+    /// may collect messages for any peer meanwhile.
     pub fn handle(
         &mut self,
         event: NetEvent,

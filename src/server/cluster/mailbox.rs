@@ -1,8 +1,8 @@
 //! Mailboxes for messages to another executor, which it reads in its next turn.
 //!
-//! For rare events: links that come and go, views, liveness. A reader that checks every turn pays one
-//! load of a rarely changing cache line. The only bound is the number of events: a reader takes all
-//! in each turn, and writers post once per link or change of the cluster.
+//! For rare events: links that come and go, views, liveness. A reader that checks every turn pays
+//! one load of a rarely changing cache line. The only bound is the number of events: a reader takes
+//! all in each turn, and writers post once per link or change of the cluster.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};

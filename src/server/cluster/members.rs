@@ -14,8 +14,8 @@ use crate::cluster::roster::RosterMember;
 use crate::ring::NODES_MAX;
 use crate::stats::{ClusterView, RingNodeView};
 
-/// The members as seen by the governor of node `me`. A node may shake hands before gossip reports it,
-/// so the `handshake_facts` are retained; beyond the size of a ring only those of members are.
+/// The members as seen by the governor of node `me`. A node may shake hands before gossip reports
+/// it, so the `handshake_facts` are retained; beyond the size of a ring only those of members are.
 pub fn view(
     governor: &Governor,
     me: &Party,

@@ -39,8 +39,8 @@ impl Doorbell {
         self.sleeping.store(false, Ordering::Relaxed);
     }
 
-    /// The net ring to send a message to, if the owner sleeps and no one else is waking it. The owner
-    /// sees everything published before once it wakes up.
+    /// The net ring to send a message to, if the owner sleeps and no one else is waking it. The
+    /// owner sees everything published before once it wakes up.
     pub fn take_sleeper(&self) -> Option<RawFd> {
         fence(Ordering::SeqCst);
         let asleep =

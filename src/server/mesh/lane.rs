@@ -13,8 +13,8 @@ const SPARE_BUFFERS: usize = 16;
 const SPARE_BYTES: usize = 32 << 10;
 /// Capacity of a new buffer.
 const BUFFER_BYTES: usize = 4 << 10;
-/// A buffer of this length is passed before the turn is over: the other core can start, and buffers do
-/// not grow with the length of a turn.
+/// A buffer of this length is passed before the turn is over: the other core can start, and buffers
+/// do not grow with the length of a turn.
 const FULL_BYTES: usize = 16 << 10;
 
 /// The receiver of an answer: a connection of the requesting core and its request.
@@ -146,8 +146,8 @@ impl Sender {
         self.staged.len()
     }
 
-    /// Passes the rest, if there is room. True if any buffer was passed since the last call: then the
-    /// receiver must be awake.
+    /// Passes the rest, if there is room. True if any buffer was passed since the last call: then
+    /// the receiver must be awake.
     pub fn publish(&mut self) -> bool {
         if !self.staged.is_empty() {
             self.hand_over();

@@ -108,7 +108,8 @@ impl BufferRing {
     /// Frees all memory.
     ///
     /// # Safety
-    /// The kernel no longer knows the ring, nothing is being received, and this is called once, last.
+    /// The kernel no longer knows the ring, nothing is being received, and this is called once,
+    /// last.
     pub(super) unsafe fn free(&mut self) {
         // SAFETY: both were allocated with these layouts.
         unsafe {

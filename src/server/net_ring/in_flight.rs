@@ -121,8 +121,8 @@ impl Lone {
         self.generation
     }
 
-    /// Records a completion, after which more of the same operation may follow. False if it does not
-    /// belong to the operation in flight.
+    /// Records a completion, after which more of the same operation may follow. False if it does
+    /// not belong to the operation in flight.
     pub(super) fn completes(&mut self, generation: u32, more: bool) -> bool {
         let own = self.armed && self.generation == generation;
         self.armed &= !own || more;

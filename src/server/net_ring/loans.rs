@@ -2,9 +2,9 @@
 //!
 //! A net ring records the memory that it hands to the kernel and removes it with the completion.
 //! Code about to reuse, free or return memory checks first; memory still lent fails the test there,
-//! not a thousand requests later with one client's bytes in another's answer. Each core is one thread
-//! with one net ring, so the records are thread-local. In release builds all of this compiles to
-//! nothing.
+//! not a thousand requests later with one client's bytes in another's answer. Each core is one
+//! thread with one net ring, so the records are thread-local. In release builds all of this
+//! compiles to nothing.
 
 #[cfg(debug_assertions)]
 pub(crate) use noted::{assert_free, end, end_all, lend};

@@ -11,8 +11,8 @@
 //! ```
 //!
 //! Of two nodes the one with the smaller key begins. All scans proceed in steps. The newest writes
-//! are left out, since they may be in progress, and so are deletions that are about to be forgotten:
-//! replicas forget them at different times and would send them back and forth.
+//! are left out, since they may be in progress, and so are deletions that are about to be
+//! forgotten: replicas forget them at different times and would send them back and forth.
 
 use std::collections::HashMap;
 

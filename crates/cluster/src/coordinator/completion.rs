@@ -177,8 +177,8 @@ impl Coordinator {
         self.leave_queue(asker, key);
     }
 
-    /// Returns a client's read to the core that has the connection: its value exceeds its allowance,
-    /// so it has not been performed. It comes again when there is room for that much.
+    /// Returns a client's read to the core that has the connection: its value exceeds its
+    /// allowance, so it has not been performed. It comes again when there is room for that much.
     pub(super) fn put_off<S: ReplicaStore, O: Effects>(
         &mut self,
         asker: ClientRef,

@@ -235,8 +235,8 @@ impl Coordinator {
     }
 
     /// Checks the replicas that an operation waits for. It does without those that are away. Slow
-    /// ones are waited for until the operation timeout; they are asked again in case the message was
-    /// lost, unless it is long, which would slow them down further.
+    /// ones are waited for until the operation timeout; they are asked again in case the message
+    /// was lost, unless it is long, which would slow them down further.
     pub(super) fn look_at_replicas<S: ReplicaStore, O: Effects>(
         &mut self,
         operation: &mut Operation,

@@ -1,12 +1,12 @@
 //! Newest first: what was used last is sent before the rest.
 //!
 //! A store is scanned in the order of its hashes. So it is scanned twice: the first scan includes
-//! only what was used since some time, about the newest quarter; the second includes the others, and
-//! what was used since the first scan began. A record that stays throughout is included in one of
-//! them whenever it is used: one that was too old for the first scan, and was used after that had
-//! passed it, is new enough for the second. Stores report the time of a use coarsely, and not always
-//! identically, so the second scan overlaps the first a little. Some records are included twice,
-//! which is harmless.
+//! only what was used since some time, about the newest quarter; the second includes the others,
+//! and what was used since the first scan began. A record that stays throughout is included in one
+//! of them whenever it is used: one that was too old for the first scan, and was used after that
+//! had passed it, is new enough for the second. Stores report the time of a use coarsely, and not
+//! always identically, so the second scan overlaps the first a little. Some records are included
+//! twice, which is harmless.
 //!
 //! Rejected alternative: following the store's recency lists. They change during the scan, so
 //! records that move from the remaining part to the finished part would be missed.

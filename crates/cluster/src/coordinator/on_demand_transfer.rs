@@ -1,9 +1,9 @@
 //! Fetching: a key whose range is still being copied is fetched from its former holders first.
 //!
-//! A node that became a replica through a new view takes part for a key only after it has copied the
-//! key from enough of those who held it under the previous view. All of them are in the new view
-//! when they answer, so no quorum of the old view can act unnoticed by the new one. A fetched key is
-//! remembered, so that a busy one is not fetched for every request.
+//! A node that became a replica through a new view takes part for a key only after it has copied
+//! the key from enough of those who held it under the previous view. All of them are in the new
+//! view when they answer, so no quorum of the old view can act unnoticed by the new one. A fetched
+//! key is remembered, so that a busy one is not fetched for every request.
 //!
 //! Where availability comes before strictness, former holders that are away are not waited for, and
 //! records already here are answered without asking anybody.

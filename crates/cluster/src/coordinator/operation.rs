@@ -139,8 +139,8 @@ pub(super) struct Operation {
     pub base: Version,
     /// Computed from the current record, so replicas must not hold anything newer than that.
     pub guarded: bool,
-    /// Whether the write was sent to a replica more than once, so that what it holds now says nothing
-    /// about what it held in between.
+    /// Whether the write was sent to a replica more than once, so that what it holds now says
+    /// nothing about what it held in between.
     pub asked_again: bool,
     /// Whether replicas must be read before it is applied.
     pub reads_first: bool,
@@ -300,7 +300,8 @@ impl Operations {
         Some((id, operation))
     }
 
-    /// Takes out the operation `id`, if it is still in progress; it must be kept or ended afterwards.
+    /// Takes out the operation `id`, if it is still in progress; it must be kept or ended
+    /// afterwards.
     pub fn take(&mut self, id: OperationId) -> Option<Box<Operation>> {
         let slot = self.slots.get_mut(id.0 as u32 as usize)?;
         if slot.times != (id.0 >> 32) as u32 {

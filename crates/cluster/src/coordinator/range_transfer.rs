@@ -105,12 +105,12 @@ impl Coordinator {
         (share, self.counters.filled_records, self.counters.filled_bytes)
     }
 
-    /// Stops waiting for holders that will never answer: another boot replaces them on the roster, or
-    /// they have left the roster and are dead.
+    /// Stops waiting for holders that will never answer: another boot replaces them on the roster,
+    /// or they have left the roster and are dead.
     ///
-    /// If the quorums guarantee that nothing is lost, a dead node that has left the roster is waited
-    /// for until it would be forgotten: it may have been cut off, and have left at the moment of its
-    /// return, with the only copy of writes it acknowledged meanwhile.
+    /// If the quorums guarantee that nothing is lost, a dead node that has left the roster is
+    /// waited for until it would be forgotten: it may have been cut off, and have left at the
+    /// moment of its return, with the only copy of writes it acknowledged meanwhile.
     pub(super) fn note_gone_sources(&mut self, now: Instant) {
         self.transfers.look_at = None;
         let Some(placement) = &mut self.placement else { return };

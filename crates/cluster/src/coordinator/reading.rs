@@ -113,7 +113,8 @@ impl Coordinator {
         }
     }
 
-    /// Merges a replica's record into the own store, and returns the resulting state of the replica.
+    /// Merges a replica's record into the own store, and returns the resulting state of the
+    /// replica.
     fn take_over<S: ReplicaStore, O: Effects>(
         &mut self,
         operation: &Operation,

@@ -260,7 +260,7 @@ impl Coordinator {
                     }
                     self.operations.end(id, operation);
                 }
-                // The allowance sent along never exceeds the operation's own.
+                // No correct peer reports a value within the allowance as over it.
                 Ok(Response::OverAllowance { .. }) | Err(_) => {
                     self.counters.malformed += 1;
                     self.finish_uncertain(id, operation, turn);
@@ -385,7 +385,8 @@ impl Coordinator {
         }
     }
 
-    /// Tells another node the outcome of the request it forwarded, with the response if there is one.
+    /// Tells another node the outcome of the request it forwarded, with the response if there is
+    /// one.
     pub(super) fn reply_forward<S: ReplicaStore, O: Effects>(
         &self,
         peer: Peer,

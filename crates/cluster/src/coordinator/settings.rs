@@ -88,8 +88,8 @@ pub struct CoordinatorCounters {
     pub uncertain: u64,
     /// Times that an operation had to wait for room on a link.
     pub congested: u64,
-    /// Requests refused since those in progress held too much, or since no room was found until their
-    /// deadline.
+    /// Requests refused since those in progress held too much, or since no room was found until
+    /// their deadline.
     pub busy: u64,
     /// Malformed messages.
     pub malformed: u64,

@@ -227,8 +227,8 @@ impl Coordinator {
         self.attempts.insert(hash, Attempt { version, since, exposed: false });
     }
 
-    /// Whether version `held` includes the operation's write: it is that write, or was computed here
-    /// from it.
+    /// Whether version `held` includes the operation's write: it is that write, or was computed
+    /// here from it.
     fn follows(&self, held: Version, operation: &Operation) -> bool {
         let version = operation.version;
         let attempt = || self.attempts.get(&self.hash(&operation.key).to_bits());
@@ -328,7 +328,8 @@ impl Coordinator {
         let members = self.members(operation.point);
         let here = members.contains(&(self.me, self.boot));
         if !here || self.must_fetch(&operation, turn) {
-            // The new replicas must now decide whether it holds; only a blind write can be restarted.
+            // The new replicas must now decide whether it holds; only a blind write can be
+            // restarted.
             if operation.answered {
                 return self.finish(id, operation, turn);
             }

@@ -1,9 +1,9 @@
 //! The receiving side: pieces becoming messages, and which messages are admitted.
 //!
 //! A message that has begun to arrive takes its whole length of what the links of a core may hold
-//! together. While there is not so much left, it gets no credit beyond what may come unasked, and the
-//! messages admitted before it go on; when one of them is whole, those that wait are admitted in the order
-//! in which they began. One is always admitted, however long.
+//! together. While there is not so much left, it gets no credit beyond what may come unasked, and
+//! the messages admitted before it go on; when one of them is whole, those that wait are admitted
+//! in the order in which they began. One is always admitted, however long.
 
 use std::collections::VecDeque;
 use std::mem;
@@ -67,7 +67,8 @@ impl Gathering {
         Ok((bytes.len() == total).then(|| mem::take(bytes)))
     }
 
-    /// The length of the message that is arriving, if it has neither been admitted nor waits for that.
+    /// The length of the message that is arriving, if it has neither been admitted nor waits for
+    /// that.
     pub fn wants_in(&mut self, class: Class) -> Option<usize> {
         let Gathered { bytes, total, admitted, waits, .. } = &mut self.long[class as usize];
         let wants = !bytes.is_empty() && !*admitted && !*waits;
@@ -110,8 +111,8 @@ impl Gathering {
         })
     }
 
-    /// Forgets what has not arrived whole: the link is gone. Calls `left` for each message that was let
-    /// in, with its length.
+    /// Forgets what has not arrived whole: the link is gone. Calls `left` for each message that was
+    /// let in, with its length.
     pub fn clear(&mut self, mut left: impl FnMut(Class, usize)) {
         for class in Class::ALL {
             let gathered = &mut self.long[class as usize];
@@ -153,8 +154,8 @@ impl<L: Copy + PartialEq> Arrivals<L> {
         }
     }
 
-    /// Whether a message that has begun to arrive is admitted; if not, [`Arrivals::next_admitted`] names
-    /// it later.
+    /// Whether a message that has begun to arrive is admitted; if not, [`Arrivals::next_admitted`]
+    /// names it later.
     pub fn begins(&mut self, link: L, class: Class, total: usize) -> bool {
         let first = self.waiting.iter().all(|(_, other, _)| !waits_behind(class, *other));
         if first && self.has_room(class, total) {

@@ -53,7 +53,8 @@ pub enum GovernorEvent<'b> {
     Flush(Version),
     /// This node's weight is another from now on.
     SetWeight(u32),
-    /// Leave the roster. [`GovernorEffect::HandedOver`] follows when others hold what was held here.
+    /// Leave the roster. [`GovernorEffect::HandedOver`] follows when others hold what was held
+    /// here.
     Leave,
     /// Say goodbye. Nothing is sent or believed afterwards.
     Shutdown,
@@ -102,7 +103,8 @@ pub enum GovernorEffect {
         /// Where the other one is, or was.
         by: SocketAddr,
     },
-    /// This node has left the roster and others have copied what it held, or there is no other member.
+    /// This node has left the roster and others have copied what it held, or there is no other
+    /// member.
     HandedOver,
     /// Worth a line in the log.
     Log(LogLine),

@@ -2,8 +2,8 @@
 //!
 //! When a process ends, its host closes its links at once and refuses new connections. That tells
 //! its death from a hung process and from a cut network, both of which are silent, long before
-//! gossip does. So a node whose link was lost is called a few times: the host may close the listener
-//! a moment after the links.
+//! gossip does. So a node whose link was lost is called a few times: the host may close the
+//! listener a moment after the links.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,8 +1,8 @@
 //! The counted keys, in the slots of a small table.
 //!
-//! Nearly every request is for a key without a slot, so the tags that reveal this are contiguous and
-//! compared as a whole; so are the counts, of which the smallest is searched. A key that takes over a
-//! slot reuses the memory of the key before it: nothing is allocated.
+//! Nearly every request is for a key without a slot, so the tags that reveal this are contiguous
+//! and compared as a whole; so are the counts, of which the smallest is searched. A key that takes
+//! over a slot reuses the memory of the key before it: nothing is allocated.
 
 use super::COUNTED_MAX;
 

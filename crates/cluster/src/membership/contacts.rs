@@ -20,8 +20,8 @@ use super::super::identity::{Boot, Identity, NodeKey};
 use ringlane_types::time::Instant;
 use ringlane_types::wire::Writer;
 
-/// Maximum addresses remembered, answered or not. Beyond, those that never answered are dropped, then
-/// those not heard of for longest.
+/// Maximum addresses remembered, answered or not. Beyond, those that never answered are dropped,
+/// then those not heard of for longest.
 const CONTACTS_MAX: usize = 4096;
 /// Probes that wait for their answer; with more, the oldest are forgotten.
 const JOIN_PROBES_MAX: usize = 4096;
@@ -136,8 +136,8 @@ impl Contacts {
         }
     }
 
-    /// The nonce for a probe of `to`; `None` while there were too many. `unverified`: only others have
-    /// named the address.
+    /// The nonce for a probe of `to`; `None` while there were too many. `unverified`: only others
+    /// have named the address.
     pub fn begin_probe(
         &mut self,
         to: SocketAddr,

@@ -1,12 +1,14 @@
 //! Ends suspicions that SWIM leaves pending, and shortens those with evidence.
 //!
 //! In foca only the member whose probe failed has a timer that declares the suspect dead, and it
-//! forgets that timer when it is itself declared dead and renews its identity, which happens around a
-//! partition. The others have heard of the suspicion and would keep it forever, and the suspect, which
-//! is not informed, never refutes it. So each member ends a suspicion that has lasted long enough: the
-//! suspect counts as dead, hears of it if it is alive, and returns with a renewed identity.
+//! forgets that timer when it is itself declared dead and renews its identity, which happens around
+//! a partition. The others have heard of the suspicion and would keep it forever, and the suspect,
+//! which is not informed, never refutes it. So each member ends a suspicion that has lasted long
+//! enough: the suspect counts as dead, hears of it if it is alive, and returns with a renewed
+//! identity.
 //!
-//! A member whose process is observed to be gone is suspected *on evidence*: it has less time to refute.
+//! A member whose process is observed to be gone is suspected *on evidence*: it has less time to
+//! refute.
 
 use std::collections::HashMap;
 use std::time::Duration;

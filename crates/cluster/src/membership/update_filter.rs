@@ -1,10 +1,11 @@
 //! Filters a member's gossip before SWIM processes it.
 //!
 //! SWIM trusts everything that members report about each other. So a lying member, or anyone in a
-//! cluster without a key, could replace a live node with a later boot that cannot be refuted, or make
-//! all others contact addresses at which no node has been seen. Therefore an update about an unknown
-//! node or boot counts only once that boot has answered at its address; until then it is probed, and
-//! joins by its own answer. Updates about known boots are left to SWIM: those can refute them.
+//! cluster without a key, could replace a live node with a later boot that cannot be refuted, or
+//! make all others contact addresses at which no node has been seen. Therefore an update about an
+//! unknown node or boot counts only once that boot has answered at its address; until then it is
+//! probed, and joins by its own answer. Updates about known boots are left to SWIM: those can
+//! refute them.
 
 use foca::{Codec, Header, Member, State};
 

@@ -233,8 +233,8 @@ impl<'a> ResponseFrame<'a> {
         Ok(Some((response, value_at + value.len())))
     }
 
-    /// Like [`ResponseFrame::decode`], but does not wait for the value: also returns its start and length,
-    /// so that a long one can be received elsewhere.
+    /// Like [`ResponseFrame::decode`], but does not wait for the value: also returns its start and
+    /// length, so that a long one can be received elsewhere.
     #[inline]
     pub fn decode_head(input: &'a [u8]) -> Result<Option<(Self, usize, u32)>, ResponseError> {
         let Some(header) = input.first_chunk::<HEADER_BYTES>() else { return Ok(None) };

@@ -10,9 +10,10 @@
 //! A plain GET is its header and its key, and a hit is its header and its value; everything else is
 //! announced by a flag and costs nothing if absent. `docs/protocol.md` specifies the protocol for
 //! client authors, with golden frames that a test reads; [`opcode`] is the one table of commands.
-//! Refused: big-endian numbers (all supported hosts are little-endian, and so are the clients), and a
-//! general list of tagged fields per request, which would make the decoder loop where it now tests a
-//! bit. HELLO is the exception: its answer is read once per connection and must be extensible.
+//! Refused: big-endian numbers (all supported hosts are little-endian, and so are the clients), and
+//! a general list of tagged fields per request, which would make the decoder loop where it now
+//! tests a bit. HELLO is the exception: its answer is read once per connection and must be
+//! extensible.
 
 mod decode;
 mod encode;
@@ -55,8 +56,8 @@ enum Entry {
     Only,
     /// Others follow.
     Inner,
-    /// The last one. It is answered even if quiet and overtakes nothing, so that its answer shows the
-    /// client that the request is done.
+    /// The last one. It is answered even if quiet and overtakes nothing, so that its answer shows
+    /// the client that the request is done.
     Last,
 }
 

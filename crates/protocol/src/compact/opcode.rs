@@ -1,12 +1,12 @@
 //! The one table of opcodes, flags and statuses of the compact binary protocol.
 //!
-//! Decoder, encoder and client use it; a test compares `docs/protocol.md` with it row by row. To add
-//! a command, add a line here and its operation in `operation` of the decoder.
+//! Decoder, encoder and client use it; a test compares `docs/protocol.md` with it row by row. To
+//! add a command, add a line here and its operation in `operation` of the decoder.
 
 use ringlane_types::request::KEY_BYTES_MAX;
 
-/// Version of the protocol that HELLO announces. Changes that an old client would misinterpret raise
-/// it; new opcodes, statuses and HELLO tags do not.
+/// Version of the protocol that HELLO announces. Changes that an old client would misinterpret
+/// raise it; new opcodes, statuses and HELLO tags do not.
 pub const PROTOCOL_VERSION: u16 = 1;
 
 /// Bytes of the fixed header of requests and responses.

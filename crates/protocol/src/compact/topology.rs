@@ -1,5 +1,5 @@
-//! The answer to HELLO: a description of the server, and all a client needs to find the node and the
-//! core of a key.
+//! The answer to HELLO: a description of the server, and all a client needs to find the node and
+//! the core of a key.
 //!
 //! The value is a list of `tag u16 | length u16 | content`. A reader skips unknown tags, and a tag
 //! may be absent or repeated, as that of a node is. It is read once per connection, so a general

@@ -14,8 +14,8 @@ const DO_NOT_CREATE: u32 = 0xffff_ffff;
 /// The answer to VERSION, the same text as the text protocol's.
 const VERSION: &[u8] = crate::VERSION.as_bytes();
 
-/// An error in a packet. (A byte other than the magic at the start of a packet closes the connection
-/// without an answer.)
+/// An error in a packet. (A byte other than the magic at the start of a packet closes the
+/// connection without an answer.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MemcachedBinaryError {
     /// Key and extras longer than the body they are part of. Answered as an unknown command, then

@@ -12,8 +12,8 @@
 //! response has its status, and the body is extras, key and value together. A quiet command leaves
 //! a miss unanswered if it reads and success if it writes; its errors are answered.
 //!
-//! memcached's bugs are not copied: it drops too many bytes after an unknown command that has a key,
-//! and reads an unexpected value of `stat` or `touch` as the next header. VERBOSITY, which the
+//! memcached's bugs are not copied: it drops too many bytes after an unknown command that has a
+//! key, and reads an unexpected value of `stat` or `touch` as the next header. VERBOSITY, which the
 //! protocol defines and memcached lacks, is supported.
 
 mod decode;

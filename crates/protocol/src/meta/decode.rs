@@ -215,8 +215,8 @@ fn reply<'b>(
 }
 
 /// The flags that the encoder needs: the tokens as sent. Unused arguments may make them very long;
-/// then they are copied with each argument truncated to its relevant length, so that a pending answer
-/// never holds more than [`TAIL_BYTES_MAX`].
+/// then they are copied with each argument truncated to its relevant length, so that a pending
+/// answer never holds more than [`TAIL_BYTES_MAX`].
 fn tail<'b>(tokens: Tokens<'b>, context: &Context<'b>) -> &'b [u8] {
     /// The longest argument that is read again: an opaque.
     const TOKEN_BYTES_MAX: usize = 32;

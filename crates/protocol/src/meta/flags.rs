@@ -1,8 +1,8 @@
 //! The flags of a meta command: single letters, some with an argument attached.
 //!
 //! All commands share one alphabet, and a letter that a command does not use is accepted. So the
-//! flags are parsed once into [`Flags`] for any command, and each command uses what it needs. Return
-//! flags are not recorded here: the encoder walks the tokens again when the answer is known.
+//! flags are parsed once into [`Flags`] for any command, and each command uses what it needs.
+//! Return flags are not recorded here: the encoder walks the tokens again when the answer is known.
 
 use super::base64;
 use crate::Context;
@@ -214,8 +214,8 @@ fn relative(seconds: i32, now: Instant) -> Option<u32> {
     u32::try_from(relative).ok().filter(|&seconds| seconds > 0)
 }
 
-/// Which of several errors in the tokens is reported: errors of the line's form take precedence over
-/// errors of single flags.
+/// Which of several errors in the tokens is reported: errors of the line's form take precedence
+/// over errors of single flags.
 #[cold]
 fn most_specific(found: TextError, tokens: Tokens<'_>, token_count: usize) -> TextError {
     if !are_letters(tokens) {

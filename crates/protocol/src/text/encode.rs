@@ -111,8 +111,8 @@ pub(crate) const OUT_OF_MEMORY_STORING: &[u8] = b"SERVER_ERROR out of memory sto
 /// Any other operation for which there is no memory.
 pub(crate) const OUT_OF_MEMORY: &[u8] = b"SERVER_ERROR out of memory\r\n";
 
-/// A line assembled on the stack, so that the output reserves space once. The default size holds the
-/// longest `VALUE` line; overflow is a broken invariant.
+/// A line assembled on the stack, so that the output reserves space once. The default size holds
+/// the longest `VALUE` line; overflow is a broken invariant.
 pub(crate) struct LineBuffer<const BYTES: usize = 320>(ArrayVec<u8, BYTES>);
 
 impl<const BYTES: usize> LineBuffer<BYTES> {

@@ -1,14 +1,14 @@
 //! Errors of a request, and how they are reported to the client.
 
 /// Why a text or meta request is not executed. The connection survives all of them: the line is
-/// consumed, and for a storage command with a readable length its data block is dropped too. Without
-/// a length the block is parsed as commands, so a second error follows.
+/// consumed, and for a storage command with a readable length its data block is dropped too.
+/// Without a length the block is parsed as commands, so a second error follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TextError {
     /// Unknown command, or unknown arguments of an administration command.
     Unknown,
-    /// Tokens are missing, the key is too long, or flags, exptime, length or CAS token are not valid
-    /// numbers.
+    /// Tokens are missing, the key is too long, or flags, exptime, length or CAS token are not
+    /// valid numbers.
     CommandLine,
     /// The data block is not followed by `\r\n`. Line, block and two bytes are consumed.
     DataChunk,

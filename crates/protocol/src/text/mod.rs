@@ -1,14 +1,14 @@
 //! The memcached text protocol: lines in, lines out.
 //!
 //! A request is one line, followed by a data block for storage commands. [`TextDecoder`] takes one
-//! step at a time and stores between requests only how far it has searched for a line's end, and the
-//! rest of a multiget: such a line is validated as a whole (one overlong key invalidates all of it)
-//! and then answered key by key, so that a connection may pause between two keys. The meta commands
-//! share lines, tokens and data blocks with the classic ones and live in `meta`.
+//! step at a time and stores between requests only how far it has searched for a line's end, and
+//! the rest of a multiget: such a line is validated as a whole (one overlong key invalidates all of
+//! it) and then answered key by key, so that a connection may pause between two keys. The meta
+//! commands share lines, tokens and data blocks with the classic ones and live in `meta`.
 //!
-//! Refused: tokenising every line into an array first. Nearly all requests are a `get` of one key or
-//! a `set` with three plain numbers. They are recognised by their first four bytes, parsed in one
-//! pass, and left to the general path as soon as anything about them is unusual.
+//! Refused: tokenising every line into an array first. Nearly all requests are a `get` of one key
+//! or a `set` with three plain numbers. They are recognised by their first four bytes, parsed in
+//! one pass, and left to the general path as soon as anything about them is unusual.
 
 use std::mem;
 
@@ -81,8 +81,8 @@ pub struct TextDecoder {
 }
 
 impl TextDecoder {
-    /// Takes the next step from `input`. After [`Step::Incomplete`] the caller passes the same bytes
-    /// followed by more.
+    /// Takes the next step from `input`. After [`Step::Incomplete`] the caller passes the same
+    /// bytes followed by more.
     #[inline]
     pub fn next<'b>(&mut self, input: &'b [u8], context: &Context<'b>) -> Step<'b> {
         if self.multiget.is_none()

@@ -135,8 +135,8 @@ impl Multiget {
 /// them at the end would take as long as answering them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Checked {
-    /// Start of the last token, which may be incomplete; [`Checked::SPOILED`] if one before it is too
-    /// long for a key.
+    /// Start of the last token, which may be incomplete; [`Checked::SPOILED`] if one before it is
+    /// too long for a key.
     token_at: u32,
 }
 

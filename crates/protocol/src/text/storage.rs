@@ -1,8 +1,8 @@
 //! set, add, replace, append, prepend, cas, and the data block after a line, shared with `ms`.
 //!
 //! A data block is used in place if it has wholly arrived. A long incomplete one is returned as
-//! [`Step::StoreHeader`], so that its bytes are received directly into their item. For any error in a line
-//! with a readable length, its block is dropped and the next line is a command again.
+//! [`Step::StoreHeader`], so that its bytes are received directly into their item. For any error in
+//! a line with a readable length, its block is dropped and the next line is a command again.
 
 use super::line::{Line, Tokens, first_low};
 use super::numbers::{lenient_exptime, lenient_flags, strict_i32, strict_u64};
@@ -18,9 +18,9 @@ const DATA_BYTES_MAX: i32 = i32::MAX - 2;
 /// The trailer of every data block.
 const DATA_ENDING: &[u8] = b"\r\n";
 
-/// Bytes that memcached counts for an item besides key, flags and value: its header, a CAS token, the
-/// byte that ends the key and the value's `\r\n`. Used so that the same sizes are refused, regardless
-/// of an item's cost here.
+/// Bytes that memcached counts for an item besides key, flags and value: its header, a CAS token,
+/// the byte that ends the key and the value's `\r\n`. Used so that the same sizes are refused,
+/// regardless of an item's cost here.
 const ITEM_OVERHEAD_BYTES: u64 = 48 + 8 + 1 + 2;
 
 /// Bytes that memcached adds for non-zero client flags.

@@ -1,7 +1,7 @@
 //! Compares all policies on the same traces and checks their strengths.
 //!
-//! Read, and store on a miss; hit ratios over the second half. Identical on every machine, and equal
-//! to the table in `docs/performance.md`.
+//! Read, and store on a miss; hit ratios over the second half. Identical on every machine, and
+//! equal to the table in `docs/performance.md`.
 
 use super::quality::Zipf;
 use crate::Shard;
@@ -23,8 +23,8 @@ const POLICIES: [Eviction; 5] =
 enum Trace {
     /// Popularity by rank, to this power.
     Zipf(f64),
-    /// The same at 0.99, with occasional scans of keys that are never requested again: a third of all
-    /// requests.
+    /// The same at 0.99, with occasional scans of keys that are never requested again: a third of
+    /// all requests.
     Scans,
     /// The same at 0.99, but every 40,000 requests other keys become popular; at this many requests
     /// per second.

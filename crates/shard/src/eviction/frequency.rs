@@ -1,8 +1,8 @@
 //! The bits of an item's access time that belong to the policy.
 //!
-//! A policy that counts uses stores the count in the lowest bits of the access time, whose resolution
-//! of 8 ms is finer than needed: the time is then exact to 256 ms, and the item does not grow. A
-//! policy based on time alone uses all bits, and its hits cost no more than before.
+//! A policy that counts uses stores the count in the lowest bits of the access time, whose
+//! resolution of 8 ms is finer than needed: the time is then exact to 256 ms, and the item does not
+//! grow. A policy based on time alone uses all bits, and its hits cost no more than before.
 
 use crate::item;
 use ringlane_types::time::Instant;

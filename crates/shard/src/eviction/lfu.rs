@@ -1,13 +1,13 @@
-//! Least frequently used, with aging: a sweep in the order of the last use, with each item advanced by
-//! the logarithm of its number of uses.
+//! Least frequently used, with aging: a sweep in the order of the last use, with each item advanced
+//! by the logarithm of its number of uses.
 //!
 //! An item's *level* is a Morris counter: a use raises it with a probability that falls by a third
 //! with each level, so five bits distinguish one use from half a million. Every period lowers it by
 //! one, else once-popular items would stay forever. Redis uses the same two ideas in eight and
-//! sixteen bits. Here a level is simply worth one period of the time of the last use: an item's rank
-//! is the time at which its level will have run down, which does not change as time passes, so that
-//! items can be compared over time as the sweep requires. Unused items are evicted first, oldest
-//! first, so new ones have a while to prove themselves.
+//! sixteen bits. Here a level is simply worth one period of the time of the last use: an item's
+//! rank is the time at which its level will have run down, which does not change as time passes, so
+//! that items can be compared over time as the sweep requires. Unused items are evicted first,
+//! oldest first, so new ones have a while to prove themselves.
 
 use super::frequency::{self, FREQUENCY_MASK};
 use super::sweep::{Order, Random, Sweep};

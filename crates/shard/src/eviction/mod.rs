@@ -1,9 +1,9 @@
 //! Eviction policies: one interface, one file per policy.
 //!
-//! A policy selects a victim of one slab class; the shard removes it. A policy keeps no list of items:
-//! it examines the items themselves through [`EvictionView`], so an item pays nothing for being
-//! evictable and a hit writes at most its access time, whose lowest bits belong to the policy if it
-//! counts uses (`frequency`).
+//! A policy selects a victim of one slab class; the shard removes it. A policy keeps no list of
+//! items: it examines the items themselves through [`EvictionView`], so an item pays nothing for
+//! being evictable and a hit writes at most its access time, whose lowest bits belong to the policy
+//! if it counts uses (`frequency`).
 
 mod fifo;
 mod frequency;
@@ -82,8 +82,8 @@ impl Policy {
         }
     }
 
-    /// How long ago, in units of 8 ms, the next victims of `class` were used; for a policy not based
-    /// on age, how long ago some of its older items were.
+    /// How long ago, in units of 8 ms, the next victims of `class` were used; for a policy not
+    /// based on age, how long ago some of its older items were.
     pub(super) fn eviction_age(&mut self, view: &EvictionView<'_>, class: u8) -> u32 {
         match self {
             Policy::Lru(lru) => lru.eviction_age(view, class),

@@ -1,7 +1,7 @@
 //! Compares the policies with their exact versions on Zipf traces.
 //!
-//! The exact cache gets the shard's observed capacity in items; both then serve the same trace (read,
-//! and store on a miss), and hit ratios are taken over its second half.
+//! The exact cache gets the shard's observed capacity in items; both then serve the same trace
+//! (read, and store on a miss), and hit ratios are taken over its second half.
 
 use crate::Shard;
 use crate::{Eviction, ShardConfig};
@@ -264,8 +264,8 @@ fn the_nearest_deadlines_go_first_and_items_without_one_last() {
     let mut shard = Shard::new(&config, Rc::new(HashSecret::of_seed(5)), 0, 1);
     let now = Instant::from_millis(1_700_000_000_000);
     let name = |key: u64| key.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes();
-    // Of every 64 items one lives forever, the others for 1 to 100,000 seconds. Long values, so that
-    // items with and without a deadline are in one slab class.
+    // Of every 64 items one lives forever, the others for 1 to 100,000 seconds. Long values, so
+    // that items with and without a deadline are in one slab class.
     let ttl =
         |key: u64| (!key.is_multiple_of(64)).then(|| 1 + name(key)[3] as u64 * 390 + key % 390);
     let keys = 30_000;

@@ -1,10 +1,10 @@
-//! Three first-in-first-out queues (S3-FIFO): new items wait in a small one, and only those read again
-//! there, or stored again soon after they left it, get into the main one.
+//! Three first-in-first-out queues (S3-FIFO): new items wait in a small one, and only those read
+//! again there, or stored again soon after they left it, get into the main one.
 //!
 //! Most keys of real traces are requested once before they would be evicted anyway; passing them
 //! through a tenth of the memory leaves the rest to the others, and a scan cannot flush it.
-//! Each item has two bits of frequency, raised by reads, and one bit for membership in the main part.
-//! The parts are stored so that an item needs no links:
+//! Each item has two bits of frequency, raised by reads, and one bit for membership in the main
+//! part. The parts are stored so that an item needs no links:
 //!
 //! - *Main* is not a list but a hand over the class's chunks: it lowers the frequency of each item it
 //!   passes and evicts the first without any. That is equivalent to a queue that reinserts hot items

@@ -1,15 +1,15 @@
 //! A hand that sweeps the pages of a slab class and selects victims from one end of an order.
 //!
-//! The hand visits the chunks of a class in address order and evicts items that precede a *cutoff* in
-//! the order of a policy, [`Order`]; the cutoff is a quantile of randomly sampled items, updated as
-//! evictions proceed. A sweep that finds nothing before the cutoff within [`SCAN_MAX`] items takes
-//! the first in the order that it saw. So a victim comes from about the first sixteenth of its class,
-//! and between two visits of the hand every item has time to move in the order.
+//! The hand visits the chunks of a class in address order and evicts items that precede a *cutoff*
+//! in the order of a policy, [`Order`]; the cutoff is a quantile of randomly sampled items, updated
+//! as evictions proceed. A sweep that finds nothing before the cutoff within [`SCAN_MAX`] items
+//! takes the first in the order that it saw. So a victim comes from about the first sixteenth of
+//! its class, and between two visits of the hand every item has time to move in the order.
 //!
-//! Refused: linked lists (8 bytes per item and three cache lines written per hit), and sampling a few
-//! random items per eviction (as many cache misses, with a wider spread of victims). The cutoff is not
-//! derived from the sweep itself: after a bulk load neighbours in memory are alike, and the local
-//! sample would be misleading.
+//! Refused: linked lists (8 bytes per item and three cache lines written per hit), and sampling a
+//! few random items per eviction (as many cache misses, with a wider spread of victims). The cutoff
+//! is not derived from the sweep itself: after a bulk load neighbours in memory are alike, and the
+//! local sample would be misleading.
 
 use std::marker::PhantomData;
 
@@ -33,8 +33,9 @@ pub(super) const LAST: u64 = u64::MAX;
 
 /// The order of eviction.
 pub(crate) trait Order {
-    /// The item's rank: the lowest is evicted first. It must not depend on the current time, so that
-    /// ranks of different times can be compared. [`LAST`] is evicted only if nothing else is found.
+    /// The item's rank: the lowest is evicted first. It must not depend on the current time, so
+    /// that ranks of different times can be compared. [`LAST`] is evicted only if nothing else is
+    /// found.
     fn place(view: &EvictionView<'_>, head: &Head) -> u64;
 }
 

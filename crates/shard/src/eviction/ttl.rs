@@ -1,4 +1,5 @@
-//! Evicts the nearest deadline of a slab class first; items without one last, in no particular order.
+//! Evicts the nearest deadline of a slab class first; items without one last, in no particular
+//! order.
 
 use super::EvictionView;
 use super::sweep::{LAST, Order, Random, Sweep};

@@ -308,8 +308,8 @@ impl Pair<'_> {
         self.now = self.now.after(Duration::from_millis(millis));
     }
 
-    /// Fills memory with items the model does not follow. Under a secret that lets keys collide they
-    /// do, with one of the model's.
+    /// Fills memory with items the model does not follow. Under a secret that lets keys collide
+    /// they do, with one of the model's.
     fn fill(&mut self, input: &mut Input<'_>) {
         let count = 1 + input.byte() as u32;
         let bytes = input.value_bytes() / 4;

@@ -1,9 +1,9 @@
 //! The encoding of a request to the core that owns its key, and of its answer.
 //!
-//! A message is as long as the slice that holds it: its carrier (a mesh slot, a frame between nodes)
-//! already knows its length, so a value is simply the rest after the fixed part and the key. The
-//! length is computed first and the caller passes a slice of exactly that length, so a message is
-//! written once, directly into its slot.
+//! A message is as long as the slice that holds it: its carrier (a mesh slot, a frame between
+//! nodes) already knows its length, so a value is simply the rest after the fixed part and the key.
+//! The length is computed first and the caller passes a slice of exactly that length, so a message
+//! is written once, directly into its slot.
 //!
 //! ```text
 //! request    tag u8 | key length u8 | hash u64 | options u16 | announced fields | key | value

@@ -74,8 +74,8 @@ pub fn encoded_response_bytes(response: &Response<'_>) -> usize {
 }
 
 /// Writes `response` into `out`, whose length must be [`encoded_response_bytes`] of it. A chained
-/// value is written in one piece, and a hit's item position is omitted: it is meaningless to another
-/// core.
+/// value is written in one piece, and a hit's item position is omitted: it is meaningless to
+/// another core.
 ///
 /// # Panics
 /// If `out` has another length, or a key is longer than [`KEY_BYTES_MAX`].

@@ -42,8 +42,8 @@ impl Overflowed {
         assert!(self.net.ring.submission().cq_overflow(), "the queue has no room for all");
     }
 
-    /// Turns the ring until all receives and whatever `other` waits for have been told. `other` says
-    /// of each other event whether it was the last one it waits for.
+    /// Turns the ring until all receives and whatever `other` waits for have been told. `other`
+    /// says of each other event whether it was the last one it waits for.
     fn tell(mut self, mut other: impl FnMut(&mut NetRing, NetEvent) -> bool) {
         let (mut done, mut events) = (false, Vec::new());
         let started = Instant::now();

@@ -1,8 +1,8 @@
 //! Request frames to steps.
 //!
-//! A frame is validated by its header alone, so a faulty one is answered before its rest arrives and
-//! the rest is dropped. MGET and MSET yield one request per entry; between two entries the decoder
-//! stores only the remaining length of the frame.
+//! A frame is validated by its header alone, so a faulty one is answered before its rest arrives
+//! and the rest is dropped. MGET and MSET yield one request per entry; between two entries the
+//! decoder stores only the remaining length of the frame.
 
 use super::opcode::{HEADER_BYTES, REQUEST_FIELD_BYTES, request_flags, response_flags};
 use super::{CompactForm, Entry, Kind, Opcode, OpcodeSpec};
@@ -18,8 +18,8 @@ pub use error::FrameError;
 use error::error_frame;
 use operation::{Fields, operation, reply, request, store};
 
-/// Maximum bytes of a faulty frame that are dropped to keep the connection, unless they are the value
-/// of a store. A frame that claims more counts as lost synchronization.
+/// Maximum bytes of a faulty frame that are dropped to keep the connection, unless they are the
+/// value of a store. A frame that claims more counts as lost synchronization.
 const FAULTY_BYTES_MAX: u64 = 1 << 20;
 
 /// State of one connection's decoder.
