@@ -1,10 +1,10 @@
-//! Which links this node dials, and when again.
+//! Which links this node dials, and when it retries.
 //!
-//! The executors beside the cores link first: that link tells how many cores the other node has,
-//! and with it which links between cores there are. A dial that failed is repeated after a pause
-//! that doubles up to [`BACKOFF_MAX`], cut by chance, so that nodes that lost the same peer do not
-//! return in step. A link that was lost soon after it was made counts as failed, else two nodes
-//! that disagree would dial without pause.
+//! The control executors link first: that link tells how many cores the other node has, and
+//! thereby which links between cores there are. A failed dial is repeated after a pause that
+//! doubles up to [`BACKOFF_MAX`], shortened at random so that nodes that lost the same peer do not
+//! return in step. A link that was lost soon after it was established counts as failed, otherwise
+//! two nodes that disagree would dial without pause.
 //!
 //! Only the node with the smaller key dials; the other side waits.
 
@@ -19,11 +19,11 @@ use super::identity::NodeKey;
 use super::link::{NODE_CORE, Peer};
 use ringlane_types::time::Instant;
 
-/// Shortest pause after a failed dial, before chance cuts it.
+/// Shortest pause after a failed dial, before it is shortened at random.
 pub const BACKOFF_MIN: Duration = Duration::from_millis(50);
 /// Longest pause.
 pub const BACKOFF_MAX: Duration = Duration::from_secs(5);
-/// A link that held for so long was a good one.
+/// A link that lasted this long counts as successful.
 const STABLE_AFTER: Duration = Duration::from_secs(5);
 
 /// One end to dial from and one to reach.
@@ -35,10 +35,10 @@ pub struct LinkId {
     pub peer: Peer,
 }
 
-/// A connection to be made.
+/// A connection to establish.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Dial {
-    /// Between whom.
+    /// Its two ends.
     pub link: LinkId,
     /// Where the other node listens.
     pub address: SocketAddr,
@@ -81,7 +81,7 @@ enum State {
 }
 
 impl Dialler {
-    /// The dialler of the node `me` with so many cores. `seed` decides every random choice.
+    /// The dialler of the node `me` with so many cores. `seed` determines every random choice.
     pub fn new(me: NodeKey, core_count: u16, seed: u64) -> Self {
         let random = Xoshiro256PlusPlus::seed_from_u64(seed);
         Self { me, core_count, nodes: BTreeMap::new(), dials_made: 0, random }
@@ -100,7 +100,7 @@ impl Dialler {
         wanted.address = address;
     }
 
-    /// No link with `node` is wanted any more. Those that are up are for others to close.
+    /// Links with `node` are no longer wanted. Closing existing ones is up to the caller.
     pub fn unwant(&mut self, node: NodeKey) {
         self.nodes.remove(&node);
     }
@@ -115,7 +115,7 @@ impl Dialler {
         due.min()
     }
 
-    /// The next connection to make, if one is due. What becomes of it must be told.
+    /// The next connection to establish, if one is due. Its outcome must be reported.
     pub fn next(&mut self, now: Instant) -> Option<Dial> {
         let due = |target: &Target| matches!(target.state, State::BackingOff(at) if at <= now);
         for node in self.nodes.values_mut() {
@@ -128,24 +128,24 @@ impl Dialler {
         None
     }
 
-    /// The link is there, and its node has so many cores. False when it is not wanted any more.
+    /// The link is established, and its node has so many cores. False if it is no longer wanted.
     pub fn succeeded(&mut self, dial: &Dial, core_count: u16, now: Instant) -> bool {
         if self.current(dial.link, dial.serial).is_none() {
             return false;
         }
         self.set_core_count(dial.link.peer.node, core_count, now);
-        // Gone if that node has fewer cores than it had.
+        // Absent if that node has fewer cores than before.
         let Some(target) = self.current(dial.link, dial.serial) else { return false };
         target.state = State::Up(dial.serial, now);
         true
     }
 
-    /// The link could not be made.
+    /// The link could not be established.
     pub fn failed(&mut self, dial: &Dial, now: Instant) {
         self.back_off(dial.link, dial.serial, now);
     }
 
-    /// A link that had been made is gone.
+    /// An established link is gone.
     pub fn lost(&mut self, link: LinkId, serial: u64, now: Instant) {
         if let Some(target) = self.current(link, serial)
             && let State::Up(_, since) = target.state
@@ -157,7 +157,7 @@ impl Dialler {
         }
     }
 
-    /// Learns how many cores `node` has: the links to be dialled follow from it.
+    /// Records how many cores `node` has, which determines the links to dial.
     fn set_core_count(&mut self, node: NodeKey, core_count: u16, now: Instant) {
         let Some(known) = self.nodes.get_mut(&node) else { return };
         if known.core_count == core_count {

@@ -23,7 +23,7 @@ pub const HEAD_BYTES: usize = 12;
 /// Bytes of the tag that ends a frame when there is a key.
 pub const TAG_BYTES: usize = 16;
 
-/// Longest body of a frame. A longer one is refused before it is waited for.
+/// Maximum length of a frame's body. A longer one is refused before it arrives.
 pub const BODY_BYTES_MAX: usize = (1 << 30) + (1 << 20);
 
 /// Sequence numbers this far below the greatest one seen are still told apart; older ones are
@@ -35,12 +35,12 @@ pub const REPLAY_WINDOW: u64 = 1024;
 pub struct AuthKey([u8; 32]);
 
 impl AuthKey {
-    /// The key that the contents of a key file stand for.
+    /// The key derived from the contents of a key file.
     pub fn from_file_contents(contents: &[u8]) -> Self {
         Self(blake3::derive_key("ringlane cluster key 1", contents))
     }
 
-    /// A key for one purpose, which tells nothing about this one or about its other children.
+    /// A key for one purpose, which reveals nothing about this one or its other children.
     pub fn child(&self, purpose: &[&[u8]]) -> Self {
         let mut hasher = blake3::Hasher::new_keyed(&self.0);
         for part in purpose {
@@ -50,7 +50,7 @@ impl AuthKey {
         Self(*hasher.finalize().as_bytes())
     }
 
-    /// The tag of `parts`, one after the other.
+    /// The tag of the concatenated `parts`.
     pub fn tag(&self, parts: &[&[u8]]) -> [u8; TAG_BYTES] {
         let mut hasher = blake3::Hasher::new_keyed(&self.0);
         parts.iter().for_each(|part| {
@@ -74,7 +74,7 @@ impl fmt::Debug for AuthKey {
     }
 }
 
-/// Makes the frames of one direction of a session.
+/// Creates the frames of one direction of a session.
 #[derive(Debug)]
 pub struct Sealer {
     key: Option<AuthKey>,
@@ -87,7 +87,7 @@ impl Sealer {
         Self { key, sequence: 0 }
     }
 
-    /// Begins a frame at the end of `out` and says where. The body is appended by the caller, who
+    /// Begins a frame at the end of `out` and returns its start. The caller appends the body and
     /// then calls [`Sealer::end`].
     pub fn begin(&mut self, out: &mut Vec<u8>) -> usize {
         let start = out.len();
@@ -116,28 +116,28 @@ pub enum LinkFrameError {
     TooLong,
     /// The tag is not this session's.
     Forged,
-    /// This frame came before.
+    /// This frame was seen before.
     Replayed,
 }
 
-/// What the input of a connection begins with.
+/// The beginning of a connection's input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Opened<'b> {
-    /// No whole frame yet; this many bytes in all make one, as far as can be told.
+    /// No complete frame yet.
     Incomplete {
-        /// Length of the whole frame, or of its head while that is unknown.
+        /// Length of the whole frame, or of its header while that is unknown.
         bytes: usize,
     },
     /// A frame.
     Frame {
-        /// Bytes used up.
+        /// Bytes consumed.
         consumed: usize,
-        /// What it carried.
+        /// Its body.
         body: &'b [u8],
     },
 }
 
-/// Takes the frames of one direction of a session.
+/// Verifies the frames of one direction of a session.
 #[derive(Debug)]
 pub struct Opener {
     key: Option<AuthKey>,
@@ -150,7 +150,7 @@ impl Opener {
         Self { key, window: ReplayWindow::default() }
     }
 
-    /// Takes the frame at the beginning of `input`. Any bytes may come.
+    /// Reads the frame at the beginning of `input`, which may be anything.
     pub fn open<'b>(&mut self, input: &'b [u8]) -> Result<Opened<'b>, LinkFrameError> {
         let Some(head) = input.first_chunk::<HEAD_BYTES>() else {
             return Ok(Opened::Incomplete { bytes: HEAD_BYTES });
@@ -177,7 +177,7 @@ impl Opener {
     }
 }
 
-/// Remembers which sequence numbers have been seen, each of which counts once.
+/// Remembers which sequence numbers have been seen; each is accepted once.
 #[derive(Clone, Debug)]
 pub struct ReplayWindow {
     /// The greatest number seen.
@@ -193,13 +193,13 @@ impl Default for ReplayWindow {
 }
 
 impl ReplayWindow {
-    /// Whether `sequence` comes for the first time, and not too late to tell. Zero never does.
+    /// Whether `sequence` is new, and not too old to tell. Zero never is.
     pub fn accept(&mut self, sequence: u64) -> bool {
         if sequence == 0 || sequence.saturating_add(REPLAY_WINDOW) <= self.greatest {
             return false;
         }
         if sequence > self.greatest {
-            // The numbers between were not seen; their places still show those a window below.
+            // The numbers between were not seen; their bits are still those of a window below.
             let passed = (sequence - self.greatest).min(REPLAY_WINDOW);
             for number in sequence - passed + 1..=sequence {
                 *self.word(number) &= !bit(number);

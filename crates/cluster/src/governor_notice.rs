@@ -17,7 +17,7 @@ pub enum GovernorNotice {
         node: NodeKey,
         /// Which start of its process.
         boot: Boot,
-        /// Whether it lives.
+        /// Whether it is alive.
         alive: bool,
     },
     /// Every live member holds all data assigned to it up to the roster of this epoch: data of

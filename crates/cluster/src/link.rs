@@ -1,15 +1,15 @@
 //! Links: how the cores of one node reach the cores of another.
 //!
 //! Each core of a node has one connection with each core of every other node, so a message about a
-//! key goes straight to the core that owns it there. Whoever carries the messages tells the core
-//! when a link comes and goes; what is in flight when it goes may be lost.
+//! key goes directly to the core that owns it there. The transport tells the core when a link opens
+//! and closes; what is in flight when it closes may be lost.
 
 use core::net::IpAddr;
 
 use super::identity::{Boot, NodeKey};
 use ringlane_types::hash::core_of;
 
-/// In the place of a core's number: the executor beside the cores, which speaks for the node.
+/// In place of a core's number: the control executor, which speaks for the node.
 pub const NODE_CORE: u16 = u16::MAX;
 
 /// One core of another node.
@@ -21,12 +21,12 @@ pub struct Peer {
     pub core: u16,
 }
 
-/// What a core must know of another node to find the core that owns a key there.
+/// What a core must know about another node to find the core that owns a key there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerFacts {
     /// Which start of its process the link reaches.
     pub boot: Boot,
-    /// How many cores it has.
+    /// Number of its cores.
     pub core_count: u16,
     /// Seed of its public key hashes.
     pub hash_seed: u64,
@@ -40,7 +40,7 @@ impl PeerFacts {
     }
 }
 
-/// Where a node takes clients. Nodes tell each other, so that each can tell a client of all.
+/// Where a node accepts clients. Nodes tell each other, so that each can describe all to a client.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ClientEndpoint {
     /// Its address; `None` for any of its addresses, and without TCP.
@@ -56,14 +56,14 @@ pub struct ClientEndpoint {
 pub enum PeerBuffer<'r> {
     /// Here.
     Open(&'r mut Vec<u8>),
-    /// Nowhere yet: too much waits for that peer. Whoever was told so is called when that is over.
+    /// Nowhere yet: too much is queued for that peer. The caller is notified when there is room.
     Full,
     /// Nowhere: there is no link.
     Unlinked,
 }
 
 impl<'r> PeerBuffer<'r> {
-    /// Where it is written, for whoever does without otherwise.
+    /// Where it is written; `None` otherwise.
     pub fn open(self) -> Option<&'r mut Vec<u8>> {
         match self {
             PeerBuffer::Open(out) => Some(out),
@@ -72,19 +72,19 @@ impl<'r> PeerBuffer<'r> {
     }
 }
 
-/// A link came or went.
+/// A link was opened or closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LinkEvent {
-    /// Messages to `peer` can be sent from now on.
+    /// From now on messages can be sent to `peer`.
     Up {
-        /// Whom it reaches.
+        /// The peer it reaches.
         peer: Peer,
-        /// What is known of that node.
+        /// What is known about that node.
         facts: PeerFacts,
     },
-    /// The link is gone, and with it all that was on its way.
+    /// The link is gone, with everything in flight.
     Down {
-        /// Whom it reached.
+        /// The peer it reached.
         peer: Peer,
         /// In which boot.
         boot: Boot,

@@ -27,11 +27,11 @@ mod tests;
 
 pub use node::NodeMessage;
 
-/// An operation in its coordinator's table, for the way back. Never reused for another.
+/// An operation in its coordinator's table, to route the answer. Never reused for another.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct OperationId(pub u64);
 
-/// What became of a write at one replica.
+/// The outcome of a write at one replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WriteOutcome {
     /// The replica holds it, or had it already.
@@ -52,12 +52,12 @@ pub enum WriteOutcome {
     ClockAhead,
 }
 
-/// What a replica knows of a key.
+/// What a replica knows about a key.
 #[derive(Clone, Copy, Debug)]
 pub enum ReadOutcome<'b> {
     /// This.
     Record(Record<'b>),
-    /// The version that the reader said it knows.
+    /// The version that the reader already knows.
     Same,
     /// An older version than the reader knows.
     Older(Version),
@@ -71,7 +71,7 @@ pub enum ReadOutcome<'b> {
     Promised(Version),
 }
 
-/// What became of a request that another node was asked to coordinate.
+/// The outcome of a request that another node was asked to coordinate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ForwardOutcome {
     /// Done; the response follows.
@@ -83,9 +83,9 @@ pub enum ForwardOutcome {
         /// How many there were.
         reached: u8,
     },
-    /// It may have happened or not.
+    /// It may have been performed or not.
     Unknown,
-    /// Not begun, ask again: another view, or too much to do.
+    /// Not started, ask again: another view, or too much to do.
     NotBegun,
 }
 
@@ -96,22 +96,22 @@ pub struct Forward<'b> {
     pub operation: OperationId,
     /// Digest of its roster.
     pub stamp: u64,
-    /// How many replicas it wants to hear from.
+    /// How many replicas must take part.
     pub consistency: Consistency,
-    /// Where the request's key lies on the circle of that roster. The sender knows it already, and
-    /// to compute it again by MD5 would be a tenth of what a forwarded get costs.
+    /// Where the request's key is on the ring of that roster. The sender knows it already, and
+    /// computing it again by MD5 would be a tenth of the cost of a forwarded get.
     pub point: Point,
-    /// What the write must be newer than: a version under which the sender has begun it, and
-    /// which some replicas may hold.
+    /// A version that the write must exceed: one under which the sender has started it, and which
+    /// some replicas may hold.
     pub after: Version,
-    /// The request, as the codec writes it.
+    /// The request as encoded by the codec.
     pub request: &'b [u8],
 }
 
 /// One message about keys and data.
 #[derive(Clone, Copy, Debug)]
 pub enum Message<'b> {
-    /// Apply this record and say so.
+    /// Apply this record and report the outcome.
     Write {
         /// The writer's operation.
         operation: OperationId,
@@ -131,7 +131,7 @@ pub enum Message<'b> {
         /// What became of it.
         outcome: WriteOutcome,
     },
-    /// Say what you know of a key.
+    /// Report what you know about a key.
     Read {
         /// The reader's operation.
         operation: OperationId,
@@ -139,8 +139,8 @@ pub enum Message<'b> {
         stamp: u64,
         /// What the reader knows already; an equal version is not sent.
         known: Version,
-        /// The version under which the reader is going to write what it computes from the answer,
-        /// and which it wants promised; [`Version::NONE`] when it only reads.
+        /// The version under which the reader will write what it computes from the answer, and for
+        /// which it wants a promise; [`Version::NONE`] if it only reads.
         promise: Version,
         /// The key.
         key: &'b [u8],
@@ -149,10 +149,10 @@ pub enum Message<'b> {
     ReadReply {
         /// The reader's operation.
         operation: OperationId,
-        /// What is known.
+        /// What the replica knows.
         outcome: ReadOutcome<'b>,
     },
-    /// Say what you hold of a key that became the sender's with the roster of this epoch.
+    /// Report your record of a key that the sender gained with the roster of this epoch.
     Fetch {
         /// The reader's operation.
         operation: OperationId,
@@ -161,9 +161,9 @@ pub enum Message<'b> {
         /// The key.
         key: &'b [u8],
     },
-    /// Take this record if it is newer: a repair, a hint, or what a range is being filled with.
+    /// Store this record if it is newer: a repair, a hint, or part of a range transfer.
     Merge {
-        /// Wanted back in the answer; 0 for no answer.
+        /// Returned in the answer; 0 for no answer.
         ticket: u64,
         /// The key.
         key: &'b [u8],
@@ -175,7 +175,7 @@ pub enum Message<'b> {
         /// The ticket.
         ticket: u64,
     },
-    /// Coordinate this request, and do not pass it on.
+    /// Coordinate this request, and do not forward it.
     Forward(Forward<'b>),
     /// Answer to [`Message::Forward`].
     ForwardReply {
@@ -183,9 +183,9 @@ pub enum Message<'b> {
         operation: OperationId,
         /// What became of it.
         outcome: ForwardOutcome,
-        /// The version it left behind or found.
+        /// The version it wrote or found.
         version: Version,
-        /// The response, as the codec writes it.
+        /// The response as encoded by the codec.
         response: &'b [u8],
     },
 }
@@ -206,7 +206,7 @@ mod tag {
 /// Bytes of a [`Message::Forward`] before its request.
 const FORWARD_HEAD_BYTES: usize = 1 + 8 + 8 + 1 + 4 + 8;
 
-/// Bits of a record: which fields are there.
+/// Bits of a record: which fields are present.
 mod bit {
     pub const LIVE: u8 = 1;
     pub const DEADLINE: u8 = 2;
@@ -221,8 +221,8 @@ impl<'b> Message<'b> {
         behind_length(out, |out| self.write_fields(out));
     }
 
-    /// Appends the answer to a forwarded request, whose response `respond` appends, as the relay
-    /// writes it: straight from where the value lies.
+    /// Appends the answer to a forwarded request; `respond` appends its encoded response, directly
+    /// from where the value is.
     #[inline]
     pub fn write_answer(
         operation: OperationId,
@@ -342,8 +342,8 @@ impl<'b> Message<'b> {
         }
     }
 
-    /// The key whose record the receiver of the message that `bytes` are will look at. Answers
-    /// have none, and are not looked into.
+    /// The key whose record the receiver of the message `bytes` will access. Answers have none, and
+    /// are not examined.
     #[inline]
     pub fn key_of(bytes: &'b [u8]) -> Option<&'b [u8]> {
         match *bytes.first()? {
@@ -364,20 +364,20 @@ impl<'b> Message<'b> {
         }
     }
 
-    /// Whether the message that `bytes` are is a request to coordinate.
+    /// Whether the message `bytes` is a request to coordinate.
     #[inline]
     pub fn is_forward(bytes: &[u8]) -> bool {
         bytes.first() == Some(&tag::FORWARD)
     }
 
-    /// Whether the message that `bytes` are answers one of the receiver's.
+    /// Whether the message `bytes` answers one of the receiver's.
     #[inline]
     pub fn is_answer(bytes: &[u8]) -> bool {
         let answers = [tag::WRITE_REPLY, tag::READ_REPLY, tag::MERGED, tag::FORWARD_REPLY];
         bytes.first().is_some_and(|tag| answers.contains(tag))
     }
 
-    /// The operation whose record the receiver will look at, if `bytes` are an answer to
+    /// The operation whose record the receiver will access, if `bytes` is an answer to
     /// [`Message::Read`] or [`Message::Fetch`].
     #[inline]
     pub fn answered_read(bytes: &[u8]) -> Option<OperationId> {
@@ -386,7 +386,7 @@ impl<'b> Message<'b> {
         (tag == tag::READ_REPLY).then_some(OperationId(reader.u64().ok()?))
     }
 
-    /// Reads the message that `bytes` are, all of them.
+    /// Decodes the message `bytes`, which must have no rest.
     pub fn read(bytes: &'b [u8]) -> Result<Self, CodecError> {
         let mut reader = Reader::new(bytes);
         let message = match reader.u8()? {
@@ -477,7 +477,7 @@ impl<'b> Message<'b> {
     }
 }
 
-/// Appends what `write` appends, behind its length.
+/// Appends what `write` appends, with its length before it.
 #[inline]
 fn behind_length(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
     let start = out.len();
@@ -487,7 +487,7 @@ fn behind_length(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
     out[start..start + 4].copy_from_slice(&bytes.to_le_bytes());
 }
 
-/// Appends a record; it reaches to the end of what it is written into.
+/// Appends a record, which extends to the end of its message.
 pub fn write_record(record: &Record<'_>, out: &mut Vec<u8>) {
     out.put_u64(record.version.0);
     let Content::Live(live) = &record.content else {
@@ -512,7 +512,7 @@ pub fn write_record(record: &Record<'_>, out: &mut Vec<u8>) {
     live.value.parts().for_each(|part| out.put(part));
 }
 
-/// Reads the record that everything left is.
+/// Decodes the whole rest as a record.
 pub fn read_record<'b>(reader: &mut Reader<'b>) -> Result<Record<'b>, CodecError> {
     let (version, bits) = (Version(reader.u64()?), reader.u8()?);
     let has = |bit| bits & bit != 0;
@@ -546,7 +546,7 @@ fn read_consistency(reader: &mut Reader<'_>) -> Result<Consistency, CodecError> 
         .ok_or(CodecError::Unknown)
 }
 
-/// The messages of a frame's body, one by one. Ends at the first that is cut off.
+/// The messages of a frame's body, one by one. Ends at the first truncated one.
 pub struct Messages<'b> {
     rest: Reader<'b>,
 }

@@ -89,7 +89,7 @@ impl Peers {
         self.signs.get(&peer).is_none_or(|signs| signs.heard <= since)
     }
 
-    /// Whether something long was on its way after `since`.
+    /// Whether something long was in transit after `since`.
     pub fn is_moving(&self, peer: PeerCore, since: Instant) -> bool {
         self.signs.get(&peer).is_some_and(|signs| signs.moved > since)
     }

@@ -1,9 +1,9 @@
-//! What the cluster needs of a core's store.
+//! What the cluster requires of a core's store.
 //!
-//! The store keeps for each key its newest [`Record`], deletions and expired values included until
+//! The store keeps the newest [`Record`] of each key, including deletions and expired values until
 //! it is told to forget them. Everything that decides which record is newest is behind this trait,
-//! in one place, so that no way into the store (a client's write, a repair, a hint, a range being
-//! filled) can bypass it.
+//! in one place, so that no way into the store (a client's write, a repair, a hint, a range
+//! transfer) can bypass it.
 
 use super::record::Record;
 use super::version::Version;
@@ -14,30 +14,30 @@ mod map;
 
 pub use map::MapStore;
 
-/// What became of a record that was offered to a store.
+/// The outcome of offering a record to a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Merged {
     /// It is the newest and was stored.
     Stored,
-    /// It is what the store already held.
+    /// The store already held it.
     Same,
     /// The store holds a newer one, with this version.
     Older(Version),
-    /// It is the newest but larger than the store keeps. What was there is gone.
+    /// It is the newest but larger than the store accepts. The previous record was removed.
     TooLarge,
-    /// It is the newest but there is no memory. What was there is gone.
+    /// It is the newest but there is no memory. The previous record was removed.
     NoMemory,
 }
 
-/// One record as a scan finds it.
+/// A record found by a scan.
 #[derive(Clone, Copy, Debug)]
 pub struct Scanned<'s> {
     /// The key.
     pub key: &'s [u8],
     /// Its record.
     pub record: Record<'s>,
-    /// When it was last used here, to within a second, or less recently if the store notes uses
-    /// only now and then. For a deletion, when this store got it.
+    /// When it was last used here, to within a second, or an earlier time if the store records uses
+    /// only occasionally. For a deletion, when this store received it.
     pub used: Instant,
 }
 
@@ -49,12 +49,12 @@ pub trait ReplicaStore {
     /// The record of `key`, deletions included. Does not count as a use.
     fn read(&mut self, key: &[u8], now: Instant) -> Option<Record<'_>>;
 
-    /// Keeps `record` if it is newer than what is there.
+    /// Stores `record` if it is newer than the current one.
     fn merge(&mut self, key: &[u8], record: &Record<'_>, now: Instant) -> Merged;
 
-    /// Puts `record` in the place of the one with version `attempt`, although it may be older;
-    /// with any other version there, nothing happens. `None` removes. This takes back a write
-    /// that its own coordinator gives up, and is of no use to anybody else.
+    /// Replaces the record with version `attempt` by `record`, although that may be older; with any
+    /// other current version, nothing happens. `None` removes. This undoes a write that its own
+    /// coordinator gives up, and has no other use.
     fn roll_back(
         &mut self,
         key: &[u8],
@@ -64,9 +64,10 @@ pub trait ReplicaStore {
     );
 
     /// Performs a client's request, whose hash is this node's, on the key's record and appends the
-    /// response as the codec writes it. If the request changes the record, it gets `version`, which
-    /// is newer than the one there and than every flush, whatever token the client asks for; a
-    /// deletion leaves a tombstone, also one that a refused store or a deadline in the past brings.
+    /// response as encoded by the codec. If the request changes the record, it gets `version`,
+    /// which is newer than the current one and than every flush, whatever token the client asks
+    /// for; a deletion leaves a tombstone, even one caused by a refused store or a deadline in the
+    /// past.
     fn execute(
         &mut self,
         request: &Request<'_>,
@@ -75,9 +76,9 @@ pub trait ReplicaStore {
         response: &mut Vec<u8>,
     );
 
-    /// Shows about `count` records from `cursor` on (0 begins) and says where to go on, which is
-    /// below 2^63; `None` at the end. Every record that is there during the whole scan is shown at
-    /// least once, and once unless the store has grown manifold meanwhile.
+    /// Visits about `count` records from `cursor` on (0 begins) and returns where to continue,
+    /// which is below 2^63; `None` at the end. Every record that exists during the whole scan is
+    /// visited at least once, and exactly once unless the store has grown manifold meanwhile.
     fn scan(
         &mut self,
         cursor: u64,
@@ -90,14 +91,14 @@ pub trait ReplicaStore {
     /// key that belongs to other nodes now.
     fn forget(&mut self, key: &[u8], version: Version);
 
-    /// Everything of a version up to `version` is gone, and stays gone whoever offers it again.
+    /// Removes everything up to `version`, for good: it is refused if offered again.
     fn flush(&mut self, version: Version);
 
-    /// Whether a new record can be taken without evicting another.
+    /// Whether a new record can be stored without evicting another.
     fn has_room(&self) -> bool {
         true
     }
 
-    /// Forgets everything, as after a restart.
+    /// Removes everything, as after a restart.
     fn clear(&mut self);
 }

@@ -1,9 +1,9 @@
-//! The receiving side: pieces becoming messages, and which messages are admitted.
+//! The receiving side: assembles pieces into messages and decides which messages are admitted.
 //!
-//! A message that has begun to arrive takes its whole length of what the links of a core may hold
-//! together. While there is not so much left, it gets no credit beyond what may come unasked, and
-//! the messages admitted before it go on; when one of them is whole, those that wait are admitted
-//! in the order in which they began. One is always admitted, however long.
+//! A message that has begun to arrive counts with its whole length against the limit of all links
+//! of a core. If it does not fit, it gets no credit beyond what may be sent without admission, and
+//! the messages admitted before it continue; when one of them is complete, waiting ones are
+//! admitted in the order in which they began. One is always admitted, however long.
 
 use std::collections::VecDeque;
 use std::mem;
@@ -13,7 +13,7 @@ use super::{
     WINDOW_BYTES,
 };
 
-/// What arrives on one link.
+/// Messages being received on one link.
 #[derive(Debug)]
 pub struct Gathering {
     message_bytes_max: usize,
@@ -23,27 +23,28 @@ pub struct Gathering {
 #[derive(Debug, Default)]
 struct Gathered {
     bytes: Vec<u8>,
-    /// Length of the message that is arriving.
+    /// Length of the message being received.
     total: usize,
     taken: u64,
-    /// What the peer was last allowed; 0 for what may come unasked at the beginning.
+    /// The credit last sent to the peer; 0 for the initial one without admission.
     told: u64,
-    /// The message that is arriving was admitted.
+    /// The message being received was admitted.
     admitted: bool,
-    /// It waits for that.
+    /// It waits for admission.
     waits: bool,
 }
 
 impl Gathering {
-    /// Takes messages of up to `message_bytes_max`, their length included.
+    /// Accepts messages of up to `message_bytes_max`, including their length field.
     pub fn new(message_bytes_max: usize) -> Self {
         Self { message_bytes_max, long: Default::default() }
     }
 
-    /// Takes a piece. The message that it completes, behind its length; give it back.
+    /// Handles a piece. Returns the message that it completes, after its length; to be returned
+    /// with [`Gathering::give_back`].
     ///
     /// # Errors
-    /// When it belongs to no message that is taken here, or came without credit.
+    /// If it does not belong to an acceptable message, or exceeds the credit.
     pub fn piece(
         &mut self,
         class: Class,
@@ -67,15 +68,15 @@ impl Gathering {
         Ok((bytes.len() == total).then(|| mem::take(bytes)))
     }
 
-    /// The length of the message that is arriving, if it has neither been admitted nor waits for
-    /// that.
+    /// The length of the message being received, if it has neither been admitted nor waits for
+    /// admission.
     pub fn wants_in(&mut self, class: Class) -> Option<usize> {
         let Gathered { bytes, total, admitted, waits, .. } = &mut self.long[class as usize];
         let wants = !bytes.is_empty() && !*admitted && !*waits;
         wants.then_some(*total)
     }
 
-    /// The message that is arriving is admitted, or waits for that.
+    /// The message being received is admitted, or waits for admission.
     pub fn admit(&mut self, class: Class, admitted: bool) {
         let gathered = &mut self.long[class as usize];
         (gathered.admitted, gathered.waits) = (admitted, !admitted);
@@ -84,7 +85,8 @@ impl Gathering {
         }
     }
 
-    /// The buffer of a message that [`Gathering::piece`] completed. Its length, if it was admitted.
+    /// Takes back the buffer of a message that [`Gathering::piece`] completed. Returns the
+    /// message's length if it was admitted.
     pub fn give_back(&mut self, class: Class, mut buffer: Vec<u8>) -> usize {
         buffer.clear();
         buffer.shrink_to(BYTES_KEPT);
@@ -94,8 +96,8 @@ impl Gathering {
         if mem::take(&mut gathered.admitted) { gathered.total } else { 0 }
     }
 
-    /// The credit that the peer is to be told of, if it is time to; while messages of the class are
-    /// `refused`, only what belongs to one that was admitted.
+    /// The credit to send to the peer, if it is time to; while messages of the class are `refused`,
+    /// only credit for one that was admitted.
     pub fn due_credit(&mut self, class: Class, refused: bool) -> Option<u64> {
         let Gathered { bytes, total, taken, told, admitted, .. } = &mut self.long[class as usize];
         let missing = if bytes.is_empty() { 0 } else { (*total - bytes.len()) as u64 };
@@ -111,8 +113,8 @@ impl Gathering {
         })
     }
 
-    /// Forgets what has not arrived whole: the link is gone. Calls `left` for each message that was
-    /// let in, with its length.
+    /// Drops incomplete messages: the link is gone. Calls `left` for each admitted message, with
+    /// its length.
     pub fn clear(&mut self, mut left: impl FnMut(Class, usize)) {
         for class in Class::ALL {
             let gathered = &mut self.long[class as usize];
@@ -124,26 +126,26 @@ impl Gathering {
         }
     }
 
-    /// Bytes held of messages that have not arrived whole.
+    /// Bytes held of incomplete messages.
     pub fn held_bytes(&self) -> usize {
         self.long.iter().map(|long| long.bytes.len()).sum()
     }
 }
 
-/// Which messages are admitted, of all links of a core. `L` names a link.
+/// Which messages are admitted, over all links of a core. `L` identifies a link.
 #[derive(Debug)]
 pub struct Arrivals<L> {
     bytes_max: usize,
-    /// Bytes of messages that were admitted and are not whole, and of those to be coordinated.
+    /// Bytes of admitted messages that are incomplete, and of those to be coordinated.
     bytes: usize,
     forward_bytes: usize,
-    /// Bytes of requests that other nodes may hand on now.
+    /// Bytes of requests that other nodes may forward now.
     forward_bytes_max: usize,
     waiting: VecDeque<(L, Class, usize)>,
 }
 
 impl<L: Copy + PartialEq> Arrivals<L> {
-    /// Messages of together at most `bytes_max` are admitted, or one.
+    /// Admits messages of at most `bytes_max` in total, or one.
     pub fn new(bytes_max: usize) -> Self {
         Self {
             bytes_max,
@@ -155,7 +157,7 @@ impl<L: Copy + PartialEq> Arrivals<L> {
     }
 
     /// Whether a message that has begun to arrive is admitted; if not, [`Arrivals::next_admitted`]
-    /// names it later.
+    /// returns it later.
     pub fn begins(&mut self, link: L, class: Class, total: usize) -> bool {
         let first = self.waiting.iter().all(|(_, other, _)| !waits_behind(class, *other));
         if first && self.has_room(class, total) {
@@ -166,12 +168,12 @@ impl<L: Copy + PartialEq> Arrivals<L> {
         false
     }
 
-    /// A message that was admitted is whole, or its link is gone.
+    /// An admitted message is complete, or its link is gone.
     pub fn ends(&mut self, class: Class, total: usize) {
         self.bytes -= total;
         if class == Class::Forward {
             self.forward_bytes -= total;
-            // It is with the coordinator now.
+            // The coordinator has it now.
             self.forward_bytes_max = self.forward_bytes_max.saturating_sub(total);
         }
     }
@@ -181,26 +183,26 @@ impl<L: Copy + PartialEq> Arrivals<L> {
         self.waiting.retain(|(waiting, ..)| *waiting != link);
     }
 
-    /// A message that began while there was no room was completed without having been admitted.
+    /// A waiting message was completed without having been admitted.
     pub fn forget_one(&mut self, link: L, class: Class) {
         self.waiting.retain(|(waiting, of, _)| (*waiting, *of) != (link, class));
     }
 
-    /// Requests of so many bytes may be handed on by other nodes now.
+    /// Other nodes may now forward requests of `bytes` bytes.
     pub fn set_forward_room(&mut self, bytes: usize) {
         self.forward_bytes_max = bytes;
     }
 
-    /// Whether no more requests may be handed on at present.
+    /// Whether no more requests may be forwarded at present.
     pub fn refuses_forwards(&self) -> bool {
         self.forward_bytes_max == 0
     }
 
-    /// A message that waited and is admitted now.
+    /// The next waiting message that is now admitted.
     pub fn next_admitted(&mut self) -> Option<(L, Class)> {
         let mut behind = false;
         let found = self.waiting.iter().position(|(_, class, total)| {
-            // What is to be coordinated may be passed, since what passes it makes room for it.
+            // Others may overtake requests to coordinate, since these free room for them.
             let may = !behind && self.has_room(*class, *total);
             behind |= !may && *class != Class::Forward;
             may
@@ -210,7 +212,7 @@ impl<L: Copy + PartialEq> Arrivals<L> {
         Some((link, class))
     }
 
-    /// Bytes of messages that were admitted and are not whole yet.
+    /// Bytes of admitted messages that are incomplete.
     pub fn bytes(&self) -> usize {
         self.bytes
     }

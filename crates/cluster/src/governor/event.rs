@@ -1,4 +1,4 @@
-//! What happens to a governor, and what it wants done.
+//! Input events and effects of a governor.
 
 use core::net::SocketAddr;
 use std::sync::Arc;
@@ -9,16 +9,16 @@ use super::super::membership::Health;
 use super::super::version::Version;
 use ringlane_types::log_limiter::LogKind;
 
-/// What happens to the governor.
+/// An event for the governor.
 #[derive(Clone, Copy, Debug)]
 pub enum GovernorEvent<'b> {
-    /// Begin. Comes first, once.
+    /// Start. Comes first, once.
     Start,
-    /// The nearest deadline has come; harmless at any time.
+    /// The next deadline has passed; harmless at any time.
     Tick,
     /// A gossip datagram.
     Datagram {
-        /// Who sent it, as the socket says.
+        /// Its sender according to the socket.
         from: SocketAddr,
         /// Its bytes.
         bytes: &'b [u8],
@@ -35,32 +35,32 @@ pub enum GovernorEvent<'b> {
         /// The node.
         node: NodeKey,
     },
-    /// Nobody listens where a node takes connections: its host has said so.
+    /// The host of a node has reported that nobody listens at its address for connections.
     ConnectionRefused {
         /// The node.
         node: NodeKey,
-        /// Where.
+        /// The address.
         address: SocketAddr,
     },
-    /// All that became a core's own up to the roster of this epoch has arrived there.
+    /// A core has copied everything it gained up to the roster of this epoch.
     Settled {
         /// The core.
         core: usize,
         /// The epoch.
         epoch: u64,
     },
-    /// A client of this node wants everything of a version up to this one gone, everywhere.
+    /// A client of this node flushes everything up to this version on all nodes.
     Flush(Version),
-    /// This node's weight is another from now on.
+    /// This node's weight has changed.
     SetWeight(u32),
-    /// Leave the roster. [`GovernorEffect::HandedOver`] follows when others hold what was held
-    /// here.
+    /// Leave the roster. [`GovernorEffect::HandedOver`] follows when others have copied this node's
+    /// data.
     Leave,
-    /// Say goodbye. Nothing is sent or believed afterwards.
+    /// Say goodbye. Nothing is sent or accepted afterwards.
     Shutdown,
 }
 
-/// What is to be done because of an event.
+/// An effect of an event.
 #[derive(Clone, Debug)]
 pub enum GovernorEffect {
     /// Send a gossip datagram.
@@ -77,15 +77,15 @@ pub enum GovernorEffect {
         /// The messages.
         bytes: Vec<u8>,
     },
-    /// Try to connect with a node; if its host says that nobody listens there,
-    /// [`GovernorEvent::ConnectionRefused`] follows. Of what else comes of it nothing need be told.
+    /// Try to connect to a node; if its host reports that nobody listens there,
+    /// [`GovernorEvent::ConnectionRefused`] must follow. Other outcomes need not be reported.
     ProbeListener {
         /// The node.
         node: NodeKey,
         /// Where it takes connections.
         address: SocketAddr,
     },
-    /// Links with this boot of a node are wanted, or not any more.
+    /// Links with this boot of a node are wanted, or no longer wanted.
     Link {
         /// The node.
         node: NodeKey,
@@ -98,7 +98,7 @@ pub enum GovernorEffect {
     },
     /// Tell all cores of this node.
     Notice(GovernorNotice),
-    /// This node's place is taken by another process, or by a later boot: it must end.
+    /// This node was replaced by another process, or by a later boot: it must end.
     Superseded {
         /// Where the other one is, or was.
         by: SocketAddr,
@@ -110,20 +110,20 @@ pub enum GovernorEffect {
     Log(LogLine),
 }
 
-/// What is worth a line in the log.
+/// A line for the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogLine {
-    /// Whether somebody should look at it.
+    /// Whether it needs attention.
     pub warning: bool,
-    /// What it is about: others may cause it, so too many of a kind are withheld.
+    /// What it is about. Remote parties may cause it, so lines of a kind are limited.
     pub kind: LogKind,
-    /// Whom it is about, in 64 bits; of each there are fewer lines than of the kind.
+    /// Whom it is about, in 64 bits; lines about each are limited further.
     pub source: u64,
-    /// What to say.
+    /// The text.
     pub text: String,
 }
 
-/// How a member stands, for views.
+/// The status of a member, for display.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemberStatus {
     /// Its id.
@@ -132,14 +132,14 @@ pub struct MemberStatus {
     pub key: NodeKey,
     /// Its boot.
     pub boot: Boot,
-    /// Where it takes connections.
+    /// Where it accepts connections.
     pub link: SocketAddr,
-    /// How it looks from here.
+    /// Its liveness as seen from here.
     pub health: Health,
     /// Its weight, if it is in the roster.
     pub weight: Option<u32>,
-    /// The epoch of its roster, as it last said; 0 if it never did.
+    /// The epoch of its roster, as last reported; 0 if it never was.
     pub epoch: u64,
-    /// The epoch up to which it misses nothing.
+    /// The epoch up to which it has all its data.
     pub settled: u64,
 }

@@ -1,9 +1,9 @@
-//! Nodes whose link was lost although gossip holds them for alive.
+//! Nodes whose link was lost although gossip considers them alive.
 //!
-//! When a process ends, its host closes its links at once and refuses new connections. That tells
-//! its death from a hung process and from a cut network, both of which are silent, long before
-//! gossip does. So a node whose link was lost is called a few times: the host may close the
-//! listener a moment after the links.
+//! When a process ends, its host closes its links at once and refuses new connections. That
+//! distinguishes its death from a hung process and from a partition, both of which are silent, long
+//! before gossip does. So this node tries to connect to a node whose link was lost a few times: the
+//! host may close the listener a moment after the links.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::super::identity::NodeKey;
 use ringlane_types::time::Instant;
 
-/// Pauses before the first and each further probe; after the last one it is left to gossip.
+/// Pauses before the first and each further probe; after the last one, gossip decides.
 const PAUSES: [Duration; 6] = [
     Duration::ZERO,
     Duration::from_millis(50),
@@ -21,7 +21,7 @@ const PAUSES: [Duration; 6] = [
     Duration::from_millis(800),
 ];
 
-/// Who is to be called, and when.
+/// Nodes to probe, and when.
 #[derive(Debug, Default)]
 pub(super) struct LinkLossProbes {
     probes: BTreeMap<NodeKey, Probe>,
@@ -39,7 +39,7 @@ impl LinkLossProbes {
         self.probes.insert(node, Probe { at: now.after(PAUSES[0]), made: 0 });
     }
 
-    /// It is known by now how `node` is.
+    /// The state of `node` is known by now.
     pub fn end(&mut self, node: NodeKey) {
         self.probes.remove(&node);
     }
@@ -49,7 +49,7 @@ impl LinkLossProbes {
         self.probes.values().map(|probe| probe.at).min()
     }
 
-    /// The next node to probe, if it is time; to be asked until there is none.
+    /// The next node to probe, if one is due; to be called until there is none.
     pub fn next(&mut self, now: Instant) -> Option<NodeKey> {
         let (&node, probe) = self.probes.iter_mut().find(|(_, probe)| probe.at <= now)?;
         probe.made += 1;

@@ -40,7 +40,7 @@ pub(super) struct Secret {
 }
 
 impl Secret {
-    /// The secret of one life, from bits that nobody else knows.
+    /// The secret of one boot, from bits that nobody else knows.
     pub fn new(bits: [u64; 4]) -> Self {
         let bytes: Vec<u8> = bits.iter().flat_map(|word| word.to_le_bytes()).collect();
         Self { key: AuthKey::from_file_contents(&bytes).child(&[b"cookies"]), nonces: 0 }

@@ -4,32 +4,32 @@ use super::super::roster_consensus;
 use super::super::version::Version;
 use ringlane_types::wire::{CodecError, Reader, Writer};
 
-/// Tags from here on belong to [`NodeMessage`], so that a receiver knows whose a message is.
+/// Tags from here on belong to [`NodeMessage`], so that a receiver can tell the kinds apart.
 const NODE_TAGS: u8 = 64;
 
-/// What nodes say to each other as a whole: on core 0, and seldom.
+/// Messages between nodes as a whole: on core 0, and rare.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NodeMessage<'b> {
     /// About the next roster.
     Consensus(roster_consensus::ConsensusMessage),
-    /// How the sender stands.
+    /// The sender's status.
     Status {
         /// Digest of its roster.
         stamp: u64,
         /// The roster's epoch.
         epoch: u64,
-        /// Nothing that became its own up to this epoch is missing.
+        /// It has everything it gained up to this epoch.
         settled: u64,
-        /// Everything of a version up to this one is gone.
+        /// Everything up to this version is flushed.
         flushed: Version,
     },
-    /// Send what became mine with the roster of this epoch and was yours before.
+    /// Send what I gained from you with the roster of this epoch.
     Pull {
         /// The epoch.
         epoch: u64,
-        /// Where to go on; 0 to begin.
+        /// Where to continue; 0 to begin.
         cursor: u64,
-        /// About so many bytes.
+        /// Approximate number of bytes.
         bytes_max: u32,
     },
     /// Answer to [`NodeMessage::Pull`].
@@ -38,7 +38,7 @@ pub enum NodeMessage<'b> {
         epoch: u64,
         /// The cursor asked for.
         cursor: u64,
-        /// Where to go on; `None` at the end.
+        /// Where to continue; `None` at the end.
         next: Option<u64>,
         /// `Message::Merge`s without tickets.
         merges: &'b [u8],
@@ -67,14 +67,14 @@ pub enum NodeMessage<'b> {
         /// Keys with versions: length u8, key, version u64, each.
         entries: &'b [u8],
     },
-    /// The sender of [`NodeMessage::Compare`] lacks these, or has them older.
+    /// The sender of [`NodeMessage::Compare`] lacks these, or has older versions.
     Want {
         /// The round.
         round: u64,
         /// Keys: length u8, key, each.
         keys: &'b [u8],
     },
-    /// Both sides hold the same, as far as this round went.
+    /// Both sides hold the same records, as far as this round went.
     Compared {
         /// The round.
         round: u64,
@@ -155,7 +155,7 @@ impl<'b> NodeMessage<'b> {
         }
     }
 
-    /// Reads the message that `bytes` are, all of them.
+    /// Decodes the message `bytes`, which must have no rest.
     pub fn read(bytes: &'b [u8]) -> Result<Self, CodecError> {
         let mut reader = Reader::new(bytes);
         let message = match reader.u8()?.checked_sub(NODE_TAGS).ok_or(CodecError::Unknown)? {
