@@ -1,9 +1,8 @@
-//! Who a node is to the others, and how that is written in gossip.
+//! A node's identity, and its encoding in gossip.
 //!
-//! A node is known by its id for good. Each start of its process is a new *boot*: the memory of
-//! the boot before is gone, so to everything that counts copies it is another replica. Within a
-//! boot a node that was declared dead by mistake returns under the next *renewal*; its memory is
-//! still there.
+//! A node's id never changes. Each start of its process is a new *boot*: the memory of the previous
+//! boot is lost, so it counts as another replica. Within a boot a node that was declared dead by
+//! mistake returns under the next *renewal*; its memory is still there.
 
 use core::net::SocketAddr;
 use std::fmt;
@@ -41,9 +40,9 @@ pub struct Identity {
     pub id: Arc<str>,
     /// The id's key.
     pub key: NodeKey,
-    /// Where it takes gossip.
+    /// Where it receives gossip.
     pub gossip: SocketAddr,
-    /// Where it takes connections of other nodes.
+    /// Where it accepts connections of other nodes.
     pub link: SocketAddr,
     /// Which start of the process.
     pub boot: Boot,
@@ -52,7 +51,7 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// The node called `id` in its first renewal.
+    /// The node `id` before any renewal.
     pub fn new(id: &str, boot: Boot, gossip: SocketAddr, link: SocketAddr) -> Self {
         Self { id: id.into(), key: NodeKey::of(id), gossip, link, boot, renewal: 0 }
     }
@@ -66,7 +65,7 @@ impl Identity {
         out.put_address(self.link);
     }
 
-    /// Reads one from a message.
+    /// Decodes one from a message.
     pub fn read(reader: &mut Reader<'_>) -> Result<Self, CodecError> {
         let id = reader.text()?;
         if id.len() > ringlane_ring::NODE_ID_BYTES_MAX {
@@ -100,17 +99,17 @@ impl foca::Identity for Identity {
     }
 }
 
-/// Writes foca's messages. A codec of our own instead of serde and a format crate: the messages
-/// are few, and bytes from the network must not meet more code than necessary.
+/// Encodes foca's messages. Our own codec instead of serde and a format crate: there are few
+/// messages, and bytes from the network should meet no more code than necessary.
 #[derive(Clone, Copy, Debug)]
 pub struct IdentityCodec;
 
-/// Why gossip could not be written or read.
+/// Why gossip could not be encoded or decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GossipCodecError {
     /// No room left in the datagram. Expected: foca fills datagrams until this happens.
     Full,
-    /// The bytes are no message.
+    /// The bytes are not a message.
     Malformed,
 }
 
@@ -198,7 +197,7 @@ impl foca::Codec<Identity> for IdentityCodec {
     }
 }
 
-/// All bytes or, when there is no room, none.
+/// All bytes or, if there is no room, none.
 fn put_whole(bytes: &[u8], mut buf: impl bytes::BufMut) -> Result<(), GossipCodecError> {
     if buf.remaining_mut() < bytes.len() {
         return Err(GossipCodecError::Full);

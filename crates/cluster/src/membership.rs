@@ -74,7 +74,7 @@ const JOIN_PERIOD: Duration = Duration::from_secs(15);
 /// Settings of failure detection.
 #[derive(Clone, Debug)]
 pub struct MembershipSettings {
-    /// What all members must have in common.
+    /// Settings that all members must have in common.
     pub terms: Terms,
     /// The cluster's key; `None` accepts everybody.
     pub key: Option<AuthKey>,
@@ -94,7 +94,7 @@ pub struct MembershipSettings {
 }
 
 impl MembershipSettings {
-    /// The defaults for a cluster with these terms.
+    /// The defaults for a cluster with these settings.
     pub fn new(terms: Terms) -> Self {
         Self {
             terms,
@@ -109,22 +109,22 @@ impl MembershipSettings {
     }
 }
 
-/// What happens to the membership.
+/// An event for the membership.
 #[derive(Clone, Copy, Debug)]
 pub enum MembershipEvent<'b> {
-    /// Begin. Comes first, once.
+    /// Start. Comes first, once.
     Start,
-    /// The nearest deadline has come; harmless at any time.
+    /// The next deadline has passed; harmless at any time.
     Tick,
     /// A datagram.
     Datagram {
-        /// Who sent it, as the socket says.
+        /// Its sender according to the socket.
         from: SocketAddr,
         /// Its bytes.
         bytes: &'b [u8],
     },
-    /// Nobody listens any more where this boot of a member took connections, so its process is
-    /// gone. Since somebody between could have said so in its name, it is a suspect from now on,
+    /// Nobody listens any more where this boot of a member accepted connections, so its process is
+    /// gone. Since somebody in between could have forged that, the member is suspected from now on,
     /// and dead a probe period later unless it refutes.
     ListenerGone {
         /// The member.
@@ -132,11 +132,11 @@ pub enum MembershipEvent<'b> {
         /// In which boot.
         boot: Boot,
     },
-    /// Say goodbye. Nothing is sent or believed afterwards.
+    /// Say goodbye. Nothing is sent or accepted afterwards.
     Leave,
 }
 
-/// What is to be done, or known, because of an event.
+/// An effect of an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MembershipEffect {
     /// Send a datagram.
@@ -150,7 +150,7 @@ pub enum MembershipEffect {
     Alive(Identity),
     /// A member is dead, or left.
     Dead(Identity),
-    /// The others had declared this node dead; it has come back under a new renewal.
+    /// The others had declared this node dead; it has returned under a new renewal.
     Rejoined,
     /// A node was refused. Worth a line in the log.
     Refused {
@@ -159,30 +159,30 @@ pub enum MembershipEffect {
         /// Why.
         reason: GossipRefusal,
     },
-    /// A node refused us. Worth a line in the log; with a wrong key its word is not certain.
+    /// A node refused us. Worth a line in the log; with a wrong key it may be forged.
     RefusedBy {
         /// Who.
         from: SocketAddr,
         /// Why.
         reason: GossipRefusal,
     },
-    /// This node's place is taken: another process runs under its id, which answered there itself,
-    /// or the cluster knows a later boot of it, since this one was started with a clock set back or
-    /// was away while another one was there. This membership is over.
+    /// This node was replaced: another process, which answered itself, runs under its id, or the
+    /// cluster knows a later boot of it, since this one was started with a clock set back or was
+    /// away while another one was present. This membership has ended.
     Superseded {
         /// Where the other one is, or was.
         by: SocketAddr,
     },
 }
 
-/// How a member looks from here.
+/// A member's liveness as seen from here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Health {
     /// Answers.
     Alive,
     /// Missed a probe and may still refute.
     Suspect,
-    /// Given up on, or gone.
+    /// Declared dead, or gone.
     Dead,
 }
 
@@ -199,20 +199,21 @@ pub struct Membership {
     join_at: Option<Instant>,
     suspicions: Suspicions,
     contacts: Contacts,
-    /// When members were last asked whether another process has this node's place.
+    /// When members were last asked whether another process has replaced this node.
     id_verified_at: Option<Instant>,
-    /// Since when this node has only heard that its place is taken.
+    /// Since when this node has only heard that it was replaced.
     id_in_use_since: Option<Instant>,
     probe_period: Duration,
-    /// A suspicion is ended after this.
+    /// A suspicion ends after this.
     suspect_max: Duration,
     /// Members as last reported, and where to look for them.
     known: HashMap<NodeKey, Known>,
-    /// Told to be dead since the last probe; whom we probe next may know a later boot of ours.
+    /// We were told to be dead since the last probe; the member probed next may know a later boot
+    /// of ours.
     declared_dead: bool,
     superseded: bool,
     left: bool,
-    /// Datagrams that foca found fault with.
+    /// Datagrams that foca rejected.
     malformed: u64,
 }
 
@@ -229,7 +230,7 @@ struct Scheduled {
 }
 
 impl Membership {
-    /// The membership of the node `identity`. `seed` decides every random choice.
+    /// The membership of the node `identity`. `seed` determines every random choice.
     pub fn new(identity: Identity, settings: &MembershipSettings, seed: u64) -> Self {
         let mut random = Xoshiro256PlusPlus::seed_from_u64(seed);
         let gossip_random = Xoshiro256PlusPlus::seed_from_u64(random.random());
@@ -259,12 +260,12 @@ impl Membership {
         }
     }
 
-    /// This node, as it calls itself at the moment.
+    /// This node's current identity.
     pub fn identity(&self) -> &Identity {
         self.foca.identity()
     }
 
-    /// Takes one event; what follows from it is appended to `effects`.
+    /// Handles one event; its effects are appended to `effects`.
     pub fn handle(
         &mut self,
         event: MembershipEvent<'_>,
@@ -300,13 +301,13 @@ impl Membership {
         [timer, self.join_at, self.suspicions.check_at].into_iter().flatten().min()
     }
 
-    /// All other members that are remembered, sorted by id.
+    /// All other remembered members, sorted by id.
     pub fn members(&self) -> Vec<(Identity, Health)> {
         let me = self.identity().key;
         let mut members: Vec<(Identity, Health)> = self
             .foca
             .iter_membership_state()
-            // A node that was declared dead is also remembered by itself as it was before.
+            // A node that was declared dead also remembers its own former identity.
             .filter(|member| member.id().key != me)
             .map(|member| {
                 let health = match member.state() {
@@ -321,7 +322,7 @@ impl Membership {
         members
     }
 
-    /// Datagrams of the right cluster that made no sense.
+    /// Malformed datagrams of this cluster.
     pub fn malformed(&self) -> u64 {
         self.malformed
     }
@@ -373,14 +374,14 @@ impl Membership {
         self.send_join_probe(to, named_by_member, unverified, now, effects);
     }
 
-    /// What a link with the member at `address` must show there: the cookie that it told us. 0 when
-    /// it told none.
+    /// What a link with the member at `address` must show there: the cookie that it gave us. 0 if
+    /// it gave none.
     pub fn pass_to(&self, address: SocketAddr) -> u64 {
         self.contacts.cookie_of(address).unwrap_or(0)
     }
 
-    /// Whether somebody who calls itself this boot of `node` and shows `pass` may be linked with:
-    /// it is alive, and what is sent to its address reaches it.
+    /// Whether a peer that claims to be this boot of `node` and shows `pass` may be linked with: it
+    /// is alive, and what is sent to its address reaches it.
     pub fn admits_link(&self, node: NodeKey, boot: Boot, pass: u64) -> bool {
         self.known.get(&node).is_some_and(|known| {
             let cookie = self.envelope.secret.cookie(known.identity.gossip);
@@ -400,7 +401,7 @@ impl Membership {
             Opened::Refused { reason, tell } => {
                 effects.push(MembershipEffect::Refused { from, reason });
                 if tell {
-                    // The nonce of a probe: nothing else is told.
+                    // The nonce of a probe: nothing else is disclosed.
                     let nonce = Reader::new(&bytes[envelope::HEAD_BYTES..]).u64().unwrap_or(0);
                     self.refuse(from, nonce, reason, None, bytes.len(), now, effects);
                 }
@@ -441,7 +442,7 @@ impl Membership {
         self.answer(Kind::Refused, to, 0, &body, asked_with, now, effects);
     }
 
-    /// Answers somebody who has proved nothing, with no more bytes than it took to ask.
+    /// Answers an unverified sender, with no more bytes than it sent.
     #[allow(clippy::too_many_arguments)]
     fn answer(
         &mut self,
@@ -459,9 +460,9 @@ impl Membership {
         }
     }
 
-    /// A member says that our id belongs to a living process at `other`, or that process itself.
-    /// Only itself is believed, and only where a member has named it or it was there first: who
-    /// comes later must not end who is there.
+    /// A member, or the process itself, says that our id belongs to a live process at `other`. Only
+    /// the process itself is believed, and only if a member has named it or it was there first: a
+    /// later one must not end an earlier one.
     fn on_id_in_use(
         &mut self,
         probe: JoinProbe,
@@ -479,7 +480,7 @@ impl Membership {
         if other.address != self.identity().gossip {
             self.send_join_probe(other.address, true, true, now, effects);
         }
-        // It may have gone a moment ago, which members take a while to notice.
+        // It may have ended a moment ago, which members take a while to notice.
         let since = *self.id_in_use_since.get_or_insert(now);
         if alone && now.since(since) >= ID_IN_USE_TIMEOUT {
             self.supersede(other.address, effects);
@@ -529,7 +530,7 @@ impl Membership {
             return Err(CodecError::Unknown);
         }
         if head.shown != self.envelope.secret.cookie(source.gossip) {
-            // Perhaps this node was restarted since it told its cookie.
+            // Perhaps this node was restarted after giving out its cookie.
             let mut own = Vec::new();
             own.put_address(self.identity().gossip);
             let (to, shown) = (source.gossip, head.cookie);
@@ -559,7 +560,8 @@ impl Membership {
         Ok(())
     }
 
-    /// Answers a join probe with who we are, and which later boot of its id is known here, if any.
+    /// Answers a join probe with our identity, and with a later boot of its id if one is known
+    /// here.
     fn on_join_probe(
         &mut self,
         from: SocketAddr,
@@ -619,7 +621,7 @@ impl Membership {
             return Ok(());
         }
         if host.gossip != probe.to {
-            // It goes by another address, where it has not answered yet.
+            // It claims another address, at which it has not answered yet.
             self.send_join_probe(host.gossip, false, true, now, effects);
             return Ok(());
         }
@@ -646,7 +648,7 @@ impl Membership {
         Ok(())
     }
 
-    /// What is sent to an address from now on shows what it wants to see.
+    /// From now on, datagrams to an address show the cookie that it wants.
     fn on_cookie(
         &mut self,
         head: Head,
@@ -664,7 +666,8 @@ impl Membership {
         Ok(())
     }
 
-    /// Whether this node holds everybody for dead, `node` too: most likely it was itself cut off.
+    /// Whether this node considers everybody dead, including `node`: most likely it was itself cut
+    /// off.
     fn was_cut_off_from(&self, node: NodeKey, boot: Boot) -> bool {
         self.foca.num_members() == 0
             && self.foca.iter_membership_state().any(|member| {
@@ -673,8 +676,8 @@ impl Membership {
             })
     }
 
-    /// Comes back from being cut off from all: as a renewed member that has forgotten whom it held
-    /// for dead, so that nobody hears of it and nobody need renew himself.
+    /// Returns after being cut off from all: as a renewed member that has forgotten whom it
+    /// considered dead, so that nobody hears of that and nobody else need renew itself.
     fn rejoin(&mut self, effects: &mut Vec<MembershipEffect>) {
         let identity = self.identity();
         let identity = foca::Identity::renew(identity).unwrap_or_else(|| identity.clone());
@@ -688,8 +691,8 @@ impl Membership {
         self.listed.as_ref().is_none_or(|listed| listed.iter().any(|id| **id == *identity.id))
     }
 
-    /// Looks for members: all of `--join` that are not known to be alive, and, with nobody alive,
-    /// a few of those who once were.
+    /// Looks for members: all of `--join` that are not known to be alive, and, if nobody is alive,
+    /// a few former members.
     fn send_join_probes(&mut self, now: Instant, effects: &mut Vec<MembershipEffect>) {
         let alone = self.foca.num_members() == 0;
         let recheck = std::mem::take(&mut self.declared_dead);
@@ -738,7 +741,7 @@ impl Membership {
         effects.push(MembershipEffect::Send { to, bytes });
     }
 
-    /// Sends foca's datagram, once it is known that what is sent there reaches somebody who wants
+    /// Sends foca's datagram, once it is known that what is sent there reaches a node that wants
     /// it.
     fn send_gossip(
         &mut self,
@@ -756,7 +759,7 @@ impl Membership {
         }
     }
 
-    /// Runs foca and turns what it wants into effects and timers.
+    /// Runs foca and turns its requests into effects and timers.
     fn with_foca(
         &mut self,
         now: Instant,
@@ -841,7 +844,7 @@ fn swim(settings: &MembershipSettings) -> foca::Config {
         max_transmissions: NonZeroU8::new(10).expect("a constant above zero"),
         suspect_to_down_after: settings.probe_period * settings.missed_max.saturating_sub(1).max(1),
         remove_down_after: Some(settings.forget_after),
-        // With the envelope below the 1,232 bytes that every IPv6 path carries.
+        // Including the envelope, below the 1,232 bytes that every IPv6 path carries.
         max_packet_size: count(1150),
         notify_down_members: true,
         periodic_announce: periodic(settings.probe_period * 10, 1),
@@ -865,7 +868,7 @@ impl PartialOrd for Scheduled {
 }
 
 impl Ord for Scheduled {
-    /// By time, then in foca's own order for timers of one moment, then as they were made.
+    /// By time, then in foca's own order for timers of the same time, then in order of creation.
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
         (self.at, &self.timer, self.number).cmp(&(other.at, &other.timer, other.number))
     }
