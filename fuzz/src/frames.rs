@@ -15,9 +15,9 @@ use ringlane::cluster::membership::{
 };
 use ringlane::cluster::message::{Forward, Message, Messages, NodeMessage};
 use ringlane::cluster::quorum::Replication;
-use ringlane::wire::{Reader, Writer};
 use ringlane::codec::decode_request;
 use ringlane::ring::RingParameters;
+use ringlane::wire::{Reader, Writer};
 
 use crate::NOW;
 use crate::choices::Choices;

@@ -1,4 +1,4 @@
-//! Sends the packets recorded from memcached 1.6.18 in `classic_packets.txt` to a server and
+//! Sends the packets recorded from memcached 1.6.18 in `memcached_binary_packets.txt` to a server and
 //! compares every byte of its answers. The same file is played to this server and, where it is
 //! installed, to memcached 1.6.18 again, so that the record itself is known to be right.
 //!
@@ -16,7 +16,7 @@ use std::time::Duration;
 use support::Server;
 use support::ports::free_port;
 
-const RECORD: &str = include_str!("classic_packets.txt");
+const RECORD: &str = include_str!("memcached_binary_packets.txt");
 
 /// How long an answer may take before it counts as missing.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -36,7 +36,7 @@ struct Section {
 struct Tokens(HashMap<u64, u64>);
 
 #[test]
-fn ringlane_answers_classic_packets_as_memcached_did() {
+fn ringlane_answers_memcached_binary_packets_as_memcached_did() {
     if let Ok(address) = std::env::var("RINGLANE_TRANSCRIPT_ADDR") {
         return play(&address);
     }
@@ -54,7 +54,7 @@ fn ringlane_answers_classic_packets_as_memcached_did() {
 }
 
 #[test]
-fn memcached_answers_classic_packets_as_recorded() {
+fn memcached_answers_memcached_binary_packets_as_recorded() {
     let version = Command::new("memcached").arg("-V").output();
     match &version {
         Ok(output) if output.stdout.starts_with(b"memcached 1.6.18") => {}

@@ -1,5 +1,5 @@
 #![no_main]
-//! Bytes to the classic decoder, whole and in pieces.
+//! Bytes to the memcached binary decoder, whole and in pieces.
 
 use libfuzzer_sys::fuzz_target;
 use ringlane::protocol::Decoder;

@@ -1,5 +1,5 @@
 #![no_main]
-//! Bytes to the binary decoder, whole and in pieces.
+//! Bytes to the compact decoder, whole and in pieces.
 
 use libfuzzer_sys::fuzz_target;
 use ringlane::protocol::Decoder;
