@@ -114,9 +114,10 @@ impl ConnectionMemory {
         PENDING_BYTES_MAX >> self.restraint.get()
     }
 
-    /// Whether connection `index` may hold `bytes` more of an incomplete line.
+    /// Whether connection `index` may hold `bytes` more of an incomplete line. Lines leave some memory
+    /// to answers of modest length, which would otherwise wait for clients that send nothing more.
     pub fn admits(&self, index: u32, bytes: usize) -> bool {
-        self.held.get() + bytes <= self.share || self.exempts(index)
+        self.held.get() + bytes <= self.share - self.share / 32 || self.exempts(index)
     }
 
     /// Whether connection `index` may hold `bytes` more of an incoming value. One whose `whole`
