@@ -5,6 +5,8 @@
 //! come and go. A client looks up the endpoint of a key in `routes::Routes` and saves the hop
 //! between nodes, and, if nodes have a port per core, the one between cores.
 
+#![deny(missing_docs, unreachable_pub)]
+
 pub mod address;
 pub mod discovery;
 pub mod hello;

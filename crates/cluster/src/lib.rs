@@ -3,6 +3,8 @@
 //! Everything here is a state machine over events, bytes and a given time. Sockets, clocks and
 //! randomness live outside; a simulated cluster runs the same code as a real one.
 
+#![deny(missing_docs, unreachable_pub)]
+
 pub mod breaker;
 pub mod coordinator;
 pub mod dialler;

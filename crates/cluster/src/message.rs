@@ -191,16 +191,16 @@ pub enum Message<'b> {
 }
 
 mod tag {
-    pub const WRITE: u8 = 1;
-    pub const WRITE_GUARDED: u8 = 2;
-    pub const WRITE_REPLY: u8 = 3;
-    pub const READ: u8 = 4;
-    pub const READ_REPLY: u8 = 5;
-    pub const FETCH: u8 = 6;
-    pub const MERGE: u8 = 7;
-    pub const MERGED: u8 = 8;
-    pub const FORWARD: u8 = 9;
-    pub const FORWARD_REPLY: u8 = 10;
+    pub(super) const WRITE: u8 = 1;
+    pub(super) const WRITE_GUARDED: u8 = 2;
+    pub(super) const WRITE_REPLY: u8 = 3;
+    pub(super) const READ: u8 = 4;
+    pub(super) const READ_REPLY: u8 = 5;
+    pub(super) const FETCH: u8 = 6;
+    pub(super) const MERGE: u8 = 7;
+    pub(super) const MERGED: u8 = 8;
+    pub(super) const FORWARD: u8 = 9;
+    pub(super) const FORWARD_REPLY: u8 = 10;
 }
 
 /// Bytes of a [`Message::Forward`] before its request.
@@ -208,11 +208,11 @@ const FORWARD_HEAD_BYTES: usize = 1 + 8 + 8 + 1 + 4 + 8;
 
 /// Bits of a record: which fields are present.
 mod bit {
-    pub const LIVE: u8 = 1;
-    pub const DEADLINE: u8 = 2;
-    pub const FLAGS: u8 = 4;
-    pub const MARKS: u8 = 8;
-    pub const KNOWN: u8 = LIVE | DEADLINE | FLAGS | MARKS;
+    pub(super) const LIVE: u8 = 1;
+    pub(super) const DEADLINE: u8 = 2;
+    pub(super) const FLAGS: u8 = 4;
+    pub(super) const MARKS: u8 = 8;
+    pub(super) const KNOWN: u8 = LIVE | DEADLINE | FLAGS | MARKS;
 }
 
 impl<'b> Message<'b> {

@@ -253,7 +253,7 @@ pub(super) mod tests {
 
     use super::*;
 
-    pub fn member(id: &str, boot: u64) -> RosterMember {
+    pub(crate) fn member(id: &str, boot: u64) -> RosterMember {
         let address = SocketAddr::new([127, 0, 0, 1].into(), 7946);
         RosterMember {
             id: id.into(),

@@ -8,6 +8,8 @@
 //! The engine owns no socket and no io_uring: answers go to an [`Output`], requests for other cores
 //! to an [`Outbox`], and anything it cannot decide is returned as a [`Stop`].
 
+#![deny(missing_docs, unreachable_pub)]
+
 use std::rc::Rc;
 use std::time::Duration;
 

@@ -8,6 +8,8 @@
 //!
 //! The protocol is chosen by a connection's first byte, see [`Decoder`].
 
+#![deny(missing_docs, unreachable_pub)]
+
 use bumpalo::Bump;
 
 use ringlane_types::hash::HashSecret;

@@ -9,12 +9,17 @@ use ringlane_types::request::{Body, Operation, Request};
 use ringlane_types::time::Instant;
 
 /// The time at which tests of decoders run.
-pub const NOW: Instant = Instant::from_millis(1_700_000_000_000);
+pub(crate) const NOW: Instant = Instant::from_millis(1_700_000_000_000);
 
 /// A description of all steps of `decoder` for `input`. `piece` is the number of bytes that arrive
 /// at a time; bytes to be skipped or streamed into an item arrive too. Ends with the input, or with
 /// a step that closes. Only for protocols whose data blocks have no trailer.
-pub fn asked(mut decoder: Decoder, limits: &Limits, input: &[u8], piece: usize) -> Vec<String> {
+pub(crate) fn asked(
+    mut decoder: Decoder,
+    limits: &Limits,
+    input: &[u8],
+    piece: usize,
+) -> Vec<String> {
     let scratch = Bump::new();
     let context =
         Context { limits, now: NOW, hash_secret: &HashSecret::of_seed(1), scratch: &scratch };

@@ -12,7 +12,7 @@ use wide::u32x8;
 use super::Point;
 
 /// Number of keys hashed together.
-pub const LANES: usize = 8;
+pub(crate) const LANES: usize = 8;
 
 const BLOCK_BYTES: usize = 64;
 
@@ -55,7 +55,7 @@ const SINES: [[u32; 16]; 4] = [
 /// # Panics
 /// If there are more keys.
 #[inline(never)]
-pub fn points_of(keys: &[&[u8]]) -> [Point; LANES] {
+pub(crate) fn points_of(keys: &[&[u8]]) -> [Point; LANES] {
     assert!(keys.len() <= LANES, "{} keys", keys.len());
     let mut state = INIT.map(u32x8::splat);
     let most = keys.iter().map(|key| blocks(key)).max().unwrap_or(0);

@@ -24,6 +24,8 @@
 //! the jump table and one or two adjacent rows. Refused: a binary search (eleven
 //! dependent reads for 10 nodes) and lists computed per request (a walk of unbounded length).
 
+#![deny(missing_docs, unreachable_pub)]
+
 use std::fmt;
 use std::ops::Deref;
 

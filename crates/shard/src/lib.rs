@@ -9,6 +9,8 @@
 //! The operations are one file each: `get`, `store`, `delete`, `arithmetic`, `flush`.
 //! They share `room` (where chunks come from) and `staging` (chunks that must stay).
 
+#![deny(missing_docs, unreachable_pub)]
+
 pub mod counters;
 
 mod allocate;

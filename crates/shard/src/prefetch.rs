@@ -7,7 +7,7 @@
 
 /// Starts loading the cache line that holds `target` into every cache level.
 #[inline(always)]
-pub fn prefetch<T: ?Sized>(target: &T) {
+pub(crate) fn prefetch<T: ?Sized>(target: &T) {
     let address = (target as *const T).cast::<u8>();
     #[cfg(target_arch = "x86_64")]
     // SAFETY: PREFETCHT0 is a hint; it neither faults nor reads architecturally, for any address.

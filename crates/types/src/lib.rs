@@ -2,6 +2,8 @@
 //!
 //! All other crates use it, and it depends on none of them.
 
+#![deny(missing_docs, unreachable_pub)]
+
 pub mod codec;
 mod counters;
 pub mod hash;

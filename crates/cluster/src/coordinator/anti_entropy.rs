@@ -101,14 +101,14 @@ pub(super) struct AntiEntropy {
 }
 
 impl AntiEntropy {
-    pub fn next_deadline(&self) -> Option<Instant> {
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
         let adds = |round: &Round| !matches!(round.phase, Phase::Waiting);
         let busy = !self.answers.is_empty() || self.round.as_ref().is_some_and(adds);
         let until = self.round.as_ref().map(|round| round.until);
         Some(if busy { self.step_at } else { until.unwrap_or(self.next_at) })
     }
 
-    pub fn stop(&mut self) {
+    pub(super) fn stop(&mut self) {
         self.round = None;
         self.answers.clear();
     }

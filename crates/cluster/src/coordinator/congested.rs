@@ -19,7 +19,7 @@ pub(super) struct Congested {
 
 impl Congested {
     /// No operation waits.
-    pub fn new(hasher: ahash::RandomState) -> Self {
+    pub(super) fn new(hasher: ahash::RandomState) -> Self {
         Self { waiting: HashMap::with_hasher(hasher) }
     }
 }

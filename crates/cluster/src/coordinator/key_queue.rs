@@ -22,7 +22,7 @@ pub(super) struct QueueKey {
 }
 
 impl QueueKey {
-    pub fn of(asker: ClientRef, key: KeyHash) -> Self {
+    pub(super) fn of(asker: ClientRef, key: KeyHash) -> Self {
         let ClientRef { core, connection, generation, sequence: _ } = asker;
         Self { core, connection, generation, key: key.to_bits() }
     }
@@ -39,19 +39,19 @@ pub(super) struct KeyQueues {
 
 impl KeyQueues {
     /// No queues.
-    pub fn new(hasher: ahash::RandomState) -> Self {
+    pub(super) fn new(hasher: ahash::RandomState) -> Self {
         Self { queues: HashMap::with_hasher(hasher), ready: VecDeque::new() }
     }
 
     /// Whether there are no queues.
     #[inline]
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.queues.is_empty()
     }
 
     /// Joins the queue of a key. True if it is this operation's turn at once; otherwise
     /// [`KeyQueues::take_ready`] returns it later.
-    pub fn enter(&mut self, key: QueueKey, id: OperationId) -> bool {
+    pub(super) fn enter(&mut self, key: QueueKey, id: OperationId) -> bool {
         match self.queues.entry(key) {
             Entry::Vacant(empty) => {
                 empty.insert(VecDeque::new());
@@ -65,7 +65,7 @@ impl KeyQueues {
     }
 
     /// The operation whose turn it was has been answered.
-    pub fn leave(&mut self, key: QueueKey) {
+    pub(super) fn leave(&mut self, key: QueueKey) {
         let Entry::Occupied(mut waiting) = self.queues.entry(key) else { return };
         match waiting.get_mut().pop_front() {
             Some(id) => self.ready.push_back(id),
@@ -75,7 +75,7 @@ impl KeyQueues {
 
     /// The next operation whose turn has come.
     #[inline]
-    pub fn take_ready(&mut self) -> Option<OperationId> {
+    pub(super) fn take_ready(&mut self) -> Option<OperationId> {
         self.ready.pop_front()
     }
 }

@@ -50,7 +50,7 @@ pub(super) struct Position {
 impl Divisions {
     /// The position `cursor` of a pair of scans for the roster of `epoch`. A new pair is divided
     /// according to `sample`, the times at which some records were used.
-    pub fn position(
+    pub(super) fn position(
         &mut self,
         epoch: u64,
         cursor: u64,
@@ -76,7 +76,7 @@ impl Divisions {
 impl Position {
     /// Whether a record used at `used` is included. Without the division of its first scan, the
     /// second includes everything.
-    pub fn shows(&self, used: Instant) -> bool {
+    pub(super) fn shows(&self, used: Instant) -> bool {
         self.division.is_none_or(|Division { since, begun, .. }| match self.second {
             false => used >= since,
             true => used < since.after(COARSENESS) || used.after(COARSENESS) >= begun,
@@ -84,7 +84,7 @@ impl Position {
     }
 
     /// The cursor after the store has reached `at`; `None` when both scans are done.
-    pub fn after(&self, at: Option<u64>) -> Option<u64> {
+    pub(super) fn after(&self, at: Option<u64>) -> Option<u64> {
         let mark = if self.second { SECOND } else { 0 };
         match at {
             Some(at) => Some(at | mark),

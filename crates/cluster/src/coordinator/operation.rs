@@ -46,7 +46,7 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    pub fn of(command: &Command<'_>) -> Self {
+    pub(super) fn of(command: &Command<'_>) -> Self {
         match command {
             Command::Get(get) if get.is_plain() => Self::PlainGet,
             Command::Store(store) if store.mode == StoreMode::Set && store.compare.is_none() => {
@@ -57,7 +57,7 @@ impl Kind {
         }
     }
 
-    pub fn may_change(self) -> bool {
+    pub(super) fn may_change(self) -> bool {
         matches!(self, Self::Overwrite | Self::Change)
     }
 }
@@ -190,7 +190,7 @@ impl Operation {
     }
 
     /// How long a value the requester can take.
-    pub fn allowance(&self) -> Allowance {
+    pub(super) fn allowance(&self) -> Allowance {
         match codec::decode_request(&self.request) {
             Ok(Request { operation: Command::Get(get), .. }) => get.allowance,
             _ => Allowance::FULL,
@@ -211,7 +211,7 @@ impl Operation {
     }
 
     /// The requester has been answered: what was kept for that is no longer needed.
-    pub fn release(&mut self) {
+    pub(super) fn release(&mut self) {
         for buffer in [&mut self.request, &mut self.response] {
             buffer.clear();
             buffer.shrink_to(BYTES_KEPT);
@@ -221,17 +221,17 @@ impl Operation {
     }
 
     /// The replica on `node`.
-    pub fn replica(&mut self, node: NodeKey) -> Option<&mut Replica> {
+    pub(super) fn replica(&mut self, node: NodeKey) -> Option<&mut Replica> {
         self.replicas.iter_mut().find(|replica| replica.node == node)
     }
 
     /// How many replicas are in a state.
-    pub fn count(&self, is: impl Fn(State) -> bool) -> usize {
+    pub(super) fn count(&self, is: impl Fn(State) -> bool) -> usize {
         self.replicas.iter().filter(|replica| is(replica.state)).count()
     }
 
     /// How many replicas have taken part in the current stage.
-    pub fn taking_part(&self) -> usize {
+    pub(super) fn taking_part(&self) -> usize {
         self.count(|state| matches!(state, State::Holds(_) | State::Applied))
     }
 }
@@ -258,33 +258,33 @@ struct OperationSlot {
 
 impl Operations {
     /// A table for up to `limit` operations.
-    pub fn new(limit: usize) -> Self {
+    pub(super) fn new(limit: usize) -> Self {
         Self { limit, ..Self::default() }
     }
 
     /// Whether the limit is reached.
-    pub fn is_full(&self) -> bool {
+    pub(super) fn is_full(&self) -> bool {
         self.free.is_empty() && self.slots.len() >= self.limit
     }
 
     /// How many are in progress.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.slots.len() - self.free.len()
     }
 
     /// Bytes of requests, responses and former values that they hold.
-    pub fn held_bytes(&self) -> usize {
+    pub(super) fn held_bytes(&self) -> usize {
         self.held_bytes
     }
 
     /// Bytes of those that other nodes forwarded.
-    pub fn forwarded_bytes(&self) -> usize {
+    pub(super) fn forwarded_bytes(&self) -> usize {
         self.forwarded_bytes
     }
 
     /// A cleared operation to be given up at `until`, and its id, to be kept with
     /// [`Operations::keep`] or dropped with [`Operations::end`]. `None` when the table is full.
-    pub fn begin(&mut self, until: Instant) -> Option<(OperationId, Box<Operation>)> {
+    pub(super) fn begin(&mut self, until: Instant) -> Option<(OperationId, Box<Operation>)> {
         if self.is_full() {
             return None;
         }
@@ -302,7 +302,7 @@ impl Operations {
 
     /// Takes out the operation `id`, if it is still in progress; it must be kept or ended
     /// afterwards.
-    pub fn take(&mut self, id: OperationId) -> Option<Box<Operation>> {
+    pub(super) fn take(&mut self, id: OperationId) -> Option<Box<Operation>> {
         let slot = self.slots.get_mut(id.0 as u32 as usize)?;
         if slot.times != (id.0 >> 32) as u32 {
             return None;
@@ -311,13 +311,13 @@ impl Operations {
     }
 
     /// The operation `id`, if it is still in progress.
-    pub fn get(&self, id: OperationId) -> Option<&Operation> {
+    pub(super) fn get(&self, id: OperationId) -> Option<&Operation> {
         let slot = self.slots.get(id.0 as u32 as usize)?;
         slot.operation.as_deref().filter(|_| slot.times == (id.0 >> 32) as u32)
     }
 
     /// Puts it back into the table.
-    pub fn keep(&mut self, id: OperationId, mut operation: Box<Operation>) {
+    pub(super) fn keep(&mut self, id: OperationId, mut operation: Box<Operation>) {
         let bytes =
             operation.request.len() + operation.response.len() + operation.prior.value_bytes();
         self.holds(&mut operation, bytes);
@@ -325,7 +325,7 @@ impl Operations {
     }
 
     /// Ends it.
-    pub fn end(&mut self, id: OperationId, mut operation: Box<Operation>) {
+    pub(super) fn end(&mut self, id: OperationId, mut operation: Box<Operation>) {
         self.holds(&mut operation, 0);
         operation.clear();
         self.spare.push(operation);
@@ -341,13 +341,13 @@ impl Operations {
     }
 
     /// What operations in progress have read may be gone: no copies of it are kept.
-    pub fn keep_no_copies(&mut self) {
+    pub(super) fn keep_no_copies(&mut self) {
         let operations = self.slots.iter_mut().filter_map(|slot| slot.operation.as_deref_mut());
         operations.for_each(|operation| operation.hot = false);
     }
 
     /// The ids of those selected by `wanted`.
-    pub fn ids(&self, wanted: impl Fn(&Operation) -> bool) -> Vec<OperationId> {
+    pub(super) fn ids(&self, wanted: impl Fn(&Operation) -> bool) -> Vec<OperationId> {
         let picked = self
             .slots
             .iter()

@@ -81,17 +81,17 @@ impl TokenBucket {
 }
 
 impl RangeTransfers {
-    pub fn next_deadline(&self) -> Option<Instant> {
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
         // A sweep goes on in every call; there is always one soon.
         let sweep = self.sweep.map(|_| Instant::default());
         self.pulls.iter().map(|pull| pull.due).chain(sweep).chain(self.look_at).min()
     }
 
-    pub fn stop_sweeping(&mut self) {
+    pub(super) fn stop_sweeping(&mut self) {
         self.sweep = None;
     }
 
-    pub fn sweep_from_the_beginning(&mut self) {
+    pub(super) fn sweep_from_the_beginning(&mut self) {
         self.sweep = Some(0);
     }
 }

@@ -35,22 +35,22 @@ struct Probe {
 
 impl LinkLossProbes {
     /// The link with `node` was lost.
-    pub fn begin(&mut self, node: NodeKey, now: Instant) {
+    pub(super) fn begin(&mut self, node: NodeKey, now: Instant) {
         self.probes.insert(node, Probe { at: now.after(PAUSES[0]), made: 0 });
     }
 
     /// The state of `node` is known by now.
-    pub fn end(&mut self, node: NodeKey) {
+    pub(super) fn end(&mut self, node: NodeKey) {
         self.probes.remove(&node);
     }
 
     /// When [`LinkLossProbes::next`] has something.
-    pub fn next_deadline(&self) -> Option<Instant> {
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
         self.probes.values().map(|probe| probe.at).min()
     }
 
     /// The next node to probe, if one is due; to be called until there is none.
-    pub fn next(&mut self, now: Instant) -> Option<NodeKey> {
+    pub(super) fn next(&mut self, now: Instant) -> Option<NodeKey> {
         let (&node, probe) = self.probes.iter_mut().find(|(_, probe)| probe.at <= now)?;
         probe.made += 1;
         match PAUSES.get(probe.made) {

@@ -8,7 +8,7 @@ use super::COUNTED_MAX;
 
 /// Keys and their counts.
 #[derive(Debug)]
-pub struct Sketch {
+pub(super) struct Sketch {
     hasher: ahash::RandomState,
     /// Per slot: part of its key's hash.
     tags: [u32; COUNTED_MAX],
@@ -19,7 +19,7 @@ pub struct Sketch {
 
 /// One slot.
 #[derive(Debug, Default)]
-pub struct Counter {
+pub(super) struct Counter {
     /// The key.
     pub key: Vec<u8>,
     /// Requests answered from a copy.
@@ -34,14 +34,14 @@ pub struct Counter {
 
 impl Counter {
     /// Lower bound of the requests in the busier of both windows.
-    pub fn requests(&self) -> u32 {
+    pub(super) fn requests(&self) -> u32 {
         (self.now - self.inherited).max(self.before)
     }
 }
 
 impl Sketch {
     /// Creates an empty sketch.
-    pub fn new(hasher: ahash::RandomState) -> Self {
+    pub(super) fn new(hasher: ahash::RandomState) -> Self {
         Self {
             hasher,
             tags: [0; COUNTED_MAX],
@@ -52,19 +52,19 @@ impl Sketch {
 
     /// What the place of a key is found by, for [`Sketch::find_tagged`].
     #[inline]
-    pub fn tag(&self, key: &[u8]) -> u32 {
+    pub(super) fn tag(&self, key: &[u8]) -> u32 {
         self.hasher.hash_one(key) as u32
     }
 
     /// The place of `key`.
     #[inline]
-    pub fn find(&self, key: &[u8]) -> Option<usize> {
+    pub(super) fn find(&self, key: &[u8]) -> Option<usize> {
         self.find_tagged(self.tag(key), key)
     }
 
     /// The place of `key`, whose tag is known.
     #[inline]
-    pub fn find_tagged(&self, tag: u32, key: &[u8]) -> Option<usize> {
+    pub(super) fn find_tagged(&self, tag: u32, key: &[u8]) -> Option<usize> {
         // Without a way out of the loop it becomes a few vector instructions.
         let is_there = self.tags.iter().fold(false, |found, there| found | (*there == tag));
         if !is_there {
@@ -75,7 +75,7 @@ impl Sketch {
     }
 
     /// Counts a request for the key of a place; how many there have been, at least.
-    pub fn count(&mut self, index: usize) -> u32 {
+    pub(super) fn count(&mut self, index: usize) -> u32 {
         let counter = &mut self.counters[index];
         counter.now = counter.now.saturating_add(1);
         self.busiest[index] = counter.now.max(counter.before);
@@ -84,25 +84,25 @@ impl Sketch {
 
     /// Whether every place has a key.
     #[inline]
-    pub fn is_full(&self) -> bool {
+    pub(super) fn is_full(&self) -> bool {
         self.counters.len() >= COUNTED_MAX
     }
 
     /// Gives a free place to `key`, with one request. There must be one.
-    pub fn add(&mut self, tag: u32, key: &[u8]) {
+    pub(super) fn add(&mut self, tag: u32, key: &[u8]) {
         let index = self.counters.len();
         (self.tags[index], self.busiest[index]) = (tag, 1);
         self.counters.push(Counter { key: key.to_vec(), now: 1, ..Counter::default() });
     }
 
     /// The place with the smallest count, if all have a key.
-    pub fn smallest(&self) -> usize {
+    pub(super) fn smallest(&self) -> usize {
         let least = self.busiest.iter().fold(u32::MAX, |least, count| least.min(*count));
         self.busiest.iter().position(|count| *count == least).expect("the least is among them")
     }
 
     /// Gives a place to `key`, with the count of the key before and one more.
-    pub fn take_over(&mut self, index: usize, tag: u32, key: &[u8]) {
+    pub(super) fn take_over(&mut self, index: usize, tag: u32, key: &[u8]) {
         let counter = &mut self.counters[index];
         counter.key.clear();
         counter.key.extend_from_slice(key);
@@ -112,7 +112,7 @@ impl Sketch {
     }
 
     /// Begins a window. Keys without a request in the one that is over lose their places.
-    pub fn begin_window(&mut self) {
+    pub(super) fn begin_window(&mut self) {
         self.counters.retain(|counter| counter.now > 0);
         for index in 0..self.counters.len() {
             let counter = &mut self.counters[index];
@@ -124,17 +124,17 @@ impl Sketch {
     }
 
     /// The counter of a place.
-    pub fn counter(&self, index: usize) -> &Counter {
+    pub(super) fn counter(&self, index: usize) -> &Counter {
         &self.counters[index]
     }
 
     /// The counter of a place, for what is counted besides requests.
-    pub fn counter_mut(&mut self, index: usize) -> &mut Counter {
+    pub(super) fn counter_mut(&mut self, index: usize) -> &mut Counter {
         &mut self.counters[index]
     }
 
     /// All that have a key.
-    pub fn counters(&self) -> impl Iterator<Item = &Counter> {
+    pub(super) fn counters(&self) -> impl Iterator<Item = &Counter> {
         self.counters.iter()
     }
 }

@@ -41,13 +41,13 @@ pub(super) struct Secret {
 
 impl Secret {
     /// The secret of one boot, from bits that nobody else knows.
-    pub fn new(bits: [u64; 4]) -> Self {
+    pub(super) fn new(bits: [u64; 4]) -> Self {
         let bytes: Vec<u8> = bits.iter().flat_map(|word| word.to_le_bytes()).collect();
         Self { key: AuthKey::from_file_contents(&bytes).child(&[b"cookies"]), nonces: 0 }
     }
 
     /// What `address` must show. Never 0, which stands for none.
-    pub fn cookie(&self, address: SocketAddr) -> u64 {
+    pub(super) fn cookie(&self, address: SocketAddr) -> u64 {
         let mut bytes = Vec::with_capacity(24);
         bytes.put_address(address);
         self.number(&[b"cookie", &bytes])
@@ -97,22 +97,22 @@ pub(super) struct Contacts {
 
 impl Contacts {
     /// What gossip to `address` must carry; `None` until that is known.
-    pub fn cookie_of(&self, address: SocketAddr) -> Option<u64> {
+    pub(super) fn cookie_of(&self, address: SocketAddr) -> Option<u64> {
         self.by_address.get(&address)?.cookie
     }
 
     /// Keeps gossip to `address` until its cookie is known, in place of what waited before.
-    pub fn hold(&mut self, address: SocketAddr, gossip: Vec<u8>, now: Instant) {
+    pub(super) fn hold(&mut self, address: SocketAddr, gossip: Vec<u8>, now: Instant) {
         self.contact(address, now).held = Some(gossip);
     }
 
     /// The gossip that waited for the cookie of `address`.
-    pub fn release(&mut self, address: SocketAddr) -> Option<Vec<u8>> {
+    pub(super) fn release(&mut self, address: SocketAddr) -> Option<Vec<u8>> {
         self.by_address.get_mut(&address)?.held.take()
     }
 
     /// Whether this renewal of this boot has answered at its address.
-    pub fn has_answered(&self, identity: &Identity) -> bool {
+    pub(super) fn has_answered(&self, identity: &Identity) -> bool {
         let contact = self.by_address.get(&identity.gossip);
         contact.and_then(|contact| contact.who).is_some_and(|(key, boot, renewal)| {
             (key, boot) == (identity.key, identity.boot) && renewal >= identity.renewal
@@ -121,7 +121,7 @@ impl Contacts {
 
     /// Whoever is at the address of `identity` has proved so, is called that, and wants to see
     /// `cookie`.
-    pub fn proved(&mut self, identity: &Identity, cookie: u64, now: Instant) {
+    pub(super) fn proved(&mut self, identity: &Identity, cookie: u64, now: Instant) {
         let contact = self.contact(identity.gossip, now);
         contact.who = Some((identity.key, identity.boot, identity.renewal));
         contact.cookie = Some(cookie);
@@ -130,7 +130,7 @@ impl Contacts {
 
     /// Whoever is at `address` has proved so and wants to see `cookie`. Only where something was
     /// sent to.
-    pub fn renewed(&mut self, address: SocketAddr, cookie: u64) {
+    pub(super) fn renewed(&mut self, address: SocketAddr, cookie: u64) {
         if let Some(contact) = self.by_address.get_mut(&address) {
             contact.cookie = Some(cookie);
         }
@@ -138,7 +138,7 @@ impl Contacts {
 
     /// The nonce for a probe of `to`; `None` while there were too many. `unverified`: only others
     /// have named the address.
-    pub fn begin_probe(
+    pub(super) fn begin_probe(
         &mut self,
         to: SocketAddr,
         named_by_member: bool,
@@ -170,7 +170,7 @@ impl Contacts {
     }
 
     /// The probe that an answer with `nonce` is for. It counts once.
-    pub fn answered(&mut self, nonce: u64, now: Instant) -> Option<JoinProbe> {
+    pub(super) fn answered(&mut self, nonce: u64, now: Instant) -> Option<JoinProbe> {
         self.probes.remove(&nonce).filter(|probe| now.since(probe.at) < JOIN_PROBE_TIMEOUT)
     }
 

@@ -174,7 +174,12 @@ struct Sender {
 }
 
 impl Envelope {
-    pub fn new(settings: &MembershipSettings, sender: NodeKey, boot: Boot, secret: Secret) -> Self {
+    pub(super) fn new(
+        settings: &MembershipSettings,
+        sender: NodeKey,
+        boot: Boot,
+        secret: Secret,
+    ) -> Self {
         Self {
             terms: settings.terms,
             key: settings.key.as_ref().map(|key| key.child(&[b"gossip"])),
@@ -188,7 +193,7 @@ impl Envelope {
     }
 
     /// The datagram to `to`, which wants to see `shown`.
-    pub fn seal(
+    pub(super) fn seal(
         &mut self,
         kind: Kind,
         to: SocketAddr,
@@ -214,7 +219,7 @@ impl Envelope {
         bytes
     }
 
-    pub fn open<'b>(&mut self, bytes: &'b [u8], now: Instant) -> Opened<'b> {
+    pub(super) fn open<'b>(&mut self, bytes: &'b [u8], now: Instant) -> Opened<'b> {
         if bytes.first_chunk::<4>().is_some_and(|magic| MAGICS_BEFORE.contains(magic)) {
             // Its sender would not understand why.
             return Opened::Refused { reason: GossipRefusal::Version, tell: false };

@@ -37,7 +37,7 @@ impl Suspicions {
     /// Records the current suspects and returns the members whose time to refute is over: `limit`
     /// after they were first seen here, or earlier with evidence. Call it again within `period`, at
     /// [`Suspicions::check_at`].
-    pub fn overdue<'m>(
+    pub(super) fn overdue<'m>(
         &mut self,
         members: impl Iterator<Item = &'m Member<Identity>>,
         now: Instant,
@@ -66,7 +66,7 @@ impl Suspicions {
 
     /// The member is a suspect that may refute until `until`. False if it was suspected on evidence
     /// before and has that deadline already.
-    pub fn suspect_on_evidence(
+    pub(super) fn suspect_on_evidence(
         &mut self,
         key: NodeKey,
         incarnation: Incarnation,
@@ -83,7 +83,7 @@ impl Suspicions {
     }
 
     /// The member has shown that it is alive: it gets the normal time to refute.
-    pub fn clear_suspicion(&mut self, key: NodeKey) {
+    pub(super) fn clear_suspicion(&mut self, key: NodeKey) {
         if self.until.get(&key).is_some_and(|suspicion| suspicion.on_evidence) {
             self.until.remove(&key);
         }

@@ -24,7 +24,7 @@ pub(super) struct Gossip {
 
 impl Gossip {
     /// Decodes foca's datagram; `None` if it is invalid.
-    pub fn read(mut bytes: &[u8]) -> Option<Self> {
+    pub(super) fn read(mut bytes: &[u8]) -> Option<Self> {
         let header = IdentityCodec.decode_header(&mut bytes).ok()?;
         let mut updates = Vec::new();
         if let Some((count, rest)) = bytes.split_first_chunk::<2>() {
@@ -39,7 +39,7 @@ impl Gossip {
     }
 
     /// Encodes it for foca.
-    pub fn write(&self) -> Vec<u8> {
+    pub(super) fn write(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
         IdentityCodec.encode_header(&self.header, &mut bytes).expect("there is room");
         if !self.updates.is_empty() {

@@ -5,7 +5,7 @@ use arrayvec::ArrayVec;
 use ringlane_types::request::KEY_BYTES_MAX;
 
 /// A decoded key.
-pub type DecodedKey = ArrayVec<u8, KEY_BYTES_MAX>;
+pub(crate) type DecodedKey = ArrayVec<u8, KEY_BYTES_MAX>;
 
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
@@ -24,7 +24,7 @@ const DIGITS: [u8; 256] = {
 };
 
 /// Decodes `text`; `None` if it is empty, not base64 or longer than a key.
-pub fn decode(text: &[u8]) -> Option<DecodedKey> {
+pub(crate) fn decode(text: &[u8]) -> Option<DecodedKey> {
     let (quads, []) = text.as_chunks::<4>() else { return None };
     let (last, whole) = quads.split_last()?;
     let mut key = DecodedKey::new();
@@ -41,7 +41,7 @@ pub fn decode(text: &[u8]) -> Option<DecodedKey> {
 }
 
 /// Appends `key` in base64.
-pub fn encode(key: &[u8], mut push: impl FnMut(&[u8])) {
+pub(crate) fn encode(key: &[u8], mut push: impl FnMut(&[u8])) {
     for group in key.chunks(3) {
         let [a, b, c] = [0, 1, 2].map(|i| group.get(i).copied().unwrap_or(0));
         let digit = |bits: u8| ALPHABET[usize::from(bits & 63)];

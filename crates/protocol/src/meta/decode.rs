@@ -14,7 +14,7 @@ use ringlane_types::request::{
 use ringlane_types::time::Deadline;
 
 /// Decodes a line whose name is `m` and `letter`; `None` if there is no such command.
-pub fn decode<'b>(
+pub(crate) fn decode<'b>(
     letter: u8,
     tokens: Tokens<'b>,
     line: Line<'b>,

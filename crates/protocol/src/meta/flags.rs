@@ -20,7 +20,7 @@ const OPAQUE_BYTES_MAX: usize = 32;
 
 /// The parsed flags of one command.
 #[derive(Clone, Debug)]
-pub struct Flags<'b> {
+pub(super) struct Flags<'b> {
     /// The key, decoded.
     pub key: &'b [u8],
     /// b: the key came as base64.
@@ -65,7 +65,7 @@ impl<'b> Flags<'b> {
     /// Parses the flags of a command on `key`, after `token_count` tokens that are not flags, into
     /// `self`, which is [`Flags::none`] of that key. In place, because the struct is large and most
     /// commands have few flags.
-    pub fn read(
+    pub(super) fn read(
         &mut self,
         tokens: Tokens<'b>,
         token_count: usize,
@@ -95,7 +95,7 @@ impl<'b> Flags<'b> {
     }
 
     /// The flags of a command without any.
-    pub fn none(key: &'b [u8]) -> Self {
+    pub(super) fn none(key: &'b [u8]) -> Self {
         Self {
             key,
             binary_key: false,
@@ -198,7 +198,7 @@ impl<'b> Flags<'b> {
 }
 
 /// A deadline as given by T and N.
-pub fn deadline(argument: &[u8], now: Instant) -> Option<Deadline> {
+pub(super) fn deadline(argument: &[u8], now: Instant) -> Option<Deadline> {
     Some(Deadline::from_exptime(strict_i32(argument)?.into(), now))
 }
 
@@ -228,6 +228,6 @@ fn most_specific(found: TextError, tokens: Tokens<'_>, token_count: usize) -> Te
 }
 
 /// Whether every token starts with a letter, known flag or not.
-pub fn are_letters(mut tokens: Tokens<'_>) -> bool {
+pub(super) fn are_letters(mut tokens: Tokens<'_>) -> bool {
     tokens.all(|token| token[0].is_ascii_digit() || matches!(token[0], b'A'..=b'z'))
 }

@@ -28,7 +28,7 @@ const AUTOMOVE_WINDOW_RANGE: std::ops::RangeInclusive<u32> = 3..=1800;
 
 /// Decodes a line whose first token is not a command on keys. Unlike the others, these commands are
 /// also recognised after leading spaces.
-pub fn decode<'b>(line: Line<'b>, context: &Context<'b>) -> Step<'b> {
+pub(super) fn decode<'b>(line: Line<'b>, context: &Context<'b>) -> Step<'b> {
     let mut tokens = Tokens::new(line.text);
     let name = tokens.next().unwrap_or(b"");
     let noreply = tokens.end_in_noreply();

@@ -117,22 +117,22 @@ pub(crate) struct LineBuffer<const BYTES: usize = 320>(ArrayVec<u8, BYTES>);
 
 impl<const BYTES: usize> LineBuffer<BYTES> {
     #[inline]
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(ArrayVec::new_const())
     }
 
     #[inline]
-    pub fn push(&mut self, bytes: &[u8]) {
+    pub(crate) fn push(&mut self, bytes: &[u8]) {
         self.0.try_extend_from_slice(bytes).expect("the buffer holds the longest line of its kind");
     }
 
     #[inline]
-    pub fn number(&mut self, number: impl itoa::Integer) {
+    pub(crate) fn number(&mut self, number: impl itoa::Integer) {
         self.push(itoa::Buffer::new().format(number).as_bytes());
     }
 
     #[inline]
-    pub fn as_bytes(&self) -> &[u8] {
+    pub(crate) fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 }

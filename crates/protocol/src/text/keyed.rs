@@ -10,7 +10,11 @@ use ringlane_types::time::Deadline;
 
 /// `delete <key> [0] [noreply]`. Old clients send a delay of 0; any other argument is an error,
 /// silenced by a closing `noreply`.
-pub fn delete<'b>(mut tokens: Tokens<'b>, line: Line<'b>, context: &Context<'b>) -> Step<'b> {
+pub(super) fn delete<'b>(
+    mut tokens: Tokens<'b>,
+    line: Line<'b>,
+    context: &Context<'b>,
+) -> Step<'b> {
     // The key itself may be the closing token: `delete noreply` is silent.
     let noreply = tokens.end_in_noreply();
     let Some(key) = tokens.next() else { return refuse(line, TextError::CommandLine) };
@@ -26,7 +30,7 @@ pub fn delete<'b>(mut tokens: Tokens<'b>, line: Line<'b>, context: &Context<'b>)
 }
 
 /// `incr|decr <key> <amount> [noreply]`.
-pub fn arithmetic<'b>(
+pub(super) fn arithmetic<'b>(
     mut tokens: Tokens<'b>,
     line: Line<'b>,
     decrement: bool,
@@ -48,7 +52,7 @@ pub fn arithmetic<'b>(
 }
 
 /// `touch <key> <exptime> [noreply]`.
-pub fn touch<'b>(mut tokens: Tokens<'b>, line: Line<'b>, context: &Context<'b>) -> Step<'b> {
+pub(super) fn touch<'b>(mut tokens: Tokens<'b>, line: Line<'b>, context: &Context<'b>) -> Step<'b> {
     let noreply = tokens.end_in_noreply();
     let (Some(key), Some(exptime)) = (tokens.next(), tokens.next()) else {
         return refuse(line, TextError::CommandLine);

@@ -6,7 +6,7 @@
 
 /// Position of the first space or newline, if there is one.
 #[inline]
-pub fn token_end(bytes: &[u8]) -> Option<usize> {
+pub(crate) fn token_end(bytes: &[u8]) -> Option<usize> {
     let mut from = 0;
     loop {
         let at = from + first_low(&bytes[from..])?;
@@ -20,7 +20,7 @@ pub fn token_end(bytes: &[u8]) -> Option<usize> {
 /// Position of the first byte up to and including the space character: a separator, or a control
 /// byte, which is rare except as the `\r` of a line's end.
 #[inline]
-pub fn first_low(bytes: &[u8]) -> Option<usize> {
+pub(crate) fn first_low(bytes: &[u8]) -> Option<usize> {
     let (words, rest) = bytes.as_chunks::<8>();
     for (i, word) in words.iter().enumerate() {
         let low = low_bytes(word);
@@ -53,7 +53,7 @@ const SPACES: [u8; 32] = [b' '; 32];
 
 /// Number of leading spaces of `text`.
 #[inline]
-pub fn leading_spaces(text: &[u8]) -> usize {
+pub(crate) fn leading_spaces(text: &[u8]) -> usize {
     match text {
         [b' ', b' ', ..] => many_leading_spaces(text),
         [b' ', ..] => 1,
@@ -84,7 +84,7 @@ fn many_trailing_spaces(text: &[u8]) -> usize {
 
 /// A line that has wholly arrived.
 #[derive(Clone, Copy, Debug)]
-pub struct Line<'b> {
+pub(crate) struct Line<'b> {
     /// Its text, without its ending.
     pub text: &'b [u8],
     /// Its length in the input, including its ending.
@@ -94,7 +94,7 @@ pub struct Line<'b> {
 impl<'b> Line<'b> {
     /// The line of `input` whose `\n` is at `newline`. One `\r` before it belongs to the ending.
     #[inline]
-    pub fn new(input: &'b [u8], newline: usize) -> Self {
+    pub(crate) fn new(input: &'b [u8], newline: usize) -> Self {
         let text = &input[..newline];
         Self { text: text.strip_suffix(b"\r").unwrap_or(text), bytes: newline + 1 }
     }
@@ -102,29 +102,29 @@ impl<'b> Line<'b> {
 
 /// The tokens of a line, one by one.
 #[derive(Clone, Copy, Debug)]
-pub struct Tokens<'b> {
+pub(crate) struct Tokens<'b> {
     rest: &'b [u8],
 }
 
 impl<'b> Tokens<'b> {
     /// The tokens of `text`, which is a line without its ending or the rest of one.
-    pub fn new(text: &'b [u8]) -> Self {
+    pub(crate) fn new(text: &'b [u8]) -> Self {
         Self { rest: text }
     }
 
     /// Bytes that have not been taken yet, spaces included.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.rest.len()
     }
 
     /// The remaining text, without surrounding spaces.
-    pub fn rest(&self) -> &'b [u8] {
+    pub(crate) fn rest(&self) -> &'b [u8] {
         let rest = &self.rest[leading_spaces(self.rest)..];
         &rest[..rest.len() - trailing_spaces(rest)]
     }
 
     /// The last token that has not been taken yet, without taking it.
-    pub fn last(&self) -> Option<&'b [u8]> {
+    pub(crate) fn last(&self) -> Option<&'b [u8]> {
         let rest = self.rest();
         let start = rest.iter().rposition(|&b| b == b' ').map_or(0, |space| space + 1);
         (!rest.is_empty()).then(|| &rest[start..])
@@ -132,12 +132,12 @@ impl<'b> Tokens<'b> {
 
     /// Whether the last token is exactly `noreply`.
     #[inline]
-    pub fn end_in_noreply(&self) -> bool {
+    pub(crate) fn end_in_noreply(&self) -> bool {
         !self.rest.is_empty() && self.last() == Some(b"noreply")
     }
 
     /// Takes exactly `N` tokens; `None` if there are fewer, or more.
-    pub fn exactly<const N: usize>(mut self) -> Option<[&'b [u8]; N]> {
+    pub(crate) fn exactly<const N: usize>(mut self) -> Option<[&'b [u8]; N]> {
         let mut tokens = [&b""[..]; N];
         for token in &mut tokens {
             *token = self.next()?;

@@ -13,7 +13,7 @@ const STRICT_32_BYTES_MAX: usize = 11;
 const STRICT_64_BYTES_MAX: usize = 22;
 
 /// A strict unsigned 64-bit number. `None` for anything but 1 to 22 digits within range.
-pub fn strict_u64(token: &[u8]) -> Option<u64> {
+pub(crate) fn strict_u64(token: &[u8]) -> Option<u64> {
     if token.len() > STRICT_64_BYTES_MAX {
         return None;
     }
@@ -21,7 +21,7 @@ pub fn strict_u64(token: &[u8]) -> Option<u64> {
 }
 
 /// A strict unsigned 32-bit number. `None` for anything but 1 to 11 digits within range.
-pub fn strict_u32(token: &[u8]) -> Option<u32> {
+pub(crate) fn strict_u32(token: &[u8]) -> Option<u32> {
     if token.len() > STRICT_32_BYTES_MAX {
         return None;
     }
@@ -29,7 +29,7 @@ pub fn strict_u32(token: &[u8]) -> Option<u32> {
 }
 
 /// A strict signed 32-bit number: as [`strict_u32`], with an optional `-` before the digits.
-pub fn strict_i32(token: &[u8]) -> Option<i32> {
+pub(crate) fn strict_i32(token: &[u8]) -> Option<i32> {
     if token.len() > STRICT_32_BYTES_MAX {
         return None;
     }
@@ -41,7 +41,7 @@ pub fn strict_i32(token: &[u8]) -> Option<i32> {
 
 /// Client flags of a classic storage command. Beyond 32 bits only the low 32 count; `None` for a
 /// negative number, for more than 64 bits and without a leading number.
-pub fn lenient_flags(token: &[u8]) -> Option<u32> {
+pub(crate) fn lenient_flags(token: &[u8]) -> Option<u32> {
     // One digit is by far the most frequent.
     if let [digit @ b'0'..=b'9'] = token {
         return Some(u32::from(digit - b'0'));
@@ -52,7 +52,7 @@ pub fn lenient_flags(token: &[u8]) -> Option<u32> {
 
 /// Exptime of a classic storage command. Beyond 32 bits only the low 32 count, as a signed number;
 /// `None` beyond 64 bits and without a leading number.
-pub fn lenient_exptime(token: &[u8]) -> Option<i32> {
+pub(crate) fn lenient_exptime(token: &[u8]) -> Option<i32> {
     if let [digit @ b'0'..=b'9'] = token {
         return Some(i32::from(digit - b'0'));
     }

@@ -12,7 +12,7 @@ use ringlane_types::time::Deadline;
 /// space, and the line's length. `None` means undetermined: the line may be incomplete, longer or
 /// invalid.
 #[inline(always)]
-pub fn sole_key(input: &[u8], key_at: usize) -> Option<(&[u8], usize)> {
+pub(super) fn sole_key(input: &[u8], key_at: usize) -> Option<(&[u8], usize)> {
     // The longest key, `\r` and `\n`: searching further would be repeated at every arrival.
     let rest = input.get(key_at..input.len().min(key_at + KEY_BYTES_MAX + 2))?;
     let end = first_low(rest)?;
@@ -27,7 +27,7 @@ pub fn sole_key(input: &[u8], key_at: usize) -> Option<(&[u8], usize)> {
 
 /// The step for one key.
 #[inline(always)]
-pub fn get<'b>(
+pub(super) fn get<'b>(
     key: &'b [u8],
     get: Get,
     form: TextForm,
@@ -48,7 +48,7 @@ pub fn get<'b>(
 
 /// The remaining keys of one line, which has been validated as a whole.
 #[derive(Clone, Copy, Debug)]
-pub struct Multiget {
+pub(super) struct Multiget {
     /// Whether hits carry their CAS token.
     cas: bool,
     /// The deadline set by gat and gats.
@@ -61,7 +61,7 @@ pub struct Multiget {
 
 impl Multiget {
     /// Validates the `tokens` of a whole line and returns the start of its keys.
-    pub fn new<'b>(
+    pub(super) fn new<'b>(
         name: &[u8],
         tokens: Tokens<'b>,
         line: Line<'b>,
@@ -102,7 +102,7 @@ impl Multiget {
     }
 
     /// The step for the next key, which begins at or soon after `from` in `input`.
-    pub fn next_key<'b>(
+    pub(super) fn next_key<'b>(
         &mut self,
         input: &'b [u8],
         from: usize,
@@ -126,7 +126,7 @@ impl Multiget {
     }
 
     /// Whether all keys have been requested.
-    pub fn is_finished(&self) -> bool {
+    pub(super) fn is_finished(&self) -> bool {
         self.text_bytes == 0
     }
 }
@@ -134,7 +134,7 @@ impl Multiget {
 /// The validation state of the keys of a long line before it has wholly arrived. Validating all of
 /// them at the end would take as long as answering them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Checked {
+pub(super) struct Checked {
     /// Start of the last token, which may be incomplete; [`Checked::SPOILED`] if one before it is
     /// too long for a key.
     token_at: u32,
@@ -144,7 +144,7 @@ impl Checked {
     const SPOILED: u32 = u32::MAX;
 
     /// Validates newly arrived input. `input` contains no end of a line.
-    pub fn look(&mut self, input: &[u8]) {
+    pub(super) fn look(&mut self, input: &[u8]) {
         if self.is_spoiled() {
             return;
         }

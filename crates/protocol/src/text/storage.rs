@@ -28,7 +28,7 @@ const ITEM_FLAGS_BYTES: u64 = 4;
 
 /// One of the classic storage commands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct StorageCommand {
+pub(crate) struct StorageCommand {
     mode: StoreMode,
     cas: bool,
 }
@@ -36,7 +36,7 @@ pub struct StorageCommand {
 impl StorageCommand {
     /// The storage command of this name.
     #[inline]
-    pub fn named(name: &[u8]) -> Option<Self> {
+    pub(crate) fn named(name: &[u8]) -> Option<Self> {
         let (mode, cas) = match name {
             b"set" => (StoreMode::Set, false),
             b"add" => (StoreMode::Add, false),
@@ -52,7 +52,7 @@ impl StorageCommand {
 
 /// A `set` whose line consists of a key and three short numbers, and whose data has arrived.
 #[derive(Clone, Copy)]
-pub struct PlainSet<'b> {
+pub(crate) struct PlainSet<'b> {
     key: &'b [u8],
     flags: u32,
     exptime: u32,
@@ -63,7 +63,7 @@ pub struct PlainSet<'b> {
 /// Parses a plain `set` from `input`, which begins with `set `. `None` means undetermined: the
 /// request may be incomplete, unusual or invalid.
 #[inline(always)]
-pub fn plain_set<'b>(input: &'b [u8], context: &Context<'b>) -> Option<PlainSet<'b>> {
+pub(crate) fn plain_set<'b>(input: &'b [u8], context: &Context<'b>) -> Option<PlainSet<'b>> {
     const KEY_AT: usize = b"set ".len();
     // The longest key and a space: searching further would be repeated at every arrival.
     let rest = input.get(KEY_AT..input.len().min(KEY_AT + KEY_BYTES_MAX + 1))?;
@@ -92,7 +92,7 @@ pub fn plain_set<'b>(input: &'b [u8], context: &Context<'b>) -> Option<PlainSet<
 
 /// The step for a plain `set`.
 #[inline(always)]
-pub fn set<'b>(set: PlainSet<'b>, context: &Context<'b>) -> Step<'b> {
+pub(crate) fn set<'b>(set: PlainSet<'b>, context: &Context<'b>) -> Step<'b> {
     let store = Store {
         flags: set.flags,
         deadline: Deadline::from_exptime(set.exptime.into(), context.now),
@@ -132,7 +132,7 @@ fn short_number(bytes: &[u8], at: &mut usize, end: u8) -> Option<u32> {
 }
 
 /// `<command> <key> <flags> <exptime> <bytes> [<cas>] [noreply]` and the data.
-pub fn decode<'b>(
+pub(crate) fn decode<'b>(
     command: StorageCommand,
     mut tokens: Tokens<'b>,
     line: Line<'b>,
@@ -180,12 +180,12 @@ pub fn decode<'b>(
 }
 
 /// The length of a data block as announced by its line.
-pub fn data_length(token: &[u8]) -> Option<u32> {
+pub(crate) fn data_length(token: &[u8]) -> Option<u32> {
     strict_i32(token).filter(|bytes| (0..=DATA_BYTES_MAX).contains(bytes)).map(|bytes| bytes as u32)
 }
 
 /// A line that is answered with `error`, and whose data block is dropped.
-pub fn refuse_data<'b>(error: TextError, value_bytes: u32, line: Line<'b>) -> Step<'b> {
+pub(crate) fn refuse_data<'b>(error: TextError, value_bytes: u32, line: Line<'b>) -> Step<'b> {
     drop_data(Answer::Bytes(error.line()), value_bytes, line)
 }
 
@@ -194,7 +194,7 @@ fn drop_data<'b>(answer: Answer<'b>, value_bytes: u32, line: Line<'b>) -> Step<'
 }
 
 /// The step for a `store` whose line has been parsed: `value_bytes` of data follow it.
-pub fn with_data<'b>(
+pub(crate) fn with_data<'b>(
     store: Store<'b>,
     reply: Reply<'b>,
     value_bytes: u32,

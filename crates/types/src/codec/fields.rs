@@ -5,15 +5,15 @@ use super::response::answer;
 use crate::time::Deadline;
 use crate::wire::{Reader, SliceWriter, Writer};
 
-pub const fn optional(present: bool, bytes: usize) -> usize {
+pub(super) const fn optional(present: bool, bytes: usize) -> usize {
     if present { bytes } else { 0 }
 }
 
-pub const fn bit(set: bool, bit: u16) -> u16 {
+pub(super) const fn bit(set: bool, bit: u16) -> u16 {
     if set { bit } else { 0 }
 }
 
-pub const fn bit8(set: bool, bit: u8) -> u8 {
+pub(super) const fn bit8(set: bool, bit: u8) -> u8 {
     if set { bit } else { 0 }
 }
 

@@ -20,66 +20,66 @@ const HEAD_BYTES: usize = PLAIN_GET_HEAD_BYTES + 2;
 
 /// Tags of requests.
 pub(super) mod ask {
-    pub const PLAIN_GET: u8 = 0x01;
-    pub const GET: u8 = 0x02;
-    pub const STORE: u8 = 0x03;
-    pub const DELETE: u8 = 0x04;
-    pub const ARITHMETIC: u8 = 0x05;
+    pub(crate) const PLAIN_GET: u8 = 0x01;
+    pub(crate) const GET: u8 = 0x02;
+    pub(crate) const STORE: u8 = 0x03;
+    pub(crate) const DELETE: u8 = 0x04;
+    pub(crate) const ARITHMETIC: u8 = 0x05;
     /// A plain get with an allowance.
-    pub const LIMITED_GET: u8 = 0x06;
+    pub(crate) const LIMITED_GET: u8 = 0x06;
 }
 
 /// Options of a get.
 mod get {
     /// Two bits.
-    pub const PURPOSE: u16 = 0b11;
-    pub const NO_USE: u16 = 1 << 2;
-    pub const LEASE: u16 = 1 << 3;
-    pub const TOUCH: u16 = 1 << 4;
-    pub const VIVIFY: u16 = 1 << 5;
-    pub const VIVIFY_CAS: u16 = 1 << 6;
-    pub const VIVIFY_BINARY_KEY: u16 = 1 << 7;
-    pub const REFRESH: u16 = 1 << 8;
-    pub const REFRESH_FIRST: u16 = 1 << 9;
-    pub const ALLOWANCE: u16 = 1 << 10;
-    pub const KNOWN: u16 = (1 << 11) - 1;
+    pub(super) const PURPOSE: u16 = 0b11;
+    pub(super) const NO_USE: u16 = 1 << 2;
+    pub(super) const LEASE: u16 = 1 << 3;
+    pub(super) const TOUCH: u16 = 1 << 4;
+    pub(super) const VIVIFY: u16 = 1 << 5;
+    pub(super) const VIVIFY_CAS: u16 = 1 << 6;
+    pub(super) const VIVIFY_BINARY_KEY: u16 = 1 << 7;
+    pub(super) const REFRESH: u16 = 1 << 8;
+    pub(super) const REFRESH_FIRST: u16 = 1 << 9;
+    pub(super) const ALLOWANCE: u16 = 1 << 10;
+    pub(super) const KNOWN: u16 = (1 << 11) - 1;
 }
 
 /// Options of a store.
 mod store {
     /// Three bits.
-    pub const MODE: u16 = 0b111;
-    pub const REFUSED: u16 = 1 << 3;
-    pub const FLAGS: u16 = 1 << 4;
-    pub const DEADLINE: u16 = 1 << 5;
-    pub const COMPARE: u16 = 1 << 6;
-    pub const CAS: u16 = 1 << 7;
-    pub const VIVIFY: u16 = 1 << 8;
-    pub const ACCEPT_OLDER: u16 = 1 << 9;
-    pub const REFUSAL_REMOVES: u16 = 1 << 10;
-    pub const BINARY_KEY: u16 = 1 << 11;
-    pub const KNOWN: u16 = (1 << 12) - 1;
+    pub(super) const MODE: u16 = 0b111;
+    pub(super) const REFUSED: u16 = 1 << 3;
+    pub(super) const FLAGS: u16 = 1 << 4;
+    pub(super) const DEADLINE: u16 = 1 << 5;
+    pub(super) const COMPARE: u16 = 1 << 6;
+    pub(super) const CAS: u16 = 1 << 7;
+    pub(super) const VIVIFY: u16 = 1 << 8;
+    pub(super) const ACCEPT_OLDER: u16 = 1 << 9;
+    pub(super) const REFUSAL_REMOVES: u16 = 1 << 10;
+    pub(super) const BINARY_KEY: u16 = 1 << 11;
+    pub(super) const KNOWN: u16 = (1 << 12) - 1;
 }
 
 /// Options of a delete.
 mod delete {
-    pub const COMPARE: u16 = 1;
-    pub const DEADLINE: u16 = 1 << 1;
-    pub const EMPTY: u16 = 1 << 2;
-    pub const CAS: u16 = 1 << 3;
-    pub const INVALIDATE: u16 = 1 << 4;
-    pub const KNOWN: u16 = (1 << 5) - 1;
+    pub(super) const COMPARE: u16 = 1;
+    pub(super) const DEADLINE: u16 = 1 << 1;
+    pub(super) const EMPTY: u16 = 1 << 2;
+    pub(super) const CAS: u16 = 1 << 3;
+    pub(super) const INVALIDATE: u16 = 1 << 4;
+    pub(super) const KNOWN: u16 = (1 << 5) - 1;
 }
 
 /// Options of an increment or decrement.
 mod arithmetic {
-    pub const COMPARE: u16 = 1;
-    pub const CREATE: u16 = 1 << 1;
-    pub const TOUCH: u16 = 1 << 2;
-    pub const CAS: u16 = 1 << 3;
-    pub const DECREMENT: u16 = 1 << 4;
-    pub const BINARY_KEY: u16 = 1 << 5;
-    pub const KNOWN: u16 = (1 << 6) - 1;
+    pub(super) const COMPARE: u16 = 1;
+    pub(super) const CREATE: u16 = 1 << 1;
+    pub(super) const TOUCH: u16 = 1 << 2;
+    pub(super) const CAS: u16 = 1 << 3;
+    pub(super) const DECREMENT: u16 = 1 << 4;
+    pub(super) const BINARY_KEY: u16 = 1 << 5;
+    pub(super) const KNOWN: u16 = (1 << 6) - 1;
 }
 /// Length of `request` as a message, in bytes.
 #[inline]

@@ -10,41 +10,41 @@ const NUMBER_HEAD_BYTES: usize = 19;
 
 /// Tags of responses, in the lower four bits. The upper four announce fields of a hit or a number.
 pub(super) mod answer {
-    pub const KIND: u8 = 0x0f;
-    pub const HIT: u8 = 0x01;
-    pub const MISS: u8 = 0x02;
-    pub const STORED: u8 = 0x03;
-    pub const NOT_STORED: u8 = 0x04;
-    pub const EXISTS: u8 = 0x05;
-    pub const NOT_FOUND: u8 = 0x06;
-    pub const DELETED: u8 = 0x07;
-    pub const NUMBER: u8 = 0x08;
-    pub const NON_NUMERIC: u8 = 0x09;
-    pub const TOO_LARGE: u8 = 0x0a;
-    pub const OUT_OF_MEMORY: u8 = 0x0b;
-    pub const NOT_CREATED: u8 = 0x0c;
-    pub const QUORUM_NOT_REACHED: u8 = 0x0d;
-    pub const UNCERTAIN: u8 = 0x0e;
-    pub const OVER_ALLOWANCE: u8 = 0x0f;
-    pub const BUSY: u8 = 0x00;
+    pub(crate) const KIND: u8 = 0x0f;
+    pub(crate) const HIT: u8 = 0x01;
+    pub(crate) const MISS: u8 = 0x02;
+    pub(crate) const STORED: u8 = 0x03;
+    pub(crate) const NOT_STORED: u8 = 0x04;
+    pub(crate) const EXISTS: u8 = 0x05;
+    pub(crate) const NOT_FOUND: u8 = 0x06;
+    pub(crate) const DELETED: u8 = 0x07;
+    pub(crate) const NUMBER: u8 = 0x08;
+    pub(crate) const NON_NUMERIC: u8 = 0x09;
+    pub(crate) const TOO_LARGE: u8 = 0x0a;
+    pub(crate) const OUT_OF_MEMORY: u8 = 0x0b;
+    pub(crate) const NOT_CREATED: u8 = 0x0c;
+    pub(crate) const QUORUM_NOT_REACHED: u8 = 0x0d;
+    pub(crate) const UNCERTAIN: u8 = 0x0e;
+    pub(crate) const OVER_ALLOWANCE: u8 = 0x0f;
+    pub(crate) const BUSY: u8 = 0x00;
 
-    pub const FLAGS: u8 = 0x10;
-    pub const DEADLINE: u8 = 0x20;
+    pub(crate) const FLAGS: u8 = 0x10;
+    pub(crate) const DEADLINE: u8 = 0x20;
     /// The deadline before the request, if it differs from the one after it.
-    pub const DEADLINE_BEFORE: u8 = 0x40;
-    pub const IDLE: u8 = 0x80;
+    pub(crate) const DEADLINE_BEFORE: u8 = 0x40;
+    pub(crate) const IDLE: u8 = 0x80;
 }
 
 /// Bits of a hit's marks and a number's.
 mod mark {
-    pub const FETCHED: u8 = 1;
-    pub const STALE: u8 = 1 << 1;
-    pub const WON: u8 = 1 << 2;
-    pub const WIN_SENT: u8 = 1 << 3;
-    pub const BINARY_KEY: u8 = 1 << 4;
-    pub const HIT_KNOWN: u8 = (1 << 5) - 1;
-    pub const CREATED: u8 = 1 << 5;
-    pub const NUMBER_KNOWN: u8 = BINARY_KEY | CREATED;
+    pub(super) const FETCHED: u8 = 1;
+    pub(super) const STALE: u8 = 1 << 1;
+    pub(super) const WON: u8 = 1 << 2;
+    pub(super) const WIN_SENT: u8 = 1 << 3;
+    pub(super) const BINARY_KEY: u8 = 1 << 4;
+    pub(super) const HIT_KNOWN: u8 = (1 << 5) - 1;
+    pub(super) const CREATED: u8 = 1 << 5;
+    pub(super) const NUMBER_KNOWN: u8 = BINARY_KEY | CREATED;
 }
 /// Length of `response` as a message, in bytes. It grows with the value of a hit: a caller that
 /// does not want to copy a long value must check it first.

@@ -23,7 +23,7 @@ pub(super) struct Entries {
 impl Entries {
     /// How to answer the entry that starts here.
     #[inline]
-    pub fn form(&self, entry: Entry) -> CompactForm {
+    pub(super) fn form(&self, entry: Entry) -> CompactForm {
         CompactForm {
             opcode: self.opcode,
             opaque: self.opaque,

@@ -22,7 +22,7 @@ pub(super) struct Fields {
 impl Fields {
     /// Reads the announced fields from exactly their bytes.
     #[inline]
-    pub fn read(flags: u8, mut bytes: &[u8]) -> Self {
+    pub(super) fn read(flags: u8, mut bytes: &[u8]) -> Self {
         let mut fields = Self::default();
         if flags & request_flags::FIELDS == 0 {
             return fields;
@@ -42,7 +42,7 @@ impl Fields {
         fields
     }
 
-    pub fn deadline(&self, context: &Context<'_>) -> Option<Deadline> {
+    pub(super) fn deadline(&self, context: &Context<'_>) -> Option<Deadline> {
         self.ttl_millis.map(|millis| Deadline::from_ttl_millis(millis, context.now))
     }
 }
