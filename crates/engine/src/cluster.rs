@@ -180,7 +180,6 @@ impl Engine {
 
     /// Starts a request to the replicas of a key, possibly including this node. The answer will be
     /// among [`Engine::take_answers`].
-    #[cold]
     #[inline(never)]
     pub(super) fn ask_replicas(
         &mut self,
