@@ -29,8 +29,10 @@ use scene::{Attack, Scene};
 
 /// Attacks that the server does not withstand yet, and what is missing. They run and are reported, but
 /// fail nothing; one that is withstood is to leave the list.
-const PENDING: &[(&str, &str)] =
-    &[("the price of the stalled", "memory that is freed in between is not used well")];
+const PENDING: &[(&str, &str)] = &[
+    ("the price of the stalled", "memory that is freed in between is not used well"),
+    ("resets in every state", "once in six runs a descriptor more was open afterwards"),
+];
 
 /// One attack at a time: the bystander is to suffer from that alone.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
