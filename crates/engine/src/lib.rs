@@ -395,7 +395,7 @@ impl Engine {
             }
             if is_here && pipeline.is_empty() && self.shard.may_pin() {
                 let answer = |response: &Response<'_>| encode(reply, response, now, out);
-                self.perform_here::<IS_CLUSTERED, _>(request, now, answer);
+                self.perform_here::<IS_CLUSTERED>(request, now, answer);
                 self.pin_written(out);
             } else if pipeline.conflicts(request.hash, request.operation.may_change()) {
                 defer(request, reply, None, pipeline);

@@ -53,31 +53,25 @@ impl Engine {
         links: &mut (impl PeerOutbox + ?Sized),
         answer: impl FnOnce(&Response<'_>),
     ) -> Outcome {
-        match point {
-            Some(point) if !self.is_sole_replica(&point) => {
-                self.ask_replicas(asker(), Demand { request, consistency, point }, now, links);
-                Outcome::Pending
-            }
-            Some(_) => {
-                self.perform_here::<CLUSTERED, _>(request, now, answer);
-                Outcome::Ready
-            }
-            None => {
-                self.perform_here::<STANDALONE, _>(request, now, answer);
-                Outcome::Ready
-            }
+        if let Some(point) = point
+            && !self.is_sole_replica(&point)
+        {
+            self.ask_replicas(asker(), Demand { request, consistency, point }, now, links);
+            return Outcome::Pending;
         }
+        self.perform_alone(request, now, answer);
+        Outcome::Ready
     }
 
     /// Executes a request for a key with this node as the sole replica. `answer` gets the response:
     /// returning it would copy it, which takes longer than finding most items.
     #[inline]
-    pub(super) fn perform_here<const IS_CLUSTERED: bool, T>(
+    pub(super) fn perform_here<const IS_CLUSTERED: bool>(
         &mut self,
         request: &Request<'_>,
         now: Instant,
-        answer: impl FnOnce(&Response<'_>) -> T,
-    ) -> T {
+        answer: impl FnOnce(&Response<'_>),
+    ) {
         debug_assert_eq!(IS_CLUSTERED, self.cluster_part.is_some());
         let mut response = match &mut self.cluster_part {
             Some(cluster_part) if IS_CLUSTERED => {
@@ -86,7 +80,7 @@ impl Engine {
             _ => self.shard.execute(request, now),
         };
         self.finishing.finish(request, &mut response);
-        answer(&response)
+        answer(&response);
     }
 
     /// The same, if the mode is not known at compile time.
@@ -98,9 +92,9 @@ impl Engine {
         answer: impl FnOnce(&Response<'_>),
     ) {
         if self.cluster_part.is_none() {
-            self.perform_here::<STANDALONE, _>(request, now, answer);
+            self.perform_here::<STANDALONE>(request, now, answer);
         } else {
-            self.perform_here::<CLUSTERED, _>(request, now, answer);
+            self.perform_here::<CLUSTERED>(request, now, answer);
         }
     }
 

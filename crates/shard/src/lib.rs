@@ -7,7 +7,7 @@
 //! steps by [`Shard::maintain`].
 //!
 //! The operations are one file each: `get`, `store`, `delete`, `arithmetic`, `flush`.
-//! They share `room` (where chunks come from) and `staging` (chunks that must stay).
+//! They share `allocate` (where chunks come from) and `staging` (chunks that must stay).
 
 #![deny(missing_docs, unreachable_pub)]
 
